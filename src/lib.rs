@@ -1,0 +1,13 @@
+//! A route reflector for the MetalBond protocol, on io_uring.
+//!
+//! Bytes flow through these modules from top to bottom; each may use only those above it:
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`types`] | VNIs, routes, ids, time: plain values |
+//! | [`wire`] | frames and messages, and what is wrong with them |
+//! | [`session`] | the state machine of one connection and its timers |
+
+pub mod session;
+pub mod types;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! metalbond-uring.
+
+fn main() {}

@@ -1,0 +1,307 @@
+//! The vocabulary of the field: VNIs, destinations, next hops, routes, and the ids of peers.
+//!
+//! Owns plain values and their text forms. Must never depend on another module of this crate, read
+//! a clock or draw a random number.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A hash map whose seed its owner passes in (random in `io`, the run's seed in the simulator).
+pub type SeededMap<K, V> = hashbrown::HashMap<K, V, ahash::RandomState>;
+
+/// A point in time: microseconds since an arbitrary start. The core is given it, and never asks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The latest point in time: a deadline that never comes.
+    pub const NEVER: Time = Time(u64::MAX);
+
+    /// `self + duration`, saturating (a peer may ask for any interval).
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Time {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Time(self.0.saturating_add(micros))
+    }
+
+    /// The time from `earlier` to `self`; zero if `earlier` is later.
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A virtual network identifier. The wire carries all 32 bits, and 0 is a valid one
+/// (protocol section 2).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Vni(pub u32);
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An overlay prefix. The address is kept verbatim: `10.0.23.7/24` and `10.0.23.0/24` are two
+/// destinations (protocol section 2.1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Destination {
+    /// The prefix; host bits are kept.
+    pub prefix: IpAddr,
+    /// The prefix length in bits: 0..=32 or 0..=128.
+    pub length: u8,
+}
+
+impl Destination {
+    /// Whether this is a default route (length 0).
+    pub fn is_default(&self) -> bool {
+        self.length == 0
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.prefix, self.length)
+    }
+}
+
+/// The type of a next hop. An open set: undefined values are passed on unchanged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct NextHopType(pub i32);
+
+impl NextHopType {
+    /// An ordinary route.
+    pub const STANDARD: NextHopType = NextHopType(0);
+    /// A NAT gateway that owns a range of ports.
+    pub const NAT: NextHopType = NextHopType(1);
+    /// A target behind a load balancer.
+    pub const LOAD_BALANCER_TARGET: NextHopType = NextHopType(2);
+}
+
+impl fmt::Display for NextHopType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            NextHopType::STANDARD => f.write_str("STANDARD"),
+            NextHopType::NAT => f.write_str("NAT"),
+            NextHopType::LOAD_BALANCER_TARGET => f.write_str("LOADBALANCER_TARGET"),
+            NextHopType(other) => write!(f, "{other}"),
+        }
+    }
+}
+
+/// Where packets for a destination go: the hypervisor's underlay address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NextHop {
+    /// The underlay address. A v4-mapped IPv6 address is not the IPv4 address that it maps.
+    pub address: IpAddr,
+    /// The VNI at the target; 0 where it is the route's own.
+    pub vni: Vni,
+    /// What kind of hop it is.
+    pub kind: NextHopType,
+    /// First port of a NAT range; 0 for every other type.
+    pub nat_port_from: u16,
+    /// Last port of a NAT range; 0 for every other type.
+    pub nat_port_to: u16,
+}
+
+impl fmt::Display for NextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)?;
+        if self.vni != Vni(0) {
+            write!(f, " (VNI: {})", self.vni)?;
+        }
+        Ok(())
+    }
+}
+
+/// What identifies a route within its VNI: destination and next hop.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Route {
+    /// The overlay prefix.
+    pub destination: Destination,
+    /// Where to send packets for it.
+    pub next_hop: NextHop,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} via {}", self.destination, self.next_hop)
+    }
+}
+
+/// What an UPDATE does with its route.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Action {
+    /// The sender announces the route.
+    Add,
+    /// The sender withdraws the route.
+    Remove,
+}
+
+/// What a peer declared itself to be in its HELLO. Routes are not passed between declared servers
+/// (protocol section 6.3).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PeerClass {
+    /// A hypervisor, or whoever did not say that it is a server.
+    Client,
+    /// A peer that set `isServer`.
+    Server,
+}
+
+impl PeerClass {
+    /// All classes, in index order.
+    pub const ALL: [PeerClass; 2] = [PeerClass::Client, PeerClass::Server];
+
+    /// Position in tables of one entry a class.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The index of a shard, 0..=[`ShardId::MAX`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ShardId(pub u16);
+
+impl ShardId {
+    /// The highest index (10 bits of a [`PeerId`]).
+    pub const MAX: ShardId = ShardId(1023);
+
+    /// The shard that owns the route table of `vni`, among `shards` of them.
+    pub fn home_of(vni: Vni, shards: u16) -> ShardId {
+        // Fibonacci hashing: neighbouring VNIs spread evenly, and every shard agrees.
+        let mixed = (u64::from(vni.0).wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 32;
+        ShardId(((mixed * u64::from(shards)) >> 32) as u16)
+    }
+
+    /// Position in tables of one entry a shard.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// One connection, never used again: shard (10 bits), slot (20 bits), generation (34 bits).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(u64);
+
+impl PeerId {
+    /// Peers that one shard can hold at a time.
+    pub const SLOTS: u32 = 1 << 20;
+
+    /// Puts an id together.
+    ///
+    /// # Panics
+    /// If a part does not fit: ids would repeat, and routes would be withdrawn from the wrong peer.
+    pub fn new(shard: ShardId, slot: u32, generation: u64) -> PeerId {
+        assert!(shard <= ShardId::MAX && slot < Self::SLOTS && generation < 1 << 34);
+        PeerId(u64::from(shard.0) << 54 | u64::from(slot) << 34 | generation)
+    }
+
+    /// The shard that owns the connection.
+    pub fn shard(self) -> ShardId {
+        ShardId((self.0 >> 54) as u16)
+    }
+
+    /// The peer's slot in its shard.
+    pub fn slot(self) -> u32 {
+        (self.0 >> 34) as u32 & (Self::SLOTS - 1)
+    }
+
+    /// How often the slot had been used before.
+    pub fn generation(self) -> u64 {
+        self.0 & ((1 << 34) - 1)
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "peer {}.{}.{}",
+            self.shard().0,
+            self.slot(),
+            self.generation()
+        )
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Who announced a route. Not a connection by itself: the table knows sources only.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SourceId(pub PeerId);
+
+/// Which of its own routes a peer gets back (`--reflect-own`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReflectOwn {
+    /// None: what the Go server does since v0.4.0.
+    #[default]
+    None,
+    /// Load balancer targets only: what v0.3.0 and v0.3.1 do.
+    LoadBalancer,
+    /// Everything but NAT: what v0.3.2 to v0.3.6 do.
+    AllButNat,
+}
+
+impl ReflectOwn {
+    /// Whether a route of this type goes back to a peer that announced it.
+    pub fn permits(self, kind: NextHopType) -> bool {
+        match self {
+            ReflectOwn::None => false,
+            ReflectOwn::LoadBalancer => kind == NextHopType::LOAD_BALANCER_TARGET,
+            ReflectOwn::AllButNat => kind != NextHopType::NAT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_forms() {
+        let mut route = Route {
+            destination: Destination {
+                prefix: "10.0.23.7".parse().unwrap(),
+                length: 24,
+            },
+            next_hop: NextHop {
+                address: "2001:db8::1".parse().unwrap(),
+                vni: Vni(0),
+                kind: NextHopType::STANDARD,
+                nat_port_from: 0,
+                nat_port_to: 0,
+            },
+        };
+        assert_eq!(route.to_string(), "10.0.23.7/24 via 2001:db8::1");
+        route.next_hop.vni = Vni(7);
+        assert_eq!(route.next_hop.to_string(), "2001:db8::1 (VNI: 7)");
+        assert_eq!(NextHopType(9).to_string(), "9");
+    }
+
+    #[test]
+    fn peer_ids_come_apart_again() {
+        let id = PeerId::new(ShardId(1023), PeerId::SLOTS - 1, (1 << 34) - 1);
+        assert_eq!((id.shard(), id.slot()), (ShardId(1023), PeerId::SLOTS - 1));
+        assert_eq!(id.generation(), (1 << 34) - 1);
+    }
+
+    #[test]
+    fn homes_are_spread() {
+        let mut count = [0u32; 8];
+        for vni in 0..8000 {
+            count[ShardId::home_of(Vni(vni), 8).index()] += 1;
+        }
+        assert!(count.iter().all(|&n| (800..1200).contains(&n)), "{count:?}");
+        assert_eq!(ShardId::home_of(Vni(u32::MAX), 1), ShardId(0));
+    }
+
+    #[test]
+    fn time_saturates() {
+        assert_eq!(Time(5).after(Duration::MAX), Time::NEVER);
+        assert_eq!(Time(5).since(Time(9)), Duration::ZERO);
+    }
+}
