@@ -1,1 +1,30 @@
-//! Frames and messages.
+//! Frames and messages: bytes to typed values and back, and what may be wrong with them.
+//!
+//! Owns the format on the wire (protocol sections 1 and 2) and the error policy ([`Fault`]). Must
+//! never know about connections, states or routes beyond one message, and must never let a
+//! generated protobuf type out.
+//!
+//! [`Deframer`] cuts a byte stream into [`Frame`]s, [`decode`] turns a frame into a [`Message`],
+//! [`Message::encode`] appends a message's frame to a buffer. UPDATEs, the bulk of all traffic,
+//! have a codec of their own ([`decode_update`], [`encode_update`]).
+
+mod frame;
+mod message;
+mod policy;
+mod protobuf;
+mod update;
+
+pub use frame::{
+    Deframer, FRAME_BYTES_MAX, Frame, FrameError, HEADER_BYTES, KEEPALIVE_FRAME, MessageType,
+    PAYLOAD_BYTES_MAX, frame_len, frames,
+};
+pub use message::{DecodeError, Hello, InvalidUpdate, Message, Update, decode};
+pub use policy::{Fault, NoOp, Reaction};
+pub use update::{action_and_key, decode_update, encode_update};
+
+/// The generated types. UPDATE is read and written by [`update`]; its generated type is what the
+/// tests compare that with.
+#[allow(missing_docs, dead_code)]
+mod proto {
+    include!(concat!(env!("OUT_DIR"), "/metalbond.rs"));
+}
