@@ -1,0 +1,170 @@
+//! One contiguous piece of a log: appended to at its end, while the kernel reads what lies before.
+//!
+//! Owns the bytes, and all the `unsafe` of the core. Must never move or change a byte that was
+//! appended, nor be used by two threads (it is `!Send` by its `Cell`s).
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+/// The smallest chunk, in bytes.
+pub const CHUNK_BYTES_MIN: usize = 1 << 10;
+/// The largest chunk, in bytes: also the most that one SEND carries.
+pub const CHUNK_BYTES_MAX: usize = 1 << 16;
+
+/// Counts the bytes that live chunks hold.
+pub type LiveBytes = Rc<Cell<usize>>;
+
+/// Bytes of whole frames; those below `len` never change. Readers hold an `Rc`, and through `next`
+/// all later chunks too, so a chunk lives exactly as long as somebody has still to read it.
+pub struct Chunk {
+    start: u64,
+    bytes: NonNull<u8>,
+    capacity: usize,
+    len: Cell<usize>,
+    next: RefCell<Option<Rc<Chunk>>>,
+    live: LiveBytes,
+}
+
+impl Chunk {
+    /// An empty chunk whose first byte has the log position `start`.
+    pub fn new(start: u64, capacity: usize, live: &LiveBytes) -> Rc<Chunk> {
+        let boxed: Box<[u8]> = vec![0; capacity].into_boxed_slice();
+        live.set(live.get() + capacity);
+        // The pointer is the only way to the bytes from here on; `drop` makes the box again.
+        let bytes = NonNull::from(Box::leak(boxed)).cast();
+        Rc::new(Chunk {
+            start,
+            bytes,
+            capacity,
+            len: Cell::new(0),
+            next: RefCell::new(None),
+            live: live.clone(),
+        })
+    }
+
+    /// Log position of the first byte.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Log position behind the last byte.
+    pub fn end(&self) -> u64 {
+        self.start + self.len.get() as u64
+    }
+
+    /// Bytes that can still be appended.
+    pub fn free(&self) -> usize {
+        self.capacity - self.len.get()
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub fn append(&self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.free(), "a chunk never grows");
+        // SAFETY: the target lies within the allocation and behind `len`, where no slice handed out
+        // by `slice` and no SEND in flight reaches; the source is another allocation or lies before
+        // `len`, so they do not overlap. One thread only: Chunk is !Send and !Sync.
+        unsafe {
+            let target = self.bytes.as_ptr().add(self.len.get());
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
+        }
+        self.len.set(self.len.get() + bytes.len());
+    }
+
+    /// The bytes at these offsets into the chunk. Their address stays while the chunk lives.
+    ///
+    /// # Panics
+    /// If the range reaches beyond what was appended.
+    pub fn slice(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.len.get());
+        // SAFETY: within the allocation, initialised (zeroed at birth), and below `len`, so nobody
+        // writes there while the chunk lives.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.bytes.as_ptr().add(range.start),
+                range.end - range.start,
+            )
+        }
+    }
+
+    /// The chunk that follows, once there is one.
+    pub fn next(&self) -> Option<Rc<Chunk>> {
+        self.next.borrow().clone()
+    }
+
+    /// Puts `next` behind this chunk.
+    pub fn link(&self, next: Rc<Chunk>) {
+        assert_eq!(next.start, self.end(), "a log has no gaps");
+        let before = self.next.borrow_mut().replace(next);
+        assert!(before.is_none(), "a chunk has one successor");
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.live.set(self.live.get() - self.capacity);
+        let bytes = std::ptr::slice_from_raw_parts_mut(self.bytes.as_ptr(), self.capacity);
+        // SAFETY: made by `Box::leak` of a box of this length, given back once.
+        drop(unsafe { Box::from_raw(bytes) });
+        // A long chain would be dropped recursively, chunk within chunk: unroll it.
+        let mut next = self.next.take();
+        while let Some(chunk) = next {
+            match Rc::try_unwrap(chunk) {
+                Ok(last_reader) => next = last_reader.next.take(),
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Chunk({}..{})", self.start, self.end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_stay_where_they_are_while_more_is_appended() {
+        let live = LiveBytes::default();
+        let chunk = Chunk::new(100, 16, &live);
+        chunk.append(b"abcd");
+        let first = chunk.slice(0..4);
+        let address = first.as_ptr();
+        chunk.append(b"efgh");
+        assert_eq!(first, b"abcd");
+        assert_eq!(chunk.slice(2..8), b"cdefgh");
+        assert_eq!(chunk.slice(0..4).as_ptr(), address);
+        assert_eq!((chunk.end(), chunk.free(), live.get()), (108, 8, 16));
+    }
+
+    #[test]
+    fn a_long_chain_is_dropped_without_recursion() {
+        let live = LiveBytes::default();
+        let first = Chunk::new(0, 1, &live);
+        first.append(b"x");
+        let mut last = first.clone();
+        for start in 1..200_000 {
+            let next = Chunk::new(start, 1, &live);
+            next.append(b"x");
+            last.link(next.clone());
+            last = next;
+        }
+        drop(last);
+        drop(first);
+        assert_eq!(live.get(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "a chunk never grows")]
+    fn too_much_is_refused() {
+        Chunk::new(0, 2, &LiveBytes::default()).append(b"abc");
+    }
+}

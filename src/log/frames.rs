@@ -1,0 +1,280 @@
+//! Shared, immutable runs of frames, each run with its audience: a base, or what came since.
+//!
+//! Owns encoded frames and who may see them. Must never be changed once shared.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::chunk::CHUNK_BYTES_MAX;
+use super::vni_log::whole_frames;
+use crate::types::SourceId;
+
+/// Who, among the subscribers of a group, a record is for (design: the visibility rule).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Scope {
+    /// Every subscriber.
+    All,
+    /// Every subscriber but the one that announces under this id.
+    AllBut(SourceId),
+    /// Only the subscriber that announces under this id.
+    Only(SourceId),
+}
+
+impl Scope {
+    /// Whether a subscriber that announces as `source` is in the audience.
+    pub fn includes(self, source: SourceId) -> bool {
+        match self {
+            Scope::All => true,
+            Scope::AllBut(excluded) => excluded != source,
+            Scope::Only(included) => included == source,
+        }
+    }
+}
+
+/// Frames for the same audience: those up to `end`, from where the run before ends.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    end: usize,
+    scope: Scope,
+}
+
+/// Frames in runs of one audience each.
+#[derive(Debug, Default)]
+pub struct Frames {
+    bytes: Vec<u8>,
+    runs: Vec<Run>,
+    /// Frame boundaries, at most `CHUNK_BYTES_MAX` apart where there are more bytes than that.
+    cuts: Vec<usize>,
+    /// The first bytes, which are to be sent before everything else (default routes).
+    head_bytes: usize,
+}
+
+impl Frames {
+    /// No frames, with room for `capacity` bytes.
+    pub fn with_capacity(capacity: usize) -> Frames {
+        Frames {
+            bytes: Vec::with_capacity(capacity),
+            ..Frames::default()
+        }
+    }
+
+    /// Appends whole frames for one audience.
+    pub fn push(&mut self, frames: &[u8], scope: Scope) {
+        if frames.is_empty() {
+            return;
+        }
+        let mut rest = frames;
+        loop {
+            let room = CHUNK_BYTES_MAX - (self.bytes.len() - self.cuts.last().unwrap_or(&0));
+            let fitting = whole_frames(rest, room);
+            self.bytes.extend_from_slice(&rest[..fitting]);
+            rest = &rest[fitting..];
+            if rest.is_empty() {
+                break;
+            }
+            self.cuts.push(self.bytes.len());
+        }
+        match self.runs.last_mut() {
+            Some(last) if last.scope == scope => last.end = self.bytes.len(),
+            _ => self.runs.push(Run {
+                end: self.bytes.len(),
+                scope,
+            }),
+        }
+    }
+
+    /// Declares everything pushed so far the head: default routes, which clients wait for.
+    pub fn end_head(&mut self) {
+        self.head_bytes = self.bytes.len();
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Length of the head in bytes.
+    pub fn head_bytes(&self) -> usize {
+        self.head_bytes
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Memory held, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.capacity() + self.runs.capacity() * size_of::<Run>()
+    }
+
+    /// The runs in order.
+    pub fn runs(&self) -> impl Iterator<Item = (&[u8], Scope)> {
+        let mut start = 0;
+        self.runs.iter().map(move |run| {
+            let range = start..run.end;
+            start = run.end;
+            (&self.bytes[range], run.scope)
+        })
+    }
+}
+
+/// One subscriber's place in shared frames: it sees only what is for it.
+#[derive(Clone, Debug)]
+pub struct FramesCursor {
+    frames: Arc<Frames>,
+    position: usize,
+    run: usize,
+}
+
+impl FramesCursor {
+    /// At the beginning.
+    pub fn new(frames: Arc<Frames>) -> FramesCursor {
+        FramesCursor {
+            frames,
+            position: 0,
+            run: 0,
+        }
+    }
+
+    /// The next contiguous frames for `reader`, of at most `bytes_max` (one frame at least); None
+    /// at the end. Never reaches beyond the head while in it.
+    pub fn readable(&mut self, reader: SourceId, bytes_max: usize) -> Option<Range<usize>> {
+        self.skip_invisible(reader);
+        if self.position == self.frames.bytes.len() {
+            return None;
+        }
+        let end = self.visible_end(reader, bytes_max);
+        let from = self.position;
+        let cut = self.cut(end, bytes_max);
+        Some(from..cut)
+    }
+
+    /// Steps to `position`, the end of a range from [`FramesCursor::readable`].
+    pub fn advance_to(&mut self, position: usize) {
+        assert!(position >= self.position && position <= self.frames.bytes.len());
+        self.position = position;
+    }
+
+    /// The frames that it reads.
+    pub fn frames(&self) -> &Arc<Frames> {
+        &self.frames
+    }
+
+    fn skip_invisible(&mut self, reader: SourceId) {
+        while let Some(run) = self.frames.runs.get(self.run) {
+            if self.position < run.end {
+                if run.scope.includes(reader) {
+                    return;
+                }
+                self.position = run.end;
+            }
+            self.run += 1;
+        }
+    }
+
+    /// Where the visible bytes end: at an invisible run, at the head's end, or somewhat beyond
+    /// `bytes_max`.
+    fn visible_end(&self, reader: SourceId, bytes_max: usize) -> usize {
+        let mut end = self.position;
+        for run in &self.frames.runs[self.run..] {
+            if !run.scope.includes(reader) || end - self.position >= bytes_max {
+                break;
+            }
+            end = run.end;
+        }
+        if self.position < self.frames.head_bytes {
+            end.min(self.frames.head_bytes)
+        } else {
+            end
+        }
+    }
+
+    fn cut(&self, end: usize, bytes_max: usize) -> usize {
+        if end - self.position <= bytes_max {
+            return end;
+        }
+        let limit = self.position + bytes_max;
+        let cuts = &self.frames.cuts;
+        match cuts[..cuts.partition_point(|&cut| cut <= limit)].last() {
+            Some(&cut) if cut > self.position => cut,
+            _ => {
+                let rest = &self.frames.bytes[self.position..end];
+                let whole = whole_frames(rest, bytes_max);
+                self.position + whole.max(crate::wire::frame_len(rest))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{PeerId, ShardId};
+
+    fn source(slot: u32) -> SourceId {
+        SourceId(PeerId::new(ShardId(0), slot, 0))
+    }
+
+    fn frame(number: u32) -> Vec<u8> {
+        let mut frame = vec![1, 0, 32, 5];
+        frame.extend_from_slice(&[7; 28]);
+        frame.extend_from_slice(&number.to_be_bytes());
+        frame
+    }
+
+    fn read(frames: &Arc<Frames>, reader: SourceId, bytes_max: usize) -> (Vec<u32>, usize) {
+        let mut cursor = FramesCursor::new(frames.clone());
+        let (mut numbers, mut pieces) = (Vec::new(), 0);
+        while let Some(range) = cursor.readable(reader, bytes_max) {
+            assert!(!range.is_empty() && range.len() <= bytes_max.max(36));
+            for frame in frames.bytes()[range.clone()].chunks(36) {
+                numbers.push(u32::from_be_bytes(frame[32..].try_into().unwrap()));
+            }
+            cursor.advance_to(range.end);
+            pieces += 1;
+        }
+        (numbers, pieces)
+    }
+
+    #[test]
+    fn each_reader_sees_its_runs_in_large_pieces() {
+        let mut frames = Frames::default();
+        frames.push(&frame(0), Scope::All);
+        frames.end_head();
+        for number in 1..10_000 {
+            let scope = match number {
+                1..100 => Scope::All,
+                100..3_000 => Scope::AllBut(source(1)),
+                3_000..3_100 => Scope::Only(source(2)),
+                _ => Scope::AllBut(source(3)),
+            };
+            frames.push(&frame(number), scope);
+        }
+        let frames = Arc::new(frames);
+        let except = |range: Range<u32>| (0..10_000).filter(|n| !range.contains(n)).collect::<Vec<_>>();
+        let (seen, pieces) = read(&frames, source(1), CHUNK_BYTES_MAX);
+        assert_eq!(
+            seen,
+            except(100..3_100),
+            "neither its own nor what is for another"
+        );
+        assert!(pieces <= 9, "{pieces} pieces");
+        assert_eq!(read(&frames, source(2), CHUNK_BYTES_MAX).0, except(0..0));
+        assert_eq!(
+            read(&frames, source(3), 1188).0,
+            (0..3_000).collect::<Vec<_>>()
+        );
+        assert_eq!(read(&frames, source(9), 1).1, 9_900, "at least one frame");
+    }
+
+    #[test]
+    fn the_head_is_a_piece_of_its_own() {
+        let mut frames = Frames::default();
+        frames.push(&frame(0), Scope::All);
+        frames.end_head();
+        frames.push(&frame(1), Scope::All);
+        let mut cursor = FramesCursor::new(Arc::new(frames));
+        assert_eq!(cursor.readable(source(1), 9_999), Some(0..36));
+    }
+}

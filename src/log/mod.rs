@@ -1,0 +1,16 @@
+//! Encoded UPDATEs on their way to subscribers: shared logs with cursors, shared bases, and the
+//! private queues of single peers.
+//!
+//! Owns bytes and their audiences. Must never know a route table, a session or a socket.
+
+mod chunk;
+mod frames;
+mod merge;
+mod queue;
+mod vni_log;
+
+pub use chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, LiveBytes};
+pub use frames::{Frames, FramesCursor, Scope};
+pub use merge::merged;
+pub use queue::{PrivateQueue, frames_within};
+pub use vni_log::{Cursor, VniLog, whole_frames};
