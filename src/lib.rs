@@ -8,8 +8,10 @@
 //! | [`wire`] | frames and messages, and what is wrong with them |
 //! | [`session`] | the state machine of one connection and its timers |
 //! | [`log`] | encoded updates on their way: logs with cursors, bases, private queues |
+//! | [`rib`] | route tables, sources, and the records that changes make |
 
 pub mod log;
+pub mod rib;
 pub mod session;
 pub mod types;
 pub mod wire;

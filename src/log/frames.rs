@@ -252,7 +252,11 @@ mod tests {
             frames.push(&frame(number), scope);
         }
         let frames = Arc::new(frames);
-        let except = |range: Range<u32>| (0..10_000).filter(|n| !range.contains(n)).collect::<Vec<_>>();
+        let except = |range: Range<u32>| {
+            (0..10_000)
+                .filter(|n| !range.contains(n))
+                .collect::<Vec<_>>()
+        };
         let (seen, pieces) = read(&frames, source(1), CHUNK_BYTES_MAX);
         assert_eq!(
             seen,

@@ -1,0 +1,221 @@
+//! The routes of one VNI, and for each the set of its sources.
+//!
+//! Owns entries and the index from a source to its entries (its Adj-RIB-In). Must never decide
+//! whom a route is shown to.
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as TableEntry;
+use smallvec::SmallVec;
+
+use crate::types::{PeerClass, Route, SourceId};
+
+/// One source of a route.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    source: SourceId,
+    class: PeerClass,
+    /// Where the route stands in the source's list.
+    position: u32,
+}
+
+/// A route and its sources, ascending by id. Vacant if it has none.
+#[derive(Debug)]
+pub struct Entry {
+    /// The route.
+    pub route: Route,
+    members: SmallVec<[Member; 1]>,
+}
+
+impl Entry {
+    /// Who announces the route.
+    pub fn sources(&self) -> impl Iterator<Item = (SourceId, PeerClass)> {
+        self.members
+            .iter()
+            .map(|member| (member.source, member.class))
+    }
+
+    /// Whether nobody announces it: a free place in the table.
+    pub fn is_vacant(&self) -> bool {
+        self.members.is_empty()
+    }
+}
+
+/// The routes of a VNI. An entry keeps its place for as long as it has a source.
+#[derive(Debug, Default)]
+pub struct VniTable {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    index: HashTable<u32>,
+    /// Entries by source.
+    adj_in: HashTable<(SourceId, Vec<u32>)>,
+    /// While bases are under construction, places are not used again: see `base`.
+    frozen: u32,
+}
+
+impl VniTable {
+    /// Number of places, vacant ones included.
+    pub fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no route.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// The entry at `place`.
+    pub fn entry(&self, place: u32) -> &Entry {
+        &self.entries[place as usize]
+    }
+
+    /// The place of a route.
+    pub fn find(&self, route: &Route, hasher: &RandomState) -> Option<u32> {
+        let found = |&at: &u32| self.entries[at as usize].route == *route;
+        self.index.find(hasher.hash_one(route), found).copied()
+    }
+
+    /// The place of a route; a vacant one if it has none yet.
+    pub fn find_or_insert(&mut self, route: &Route, hasher: &RandomState) -> u32 {
+        let VniTable {
+            entries,
+            free,
+            index,
+            frozen,
+            ..
+        } = self;
+        let slot = index.entry(
+            hasher.hash_one(route),
+            |&at| entries[at as usize].route == *route,
+            |&at| hasher.hash_one(&entries[at as usize].route),
+        );
+        match slot {
+            TableEntry::Occupied(occupied) => *occupied.get(),
+            TableEntry::Vacant(vacant) => {
+                let reused = if *frozen == 0 { free.pop() } else { None };
+                let at = reused.unwrap_or_else(|| {
+                    u32::try_from(entries.len()).expect("a VNI has below 2^32 routes")
+                });
+                vacant.insert(at);
+                let entry = Entry {
+                    route: *route,
+                    members: SmallVec::new(),
+                };
+                match entries.get_mut(at as usize) {
+                    Some(place) => *place = entry,
+                    None => entries.push(entry),
+                }
+                at
+            }
+        }
+    }
+
+    /// Adds a source; false if it is one already.
+    pub fn add_source(
+        &mut self,
+        place: u32,
+        source: SourceId,
+        class: PeerClass,
+        hasher: &RandomState,
+    ) -> bool {
+        let members = &mut self.entries[place as usize].members;
+        let Err(at) = members.binary_search_by_key(&source, |member| member.source) else {
+            return false;
+        };
+        let (_, list) = self
+            .adj_in
+            .entry(
+                hasher.hash_one(source),
+                |(id, _)| *id == source,
+                |(id, _)| hasher.hash_one(id),
+            )
+            .or_insert_with(|| (source, Vec::new()))
+            .into_mut();
+        members.insert(
+            at,
+            Member {
+                source,
+                class,
+                position: list.len() as u32,
+            },
+        );
+        list.push(place);
+        true
+    }
+
+    /// Removes a source; false if it is none. Frees the place with the last one.
+    pub fn remove_source(&mut self, place: u32, source: SourceId, hasher: &RandomState) -> bool {
+        let entry = &mut self.entries[place as usize];
+        let Ok(at) = entry
+            .members
+            .binary_search_by_key(&source, |member| member.source)
+        else {
+            return false;
+        };
+        let position = entry.members.remove(at).position as usize;
+        if entry.members.is_empty() {
+            entry.members.shrink_to_fit();
+            let hash = hasher.hash_one(&entry.route);
+            match self.index.find_entry(hash, |&found| found == place) {
+                Ok(indexed) => drop(indexed.remove()),
+                Err(_) => unreachable!("every route is in the index"),
+            }
+            self.free.push(place);
+        }
+        self.unlist(source, position, hasher);
+        true
+    }
+
+    /// Some route of `source`, if it has one left here.
+    pub fn last_of(&self, source: SourceId, hasher: &RandomState) -> Option<u32> {
+        let found = self
+            .adj_in
+            .find(hasher.hash_one(source), |(id, _)| *id == source);
+        found.and_then(|(_, list)| list.last().copied())
+    }
+
+    /// Whether `source` announces anything here.
+    pub fn has_source(&self, source: SourceId, hasher: &RandomState) -> bool {
+        self.last_of(source, hasher).is_some()
+    }
+
+    /// From now until [`VniTable::thaw`] new routes get new places only.
+    pub fn freeze(&mut self) {
+        self.frozen += 1;
+    }
+
+    /// Ends a [`VniTable::freeze`].
+    pub fn thaw(&mut self) {
+        self.frozen -= 1;
+    }
+
+    /// Gives memory back where a large table has become a small one.
+    pub fn shrink(&mut self, hasher: &RandomState) {
+        if self.is_empty() && self.frozen == 0 {
+            *self = VniTable::default();
+        } else if self.index.capacity() > 64 && self.index.len() < self.index.capacity() / 8 {
+            let VniTable { entries, index, .. } = self;
+            index.shrink_to(0, |&at| hasher.hash_one(&entries[at as usize].route));
+        }
+    }
+
+    fn unlist(&mut self, source: SourceId, position: usize, hasher: &RandomState) {
+        let hash = hasher.hash_one(source);
+        let Ok(mut listed) = self.adj_in.find_entry(hash, |(id, _)| *id == source) else {
+            unreachable!("whoever announces a route has a list");
+        };
+        let (_, list) = listed.get_mut();
+        list.swap_remove(position);
+        match list.get(position) {
+            Some(&moved) => {
+                let members = &mut self.entries[moved as usize].members;
+                let at = members
+                    .binary_search_by_key(&source, |member| member.source)
+                    .expect("a listed route has the source among its members");
+                members[at].position = position as u32;
+            }
+            None if list.is_empty() => drop(listed.remove()),
+            None => {}
+        }
+    }
+}
