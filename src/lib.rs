@@ -7,7 +7,9 @@
 //! | [`types`] | VNIs, routes, ids, time: plain values |
 //! | [`wire`] | frames and messages, and what is wrong with them |
 //! | [`session`] | the state machine of one connection and its timers |
+//! | [`cli`] | the command line |
 
+pub mod cli;
 pub mod session;
 pub mod types;
 pub mod wire;

@@ -8,6 +8,10 @@
 
 mod machine;
 mod table;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod walks;
 
 pub use machine::{
     FIRST_KEEPALIVE_DELAY, HANDSHAKE_TIME, KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX,

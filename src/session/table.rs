@@ -229,3 +229,164 @@ pub fn transition(direction: Direction, state: State, event: Event) -> (State, S
         (_, _, Shutdown)                               => (Closed, Step::Close(CloseReason::Shutdown)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENTS: [Event; 15] = [
+        Event::Connected,
+        Event::Hello,
+        Event::HelloIntervalZero,
+        Event::Keepalive,
+        Event::Subscribe,
+        Event::Unsubscribe,
+        Event::SubscribeAtClient,
+        Event::Update,
+        Event::KeepaliveDue,
+        Event::HandshakeTimeout,
+        Event::HoldTimeout,
+        Event::SendHoldTimeout,
+        Event::Fault,
+        Event::Eof,
+        Event::Shutdown,
+    ];
+
+    // A cell is `step` where the state stays, or `step>STATE`, where `x` is Closed (incoming) or
+    // Retry (outgoing). `.` is: ignored. Closing steps begin with `!`.
+    const INCOMING: &str = "
+        event              CONNECTING         HELLO_SENT         HELLO_RECEIVED     ESTABLISHED        RETRY  CLOSED
+        Connected          .                  .                  .                  .                  .      .
+        Hello              answer>HELLO_SENT  !second>x          !second>x          !second>x          .      .
+        HelloIntervalZero  !zero>x            !zero>x            !zero>x            !zero>x            .      .
+        Keepalive          !unexpected>x      est+ka>ESTABLISHED !unexpected>x      keepalive          .      .
+        Subscribe          !unexpected>x      !unexpected>x      !unexpected>x      deliver            .      .
+        Unsubscribe        !unexpected>x      !unexpected>x      !unexpected>x      deliver            .      .
+        SubscribeAtClient  !unexpected>x      !unexpected>x      !unexpected>x      !unexpected>x      .      .
+        Update             !unexpected>x      !unexpected>x      !unexpected>x      deliver            .      .
+        KeepaliveDue       .                  .                  .                  keepalive          .      .
+        HandshakeTimeout   !handshake>x       !handshake>x       !handshake>x       .                  .      .
+        HoldTimeout        .                  !hold>x            !hold>x            !hold>x            .      .
+        SendHoldTimeout    !send-hold>x       !send-hold>x       !send-hold>x       !send-hold>x       .      .
+        Fault              !fault>x           !fault>x           !fault>x           !fault>x           .      .
+        Eof                !eof>x             !eof>x             !eof>x             !eof>x             .      .
+        Shutdown           !shutdown>CLOSED   !shutdown>CLOSED   !shutdown>CLOSED   !shutdown>CLOSED   .      .
+    ";
+
+    const OUTGOING: &str = "
+        event              CONNECTING         HELLO_SENT             HELLO_RECEIVED  ESTABLISHED       RETRY  CLOSED
+        Connected          hello>HELLO_SENT   .                      .               .                 .      .
+        Hello              !unexpected>x      start>HELLO_RECEIVED   !second>x       !second>x         .      .
+        HelloIntervalZero  !zero>x            !zero>x                !zero>x         !zero>x           .      .
+        Keepalive          !unexpected>x      !unexpected>x          est>ESTABLISHED .                 .      .
+        Subscribe          !unexpected>x      !unexpected>x          !unexpected>x   deliver           .      .
+        Unsubscribe        !unexpected>x      !unexpected>x          !unexpected>x   deliver           .      .
+        SubscribeAtClient  !unexpected>x      .                      .               .                 .      .
+        Update             !unexpected>x      !unexpected>x          !unexpected>x   deliver           .      .
+        KeepaliveDue       .                  .                      keepalive       keepalive         .      .
+        HandshakeTimeout   !handshake>x       !handshake>x           !handshake>x    .                 .      .
+        HoldTimeout        .                  .                      !hold>x         !hold>x           .      .
+        SendHoldTimeout    !send-hold>x       !send-hold>x           !send-hold>x    !send-hold>x      .      .
+        Fault              !fault>x           !fault>x               !fault>x        !fault>x          .      .
+        Eof                !eof>x             !eof>x                 !eof>x          !eof>x            .      .
+        Shutdown           !shutdown>CLOSED   !shutdown>CLOSED       !shutdown>CLOSED !shutdown>CLOSED .      .
+    ";
+
+    fn step_name(step: Step) -> &'static str {
+        match step {
+            Step::Ignore => ".",
+            Step::SendHello => "hello",
+            Step::AnswerHello => "answer",
+            Step::ScheduleKeepalives => "start",
+            Step::EstablishAndAnswer => "est+ka",
+            Step::Establish => "est",
+            Step::SendKeepalive => "keepalive",
+            Step::Deliver => "deliver",
+            Step::Close(reason) => match reason {
+                CloseReason::Unexpected { .. } => "!unexpected",
+                CloseReason::SecondHello => "!second",
+                CloseReason::HelloIntervalZero => "!zero",
+                CloseReason::HandshakeTimeout => "!handshake",
+                CloseReason::HoldTimeout => "!hold",
+                CloseReason::SendHoldTimeout => "!send-hold",
+                CloseReason::Fault => "!fault",
+                CloseReason::RemoteClosed => "!eof",
+                CloseReason::Shutdown => "!shutdown",
+            },
+        }
+    }
+
+    fn check(direction: Direction, expected: &str, lost: &str) {
+        let mut rows = expected
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty());
+        let states: Vec<&str> = rows.next().unwrap().split_whitespace().skip(1).collect();
+        assert_eq!(states, State::ALL.map(|state| state.to_string()));
+        let mut events = EVENTS.iter();
+        for row in rows {
+            let mut cells = row.split_whitespace();
+            let event = *events.next().expect("a row too many");
+            assert_eq!(
+                cells.next().unwrap(),
+                format!("{event:?}"),
+                "the rows' order"
+            );
+            for state in State::ALL {
+                let cell = cells.next().expect("a cell for each state");
+                let (step, next) = match cell.split_once('>') {
+                    Some((step, "x")) => (step, lost.to_string()),
+                    Some((step, next)) => (step, next.to_string()),
+                    None => (cell, state.to_string()),
+                };
+                let (got_state, got_step) = transition(direction, state, event);
+                assert_eq!(
+                    (step_name(got_step), got_state.to_string()),
+                    (step, next),
+                    "{direction:?} {state} {event:?}"
+                );
+                if let Step::Close(CloseReason::Unexpected {
+                    state: told,
+                    event: blamed,
+                }) = got_step
+                {
+                    assert_eq!((told, blamed), (state, event));
+                }
+            }
+            assert_eq!(cells.next(), None);
+        }
+        assert_eq!(events.next(), None, "a row is missing");
+    }
+
+    #[test]
+    fn incoming_table() {
+        check(Direction::Incoming, INCOMING, "CLOSED");
+    }
+
+    #[test]
+    fn outgoing_table() {
+        check(Direction::Outgoing, OUTGOING, "RETRY");
+    }
+
+    #[test]
+    fn states_have_the_numbers_of_the_go_api() {
+        for (number, state) in State::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, number);
+        }
+        assert!(
+            State::ALL
+                .into_iter()
+                .filter(|state| state.is_over())
+                .eq([State::Retry, State::Closed])
+        );
+    }
+
+    #[test]
+    fn reasons_say_what_and_where() {
+        let (_, step) = transition(Direction::Incoming, State::Connecting, Event::Update);
+        let Step::Close(reason) = step else {
+            panic!("{step:?}")
+        };
+        assert_eq!(reason.to_string(), "UPDATE is not allowed in CONNECTING");
+    }
+}
