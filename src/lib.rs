@@ -9,7 +9,9 @@
 //! | [`session`] | the state machine of one connection and its timers |
 //! | [`log`] | encoded updates on their way: logs with cursors, bases, private queues |
 //! | [`rib`] | route tables, sources, and the records that changes make |
+//! | [`cli`] | the command line |
 
+pub mod cli;
 pub mod log;
 pub mod rib;
 pub mod session;

@@ -234,6 +234,19 @@ impl fmt::Display for PeerId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SourceId(pub PeerId);
 
+/// How fast routes are sent to peers that do not reassemble frames (`--pace`). Those that do are
+/// never paced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Pace {
+    /// As fast as the peer reads, told from its TCP acknowledgements.
+    #[default]
+    Auto,
+    /// As fast as the network takes them: for fleets known to reassemble.
+    Off,
+    /// At most this many routes a second to each peer; at least 1.
+    RoutesPerS(u32),
+}
+
 /// Which of its own routes a peer gets back (`--reflect-own`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ReflectOwn {
