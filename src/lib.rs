@@ -9,11 +9,13 @@
 //! | [`session`] | the state machine of one connection and its timers |
 //! | [`log`] | encoded updates on their way: logs with cursors, bases, private queues |
 //! | [`rib`] | route tables, sources, and the records that changes make |
+//! | [`shard`] | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
 //! | [`cli`] | the command line |
 
 pub mod cli;
 pub mod log;
 pub mod rib;
 pub mod session;
+pub mod shard;
 pub mod types;
 pub mod wire;

@@ -12,5 +12,5 @@ mod vni_log;
 pub use chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, LiveBytes};
 pub use frames::{Frames, FramesCursor, Scope};
 pub use merge::merged;
-pub use queue::{PrivateQueue, frames_within};
+pub use queue::{Conflation, TaggedQueue, frames_within};
 pub use vni_log::{Cursor, VniLog, whole_frames};

@@ -10,47 +10,108 @@ use hashbrown::HashTable;
 use super::vni_log::whole_frames;
 use crate::wire::{MessageType, action_and_key, frame_len, frames};
 
-/// A queue of frames, each tagged with the log position before which it must not be sent.
-///
-/// For one route the records that a peer sees alternate (ADD, REMOVE, ADD, ...), and frames of one
-/// route and action are equal to the byte. So the difference that a sequence makes is its last
-/// record if its length is odd, and nothing if it is even: [`PrivateQueue::conflate`] lets a record
-/// annihilate the one of its route that is still queued.
+/// Frames, each tagged with the log position before which it must not be sent.
 #[derive(Debug, Default)]
-pub struct PrivateQueue {
+pub struct TaggedQueue {
     bytes: Vec<u8>,
     /// Bytes of `bytes` that were sent.
     sent: usize,
-    /// Bytes of annihilated frames in `bytes` (marked in their type byte).
-    dead: usize,
     /// Ends (in `bytes`) of the frames up to a tag, and the tag; ascending in both.
     tags: VecDeque<(usize, u64)>,
-    /// Offsets of queued frames by route, once the queue conflates.
-    index: Option<Box<HashTable<u32>>>,
+}
+
+impl TaggedQueue {
+    /// Queues frames that must not be sent before the log was read up to `tag`.
+    pub fn push(&mut self, frames: &[u8], tag: u64) {
+        self.bytes.extend_from_slice(frames);
+        let end = self.bytes.len();
+        match self.tags.back_mut() {
+            Some(last) if last.1 == tag => last.0 = end,
+            last => {
+                assert!(
+                    last.is_none_or(|last| last.1 < tag),
+                    "a log does not shrink"
+                );
+                self.tags.push_back((end, tag));
+            }
+        }
+    }
+
+    /// Bytes still to be sent.
+    pub fn pending_bytes(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Memory held, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.capacity() + self.tags.capacity() * size_of::<(usize, u64)>()
+    }
+
+    /// The tag of the first frame that is still queued.
+    pub fn first_tag(&self) -> Option<u64> {
+        self.tags.front().map(|&(_, tag)| tag)
+    }
+
+    /// Moves frames that are due at the log position `position` to `out`: whole frames, at most
+    /// `bytes_max`, but one at least if `out` is empty. Returns how many bytes.
+    pub fn take(&mut self, position: u64, out: &mut Vec<u8>, bytes_max: usize) -> usize {
+        let before = out.len();
+        while let Some(&(end, tag)) = self.tags.front()
+            && tag <= position
+        {
+            let due = &self.bytes[self.sent..end];
+            let fitting = match whole_frames(due, bytes_max - (out.len() - before)) {
+                0 if out.is_empty() => frame_len(due),
+                fitting => fitting,
+            };
+            out.extend_from_slice(&due[..fitting]);
+            self.sent += fitting;
+            if self.sent < end {
+                break;
+            }
+            self.tags.pop_front();
+            if out.len() - before >= bytes_max {
+                break;
+            }
+        }
+        if self.sent == self.bytes.len() {
+            *self = TaggedQueue::default();
+        }
+        out.len() - before
+    }
+}
+
+/// The difference that a sequence of records makes, which grows and shrinks as records come.
+///
+/// For one route the records that a peer sees alternate (ADD, REMOVE, ADD, ...), and frames of one
+/// route and action are equal to the byte. So the difference is the last record if their number is
+/// odd, and nothing if it is even: a record annihilates the one of its route that is still queued.
+#[derive(Debug, Default)]
+pub struct Conflation {
+    bytes: Vec<u8>,
+    /// Bytes of `bytes` that were sent.
+    sent: usize,
+    /// Bytes behind `sent` of annihilated frames (marked in their type byte).
+    dead: usize,
+    /// Offsets of the queued frames, by route.
+    index: HashTable<u32>,
 }
 
 /// Where a frame has its type, and the type that marks an annihilated one: never queued otherwise.
 const TYPE_AT: usize = 3;
 const DEAD: u8 = MessageType::Keepalive as u8;
 
-impl PrivateQueue {
-    /// Queues frames that must not be sent before the log was read up to `tag`.
-    pub fn push(&mut self, frames: &[u8], tag: u64) {
-        self.bytes.extend_from_slice(frames);
-        self.tag(tag);
-    }
-
+impl Conflation {
     /// Queues one frame, or lets it annihilate the queued one of the same route.
-    pub fn conflate(&mut self, frame: &[u8], tag: u64, hasher: &RandomState) {
-        if self.index.is_none() {
-            self.build_index(hasher);
-        }
+    ///
+    /// # Panics
+    /// If the route's queued record has the same action: the records did not alternate.
+    pub fn push(&mut self, frame: &[u8], hasher: &RandomState) {
         let (action, key) = action_and_key(frame);
         let hash = hasher.hash_one(key);
-        let PrivateQueue {
+        let Conflation {
             bytes, index, dead, ..
         } = self;
-        let index = index.as_mut().expect("built above");
         match index.find_entry(hash, |&at| key_at(bytes, at) == key) {
             Ok(queued) => {
                 let at = queued.remove().0 as usize;
@@ -64,11 +125,10 @@ impl PrivateQueue {
                 let at = u32::try_from(bytes.len()).expect("private queues stay below 4 GiB");
                 bytes.extend_from_slice(frame);
                 index.insert_unique(hash, at, |&at| hasher.hash_one(key_at(bytes, at)));
-                self.tag(tag);
             }
         }
-        if self.dead + self.sent > self.bytes.len() / 2 && self.bytes.len() > 4096 {
-            self.build_index(hasher);
+        if self.bytes.len() > 4096 && self.pending_bytes() < self.bytes.len() / 2 {
+            self.compact(hasher);
         }
     }
 
@@ -79,42 +139,23 @@ impl PrivateQueue {
 
     /// Memory held, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        let index = self.index.as_ref().map_or(0, |index| index.capacity() * 5);
-        self.bytes.capacity() + self.tags.capacity() * 16 + index
+        // An index slot is 4 bytes and one of control, at a load of at most 7/8.
+        self.bytes.capacity() + self.index.capacity() * 6
     }
 
-    /// The tag of the first frame that is still queued.
-    pub fn first_tag(&self) -> Option<u64> {
-        self.tags.front().map(|&(_, tag)| tag)
+    /// The queued frames in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        frames(&self.bytes[self.sent..]).filter(|frame| frame[TYPE_AT] != DEAD)
     }
 
-    /// The first tag beyond `position`, if any frame carries one.
-    pub fn next_tag_after(&self, position: u64) -> Option<u64> {
-        self.tags
-            .iter()
-            .map(|&(_, tag)| tag)
-            .find(|&tag| tag > position)
-    }
-
-    /// Moves frames that are due at the log position `position` to `out`: whole frames, at most
-    /// `bytes_max`, but one at least if `out` is empty. Returns how many bytes.
-    pub fn take(
-        &mut self,
-        position: u64,
-        out: &mut Vec<u8>,
-        bytes_max: usize,
-        hasher: &RandomState,
-    ) -> usize {
+    /// Moves frames to `out`: whole frames, at most `bytes_max`, but one at least if `out` is
+    /// empty. Returns how many bytes.
+    pub fn take(&mut self, out: &mut Vec<u8>, bytes_max: usize, hasher: &RandomState) -> usize {
         let before = out.len();
-        while let Some(&(end, tag)) = self.tags.front()
-            && tag <= position
-        {
-            if self.sent == end {
-                self.tags.pop_front();
-                continue;
-            }
-            let length = frame_len(&self.bytes[self.sent..]);
-            let frame = &self.bytes[self.sent..self.sent + length];
+        while self.sent < self.bytes.len() {
+            let rest = &self.bytes[self.sent..];
+            let frame = &rest[..frame_len(rest)];
+            let length = frame.len();
             if frame[TYPE_AT] == DEAD {
                 self.dead -= length;
             } else {
@@ -122,53 +163,25 @@ impl PrivateQueue {
                     break;
                 }
                 out.extend_from_slice(frame);
-                self.forget(self.sent, length, hasher);
+                let hash = hasher.hash_one(action_and_key(frame).1);
+                match self.index.find_entry(hash, |&at| at as usize == self.sent) {
+                    Ok(entry) => drop(entry.remove()),
+                    Err(_) => unreachable!("every live frame is in the index"),
+                }
             }
             self.sent += length;
         }
         if self.sent == self.bytes.len() {
-            *self = PrivateQueue::default();
+            *self = Conflation::default();
         }
         out.len() - before
     }
 
-    /// The queued frames in order, each with its tag.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        let mut at = self.sent;
-        self.tags.iter().flat_map(move |&(end, tag)| {
-            let range = &self.bytes[at..end];
-            at = end;
-            frames(range)
-                .filter(|frame| frame[TYPE_AT] != DEAD)
-                .map(move |frame| (frame, tag))
-        })
-    }
-
-    fn tag(&mut self, tag: u64) {
-        let end = self.bytes.len();
-        match self.tags.back_mut() {
-            Some(last) if last.1 >= tag => last.0 = end,
-            _ => self.tags.push_back((end, tag)),
-        }
-    }
-
-    fn forget(&mut self, at: usize, length: usize, hasher: &RandomState) {
-        if let Some(index) = &mut self.index {
-            let (_, key) = action_and_key(&self.bytes[at..at + length]);
-            match index.find_entry(hasher.hash_one(key), |&found| found as usize == at) {
-                Ok(entry) => drop(entry.remove()),
-                Err(_) => unreachable!("every live frame is in the index"),
-            }
-        }
-    }
-
-    /// Makes the queue anew from its live frames, with an index.
-    fn build_index(&mut self, hasher: &RandomState) {
+    fn compact(&mut self, hasher: &RandomState) {
         let queued = std::mem::take(self);
-        self.index = Some(Box::default());
         self.bytes.reserve(queued.pending_bytes());
-        for (frame, tag) in queued.iter() {
-            self.conflate(frame, tag, hasher);
+        for frame in queued.iter() {
+            self.push(frame, hasher);
         }
     }
 }
@@ -219,41 +232,40 @@ mod tests {
 
     #[test]
     fn frames_wait_for_their_tag() {
-        let mut queue = PrivateQueue::default();
+        let mut queue = TaggedQueue::default();
         let (first, second) = (update(Action::Add, 1), update(Action::Add, 2));
         queue.push(&first, 10);
         queue.push(&second, 20);
         let mut out = Vec::new();
-        assert_eq!(queue.take(9, &mut out, 9_999, &hasher()), 0);
-        assert_eq!(
-            (queue.first_tag(), queue.next_tag_after(10)),
-            (Some(10), Some(20))
-        );
-        queue.take(10, &mut out, 9_999, &hasher());
-        assert_eq!(out, first);
-        queue.take(25, &mut out, 9_999, &hasher());
+        assert_eq!(queue.take(9, &mut out, 9_999), 0);
+        assert_eq!(queue.take(10, &mut out, 9_999), first.len());
+        assert_eq!((queue.first_tag(), &out), (Some(20), &first));
+        queue.take(25, &mut out, 9_999);
         assert_eq!(out, [first, second].concat());
         assert_eq!((queue.pending_bytes(), queue.heap_bytes()), (0, 0));
     }
 
     #[test]
     fn pieces_hold_whole_frames() {
-        let mut queue = PrivateQueue::default();
+        let mut tagged = TaggedQueue::default();
+        let mut conflated = Conflation::default();
         for number in 0..100 {
-            queue.push(&update(Action::Add, number), 0);
+            tagged.push(&update(Action::Add, number), u64::from(number / 2));
+            conflated.push(&update(Action::Add, number), &hasher());
         }
         let length = update(Action::Add, 0).len();
-        let mut out = Vec::new();
-        assert_eq!(
-            queue.take(0, &mut out, 3 * length + 1, &hasher()),
-            3 * length
-        );
-        let mut out = Vec::new();
-        assert_eq!(
-            queue.take(0, &mut out, 1, &hasher()),
-            length,
-            "one at least"
-        );
+        for (bytes_max, expected) in [(3 * length + 1, 3 * length), (1, length), (length, length)] {
+            let mut out = Vec::new();
+            assert_eq!(tagged.take(99, &mut out, bytes_max), expected);
+            assert_eq!(
+                tagged.take(99, &mut out, length - 1),
+                0,
+                "the next one does not fit"
+            );
+            let mut out = Vec::new();
+            assert_eq!(conflated.take(&mut out, bytes_max, &hasher()), expected);
+            assert_eq!(conflated.take(&mut out, length - 1, &hasher()), 0);
+        }
     }
 
     proptest! {
@@ -264,33 +276,28 @@ mod tests {
             steps in proptest::collection::vec((0u8..6, 0usize..200), 1..400),
         ) {
             let hasher = hasher();
-            let mut queue = PrivateQueue::default();
+            let mut queue = Conflation::default();
             let mut table: BTreeMap<u8, bool> = BTreeMap::new();
             let mut view: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
-            let mut conflating = false;
             for (number, take) in steps {
                 let present = table.entry(number).or_default();
                 let action = if *present { Action::Remove } else { Action::Add };
                 *present = !*present;
-                conflating |= take > 150;
-                if conflating {
-                    queue.conflate(&update(action, number), 5, &hasher);
-                    prop_assert!(queue.iter().count() <= 6, "one record a route");
-                } else {
-                    queue.push(&update(action, number), 5);
-                }
+                queue.push(&update(action, number), &hasher);
+                prop_assert!(queue.iter().count() <= 6, "one record a route");
                 if take < 80 {
                     let mut out = Vec::new();
-                    queue.take(5, &mut out, take, &hasher);
+                    queue.take(&mut out, take, &hasher);
                     apply(&mut view, &out)?;
                 }
             }
             let mut out = Vec::new();
-            queue.take(5, &mut out, usize::MAX, &hasher);
+            queue.take(&mut out, usize::MAX, &hasher);
             apply(&mut view, &out)?;
+            prop_assert_eq!(queue.heap_bytes(), 0);
             for (number, present) in table {
-                let (_, key) = (0, update(Action::Add, number));
-                let seen = view.get(action_and_key(&key).1).copied().unwrap_or(false);
+                let frame = update(Action::Add, number);
+                let seen = view.get(action_and_key(&frame).1).copied().unwrap_or(false);
                 prop_assert_eq!(seen, present);
             }
         }

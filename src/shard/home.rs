@@ -1,0 +1,135 @@
+//! The shard as the home of VNIs: other shards' requests, and the records that answer them.
+//!
+//! Owns the order in which requests are served. Must never wait for another shard: when one is
+//! full, requests stay where they are, and their senders pause.
+
+use super::mail::{Delivery, Mail, Request};
+use super::{JOB_ROUTES_PER_TURN, REQUESTS_PER_TURN, Shard};
+use crate::rib::Join;
+use crate::types::{Action, ShardId, SourceId, Time};
+
+impl Shard {
+    /// Mail from another shard.
+    pub fn deliver(&mut self, mail: Mail) {
+        let from = mail.from;
+        self.outboxes.requests_done(from, mail.requests_done);
+        self.outboxes.records_taken(from, mail.record_bytes_taken);
+        for settled in &mail.settled {
+            if let Some(peer) = self.peers.find_mut(settled.source.0) {
+                peer.changes_under_way -= i64::from(settled.changes);
+                peer.adds_under_way -= i64::from(settled.adds);
+                peer.routes += i64::from(settled.stored);
+            }
+        }
+        self.take_deliveries(from, mail.deliveries, &mail.bytes);
+        self.inbox[from.index()].extend(mail.requests);
+    }
+
+    /// Serves requests and goes on with jobs, within a turn's budget. True if some are left.
+    pub(super) fn work_as_home(&mut self, now: Time) -> bool {
+        let me = self.config.id;
+        if let Some(own) = self.outboxes.take(me) {
+            self.deliver(own);
+        }
+        let mut budget = REQUESTS_PER_TURN;
+        let shards = self.inbox.len();
+        for turn in 0..shards {
+            let from = (self.served_first + turn) % shards;
+            // Everybody gets a share; the first one what the others leave.
+            let share = if turn + 1 == shards {
+                budget
+            } else {
+                budget.min(REQUESTS_PER_TURN / 4)
+            };
+            budget -= self.serve(ShardId(from as u16), share, now);
+        }
+        self.served_first = (self.served_first + 1) % shards;
+        let mut left = self.inbox.iter().any(|requests| !requests.is_empty());
+        if !self.outboxes.is_any_full() {
+            left |= self
+                .rib
+                .run_jobs(JOB_ROUTES_PER_TURN, &mut self.outboxes, now);
+        }
+        if let Some(own) = self.outboxes.take(me) {
+            self.deliver(own);
+        }
+        // Work that waits for a full shard is not due before that shard's next mail.
+        left && !self.outboxes.is_any_full()
+    }
+
+    /// Serves at most `share` requests of one shard. Returns how many.
+    fn serve(&mut self, from: ShardId, share: usize, now: Time) -> usize {
+        let mut served = 0;
+        while served < share && !self.outboxes.is_any_full() {
+            let Some(request) = self.inbox[from.index()].pop_front() else {
+                break;
+            };
+            served += 1;
+            self.serve_one(from, request, now);
+        }
+        if served > 0 {
+            self.outboxes.block(from).requests_done += served;
+        }
+        served
+    }
+
+    fn serve_one(&mut self, from: ShardId, request: Request, now: Time) {
+        match request {
+            Request::Change {
+                source,
+                class,
+                action,
+                vni,
+                route,
+            } => {
+                let sink = &mut self.outboxes;
+                let is_add = action == Action::Add;
+                let changed = match action {
+                    Action::Add => self.rib.add(source, class, vni, &route, sink),
+                    Action::Remove => self.rib.remove(source, vni, &route, sink),
+                };
+                let stored = match (changed, is_add) {
+                    (false, _) => 0,
+                    (true, true) => 1,
+                    (true, false) => -1,
+                };
+                self.counters.updates_without_effect += u64::from(!changed);
+                self.outboxes.settle(from, source, is_add, stored);
+            }
+            Request::Lost(source) => self.rib.lose(source),
+            Request::Join { group, peer, epoch } => {
+                self.rib
+                    .join(group, Join { peer, epoch }, &mut self.outboxes, now);
+            }
+            Request::Leave(group) => self.rib.leave(group, from),
+        }
+    }
+
+    fn take_deliveries(&mut self, from: ShardId, deliveries: Vec<Delivery>, mut bytes: &[u8]) {
+        self.outboxes.block(from).record_bytes_taken += bytes.len();
+        for delivery in deliveries {
+            match delivery {
+                Delivery::Records {
+                    group,
+                    scope,
+                    length,
+                } => {
+                    let (records, rest) = bytes.split_at(length);
+                    bytes = rest;
+                    let peers = &self.peers;
+                    let named = |source: SourceId| peers.find(source.0)?.subscription(group.vni);
+                    self.groups.append(group, scope, records, named);
+                }
+                Delivery::Joined(joined) => {
+                    let peer = self.peers.find(joined.peer);
+                    let sub = peer.and_then(|peer| peer.subscription(joined.group.vni));
+                    self.groups.joined(sub, *joined);
+                }
+            }
+        }
+        assert!(
+            bytes.is_empty(),
+            "every byte of a block belongs to a delivery"
+        );
+    }
+}

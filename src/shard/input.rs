@@ -1,0 +1,320 @@
+//! What peers say: from bytes to requests.
+//!
+//! Owns the way of a message through its session to the home of its VNI. Must never act on a
+//! message that the session did not deliver.
+
+use std::io;
+
+use super::mail::Request;
+use super::peer::Ending;
+use super::{Shard, Wake};
+use crate::rib::Group;
+use crate::session::{CloseReason, Verdict};
+use crate::types::{Action, PeerId, ShardId, SourceId, Time, Vni};
+use crate::wire::{self, Fault, Message, Reaction, Update};
+
+impl Shard {
+    /// Bytes that the socket read. What cannot be processed yet is kept: `wants_read` is false then.
+    pub fn receive(&mut self, now: Time, id: PeerId, bytes: &[u8]) {
+        let Some(peer) = self.peers.find_mut(id) else {
+            return;
+        };
+        if peer.ending == Ending::Closed {
+            return;
+        }
+        self.counters.bytes_received += bytes.len() as u64;
+        if peer.paused {
+            peer.backlog.extend_from_slice(bytes);
+            return;
+        }
+        let mut rest = bytes;
+        self.consume(now, id, &mut rest);
+        if !rest.is_empty()
+            && let Some(peer) = self.peers.find_mut(id)
+        {
+            peer.backlog.extend_from_slice(rest);
+        }
+    }
+
+    /// Whether the reader may go on. If not, a [`Wake::Read`] will come.
+    pub fn wants_read(&self, id: PeerId) -> bool {
+        self.peers.find(id).is_some_and(|peer| !peer.paused)
+    }
+
+    /// The socket's read side ended: end of stream, or an error.
+    pub fn read_ended(&mut self, now: Time, id: PeerId, result: io::Result<()>) {
+        if let Err(error) = result {
+            tracing::debug!(%id, %error, "read failed");
+        }
+        if let Some(peer) = self.peers.find_mut(id) {
+            let verdict = peer.session.on_eof();
+            self.obey(now, id, verdict);
+        }
+    }
+
+    /// Resumes peers whose homes have room again. Called each turn.
+    pub(super) fn resume_paused(&mut self, now: Time) {
+        for id in std::mem::take(&mut self.paused) {
+            let Some(peer) = self.peers.find_mut(id) else {
+                continue;
+            };
+            peer.paused = false;
+            let held = peer.held.take();
+            let backlog = std::mem::take(&mut peer.backlog);
+            let mut rest = &backlog[..];
+            if held.is_none_or(|update| self.on_update(now, id, &update)) {
+                self.consume(now, id, &mut rest);
+            }
+            let Some(peer) = self.peers.find_mut(id) else {
+                continue;
+            };
+            if peer.paused {
+                let rest = rest.to_vec();
+                peer.backlog = rest;
+            } else if peer.ending != Ending::Closed {
+                peer.session.resume(now);
+                self.woken.push_back((id, Wake::Read));
+            }
+        }
+    }
+
+    /// Processes messages until the input is used up or the peer is paused or closed.
+    fn consume(&mut self, now: Time, id: PeerId, input: &mut &[u8]) {
+        loop {
+            let Some(peer) = self.peers.find_mut(id) else {
+                return;
+            };
+            if peer.paused || peer.ending == Ending::Closed {
+                return;
+            }
+            let message = match peer.deframer.next(input) {
+                Ok(Some(frame)) => wire::decode(frame).map_err(Fault::Decode),
+                Ok(None) => return,
+                Err(error) => Err(Fault::Frame(error)),
+            };
+            match message {
+                Ok(Message::Update(update)) => {
+                    let verdict = peer
+                        .session
+                        .on_message(now, wire::MessageType::Update, None);
+                    if verdict == Verdict::Deliver {
+                        self.on_update(now, id, &update);
+                    } else {
+                        self.obey(now, id, verdict);
+                    }
+                }
+                Ok(message) => self.on_message(now, id, &message),
+                Err(fault) => self.on_fault(now, id, &fault),
+            }
+        }
+    }
+
+    fn on_message(&mut self, now: Time, id: PeerId, message: &Message) {
+        let Some(peer) = self.peers.find_mut(id) else {
+            return;
+        };
+        let hello = match message {
+            Message::Hello(hello) => Some(hello),
+            _ => None,
+        };
+        let verdict = peer.session.on_message(now, message.message_type(), hello);
+        match (verdict, message) {
+            (Verdict::Deliver, Message::Subscribe(vni)) => self.subscribe(now, id, *vni),
+            (Verdict::Deliver, Message::Unsubscribe(vni)) => self.unsubscribe(id, *vni),
+            _ => self.obey(now, id, verdict),
+        }
+        self.note_deadline(id);
+    }
+
+    fn on_fault(&mut self, now: Time, id: PeerId, fault: &Fault) {
+        let Some(peer) = self.peers.find_mut(id) else {
+            return;
+        };
+        match fault.reaction() {
+            Reaction::Close => {
+                tracing::info!(%id, remote = %peer.remote, %fault, "closing: bad input");
+                let verdict = peer.session.on_fault();
+                self.obey(now, id, verdict);
+            }
+            Reaction::DropMessage => {
+                // In a state where no UPDATE is allowed, a bad one is not either.
+                let verdict = peer
+                    .session
+                    .on_message(now, wire::MessageType::Update, None);
+                if verdict != Verdict::Deliver {
+                    return self.obey(now, id, verdict);
+                }
+                self.counters.updates_invalid += 1;
+                peer.dropped += 1;
+                if peer.dropped.is_power_of_two() {
+                    let dropped = peer.dropped;
+                    tracing::warn!(%id, remote = %peer.remote, %fault, dropped, "dropped a message");
+                }
+            }
+            Reaction::Ignore => {}
+        }
+    }
+
+    /// A change of the peer's routes, on its way to the home of its VNI. False if it has to wait.
+    fn on_update(&mut self, now: Time, id: PeerId, update: &Update) -> bool {
+        let home = ShardId::home_of(update.vni, self.config.shards);
+        let routes_max = i64::from(self.config.limits.routes_per_peer_max);
+        let Some(peer) = self.peers.find_mut(id) else {
+            return true;
+        };
+        let is_add = update.action == Action::Add;
+        if is_add && peer.routes + peer.adds_under_way >= routes_max {
+            if peer.changes_under_way > 0 {
+                // Duplicates among them do not count, withdrawals make room: wait and see.
+                peer.held = Some(*update);
+                self.pause(now, id);
+                return false;
+            }
+            self.counters.updates_refused += 1;
+            peer.dropped += 1;
+            if peer.dropped.is_power_of_two() {
+                tracing::warn!(
+                    %id, remote = %peer.remote, routes_max, vni = %update.vni, route = %update.route,
+                    "refused a route: the peer announces as many as it may (--routes-per-peer-max)"
+                );
+            }
+            return true;
+        }
+        peer.adds_under_way += i64::from(is_add);
+        peer.changes_under_way += 1;
+        peer.note_home(home);
+        let change = Request::Change {
+            source: SourceId(id),
+            class: peer.session.peer_class(),
+            action: update.action,
+            vni: update.vni,
+            route: update.route,
+        };
+        self.counters.updates_received += 1;
+        self.outboxes.request(home, change);
+        if self.outboxes.is_home_full(home) {
+            self.pause(now, id);
+        }
+        true
+    }
+
+    fn subscribe(&mut self, now: Time, id: PeerId, vni: Vni) {
+        let Some(peer) = self.peers.find_mut(id) else {
+            return;
+        };
+        let Err(at) = peer
+            .subscriptions
+            .binary_search_by_key(&vni, |&(vni, _)| vni)
+        else {
+            // Clients in the field do send it twice.
+            return tracing::debug!(%id, %vni, "SUBSCRIBE again");
+        };
+        if peer.subscriptions.len() >= self.config.limits.vnis_per_peer_max as usize {
+            self.counters.subscriptions_refused += 1;
+            return tracing::warn!(
+                %id, remote = %peer.remote, %vni,
+                "refused a subscription: the peer has as many as it may (--vnis-per-peer-max)"
+            );
+        }
+        self.epoch += 1;
+        let group = Group::new(vni, peer.session.peer_class());
+        let sub = self.groups.subscribe(group, id, self.epoch);
+        peer.subscriptions.insert(at, (vni, sub));
+        let home = ShardId::home_of(vni, self.config.shards);
+        self.outboxes.request(
+            home,
+            Request::Join {
+                group,
+                peer: id,
+                epoch: self.epoch,
+            },
+        );
+        if self.outboxes.is_home_full(home) {
+            self.pause(now, id);
+        }
+    }
+
+    fn unsubscribe(&mut self, id: PeerId, vni: Vni) {
+        let Some(peer) = self.peers.find_mut(id) else {
+            return;
+        };
+        match peer
+            .subscriptions
+            .binary_search_by_key(&vni, |&(vni, _)| vni)
+        {
+            Ok(at) => {
+                let (_, sub) = peer.subscriptions.remove(at);
+                peer.pending.retain(|&pending| pending != sub);
+                self.drop_subscription(sub);
+            }
+            Err(_) => tracing::debug!(%id, %vni, "UNSUBSCRIBE without a subscription"),
+        }
+    }
+
+    pub(super) fn drop_subscription(&mut self, sub: super::groups::SubIndex) {
+        if let Some(group) = self.groups.unsubscribe(sub) {
+            let home = ShardId::home_of(group.vni, self.config.shards);
+            self.outboxes.request(home, Request::Leave(group));
+        }
+    }
+
+    fn pause(&mut self, now: Time, id: PeerId) {
+        if let Some(peer) = self.peers.find_mut(id)
+            && !peer.paused
+        {
+            peer.paused = true;
+            peer.session.pause(now);
+            self.paused.push(id);
+            self.note_deadline(id);
+        }
+    }
+
+    /// Does what a session says.
+    pub(super) fn obey(&mut self, now: Time, id: PeerId, verdict: Verdict) {
+        let Some(peer) = self.peers.find_mut(id) else {
+            return;
+        };
+        match verdict {
+            Verdict::Ignore => {}
+            Verdict::Deliver => unreachable!("handled where the message is known"),
+            Verdict::SendHello(hello) => peer.hello = Some(hello),
+            Verdict::SendKeepalive => peer.keepalives_owed += 1,
+            Verdict::Established { send_keepalive } => {
+                peer.keepalives_owed += u32::from(send_keepalive);
+                tracing::debug!(%id, remote = %peer.remote, "established");
+            }
+            Verdict::Close(reason) => return self.close(now, id, reason),
+        }
+        self.wake_writer(id);
+        self.note_deadline(id);
+    }
+
+    /// The connection is over: forget what it wanted, withdraw what it announced.
+    pub(super) fn close(&mut self, _now: Time, id: PeerId, reason: CloseReason) {
+        let Some(peer) = self.peers.find_mut(id) else {
+            return;
+        };
+        if peer.ending == Ending::Closed {
+            return;
+        }
+        peer.ending = Ending::Closed;
+        tracing::debug!(%id, remote = %peer.remote, %reason, "closed");
+        let subscriptions = std::mem::take(&mut peer.subscriptions);
+        peer.pending = Default::default();
+        peer.backlog = Vec::new();
+        peer.held = None;
+        peer.hello = None;
+        peer.keepalives_owed = 0;
+        peer.rest = None;
+        let homes = peer.homes();
+        for (_, sub) in subscriptions {
+            self.drop_subscription(sub);
+        }
+        if !self.draining {
+            for home in homes {
+                self.outboxes.request(home, Request::Lost(SourceId(id)));
+            }
+        }
+        self.woken.push_back((id, Wake::Close));
+    }
+}

@@ -1,0 +1,213 @@
+//! What shards write to each other: one block for each destination and turn, FIFO for each pair.
+//!
+//! Owns the blocks under construction, and counts what is under way. Must never be read by two
+//! shards: a block is handed over whole.
+
+use crate::log::Scope;
+use crate::rib::{Group, Joined, RecordSink};
+use crate::types::{Action, PeerClass, PeerId, Route, ShardId, SourceId, Vni};
+
+/// What a peer's shard asks of a VNI's home shard.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// A source announces or withdraws a route.
+    Change {
+        source: SourceId,
+        class: PeerClass,
+        action: Action,
+        vni: Vni,
+        route: Route,
+    },
+    /// A source is gone, and all its routes with it.
+    Lost(SourceId),
+    /// A subscriber wants the table of a group and what follows.
+    Join {
+        group: Group,
+        peer: PeerId,
+        epoch: u64,
+    },
+    /// The shard has no subscriber of the group any more.
+    Leave(Group),
+}
+
+/// What a home shard tells the shards of its VNIs' subscribers.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    /// The next `length` bytes of the block: frames for those whom `scope` includes.
+    Records {
+        group: Group,
+        scope: Scope,
+        length: usize,
+    },
+    /// The answer to a join.
+    Joined(Box<Joined>),
+}
+
+/// What became of a source's changes, for the limit on its routes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settled {
+    pub source: SourceId,
+    /// Changes dealt with.
+    pub changes: u32,
+    /// How many of them were ADDs.
+    pub adds: u32,
+    /// Routes that the source has more than before.
+    pub stored: i32,
+}
+
+/// One block of mail from one shard to another. To be delivered in the order of sending.
+#[derive(Debug)]
+pub struct Mail {
+    pub(super) from: ShardId,
+    pub(super) requests: Vec<Request>,
+    pub(super) deliveries: Vec<Delivery>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) settled: Vec<Settled>,
+    /// Requests of the receiver that the sender dealt with.
+    pub(super) requests_done: usize,
+    /// Bytes of records of the receiver that the sender took.
+    pub(super) record_bytes_taken: usize,
+}
+
+impl Mail {
+    fn new(from: ShardId) -> Mail {
+        Mail {
+            from,
+            requests: Vec::new(),
+            deliveries: Vec::new(),
+            bytes: Vec::new(),
+            settled: Vec::new(),
+            requests_done: 0,
+            record_bytes_taken: 0,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+            && self.deliveries.is_empty()
+            && self.settled.is_empty()
+            && self.requests_done == 0
+            && self.record_bytes_taken == 0
+    }
+
+    /// Memory that the block holds, in bytes, shared bases not counted.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.len()
+            + self.requests.len() * size_of::<Request>()
+            + self.deliveries.len() * size_of::<Delivery>()
+    }
+}
+
+/// Blocks under construction, one for each shard (for the shard itself too).
+pub(super) struct Outboxes {
+    blocks: Vec<Mail>,
+    /// Requests sent to each home and not dealt with.
+    requests_under_way: Vec<usize>,
+    /// Bytes of records sent to each shard and not taken.
+    record_bytes_under_way: Vec<usize>,
+    requests_max: usize,
+    record_bytes_max: usize,
+}
+
+impl Outboxes {
+    /// Empty blocks from `me` to `shards` shards. Beyond `requests_max` and `record_bytes_max` a
+    /// destination counts as full.
+    pub fn new(me: ShardId, shards: u16, requests_max: usize, record_bytes_max: usize) -> Outboxes {
+        Outboxes {
+            blocks: (0..shards).map(|_| Mail::new(me)).collect(),
+            requests_under_way: vec![0; usize::from(shards)],
+            record_bytes_under_way: vec![0; usize::from(shards)],
+            requests_max,
+            record_bytes_max,
+        }
+    }
+
+    /// Asks something of a home shard.
+    pub fn request(&mut self, home: ShardId, request: Request) {
+        self.blocks[home.index()].requests.push(request);
+        self.requests_under_way[home.index()] += 1;
+    }
+
+    /// Whether a home shard has enough to do for now.
+    pub fn is_home_full(&self, home: ShardId) -> bool {
+        self.requests_under_way[home.index()] >= self.requests_max
+    }
+
+    /// Whether some shard has enough records to take for now.
+    pub fn is_any_full(&self) -> bool {
+        self.record_bytes_under_way
+            .iter()
+            .any(|&bytes| bytes >= self.record_bytes_max)
+    }
+
+    /// The receiver of our requests reports that it dealt with some.
+    pub fn requests_done(&mut self, home: ShardId, count: usize) {
+        self.requests_under_way[home.index()] -= count;
+    }
+
+    /// The receiver of our records reports that it took some.
+    pub fn records_taken(&mut self, shard: ShardId, bytes: usize) {
+        self.record_bytes_under_way[shard.index()] -= bytes;
+    }
+
+    /// The block for `shard`.
+    pub fn block(&mut self, shard: ShardId) -> &mut Mail {
+        &mut self.blocks[shard.index()]
+    }
+
+    /// Notes that a request of `source` at `shard` was dealt with.
+    pub fn settle(&mut self, shard: ShardId, source: SourceId, is_add: bool, stored: i32) {
+        let settled = &mut self.blocks[shard.index()].settled;
+        if settled.last().is_none_or(|last| last.source != source) {
+            settled.push(Settled {
+                source,
+                changes: 0,
+                adds: 0,
+                stored: 0,
+            });
+        }
+        if let Some(last) = settled.last_mut() {
+            last.changes += 1;
+            last.adds += u32::from(is_add);
+            last.stored += stored;
+        }
+    }
+
+    /// Takes the block for `shard`, if there is anything in it.
+    pub fn take(&mut self, shard: ShardId) -> Option<Mail> {
+        let block = &mut self.blocks[shard.index()];
+        if block.is_empty() {
+            return None;
+        }
+        let from = block.from;
+        Some(std::mem::replace(block, Mail::new(from)))
+    }
+}
+
+impl RecordSink for Outboxes {
+    fn record(&mut self, shard: ShardId, group: Group, scope: Scope, frame: &[u8]) {
+        self.record_bytes_under_way[shard.index()] += frame.len();
+        let block = &mut self.blocks[shard.index()];
+        block.bytes.extend_from_slice(frame);
+        match block.deliveries.last_mut() {
+            Some(Delivery::Records {
+                group: last,
+                scope: same,
+                length,
+            }) if *last == group && *same == scope => {
+                *length += frame.len();
+            }
+            _ => block.deliveries.push(Delivery::Records {
+                group,
+                scope,
+                length: frame.len(),
+            }),
+        }
+    }
+
+    fn joined(&mut self, shard: ShardId, joined: Joined) {
+        self.blocks[shard.index()]
+            .deliveries
+            .push(Delivery::Joined(Box::new(joined)));
+    }
+}

@@ -1,0 +1,418 @@
+//! The core of one shard, sans-IO: events in, effects out, the time passed in.
+//!
+//! Owns some peers with all their state, and the route tables of the VNIs whose home it is. Must
+//! never touch a socket, a clock, a thread or a random number, nor wait for another shard.
+//!
+//! A driver (`io`, or the simulator in the tests) feeds [`Shard::receive`], [`Shard::deliver`] and
+//! [`Shard::transmitted`], and after a batch of them calls [`Shard::turn`]; then it passes on
+//! [`Shard::take_mail`] and wakes whom [`Shard::take_woken`] names.
+
+mod groups;
+mod home;
+mod input;
+mod mail;
+mod output;
+mod pacing;
+mod peer;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ahash::RandomState;
+use smallvec::SmallVec;
+
+use crate::rib::{BASE_KEPT, Rib};
+use crate::session::{CloseReason, Direction, Session, SessionConfig, Verdict};
+use crate::types::{Pace, PeerId, ReflectOwn, ShardId, Time};
+use crate::wire::Deframer;
+
+use groups::Groups;
+use mail::{Outboxes, Request};
+use peer::{Ending, Peer, Peers};
+
+pub use mail::Mail;
+pub use output::Transmit;
+pub use pacing::{BATCH_BYTES_MAX, Pacer, Permit, TcpSample};
+pub use peer::Piece;
+
+/// Requests that a turn serves at most.
+const REQUESTS_PER_TURN: usize = 16_384;
+/// Routes that the jobs of a turn (withdrawing a lost peer's, building a base) deal with at most.
+const JOB_ROUTES_PER_TURN: usize = 8_192;
+/// Requests under way to one home beyond which its askers pause.
+const REQUESTS_UNDER_WAY_MAX: usize = 32_768;
+/// Record bytes under way to one shard beyond which homes stop serving.
+const RECORD_BYTES_UNDER_WAY_MAX: usize = 4 << 20;
+/// Timers are looked after at most this often.
+const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
+/// How often a SEND that does not end is asked about.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Limits that keep one peer from filling the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Routes that one peer may announce; further ADDs are refused.
+    pub routes_per_peer_max: u32,
+    /// VNIs that one peer may subscribe to; further SUBSCRIBEs are refused.
+    pub vnis_per_peer_max: u32,
+    /// Bytes of all private queues of this shard; beyond, the peer with the longest is closed.
+    pub queue_bytes_max: u64,
+    /// Bytes of a log that a reader may be behind before its backlog is conflated.
+    pub lag_bytes_max: u64,
+    /// Bytes of all logs of this shard; beyond, all readers that are behind are conflated.
+    pub log_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            routes_per_peer_max: 100_000,
+            vnis_per_peer_max: 16_384,
+            queue_bytes_max: 1 << 30,
+            lag_bytes_max: 4 << 20,
+            log_bytes_max: 256 << 20,
+        }
+    }
+}
+
+/// What a shard is told at its start.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Which shard it is.
+    pub id: ShardId,
+    /// How many there are, 1..=1024.
+    pub shards: u16,
+    /// The seed of its hash tables.
+    pub hash_seed: [u64; 4],
+    /// The keepalive interval to offer, in seconds.
+    pub keepalive_interval_s: u32,
+    /// Which of its own routes a peer gets back.
+    pub reflect_own: ReflectOwn,
+    /// How fast peers are fed that do not reassemble.
+    pub pace: Pace,
+    /// Limits on peers and memory.
+    pub limits: Limits,
+}
+
+/// Whom the driver is to wake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wake {
+    /// The writer: [`Shard::transmit`] has something for it.
+    Write,
+    /// The reader: [`Shard::wants_read`] is true again.
+    Read,
+    /// Close the connection, then [`Shard::release`] it.
+    Close,
+    /// Sample TCP_INFO, and report it with [`Shard::sampled`].
+    Sample,
+}
+
+/// What a shard has counted since its start.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Counters {
+    /// Connections taken over.
+    pub connections: u64,
+    /// Bytes read from peers.
+    pub bytes_received: u64,
+    /// Bytes sent to peers.
+    pub bytes_sent: u64,
+    /// UPDATEs passed on to the homes of their VNIs.
+    pub updates_received: u64,
+    /// UPDATEs dropped because they make no sense.
+    pub updates_invalid: u64,
+    /// ADDs refused because of the limit on routes.
+    pub updates_refused: u64,
+    /// At home: ADDs of what was there, REMOVEs of what was not.
+    pub updates_without_effect: u64,
+    /// SUBSCRIBEs refused because of the limit on VNIs.
+    pub subscriptions_refused: u64,
+    /// Peers closed because private queues took too much memory.
+    pub peers_over_budget: u64,
+}
+
+/// What a shard holds in memory, in bytes but for the counts; see [`Limits`] for the bounds.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Held {
+    /// Routes in the tables of its VNIs.
+    pub routes: usize,
+    /// VNIs of which it is the home and that anything is known of.
+    pub vnis: usize,
+    /// Log chunks that somebody has still to read.
+    pub log_bytes: usize,
+    /// Private queues.
+    pub private_bytes: usize,
+    /// The longest way that a reader is behind in a log.
+    pub lag_bytes_longest: u64,
+    /// The most bases that any group has alive.
+    pub bases_alive_max: usize,
+}
+
+/// One shard. Neither `Send` nor `Sync`: it is made, used and dropped on its own thread.
+pub struct Shard {
+    config: ShardConfig,
+    peers: Peers,
+    groups: Groups,
+    rib: Rib,
+    /// Requests by asking shard, not served yet.
+    inbox: Vec<VecDeque<Request>>,
+    served_first: usize,
+    outboxes: Outboxes,
+    mail_to: u16,
+    woken: VecDeque<(PeerId, Wake)>,
+    paused: Vec<PeerId>,
+    pace_timers: BinaryHeap<Reverse<(Time, PeerId)>>,
+    next_sweep: Time,
+    next_expiry: Time,
+    epoch: u64,
+    draining: bool,
+    log_bytes_seen: usize,
+    counters: Counters,
+}
+
+impl Shard {
+    /// A shard without peers and routes.
+    pub fn new(config: ShardConfig, now: Time) -> Shard {
+        let [a, b, c, d] = config.hash_seed;
+        let hasher = RandomState::with_seeds(a, b, c, d);
+        let shards = config.shards;
+        Shard {
+            peers: Peers::new(config.id),
+            groups: Groups::new(hasher.clone(), config.limits.lag_bytes_max),
+            rib: Rib::new(hasher, config.reflect_own),
+            inbox: (0..shards).map(|_| VecDeque::new()).collect(),
+            served_first: 0,
+            outboxes: Outboxes::new(
+                config.id,
+                shards,
+                REQUESTS_UNDER_WAY_MAX,
+                RECORD_BYTES_UNDER_WAY_MAX,
+            ),
+            mail_to: 0,
+            woken: VecDeque::new(),
+            paused: Vec::new(),
+            pace_timers: BinaryHeap::new(),
+            next_sweep: Time::NEVER,
+            next_expiry: now,
+            epoch: 0,
+            draining: false,
+            log_bytes_seen: 0,
+            counters: Counters::default(),
+            config,
+        }
+    }
+
+    /// A connection was accepted. Its id stays valid until it is released.
+    pub fn accept(&mut self, now: Time, remote: SocketAddr) -> PeerId {
+        let session = Session::new(
+            &SessionConfig {
+                direction: Direction::Incoming,
+                keepalive_interval_s: self.config.keepalive_interval_s,
+                is_server: true,
+                reassembles: true,
+                reflector: true,
+            },
+            now,
+        );
+        self.counters.connections += 1;
+        let id = self.peers.insert(Peer {
+            remote,
+            session,
+            ending: if self.draining {
+                Ending::Gracefully
+            } else {
+                Ending::No
+            },
+            deframer: Deframer::new(),
+            backlog: Vec::new(),
+            held: None,
+            paused: false,
+            subscriptions: Vec::new(),
+            pending: VecDeque::new(),
+            homes: SmallVec::new(),
+            routes: 0,
+            adds_under_way: 0,
+            changes_under_way: 0,
+            hello: None,
+            keepalives_owed: 0,
+            in_flight: None,
+            rest: None,
+            in_flight_since: now,
+            writer_waits: false,
+            pacer: Pacer::new(self.config.pace),
+            bytes_acked: 0,
+            dropped: 0,
+        });
+        tracing::debug!(%id, %remote, "accepted");
+        self.note_deadline(id);
+        id
+    }
+
+    /// The driver closed the connection: its slot may be used again.
+    pub fn release(&mut self, id: PeerId) {
+        if self
+            .peers
+            .find(id)
+            .is_some_and(|peer| peer.ending != Ending::Closed)
+        {
+            self.close(Time(0), id, CloseReason::RemoteClosed);
+        }
+        self.peers.remove(id);
+    }
+
+    /// Does what is due. True if work is left: call again soon, after I/O had its chance.
+    pub fn turn(&mut self, now: Time) -> bool {
+        let left = self.work_as_home(now);
+        self.groups.conflate_slow(false);
+        self.hold_budgets(now);
+        self.queue_ready();
+        self.resume_paused(now);
+        self.fire_timers(now);
+        // What the resumed have asked of this very shard is work too.
+        left || !self.outboxes.block(self.config.id).requests.is_empty()
+    }
+
+    /// Mail that the turn collected, a block for each destination. To be called until None.
+    pub fn take_mail(&mut self) -> Option<(ShardId, Mail)> {
+        while self.mail_to < self.config.shards {
+            let to = ShardId(self.mail_to);
+            self.mail_to += 1;
+            if to != self.config.id
+                && let Some(mail) = self.outboxes.take(to)
+            {
+                return Some((to, mail));
+            }
+        }
+        self.mail_to = 0;
+        None
+    }
+
+    /// Whom the turn wants to be woken. To be called until None.
+    pub fn take_woken(&mut self) -> Option<(PeerId, Wake)> {
+        self.woken.pop_front()
+    }
+
+    /// When [`Shard::turn`] is to be called at the latest.
+    pub fn next_wakeup(&self) -> Time {
+        let paced = self
+            .pace_timers
+            .peek()
+            .map_or(Time::NEVER, |Reverse((at, _))| *at);
+        let expiry = if self.rib.has_bases() {
+            self.next_expiry
+        } else {
+            Time::NEVER
+        };
+        self.next_sweep.min(paced).min(expiry)
+    }
+
+    /// From now on what closes withdraws nothing, and every peer ends when it was sent what is
+    /// pending for it: those that stay elsewhere see no withdrawal of a reflector that comes back.
+    pub fn drain(&mut self, _now: Time) {
+        self.draining = true;
+        for id in self.peers.ids() {
+            if let Some(peer) = self.peers.find_mut(id)
+                && peer.ending == Ending::No
+            {
+                peer.ending = Ending::Gracefully;
+                self.wake_writer(id);
+            }
+        }
+    }
+
+    /// Connections not released yet.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What is held. Walks all subscriptions: not for each turn.
+    pub fn held(&self) -> Held {
+        Held {
+            routes: self.rib.routes(),
+            vnis: self.rib.vnis(),
+            log_bytes: self.groups.live_bytes(),
+            private_bytes: self.groups.private_bytes(),
+            lag_bytes_longest: self.groups.lag_bytes_longest(),
+            bases_alive_max: self.rib.bases_alive_max(),
+        }
+    }
+
+    /// A peer's session may have got an earlier deadline.
+    fn note_deadline(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.find(id) {
+            self.next_sweep = self.next_sweep.min(peer.session.next_deadline());
+        }
+    }
+
+    fn fire_timers(&mut self, now: Time) {
+        while let Some(&Reverse((at, id))) = self.pace_timers.peek()
+            && at <= now
+        {
+            self.pace_timers.pop();
+            self.wake_writer(id);
+        }
+        if now >= self.next_expiry {
+            self.rib.expire_bases(now);
+            self.next_expiry = now.after(BASE_KEPT);
+        }
+        if now >= self.next_sweep {
+            self.sweep(now);
+        }
+    }
+
+    /// Looks after all timers. Deadlines mostly move away meanwhile, so this is rare.
+    fn sweep(&mut self, now: Time) {
+        self.next_sweep = Time::NEVER;
+        for id in self.peers.ids() {
+            loop {
+                let Some(peer) = self.peers.find_mut(id) else {
+                    break;
+                };
+                let verdict = peer.session.on_timer(now);
+                self.obey(now, id, verdict);
+                if matches!(verdict, Verdict::Ignore | Verdict::Close(_)) {
+                    break;
+                }
+            }
+            if let Some(peer) = self.peers.find_mut(id)
+                && peer.in_flight.is_some()
+            {
+                let ask_at = peer.in_flight_since.after(SAMPLE_INTERVAL);
+                if ask_at <= now {
+                    peer.in_flight_since = now;
+                    self.woken.push_back((id, Wake::Sample));
+                }
+                self.next_sweep = self.next_sweep.min(ask_at.max(now.after(SAMPLE_INTERVAL)));
+            }
+        }
+        self.next_sweep = self.next_sweep.max(now.after(SWEEP_INTERVAL_MIN));
+    }
+
+    /// Keeps logs and private queues within their budgets.
+    fn hold_budgets(&mut self, now: Time) {
+        let log_bytes = self.groups.live_bytes();
+        let log_bytes_max = self.config.limits.log_bytes_max;
+        if log_bytes <= log_bytes_max {
+            self.log_bytes_seen = 0;
+        } else if log_bytes > self.log_bytes_seen + log_bytes_max / 8 {
+            // Looking again is worth it only when there is more to find.
+            self.groups.conflate_slow(true);
+            self.log_bytes_seen = self.groups.live_bytes();
+        }
+        while self.groups.private_bytes() as u64 > self.config.limits.queue_bytes_max {
+            let Some(id) = self.groups.hungriest() else {
+                break;
+            };
+            self.counters.peers_over_budget += 1;
+            let remote = self.peers.find(id).map(|peer| peer.remote);
+            tracing::warn!(%id, ?remote, "closing the slowest peer: out of queue memory");
+            self.close(now, id, CloseReason::Shutdown);
+        }
+    }
+}
