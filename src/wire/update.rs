@@ -288,3 +288,249 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 fn port(number: u32) -> Result<u16, InvalidUpdate> {
     u16::try_from(number).map_err(|_| InvalidUpdate::NatPort(number))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::message::decode_payload;
+    use super::super::proto;
+    use super::super::strategies::{damaged_update, update_like, valid_update};
+    use super::*;
+
+    /// The same through the generated code.
+    fn decode_update_prost(payload: &[u8]) -> Result<Update, DecodeError> {
+        let update: proto::Update = decode_payload(MessageType::Update, payload)?;
+        let fields = Fields {
+            action: update.action,
+            vni: update.vni,
+            destination: update.destination.as_ref().map(|it| DestinationFields {
+                ip_version: it.ip_version,
+                prefix: &it.prefix,
+                prefix_length: it.prefix_length,
+            }),
+            next_hop: update.next_hop.as_ref().map(|it| NextHopFields {
+                address: &it.target_address,
+                target_vni: it.target_vni,
+                kind: it.r#type,
+                nat_from: it.nat_port_range_from,
+                nat_to: it.nat_port_range_to,
+            }),
+        };
+        Ok(fields.validate()?)
+    }
+
+    /// The payload that the generated code writes.
+    fn encode_update_prost(update: &Update) -> Vec<u8> {
+        fn octets(address: IpAddr) -> Vec<u8> {
+            match address {
+                IpAddr::V4(address) => address.octets().to_vec(),
+                IpAddr::V6(address) => address.octets().to_vec(),
+            }
+        }
+        let Route {
+            destination,
+            next_hop,
+        } = update.route;
+        let message = proto::Update {
+            action: i32::from(update.action == Action::Remove),
+            vni: update.vni.0,
+            destination: Some(proto::Destination {
+                ip_version: i32::from(destination.prefix.is_ipv6()),
+                prefix: octets(destination.prefix),
+                prefix_length: u32::from(destination.length),
+            }),
+            next_hop: Some(proto::NextHop {
+                target_address: octets(next_hop.address),
+                target_vni: next_hop.vni.0,
+                r#type: next_hop.kind.0,
+                nat_port_range_from: u32::from(next_hop.nat_port_from),
+                nat_port_range_to: u32::from(next_hop.nat_port_to),
+            }),
+        };
+        prost::Message::encode_to_vec(&message)
+    }
+
+    /// Both decoders say the same; their words for undecodable bytes may differ.
+    fn assert_same(payload: &[u8]) -> Result<Update, DecodeError> {
+        let ours = decode_update(payload);
+        match (&ours, decode_update_prost(payload)) {
+            (Err(DecodeError::Malformed { .. }), Err(DecodeError::Malformed { .. })) => {}
+            (ours, prost) => assert_eq!(*ours, prost, "{}", hex::encode(payload)),
+        }
+        ours
+    }
+
+    fn encoded(update: &Update) -> Vec<u8> {
+        let mut frame = Vec::new();
+        encode_update(&mut frame, update.action, update.vni, &update.route);
+        frame
+    }
+
+    /// The payloads of all UPDATEs of the corpus.
+    fn corpus() -> Vec<Vec<u8>> {
+        let text = include_str!("../../tests/corpus/vectors.json");
+        let vectors: serde_json::Value = serde_json::from_str(text).unwrap();
+        let updates = vectors.as_array().unwrap().iter();
+        let updates = updates.filter(|vector| vector["kind"] == "UPDATE");
+        let frames = updates.filter_map(|vector| vector["hex"].as_str());
+        frames
+            .map(|frame| hex::decode(frame).unwrap()[HEADER_BYTES..].to_vec())
+            .collect()
+    }
+
+    fn sample() -> Update {
+        let payload = "10641a0812040a000000181822120a1020010db8000000000000000000000005";
+        decode_update(&hex::decode(payload).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn writes_what_the_generated_code_writes(update in valid_update()) {
+            let frame = encoded(&update);
+            prop_assert_eq!(&frame[HEADER_BYTES..], encode_update_prost(&update));
+            prop_assert_eq!(super::super::frame_len(&frame), frame.len());
+            prop_assert_eq!(assert_same(&frame[HEADER_BYTES..]), Ok(update));
+        }
+
+        #[test]
+        fn reads_what_the_generated_code_reads(payload in update_like()) {
+            let _ = assert_same(&payload);
+        }
+
+        #[test]
+        fn judges_damage_like_the_generated_code(payload in damaged_update()) {
+            let _ = assert_same(&payload);
+        }
+
+        #[test]
+        fn judges_garbage_like_the_generated_code(
+            payload in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let _ = assert_same(&payload);
+        }
+    }
+
+    #[test]
+    fn the_corpus_cut_and_with_any_bit_flipped() {
+        let corpus = corpus();
+        assert!(corpus.len() >= 10);
+        for mut payload in corpus {
+            assert_same(&payload).unwrap();
+            for length in 0..payload.len() {
+                let _ = assert_same(&payload[..length]);
+            }
+            for bit in 0..payload.len() * 8 {
+                payload[bit / 8] ^= 1 << (bit % 8);
+                let _ = assert_same(&payload);
+                payload[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    /// Random bytes hardly ever get there: nesting right up to the limit, in both places.
+    #[test]
+    fn deep_groups_end_at_the_same_depth() {
+        let valid = encode_update_prost(&sample());
+        for depth in 95..105 {
+            let groups = [vec![0x7b; depth], vec![0x7c; depth]].concat();
+            let outer = [groups.clone(), valid.clone()].concat();
+            assert_eq!(assert_same(&outer).is_ok(), depth <= 100, "{depth}");
+            let with_field = [vec![0x7b; depth], vec![0x70, 1], vec![0x7c; depth]].concat();
+            let _ = assert_same(&[with_field, valid.clone()].concat());
+            let length = [groups.len() as u8 & 0x7f | 0x80, (groups.len() >> 7) as u8];
+            let inner = [valid.clone(), vec![0x22], length.to_vec(), groups].concat();
+            assert_eq!(assert_same(&inner).is_ok(), depth <= 99, "{depth}");
+        }
+    }
+
+    #[test]
+    fn the_longest_update_fits() {
+        let mut update = sample();
+        update.action = Action::Remove;
+        update.vni = Vni(u32::MAX);
+        update.route.destination = Destination {
+            prefix: IpAddr::from([0xff; 16]),
+            length: u8::MAX,
+        };
+        update.route.next_hop = NextHop {
+            address: IpAddr::from([0xff; 16]),
+            vni: Vni(u32::MAX),
+            kind: NextHopType(-1),
+            nat_port_from: u16::MAX,
+            nat_port_to: u16::MAX,
+        };
+        assert_eq!(encoded(&update).len(), UPDATE_FRAME_BYTES_MAX - 8);
+        update.route.next_hop.kind = NextHopType::NAT;
+        assert_eq!(encoded(&update).len(), UPDATE_FRAME_BYTES_MAX - 9);
+    }
+
+    #[test]
+    fn an_unreadable_update_is_malformed_even_if_invalid() {
+        // Action 7, and then a varint without an end.
+        let error = assert_same(&[0x08, 7, 0x10, 0xff]).unwrap_err();
+        assert!(matches!(error, DecodeError::Malformed { .. }));
+    }
+
+    #[test]
+    fn every_kind_of_invalid_update() {
+        let cases = [
+            ("08021a0022 00", InvalidUpdate::Action(2)),
+            ("08ffffffffffffffffff011a002200", InvalidUpdate::Action(-1)),
+            ("2200", InvalidUpdate::NoDestination),
+            ("1a00", InvalidUpdate::NoNextHop),
+            ("1a02 0802 2200", InvalidUpdate::IpVersion(2)),
+            ("1a00 2200", InvalidUpdate::PrefixBytes(0)),
+            ("1a07 1205 0102030405 2200", InvalidUpdate::PrefixBytes(5)),
+            (
+                "1a08 0801 1204 01020304 2200",
+                InvalidUpdate::IpVersionMismatch(4),
+            ),
+            (
+                "1a08 1204 01020304 1821 2200",
+                InvalidUpdate::PrefixLength(33),
+            ),
+            (
+                "1a09 1204 01020304 188002 2200",
+                InvalidUpdate::PrefixLength(256),
+            ),
+            ("1a06 1204 01020304 2200", InvalidUpdate::AddressBytes(0)),
+            (
+                "1a06 1204 01020304 220c 0a04 01020304 1801 28 808004",
+                InvalidUpdate::NatPort(65536),
+            ),
+        ];
+        for (text, expected) in cases {
+            let payload = hex::decode(text.replace(' ', "")).unwrap();
+            assert_eq!(assert_same(&payload), Err(expected.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_count_for_nat_only() {
+        let with_ports = |kind: u8| {
+            let text = "1a0612040102030422100a04010203041801208080042880800";
+            let mut payload = hex::decode(format!("{text}4")).unwrap();
+            payload[17] = kind;
+            assert_same(&payload)
+        };
+        assert_eq!(with_ports(1), Err(InvalidUpdate::NatPort(65536).into()));
+        let hop = with_ports(2).unwrap().route.next_hop;
+        assert_eq!((hop.nat_port_from, hop.nat_port_to), (0, 0));
+    }
+
+    #[test]
+    fn the_key_leaves_out_the_action_only() {
+        let mut update = sample();
+        let add = encoded(&update);
+        update.action = Action::Remove;
+        let remove = encoded(&update);
+        assert_eq!(action_and_key(&add).0, Action::Add);
+        assert_eq!(action_and_key(&remove).0, Action::Remove);
+        assert_eq!(action_and_key(&add).1, action_and_key(&remove).1);
+        update.vni = Vni(0);
+        assert_ne!(action_and_key(&add).1, action_and_key(&encoded(&update)).1);
+    }
+}
