@@ -194,12 +194,15 @@ fn check_bad_frames(path: &Path) -> usize {
             continue;
         }
         let ours = case["ours"].as_str().unwrap();
+        let Some(text) = case["hex"].as_str() else {
+            continue; // Too long to be written down.
+        };
         let expected = match ours {
             _ if ours.starts_with("close the connection") => Some(Reaction::Close),
             _ if ours.starts_with("drop this message only") => Some(Reaction::DropMessage),
             _ => None,
         };
-        let bytes = hex::decode(case["hex"].as_str().unwrap()).unwrap();
+        let bytes = hex::decode(text).unwrap();
         assert_eq!(reaction(&bytes), expected, "{name}: {ours}");
         judged += 1;
     }

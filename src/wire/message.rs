@@ -3,8 +3,6 @@
 //! Owns HELLO, SUBSCRIBE and UNSUBSCRIBE, and what may be wrong with a payload. Must never judge
 //! whether a message is legal at this point of a connection: that is the session's part.
 
-use std::borrow::Cow;
-
 use thiserror::Error;
 
 use super::frame::{Frame, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, PAYLOAD_BYTES_MAX, VERSION};
@@ -115,7 +113,7 @@ pub enum DecodeError {
         /// What the frame said it was.
         message_type: MessageType,
         /// The decoder's words; for people only.
-        reason: Cow<'static, str>,
+        reason: String,
     },
     /// A HELLO with keepalive interval 0, or without one.
     #[error("HELLO with keepalive interval 0")]
@@ -180,7 +178,7 @@ pub(super) fn decode_payload<M: prost::Message + Default>(
 ) -> Result<M, DecodeError> {
     M::decode(payload).map_err(|error| DecodeError::Malformed {
         message_type,
-        reason: error.to_string().into(),
+        reason: error.to_string(),
     })
 }
 

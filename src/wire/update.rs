@@ -78,11 +78,13 @@ pub fn encode_update(out: &mut Vec<u8>, action: Action, vni: Vni, route: &Route)
 /// [`DecodeError::Malformed`] if it is no protobuf, even where it is invalid besides;
 /// [`DecodeError::InvalidUpdate`] if it names no route.
 pub fn decode_update(payload: &[u8]) -> Result<Update, DecodeError> {
-    let fields = Fields::read(payload).map_err(|reason| DecodeError::Malformed {
-        message_type: MessageType::Update,
-        reason,
-    })?;
-    Ok(fields.validate()?)
+    match Fields::read(payload) {
+        Ok(fields) => Ok(fields.validate()?),
+        Err(broken) => Err(DecodeError::Malformed {
+            message_type: MessageType::Update,
+            reason: broken.to_string(),
+        }),
+    }
 }
 
 /// What a canonical UPDATE frame (of our own making) does, and the rest of its payload: two frames
@@ -510,14 +512,13 @@ mod tests {
 
     #[test]
     fn ports_count_for_nat_only() {
-        let with_ports = |kind: u8| {
-            let text = "1a0612040102030422100a04010203041801208080042880800";
-            let mut payload = hex::decode(format!("{text}4")).unwrap();
-            payload[17] = kind;
-            assert_same(&payload)
+        let with_ports = |kind: &str| {
+            let hop = format!("2210 0a04 01020304 18{kind} 20 808004 28 808004");
+            let text = format!("1a06 1204 01020304 {hop}");
+            assert_same(&hex::decode(text.replace(' ', "")).unwrap())
         };
-        assert_eq!(with_ports(1), Err(InvalidUpdate::NatPort(65536).into()));
-        let hop = with_ports(2).unwrap().route.next_hop;
+        assert_eq!(with_ports("01"), Err(InvalidUpdate::NatPort(65536).into()));
+        let hop = with_ports("02").unwrap().route.next_hop;
         assert_eq!((hop.nat_port_from, hop.nat_port_to), (0, 0));
     }
 
