@@ -20,7 +20,7 @@ fn updates() -> Vec<Update> {
         let low = u128::from(index);
         let v6 = Ipv6Addr::from_bits(0x2001_0db8_0004_u128 << 80 | low << 64);
         let is_v6 = index % 2 == 1;
-        let is_nat = index % 8 == 0;
+        let is_nat = index.is_multiple_of(8);
         Update {
             action: if index % 4 == 3 {
                 Action::Remove

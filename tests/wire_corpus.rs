@@ -6,6 +6,8 @@
 //! The large corpus is looked for in the directory that `METALBOND_CORPUS` names, else in
 //! `../shared/wire` beside the repository.
 
+#![allow(clippy::unwrap_used)] // The lint's exception for tests does not reach their helpers.
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
