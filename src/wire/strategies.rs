@@ -58,7 +58,7 @@ pub(super) fn chunks<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
 }
 
 /// Bytes that look much like an UPDATE: its fields in any order, repeated, left out, of the wrong
-/// type, in overlong varints, among unknown fields and groups. Three in four can be read, though few name
+/// type, in overlong varints, among unknown fields and groups. About 70 % can be read, though few name
 /// a route.
 pub(super) fn update_like() -> impl Strategy<Value = Vec<u8>> {
     let destination = prop_oneof![
