@@ -270,3 +270,136 @@ impl Header {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::super::strategies::{chunks, valid_message};
+    use super::*;
+
+    /// The frames of a stream that arrives in these chunks, and how it ends.
+    fn deframe(chunks: &[&[u8]]) -> (Vec<(MessageType, Vec<u8>)>, Option<FrameError>) {
+        let mut deframer = Deframer::new();
+        let mut frames = Vec::new();
+        for chunk in chunks {
+            let mut input = *chunk;
+            loop {
+                match deframer.next(&mut input) {
+                    Ok(Some(frame)) => frames.push((frame.message_type, frame.payload.to_vec())),
+                    Ok(None) => break,
+                    Err(error) => return (frames, Some(error)),
+                }
+            }
+            assert!(input.is_empty());
+            assert!(deframer.buffered_bytes() < FRAME_BYTES_MAX);
+        }
+        (frames, None)
+    }
+
+    /// A frame of any type and payload; 1188 bytes now and then.
+    fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+        let length = prop_oneof![8 => 0..40usize, 1 => Just(PAYLOAD_BYTES_MAX)];
+        (1..=5u8, length, any::<u8>()).prop_map(|(number, length, fill)| {
+            let [high, low] = (length as u16).to_be_bytes();
+            [vec![VERSION, high, low, number], vec![fill; length]].concat()
+        })
+    }
+
+    /// Whole frames; then maybe the start of one more, or garbage.
+    fn any_stream() -> impl Strategy<Value = Vec<u8>> {
+        let end = prop_oneof![
+            Just(Vec::new()),
+            (any_frame(), any::<Index>())
+                .prop_map(|(frame, cut)| frame[..cut.index(frame.len())].to_vec()),
+            vec(any::<u8>(), 0..9),
+            vec(0..6u8, 4..20),
+        ];
+        (vec(any_frame(), 0..6), end).prop_map(|(frames, end)| [frames.concat(), end].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_gives_the_same(stream in any_stream(), cuts in vec(any::<Index>(), 0..20)) {
+            let whole = deframe(&[&stream]);
+            prop_assert_eq!(&deframe(&chunks(&stream, &cuts)), &whole);
+            let bytes: Vec<&[u8]> = stream.chunks(1).collect();
+            prop_assert_eq!(&deframe(&bytes), &whole);
+        }
+
+        #[test]
+        fn frames_come_out_as_they_went_in(frames in vec(any_frame(), 0..6)) {
+            let stream = frames.concat();
+            let split: Vec<&[u8]> = super::frames(&stream).collect();
+            prop_assert_eq!(&split, &frames);
+            let (decoded, error) = deframe(&[&stream]);
+            prop_assert_eq!(error, None);
+            let payloads: Vec<&[u8]> = decoded.iter().map(|(_, payload)| &payload[..]).collect();
+            let expected: Vec<&[u8]> = frames.iter().map(|frame| &frame[HEADER_BYTES..]).collect();
+            prop_assert_eq!(payloads, expected);
+        }
+
+        #[test]
+        fn messages_are_one_frame_each(messages in vec(valid_message(), 0..6)) {
+            let mut stream = Vec::new();
+            messages.iter().for_each(|message| message.encode(&mut stream));
+            prop_assert_eq!(frames(&stream).count(), messages.len());
+        }
+    }
+
+    #[test]
+    fn headers_are_judged_as_early_as_possible() {
+        let cases: [(&[u8], FrameError); 6] = [
+            (&[0], FrameError::Version(0)),
+            (&[2], FrameError::Version(2)),
+            (&[1, 4, 0xa5], FrameError::Length(1189)),
+            (&[1, 0xff, 0xff], FrameError::Length(65535)),
+            (&[1, 0, 9, 0], FrameError::MessageType(0)),
+            (&[1, 4, 0xa4, 6], FrameError::MessageType(6)),
+        ];
+        for (stream, error) in cases {
+            assert_eq!(deframe(&[stream]), (Vec::new(), Some(error)));
+            let (early, last) = stream.split_at(stream.len() - 1);
+            assert_eq!(deframe(&[early]), (Vec::new(), None));
+            assert_eq!(deframe(&[early, last]), (Vec::new(), Some(error)));
+        }
+    }
+
+    #[test]
+    fn an_error_stays() {
+        let mut deframer = Deframer::new();
+        assert_eq!(deframer.next(&mut &[9][..]), Err(FrameError::Version(9)));
+        let mut good = &KEEPALIVE_FRAME[..];
+        assert_eq!(deframer.next(&mut good), Err(FrameError::Version(9)));
+        assert_eq!(deframer.next(&mut &[][..]), Err(FrameError::Version(9)));
+    }
+
+    #[test]
+    fn whole_frames_are_not_copied_and_memory_is_given_back() {
+        let stream = [&KEEPALIVE_FRAME[..], &[1, 0, 2, 3, 8, 7], &[1, 0, 2]].concat();
+        let mut deframer = Deframer::new();
+        let mut input = &stream[4..];
+        let payload = deframer.next(&mut input).unwrap().unwrap().payload;
+        assert_eq!(payload.as_ptr(), stream[8..].as_ptr());
+        assert_eq!(deframer.next(&mut input), Ok(None));
+        assert_eq!(deframer.buffered_bytes(), 3);
+
+        let mut rest = &[4, 8, 7][..];
+        let frame = deframer.next(&mut rest).unwrap().unwrap();
+        assert_eq!(
+            (frame.message_type, frame.payload),
+            (MessageType::Unsubscribe, &[8, 7][..])
+        );
+        assert_eq!(deframer.buffered_bytes(), 0);
+        assert_eq!(deframer.next(&mut rest), Ok(None));
+        assert_eq!(deframer.partial.capacity(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "not a frame of ours")]
+    fn splitting_what_is_no_frame_is_a_bug() {
+        let _ = frames(&[1, 0, 0, 9]).count();
+    }
+}

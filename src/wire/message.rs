@@ -3,8 +3,6 @@
 //! Owns HELLO, SUBSCRIBE and UNSUBSCRIBE, and what may be wrong with a payload. Must never judge
 //! whether a message is legal at this point of a connection: that is the session's part.
 
-use std::borrow::Cow;
-
 use thiserror::Error;
 
 use super::frame::{Frame, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, PAYLOAD_BYTES_MAX, VERSION};
@@ -115,7 +113,7 @@ pub enum DecodeError {
         /// What the frame said it was.
         message_type: MessageType,
         /// The decoder's words; for people only.
-        reason: Cow<'static, str>,
+        reason: String,
     },
     /// A HELLO with keepalive interval 0, or without one.
     #[error("HELLO with keepalive interval 0")]
@@ -180,7 +178,7 @@ pub(super) fn decode_payload<M: prost::Message + Default>(
 ) -> Result<M, DecodeError> {
     M::decode(payload).map_err(|error| DecodeError::Malformed {
         message_type,
-        reason: error.to_string().into(),
+        reason: error.to_string(),
     })
 }
 
@@ -191,4 +189,102 @@ fn encode_frame(out: &mut Vec<u8>, message_type: MessageType, payload: &impl pro
     out.reserve(HEADER_BYTES + length);
     out.extend_from_slice(&[VERSION, high, low, message_type as u8]);
     payload.encode_raw(out);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::frame::Deframer;
+    use super::super::strategies::valid_message;
+    use super::*;
+
+    fn decode_hex(message_type: MessageType, payload: &str) -> Result<Message, DecodeError> {
+        let payload = hex::decode(payload).unwrap();
+        decode(Frame {
+            message_type,
+            payload: &payload,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_the_wire(messages in proptest::collection::vec(valid_message(), 0..9)) {
+            let mut stream = Vec::new();
+            messages.iter().for_each(|message| message.encode(&mut stream));
+            let (mut deframer, mut input) = (Deframer::new(), &stream[..]);
+            for message in messages {
+                let frame = deframer.next(&mut input).unwrap().unwrap();
+                prop_assert_eq!(frame.message_type, message.message_type());
+                prop_assert_eq!(decode(frame), Ok(message));
+            }
+            prop_assert_eq!(deframer.next(&mut input), Ok(None));
+        }
+
+        #[test]
+        fn garbage_never_panics(
+            message_type in proptest::sample::select(MessageType::ALL.to_vec()),
+            payload in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let _ = decode(Frame { message_type, payload: &payload });
+        }
+    }
+
+    #[test]
+    fn hello_without_an_interval_is_refused() {
+        // Left out, 0, and 2^32, which is cut off to 0.
+        for payload in ["", "0800", "1001", "08808080 8010"] {
+            let result = decode_hex(MessageType::Hello, &payload.replace(' ', ""));
+            assert_eq!(result, Err(DecodeError::HelloInterval), "{payload}");
+        }
+    }
+
+    #[test]
+    fn hello_keeps_its_flags() {
+        let hello = Hello {
+            keepalive_interval_s: 300,
+            is_server: true,
+            reassembles: true,
+        };
+        let mut frame = Vec::new();
+        Message::Hello(hello).encode(&mut frame);
+        assert_eq!(hex::encode(&frame), "0100070108ac0210017801");
+        assert_eq!(
+            decode_hex(MessageType::Hello, "08ac0210017801"),
+            Ok(Message::Hello(hello))
+        );
+    }
+
+    #[test]
+    fn protobuf_that_cannot_be_read_is_malformed() {
+        for (message_type, payload) in [
+            (MessageType::Hello, "0880"),
+            (MessageType::Hello, "0a0105"),
+            (MessageType::Subscribe, "ff"),
+            (MessageType::Unsubscribe, "0a00"),
+            (MessageType::Update, "deadbeef"),
+        ] {
+            let error = decode_hex(message_type, payload).unwrap_err();
+            assert!(
+                matches!(error, DecodeError::Malformed { message_type: named, .. } if named == message_type),
+                "{payload}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_value_counts_and_32_bits_of_it() {
+        let result = decode_hex(MessageType::Subscribe, "08050864");
+        assert_eq!(result, Ok(Message::Subscribe(Vni(100))));
+        let result = decode_hex(MessageType::Subscribe, "088780808010");
+        assert_eq!(result, Ok(Message::Subscribe(Vni(7))));
+    }
+
+    #[test]
+    fn a_keepalive_may_carry_anything() {
+        assert_eq!(
+            decode_hex(MessageType::Keepalive, "ffff"),
+            Ok(Message::Keepalive)
+        );
+    }
 }

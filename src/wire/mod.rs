@@ -12,6 +12,8 @@ mod frame;
 mod message;
 mod policy;
 mod protobuf;
+#[cfg(test)]
+mod strategies;
 mod update;
 
 pub use frame::{

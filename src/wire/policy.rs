@@ -93,3 +93,20 @@ impl Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_name_the_fault() {
+        let fault = Fault::from(FrameError::Version(9));
+        assert_eq!(fault.to_string(), "protocol version 9, expected 1");
+        let fault = Fault::from(DecodeError::from(InvalidUpdate::PrefixLength(200)));
+        assert_eq!(fault.to_string(), "invalid UPDATE: prefix length 200");
+        assert_eq!(
+            Fault::OutOfTurn(MessageType::Hello).to_string(),
+            "HELLO out of turn"
+        );
+    }
+}

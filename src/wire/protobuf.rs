@@ -3,13 +3,29 @@
 //! Owns keys, varints and skipping, with the rules of the generated code (a property test in
 //! `update` holds the two together). Must never allocate.
 
-use std::borrow::Cow;
+use thiserror::Error;
 
 /// How deep messages and groups may be nested, as in the generated code.
 const DEPTH_MAX: u32 = 100;
 
-/// Why bytes are no protobuf message.
-pub(super) type Broken = Cow<'static, str>;
+/// Why bytes are no protobuf message. One byte, for the sake of the results of the hot path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub(super) enum Broken {
+    #[error("invalid varint")]
+    Varint,
+    #[error("invalid field number")]
+    FieldNumber,
+    #[error("undefined wire type")]
+    WireType,
+    #[error("wrong wire type for a known field")]
+    KnownField,
+    #[error("truncated field")]
+    Truncated,
+    #[error("unbalanced groups")]
+    Groups,
+    #[error("nested too deep")]
+    Depth,
+}
 
 /// Wire types, the low three bits of a key.
 pub(super) const VARINT: u32 = 0;
@@ -40,20 +56,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The key of the next field; `None` at the end of the message.
+    /// The key of the next field; `None` at the end of the message. Not judged yet: a key that
+    /// equals that of a known field is in order, and any other goes to [`Reader::skip_unknown`].
     #[inline]
     pub(super) fn next_key(&mut self) -> Result<Option<u32>, Broken> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let key = u32::try_from(self.varint()?).map_err(|_| "field number out of range")?;
-        if key >> 3 == 0 {
-            return Err("field number 0".into());
-        }
-        if key & 7 > FIXED32 {
-            return Err("undefined wire type".into());
-        }
-        Ok(Some(key))
+        let key = self.varint()?;
+        u32::try_from(key)
+            .map(Some)
+            .map_err(|_| Broken::FieldNumber)
     }
 
     /// A varint. What is wider than the field is cut off: `as u32` or `as i32`.
@@ -75,7 +88,7 @@ impl<'a> Reader<'a> {
         let (bytes, rest) = usize::try_from(length)
             .ok()
             .and_then(|length| self.rest.split_at_checked(length))
-            .ok_or("truncated field")?;
+            .ok_or(Broken::Truncated)?;
         self.rest = rest;
         Ok(bytes)
     }
@@ -93,15 +106,18 @@ impl<'a> Reader<'a> {
     /// number: a known field that comes here has the wrong wire type.
     #[cold]
     pub(super) fn skip_unknown(&mut self, key: u32, known_max: u32) -> Result<(), Broken> {
-        if key >> 3 <= known_max {
-            return Err("wrong wire type for a known field".into());
+        if (1..=known_max).contains(&(key >> 3)) {
+            return Err(Broken::KnownField);
         }
         self.skip(key, self.depth_left)
     }
 
     fn skip(&mut self, key: u32, depth_left: u32) -> Result<(), Broken> {
         if depth_left == 0 {
-            return Err("nested too deep".into());
+            return Err(Broken::Depth);
+        }
+        if key >> 3 == 0 {
+            return Err(Broken::FieldNumber);
         }
         match key & 7 {
             VARINT => self.varint().map(drop),
@@ -109,21 +125,22 @@ impl<'a> Reader<'a> {
             FIXED32 => self.skip_bytes(4),
             BYTES => self.bytes().map(drop),
             GROUP_START => loop {
-                let inner = self.next_key()?.ok_or("unfinished group")?;
+                let inner = self.next_key()?.ok_or(Broken::Groups)?;
                 if inner & 7 != GROUP_END {
                     self.skip(inner, depth_left - 1)?;
                 } else if inner >> 3 == key >> 3 {
                     return Ok(());
                 } else {
-                    return Err("end of another group".into());
+                    return Err(Broken::Groups);
                 }
             },
-            _ => Err("end of a group that never started".into()),
+            GROUP_END => Err(Broken::Groups),
+            _ => Err(Broken::WireType),
         }
     }
 
     fn skip_bytes(&mut self, bytes: usize) -> Result<(), Broken> {
-        self.rest = self.rest.get(bytes..).ok_or("truncated field")?;
+        self.rest = self.rest.get(bytes..).ok_or(Broken::Truncated)?;
         Ok(())
     }
 
@@ -141,7 +158,7 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err("invalid varint".into())
+        Err(Broken::Varint)
     }
 }
 

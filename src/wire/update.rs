@@ -78,11 +78,13 @@ pub fn encode_update(out: &mut Vec<u8>, action: Action, vni: Vni, route: &Route)
 /// [`DecodeError::Malformed`] if it is no protobuf, even where it is invalid besides;
 /// [`DecodeError::InvalidUpdate`] if it names no route.
 pub fn decode_update(payload: &[u8]) -> Result<Update, DecodeError> {
-    let fields = Fields::read(payload).map_err(|reason| DecodeError::Malformed {
-        message_type: MessageType::Update,
-        reason,
-    })?;
-    Ok(fields.validate()?)
+    match Fields::read(payload) {
+        Ok(fields) => Ok(fields.validate()?),
+        Err(broken) => Err(DecodeError::Malformed {
+            message_type: MessageType::Update,
+            reason: broken.to_string(),
+        }),
+    }
 }
 
 /// What a canonical UPDATE frame (of our own making) does, and the rest of its payload: two frames
@@ -143,7 +145,7 @@ fn write_address(frame: &mut Frame, key: u32, address: IpAddr) {
 }
 
 /// The fields of an UPDATE as received, not yet judged.
-#[derive(Default)]
+#[derive(PartialEq, Debug, Default)]
 struct Fields<'a> {
     action: i32,
     vni: u32,
@@ -151,14 +153,14 @@ struct Fields<'a> {
     next_hop: Option<NextHopFields<'a>>,
 }
 
-#[derive(Default)]
+#[derive(PartialEq, Debug, Default)]
 struct DestinationFields<'a> {
     ip_version: i32,
     prefix: &'a [u8],
     prefix_length: u32,
 }
 
-#[derive(Default)]
+#[derive(PartialEq, Debug, Default)]
 struct NextHopFields<'a> {
     address: &'a [u8],
     target_vni: u32,
@@ -287,4 +289,259 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 
 fn port(number: u32) -> Result<u16, InvalidUpdate> {
     u16::try_from(number).map_err(|_| InvalidUpdate::NatPort(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::message::decode_payload;
+    use super::super::proto;
+    use super::super::strategies::{damaged_update, update_like, valid_update};
+    use super::*;
+
+    /// The fields as the generated code has them.
+    fn fields_of(update: &proto::Update) -> Fields<'_> {
+        Fields {
+            action: update.action,
+            vni: update.vni,
+            destination: update.destination.as_ref().map(|it| DestinationFields {
+                ip_version: it.ip_version,
+                prefix: &it.prefix,
+                prefix_length: it.prefix_length,
+            }),
+            next_hop: update.next_hop.as_ref().map(|it| NextHopFields {
+                address: &it.target_address,
+                target_vni: it.target_vni,
+                kind: it.r#type,
+                nat_from: it.nat_port_range_from,
+                nat_to: it.nat_port_range_to,
+            }),
+        }
+    }
+
+    /// The payload that the generated code writes.
+    fn encode_update_prost(update: &Update) -> Vec<u8> {
+        fn octets(address: IpAddr) -> Vec<u8> {
+            match address {
+                IpAddr::V4(address) => address.octets().to_vec(),
+                IpAddr::V6(address) => address.octets().to_vec(),
+            }
+        }
+        let Route {
+            destination,
+            next_hop,
+        } = update.route;
+        let message = proto::Update {
+            action: i32::from(update.action == Action::Remove),
+            vni: update.vni.0,
+            destination: Some(proto::Destination {
+                ip_version: i32::from(destination.prefix.is_ipv6()),
+                prefix: octets(destination.prefix),
+                prefix_length: u32::from(destination.length),
+            }),
+            next_hop: Some(proto::NextHop {
+                target_address: octets(next_hop.address),
+                target_vni: next_hop.vni.0,
+                r#type: next_hop.kind.0,
+                nat_port_range_from: u32::from(next_hop.nat_port_from),
+                nat_port_range_to: u32::from(next_hop.nat_port_to),
+            }),
+        };
+        prost::Message::encode_to_vec(&message)
+    }
+
+    /// The generated code reads the same fields, those of invalid UPDATEs too, or refuses the
+    /// bytes as well. Returns what becomes of them.
+    fn assert_same(payload: &[u8]) -> Result<Update, DecodeError> {
+        let generated = decode_payload::<proto::Update>(MessageType::Update, payload);
+        let fields = Fields::read(payload);
+        assert_eq!(
+            fields.ok(),
+            generated.as_ref().ok().map(fields_of),
+            "{}",
+            hex::encode(payload)
+        );
+        decode_update(payload)
+    }
+
+    fn encoded(update: &Update) -> Vec<u8> {
+        let mut frame = Vec::new();
+        encode_update(&mut frame, update.action, update.vni, &update.route);
+        frame
+    }
+
+    /// The payloads of all UPDATEs of the project's own corpus, and of the large one if it is at
+    /// hand (see `tests/wire_corpus.rs`).
+    fn corpus() -> Vec<Vec<u8>> {
+        let own = include_str!("../../tests/corpus/vectors.json").to_owned();
+        let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/wire");
+        let large = std::env::var("METALBOND_CORPUS").unwrap_or(beside.to_owned());
+        let large = std::fs::read_to_string(large + "/vectors.json");
+        let mut payloads = Vec::new();
+        for text in [own].into_iter().chain(large) {
+            let vectors: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+            for vector in vectors.iter().filter(|vector| vector["kind"] == "UPDATE") {
+                let frame = vector["hex"]
+                    .as_str()
+                    .map(|frame| hex::decode(frame).unwrap());
+                payloads.extend(frame.map(|frame| frame[HEADER_BYTES..].to_vec()));
+            }
+        }
+        payloads
+    }
+
+    fn sample() -> Update {
+        let payload = "10641a0812040a000000181822120a1020010db8000000000000000000000005";
+        decode_update(&hex::decode(payload).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn writes_what_the_generated_code_writes(update in valid_update()) {
+            let frame = encoded(&update);
+            prop_assert_eq!(&frame[HEADER_BYTES..], encode_update_prost(&update));
+            prop_assert_eq!(super::super::frame_len(&frame), frame.len());
+            prop_assert_eq!(assert_same(&frame[HEADER_BYTES..]), Ok(update));
+        }
+
+        #[test]
+        fn reads_what_the_generated_code_reads(payload in update_like()) {
+            let _ = assert_same(&payload);
+        }
+
+        #[test]
+        fn judges_damage_like_the_generated_code(payload in damaged_update()) {
+            let _ = assert_same(&payload);
+        }
+
+        #[test]
+        fn judges_garbage_like_the_generated_code(
+            payload in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let _ = assert_same(&payload);
+        }
+    }
+
+    #[test]
+    fn the_corpus_cut_and_with_any_bit_flipped() {
+        let corpus = corpus();
+        assert!(corpus.len() >= 10);
+        for mut payload in corpus {
+            let _ = assert_same(&payload);
+            for length in 0..payload.len() {
+                let _ = assert_same(&payload[..length]);
+            }
+            for bit in 0..payload.len() * 8 {
+                payload[bit / 8] ^= 1 << (bit % 8);
+                let _ = assert_same(&payload);
+                payload[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    /// Random bytes hardly ever get there: nesting right up to the limit, in both places.
+    #[test]
+    fn deep_groups_end_at_the_same_depth() {
+        let valid = encode_update_prost(&sample());
+        for depth in 95..105 {
+            let groups = [vec![0x7b; depth], vec![0x7c; depth]].concat();
+            let outer = [groups.clone(), valid.clone()].concat();
+            assert_eq!(assert_same(&outer).is_ok(), depth <= 100, "{depth}");
+            let with_field = [vec![0x7b; depth], vec![0x70, 1], vec![0x7c; depth]].concat();
+            let _ = assert_same(&[with_field, valid.clone()].concat());
+            let length = [groups.len() as u8 & 0x7f | 0x80, (groups.len() >> 7) as u8];
+            let inner = [valid.clone(), vec![0x22], length.to_vec(), groups].concat();
+            assert_eq!(assert_same(&inner).is_ok(), depth <= 99, "{depth}");
+        }
+    }
+
+    #[test]
+    fn the_longest_update_fits() {
+        let mut update = sample();
+        update.action = Action::Remove;
+        update.vni = Vni(u32::MAX);
+        update.route.destination = Destination {
+            prefix: IpAddr::from([0xff; 16]),
+            length: u8::MAX,
+        };
+        update.route.next_hop = NextHop {
+            address: IpAddr::from([0xff; 16]),
+            vni: Vni(u32::MAX),
+            kind: NextHopType(-1),
+            nat_port_from: u16::MAX,
+            nat_port_to: u16::MAX,
+        };
+        assert_eq!(encoded(&update).len(), UPDATE_FRAME_BYTES_MAX - 8);
+        update.route.next_hop.kind = NextHopType::NAT;
+        assert_eq!(encoded(&update).len(), UPDATE_FRAME_BYTES_MAX - 9);
+    }
+
+    #[test]
+    fn an_unreadable_update_is_malformed_even_if_invalid() {
+        // Action 7, and then a varint without an end.
+        let error = assert_same(&[0x08, 7, 0x10, 0xff]).unwrap_err();
+        assert!(matches!(error, DecodeError::Malformed { .. }));
+    }
+
+    #[test]
+    fn every_kind_of_invalid_update() {
+        let cases = [
+            ("08021a0022 00", InvalidUpdate::Action(2)),
+            ("08ffffffffffffffffff011a002200", InvalidUpdate::Action(-1)),
+            ("2200", InvalidUpdate::NoDestination),
+            ("1a00", InvalidUpdate::NoNextHop),
+            ("1a02 0802 2200", InvalidUpdate::IpVersion(2)),
+            ("1a00 2200", InvalidUpdate::PrefixBytes(0)),
+            ("1a07 1205 0102030405 2200", InvalidUpdate::PrefixBytes(5)),
+            (
+                "1a08 0801 1204 01020304 2200",
+                InvalidUpdate::IpVersionMismatch(4),
+            ),
+            (
+                "1a08 1204 01020304 1821 2200",
+                InvalidUpdate::PrefixLength(33),
+            ),
+            (
+                "1a09 1204 01020304 188002 2200",
+                InvalidUpdate::PrefixLength(256),
+            ),
+            ("1a06 1204 01020304 2200", InvalidUpdate::AddressBytes(0)),
+            (
+                "1a06 1204 01020304 220c 0a04 01020304 1801 28 808004",
+                InvalidUpdate::NatPort(65536),
+            ),
+        ];
+        for (text, expected) in cases {
+            let payload = hex::decode(text.replace(' ', "")).unwrap();
+            assert_eq!(assert_same(&payload), Err(expected.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_count_for_nat_only() {
+        let with_ports = |kind: &str| {
+            let hop = format!("2210 0a04 01020304 18{kind} 20 808004 28 808004");
+            let text = format!("1a06 1204 01020304 {hop}");
+            assert_same(&hex::decode(text.replace(' ', "")).unwrap())
+        };
+        assert_eq!(with_ports("01"), Err(InvalidUpdate::NatPort(65536).into()));
+        let hop = with_ports("02").unwrap().route.next_hop;
+        assert_eq!((hop.nat_port_from, hop.nat_port_to), (0, 0));
+    }
+
+    #[test]
+    fn the_key_leaves_out_the_action_only() {
+        let mut update = sample();
+        let add = encoded(&update);
+        update.action = Action::Remove;
+        let remove = encoded(&update);
+        assert_eq!(action_and_key(&add).0, Action::Add);
+        assert_eq!(action_and_key(&remove).0, Action::Remove);
+        assert_eq!(action_and_key(&add).1, action_and_key(&remove).1);
+        update.vni = Vni(0);
+        assert_ne!(action_and_key(&add).1, action_and_key(&encoded(&update)).1);
+    }
 }
