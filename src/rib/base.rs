@@ -20,8 +20,6 @@ use crate::wire::encode_update;
 
 /// How long an unused base is kept for the next joiner.
 pub const BASE_KEPT: Duration = Duration::from_secs(1);
-/// Records since the base that are worth keeping however small the base is, in bytes.
-const TAIL_BYTES_MIN: usize = 16 << 10;
 
 /// One group (the subscribers of a VNI that belong to one class) at its home shard.
 #[derive(Debug, Default)]
@@ -34,6 +32,8 @@ pub struct GroupHome {
     waiting: Vec<Join>,
     /// Whether somebody will call `expire`.
     pub watched: bool,
+    /// Records since the base that are worth keeping however small the base is, in bytes.
+    tail_bytes_min: usize,
 }
 
 /// A subscriber that asks for the table.
@@ -80,6 +80,14 @@ struct Assembly {
 }
 
 impl GroupHome {
+    /// A group that nobody follows yet.
+    pub fn new(tail_bytes_min: usize) -> GroupHome {
+        GroupHome {
+            tail_bytes_min,
+            ..GroupHome::default()
+        }
+    }
+
     /// Whether records have to be made for this group at all.
     pub fn is_listening(&self) -> bool {
         !self.followers.is_empty() || self.base.is_some() || self.build.is_some()
@@ -117,7 +125,7 @@ impl GroupHome {
         } else if let Some(base) = &mut self.base {
             base.open.push(frame, scope);
             base.tail_bytes += frame.len();
-            let worth = TAIL_BYTES_MIN.max(base.frames.bytes().len() / 2) + base.merged_bytes;
+            let worth = self.tail_bytes_min.max(base.frames.bytes().len() / 2) + base.merged_bytes;
             if base.tail_bytes > worth {
                 self.trim(hasher);
             }

@@ -71,11 +71,13 @@ pub struct Rib {
     with_base: VecDeque<Group>,
     frame: Vec<u8>,
     routes: usize,
+    tail_bytes_min: usize,
 }
 
 impl Rib {
-    /// No routes. `hasher` is the seed of all its tables.
-    pub fn new(hasher: RandomState, reflect: ReflectOwn) -> Rib {
+    /// No routes. `hasher` is the seed of all its tables. Records since a base are kept as long as
+    /// they are shorter than `tail_bytes_min` or half the base.
+    pub fn new(hasher: RandomState, reflect: ReflectOwn, tail_bytes_min: usize) -> Rib {
         Rib {
             homes: SeededMap::with_hasher(hasher.clone()),
             vnis_of: SeededMap::with_hasher(hasher.clone()),
@@ -86,6 +88,7 @@ impl Rib {
             with_base: VecDeque::new(),
             frame: Vec::with_capacity(128),
             routes: 0,
+            tail_bytes_min,
         }
     }
 
@@ -163,7 +166,9 @@ impl Rib {
     /// A subscriber wants the table of a group and all records from then on.
     pub fn join(&mut self, group: Group, join: Join, sink: &mut impl RecordSink, now: Time) {
         let home = self.homes.entry(group.vni).or_default();
-        let at = home.groups[group.class.index()].get_or_insert_default();
+        let tail_bytes_min = self.tail_bytes_min;
+        let at = home.groups[group.class.index()]
+            .get_or_insert_with(|| Box::new(GroupHome::new(tail_bytes_min)));
         if at.join(group, join, &mut home.table, sink, &self.hasher, now) {
             self.building.push_back(group);
         }

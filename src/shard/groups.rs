@@ -159,11 +159,6 @@ impl Groups {
         &mut self.subscriptions[sub as usize]
     }
 
-    /// The group of a subscription.
-    pub fn group_of(&self, sub: SubIndex) -> Group {
-        self.groups[self.subscriptions[sub as usize].group as usize].key
-    }
-
     /// A join was answered. `sub` is the peer's subscription of the VNI, if it still has one; an
     /// answer to an earlier one is dropped.
     pub fn joined(&mut self, sub: Option<SubIndex>, joined: Joined) {

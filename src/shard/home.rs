@@ -3,8 +3,8 @@
 //! Owns the order in which requests are served. Must never wait for another shard: when one is
 //! full, requests stay where they are, and their senders pause.
 
+use super::Shard;
 use super::mail::{Delivery, Mail, Request};
-use super::{JOB_ROUTES_PER_TURN, REQUESTS_PER_TURN, Shard};
 use crate::rib::Join;
 use crate::types::{Action, ShardId, SourceId, Time};
 
@@ -31,7 +31,8 @@ impl Shard {
         if let Some(own) = self.outboxes.take(me) {
             self.deliver(own);
         }
-        let mut budget = REQUESTS_PER_TURN;
+        let mut budget = self.config.budgets.requests_per_turn;
+        let fair_share = (budget / 4).max(1);
         let shards = self.inbox.len();
         for turn in 0..shards {
             let from = (self.served_first + turn) % shards;
@@ -39,7 +40,7 @@ impl Shard {
             let share = if turn + 1 == shards {
                 budget
             } else {
-                budget.min(REQUESTS_PER_TURN / 4)
+                budget.min(fair_share)
             };
             budget -= self.serve(ShardId(from as u16), share, now);
         }

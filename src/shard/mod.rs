@@ -37,14 +37,6 @@ pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, Pacer, Permit, TcpSample};
 pub use peer::Piece;
 
-/// Requests that a turn serves at most.
-const REQUESTS_PER_TURN: usize = 16_384;
-/// Routes that the jobs of a turn (withdrawing a lost peer's, building a base) deal with at most.
-const JOB_ROUTES_PER_TURN: usize = 8_192;
-/// Requests under way to one home beyond which its askers pause.
-const REQUESTS_UNDER_WAY_MAX: usize = 32_768;
-/// Record bytes under way to one shard beyond which homes stop serving.
-const RECORD_BYTES_UNDER_WAY_MAX: usize = 4 << 20;
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// How often a SEND that does not end is asked about.
@@ -77,6 +69,33 @@ impl Default for Limits {
     }
 }
 
+/// How much is done at a time, and how much may be under way between shards.
+#[derive(Clone, Copy, Debug)]
+pub struct Budgets {
+    /// Requests that a turn serves at most.
+    pub requests_per_turn: usize,
+    /// Routes that the jobs of a turn (withdrawing a lost peer's, building a base) deal with.
+    pub job_routes_per_turn: usize,
+    /// Requests under way to one home beyond which its askers pause.
+    pub requests_under_way_max: usize,
+    /// Record bytes under way to one shard beyond which homes stop serving.
+    pub record_bytes_under_way_max: usize,
+    /// Bytes of records that are kept behind a base however small it is.
+    pub tail_bytes_min: usize,
+}
+
+impl Default for Budgets {
+    fn default() -> Budgets {
+        Budgets {
+            requests_per_turn: 16_384,
+            job_routes_per_turn: 8_192,
+            requests_under_way_max: 32_768,
+            record_bytes_under_way_max: 4 << 20,
+            tail_bytes_min: 16 << 10,
+        }
+    }
+}
+
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -94,6 +113,8 @@ pub struct ShardConfig {
     pub pace: Pace,
     /// Limits on peers and memory.
     pub limits: Limits,
+    /// How much is done at a time.
+    pub budgets: Budgets,
 }
 
 /// Whom the driver is to wake.
@@ -180,14 +201,14 @@ impl Shard {
         Shard {
             peers: Peers::new(config.id),
             groups: Groups::new(hasher.clone(), config.limits.lag_bytes_max),
-            rib: Rib::new(hasher, config.reflect_own),
+            rib: Rib::new(hasher, config.reflect_own, config.budgets.tail_bytes_min),
             inbox: (0..shards).map(|_| VecDeque::new()).collect(),
             served_first: 0,
             outboxes: Outboxes::new(
                 config.id,
                 shards,
-                REQUESTS_UNDER_WAY_MAX,
-                RECORD_BYTES_UNDER_WAY_MAX,
+                config.budgets.requests_under_way_max,
+                config.budgets.record_bytes_under_way_max,
             ),
             mail_to: 0,
             woken: VecDeque::new(),
