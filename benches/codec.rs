@@ -22,29 +22,17 @@ fn updates() -> Vec<Update> {
         let is_v6 = index % 2 == 1;
         let is_nat = index.is_multiple_of(8);
         Update {
-            action: if index % 4 == 3 {
-                Action::Remove
-            } else {
-                Action::Add
-            },
+            action: if index % 4 == 3 { Action::Remove } else { Action::Add },
             vni: Vni(100 + index % 500),
             route: Route {
                 destination: Destination {
-                    prefix: if is_v6 {
-                        v6.into()
-                    } else {
-                        Ipv4Addr::from_bits(index << 8).into()
-                    },
+                    prefix: if is_v6 { v6.into() } else { Ipv4Addr::from_bits(index << 8).into() },
                     length: if is_v6 { 64 } else { 24 },
                 },
                 next_hop: NextHop {
                     address: Ipv6Addr::from_bits(0x2001_0db8_0077_u128 << 80 | low).into(),
                     vni: Vni(0),
-                    kind: if is_nat {
-                        NextHopType::NAT
-                    } else {
-                        NextHopType::STANDARD
-                    },
+                    kind: if is_nat { NextHopType::NAT } else { NextHopType::STANDARD },
                     nat_port_from: if is_nat { 1024 } else { 0 },
                     nat_port_to: if is_nat { 2047 } else { 0 },
                 },

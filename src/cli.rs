@@ -108,20 +108,10 @@ type Addresses = Vec<SocketAddr>;
 )]
 struct ServerFlags {
     /// address to listen on, default [::]:4711; `:4711` is the same
-    #[argh(
-        option,
-        arg_name = "address",
-        from_str_fn(listen),
-        default = "listen_default()"
-    )]
+    #[argh(option, arg_name = "address", from_str_fn(listen), default = "listen_default()")]
     listen: Addresses,
     /// threads to serve peers with, 1 to 1024; default: one for each CPU it may use
-    #[argh(
-        option,
-        arg_name = "n",
-        from_str_fn(cores),
-        default = "cores_default()"
-    )]
+    #[argh(option, arg_name = "n", from_str_fn(cores), default = "cores_default()")]
     cores: u16,
     /// keepalive interval to offer, in seconds, up to 86400; default 5, which 0 stands for too
     #[argh(
@@ -132,12 +122,7 @@ struct ServerFlags {
     )]
     keepalive: u32,
     /// own routes that a peer gets back: none (default), lb or all-but-nat
-    #[argh(
-        option,
-        arg_name = "which",
-        from_str_fn(reflect_own),
-        default = "ReflectOwn::None"
-    )]
+    #[argh(option, arg_name = "which", from_str_fn(reflect_own), default = "ReflectOwn::None")]
     reflect_own: ReflectOwn,
     /// speed of sending to peers that do not reassemble frames: auto (default), off, or routes/s
     #[argh(option, arg_name = "pace", from_str_fn(pace), default = "Pace::Auto")]
@@ -185,33 +170,13 @@ struct Takes(&'static str, &'static str, &'static str);
 const VALUES: [Takes; 9] = [
     Takes("--listen", "an address and a port", "[::]:4711"),
     Takes("--cores", "a number from 1 to 1024", "4"),
-    Takes(
-        "--keepalive",
-        "seconds from 0 to 86400, where 0 means 5",
-        "5",
-    ),
+    Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
     Takes("--reflect-own", "none, lb or all-but-nat", "lb"),
-    Takes(
-        "--pace",
-        "auto, off, or a number of routes a second of at least 1",
-        "10000",
-    ),
-    Takes(
-        "--routes-per-peer-max",
-        "a number from 1 to 4294967295",
-        "100000",
-    ),
-    Takes(
-        "--vnis-per-peer-max",
-        "a number from 1 to 4294967295",
-        "16384",
-    ),
+    Takes("--pace", "auto, off, or a number of routes a second of at least 1", "10000"),
+    Takes("--routes-per-peer-max", "a number from 1 to 4294967295", "100000"),
+    Takes("--vnis-per-peer-max", "a number from 1 to 4294967295", "16384"),
     Takes("--peers-max", "a number from 1 to 1048576", "65536"),
-    Takes(
-        "--queue-mib-max",
-        "a number of MiB from 1 to 4294967295",
-        "1024",
-    ),
+    Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
 ];
 
 const SWITCHES: [&str; 5] = ["--verbose", "-v", "--version", "--help", "-h"];
@@ -224,19 +189,13 @@ fn normalise(args: &[&str]) -> Result<Vec<String>, Exit> {
         if arg == "--" {
             // Ends the flags; nothing may follow them.
             if let Some(extra) = args.next() {
-                return Err(usage(&format!(
-                    "Unrecognized argument: {extra:?} after `--`\n"
-                )));
+                return Err(usage(&format!("Unrecognized argument: {extra:?} after `--`\n")));
             }
         } else if !arg.starts_with('-') || arg == "-" {
-            return Err(usage(&format!(
-                "Unrecognized argument: {arg:?} is no flag\n"
-            )));
+            return Err(usage(&format!("Unrecognized argument: {arg:?} is no flag\n")));
         } else if let Some((flag, value)) = arg.split_once('=') {
             if SWITCHES.contains(&flag) {
-                return Err(usage(&format!(
-                    "{flag} takes no value, but {value:?} was given\n"
-                )));
+                return Err(usage(&format!("{flag} takes no value, but {value:?} was given\n")));
             }
             words.extend([flag.to_string(), value.to_string()]);
         } else {
@@ -252,16 +211,10 @@ fn normalise(args: &[&str]) -> Result<Vec<String>, Exit> {
 /// argh's word for an early exit, and what the flag in question takes.
 fn explain(exit: argh::EarlyExit) -> Exit {
     if exit.status.is_ok() {
-        return Exit {
-            code: 0,
-            text: exit.output,
-            stream: Stream::Stdout,
-        };
+        return Exit { code: 0, text: exit.output, stream: Stream::Stdout };
     }
     let mut text = exit.output;
-    let blamed = VALUES
-        .iter()
-        .find(|Takes(flag, ..)| text.contains(&format!("option '{flag}'")));
+    let blamed = VALUES.iter().find(|Takes(flag, ..)| text.contains(&format!("option '{flag}'")));
     if let Some(Takes(flag, takes, example)) = blamed {
         text += &format!("{flag} takes {takes}, for example: {PROGRAM} {flag} {example}\n");
     }
@@ -296,11 +249,7 @@ fn listen(value: &str) -> Result<Vec<SocketAddr>, String> {
     let mut listen: Vec<SocketAddr> = addresses.collect();
     listen.sort();
     listen.dedup();
-    if listen.is_empty() {
-        Err("the name has no address".into())
-    } else {
-        Ok(listen)
-    }
+    if listen.is_empty() { Err("the name has no address".into()) } else { Ok(listen) }
 }
 
 fn listen_default() -> Vec<SocketAddr> {
@@ -308,9 +257,7 @@ fn listen_default() -> Vec<SocketAddr> {
 }
 
 fn number(value: &str, min: u32, max: u32) -> Result<u32, String> {
-    let number: u64 = value
-        .parse()
-        .map_err(|_| "not a number in its range".to_string())?;
+    let number: u64 = value.parse().map_err(|_| "not a number in its range".to_string())?;
     match u32::try_from(number) {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
         _ => Err("out of range".into()),
@@ -377,11 +324,7 @@ mod tests {
         let exit = parse(args).expect_err("the command line is wrong");
         assert_eq!((exit.code, exit.stream), (2, Stream::Stderr), "{args:?}");
         assert!(exit.text.starts_with("metalbond-uring: "), "{}", exit.text);
-        assert!(
-            exit.text.ends_with("\nTry: metalbond-uring --help\n"),
-            "{}",
-            exit.text
-        );
+        assert!(exit.text.ends_with("\nTry: metalbond-uring --help\n"), "{}", exit.text);
         exit.text
     }
 
@@ -437,10 +380,8 @@ mod tests {
         let mut apart: Vec<&str> = vec!["server", "--verbose"];
         apart.extend(values.iter().flat_map(|(flag, value)| [*flag, *value]));
         assert_eq!(server(&apart), expected);
-        let joined: Vec<String> = values
-            .iter()
-            .map(|(flag, value)| format!("{flag}={value}"))
-            .collect();
+        let joined: Vec<String> =
+            values.iter().map(|(flag, value)| format!("{flag}={value}")).collect();
         let mut joined: Vec<&str> = joined.iter().map(String::as_str).collect();
         joined.extend(["-v", "-v"]);
         assert_eq!(server(&joined), expected);
@@ -448,21 +389,12 @@ mod tests {
 
     #[test]
     fn words() {
-        assert_eq!(
-            server(&["--reflect-own", "none"]).reflect_own,
-            ReflectOwn::None
-        );
-        assert_eq!(
-            server(&["--reflect-own", "all-but-nat"]).reflect_own,
-            ReflectOwn::AllButNat
-        );
+        assert_eq!(server(&["--reflect-own", "none"]).reflect_own, ReflectOwn::None);
+        assert_eq!(server(&["--reflect-own", "all-but-nat"]).reflect_own, ReflectOwn::AllButNat);
         assert_eq!(server(&["--pace", "off"]).pace, Pace::Off);
         assert_eq!(server(&["--pace", "auto"]).pace, Pace::Auto);
         assert_eq!(server(&["--keepalive", "0"]).keepalive_interval_s, 5);
-        assert_eq!(
-            server(&["--keepalive", "86400"]).keepalive_interval_s,
-            86_400
-        );
+        assert_eq!(server(&["--keepalive", "86400"]).keepalive_interval_s, 86_400);
         assert_eq!(server(&["--cores", "1024"]).cores, 1024);
     }
 
@@ -476,11 +408,7 @@ mod tests {
         assert_eq!(listen("[2001:db8::1]:65535"), parsed("[2001:db8::1]:65535"));
         let named = listen("localhost:4711");
         assert!(!named.is_empty());
-        assert!(
-            named
-                .iter()
-                .all(|address| address.ip().is_loopback() && address.port() == 4711)
-        );
+        assert!(named.iter().all(|address| address.ip().is_loopback() && address.port() == 4711));
     }
 
     #[test]
@@ -516,14 +444,8 @@ mod tests {
             ("--queue-mib-max", "1.5", "1 to 4294967295"),
         ] {
             for text in [wrong(&[flag, value]), wrong(&[&format!("{flag}={value}")])] {
-                assert!(
-                    text.contains(&format!("option '{flag}'")),
-                    "{flag} {value}: {text}"
-                );
-                assert!(
-                    text.contains(&format!("value '{value}'")),
-                    "{flag} {value}: {text}"
-                );
+                assert!(text.contains(&format!("option '{flag}'")), "{flag} {value}: {text}");
+                assert!(text.contains(&format!("value '{value}'")), "{flag} {value}: {text}");
                 assert!(text.contains(takes), "{flag} {value}: {text}");
                 let example = format!("for example: metalbond-uring {flag} ");
                 assert!(text.contains(&example), "{flag} {value}: {text}");
@@ -536,21 +458,12 @@ mod tests {
         for Takes(flag, takes, example) in VALUES {
             server(&[flag, example]);
             let text = wrong(&["server", flag]);
-            assert!(
-                text.contains(&format!("'{flag}'")) && text.contains(takes),
-                "{text}"
-            );
+            assert!(text.contains(&format!("'{flag}'")) && text.contains(takes), "{text}");
             let text = wrong(&[flag, example, flag, example]);
-            assert!(
-                text.contains(&format!("'{flag}'")) && text.contains("duplicate"),
-                "{text}"
-            );
+            assert!(text.contains(&format!("'{flag}'")) && text.contains("duplicate"), "{text}");
             // The next flag is not taken for a value in silence.
             let text = wrong(&[flag, "--verbose"]);
-            assert!(
-                text.contains(&format!("'{flag}' with value '--verbose'")),
-                "{text}"
-            );
+            assert!(text.contains(&format!("'{flag}' with value '--verbose'")), "{text}");
         }
     }
 
@@ -573,22 +486,13 @@ mod tests {
 
     #[test]
     fn help_and_version() {
-        for args in [
-            &["--help"][..],
-            &["-h"],
-            &["server", "--help"],
-            &["--cores", "2", "--help"],
-        ] {
+        for args in [&["--help"][..], &["-h"], &["server", "--help"], &["--cores", "2", "--help"]] {
             let exit = parse(args).unwrap_err();
             assert_eq!((exit.code, exit.stream), (0, Stream::Stdout));
             for Takes(flag, ..) in VALUES {
                 assert!(exit.text.contains(flag), "{flag}: {}", exit.text);
             }
-            assert!(
-                SWITCHES.iter().all(|switch| exit.text.contains(switch)),
-                "{}",
-                exit.text
-            );
+            assert!(SWITCHES.iter().all(|switch| exit.text.contains(switch)), "{}", exit.text);
         }
         let exit = parse(&["--version"]).unwrap_err();
         assert_eq!((exit.code, exit.stream), (0, Stream::Stdout));

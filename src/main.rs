@@ -8,10 +8,8 @@ use std::process::ExitCode;
 use metalbond_uring::cli::{self, Exit, Invocation, Stream};
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args_os()
-        .skip(1)
-        .map(|arg| arg.to_string_lossy().into_owned())
-        .collect();
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match cli::parse(&args) {
         Ok(Invocation::Server(_)) => ExitCode::SUCCESS,

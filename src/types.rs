@@ -214,13 +214,7 @@ impl PeerId {
 
 impl fmt::Debug for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "peer {}.{}.{}",
-            self.shard().0,
-            self.slot(),
-            self.generation()
-        )
+        write!(f, "peer {}.{}.{}", self.shard().0, self.slot(), self.generation())
     }
 }
 
@@ -277,10 +271,7 @@ mod tests {
     #[test]
     fn text_forms() {
         let mut route = Route {
-            destination: Destination {
-                prefix: "10.0.23.7".parse().unwrap(),
-                length: 24,
-            },
+            destination: Destination { prefix: "10.0.23.7".parse().unwrap(), length: 24 },
             next_hop: NextHop {
                 address: "2001:db8::1".parse().unwrap(),
                 vni: Vni(0),

@@ -108,11 +108,7 @@ fn check_vectors(path: &Path) -> usize {
         assert_eq!(hex::encode(encoded), text, "{name}");
         // The Go decoder loses the server flag of a HELLO, and ours keeps it.
         let lossy = &vector["go_decodes_to"];
-        let as_decoded = if lossy.is_null() || kind == "HELLO" {
-            &vector["fields"]
-        } else {
-            lossy
-        };
+        let as_decoded = if lossy.is_null() || kind == "HELLO" { &vector["fields"] } else { lossy };
         assert_eq!(decoded, Ok(message(kind, as_decoded)), "{name}");
     }
     frames

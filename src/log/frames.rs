@@ -52,10 +52,7 @@ pub struct Frames {
 impl Frames {
     /// No frames, with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Frames {
-        Frames {
-            bytes: Vec::with_capacity(capacity),
-            ..Frames::default()
-        }
+        Frames { bytes: Vec::with_capacity(capacity), ..Frames::default() }
     }
 
     /// Appends whole frames for one audience.
@@ -76,10 +73,7 @@ impl Frames {
         }
         match self.runs.last_mut() {
             Some(last) if last.scope == scope => last.end = self.bytes.len(),
-            _ => self.runs.push(Run {
-                end: self.bytes.len(),
-                scope,
-            }),
+            _ => self.runs.push(Run { end: self.bytes.len(), scope }),
         }
     }
 
@@ -130,11 +124,7 @@ pub struct FramesCursor {
 impl FramesCursor {
     /// At the beginning.
     pub fn new(frames: Arc<Frames>) -> FramesCursor {
-        FramesCursor {
-            frames,
-            position: 0,
-            run: 0,
-        }
+        FramesCursor { frames, position: 0, run: 0 }
     }
 
     /// The next contiguous frames for `reader`, of at most `bytes_max` (one frame at least); None
@@ -183,11 +173,7 @@ impl FramesCursor {
             }
             end = run.end;
         }
-        if self.position < self.frames.head_bytes {
-            end.min(self.frames.head_bytes)
-        } else {
-            end
-        }
+        if self.position < self.frames.head_bytes { end.min(self.frames.head_bytes) } else { end }
     }
 
     fn cut(&self, end: usize, bytes_max: usize) -> usize {
@@ -252,23 +238,13 @@ mod tests {
             frames.push(&frame(number), scope);
         }
         let frames = Arc::new(frames);
-        let except = |range: Range<u32>| {
-            (0..10_000)
-                .filter(|n| !range.contains(n))
-                .collect::<Vec<_>>()
-        };
+        let except =
+            |range: Range<u32>| (0..10_000).filter(|n| !range.contains(n)).collect::<Vec<_>>();
         let (seen, pieces) = read(&frames, source(1), CHUNK_BYTES_MAX);
-        assert_eq!(
-            seen,
-            except(100..3_100),
-            "neither its own nor what is for another"
-        );
+        assert_eq!(seen, except(100..3_100), "neither its own nor what is for another");
         assert!(pieces <= 9, "{pieces} pieces");
         assert_eq!(read(&frames, source(2), CHUNK_BYTES_MAX).0, except(0..0));
-        assert_eq!(
-            read(&frames, source(3), 1188).0,
-            (0..3_000).collect::<Vec<_>>()
-        );
+        assert_eq!(read(&frames, source(3), 1188).0, (0..3_000).collect::<Vec<_>>());
         assert_eq!(read(&frames, source(9), 1).1, 9_900, "at least one frame");
     }
 

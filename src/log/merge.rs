@@ -58,13 +58,8 @@ impl<'a> Net<'a> {
             others => {
                 let frame = if others > 0 { self.add } else { self.remove };
                 let mut unaffected = differing(0);
-                let scope = unaffected
-                    .next()
-                    .map_or(Scope::All, |named| Scope::AllBut(named.0));
-                assert!(
-                    unaffected.next().is_none(),
-                    "one subscriber at most is left out"
-                );
+                let scope = unaffected.next().map_or(Scope::All, |named| Scope::AllBut(named.0));
+                assert!(unaffected.next().is_none(), "one subscriber at most is left out");
                 out.push(frame, scope);
             }
         }

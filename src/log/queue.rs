@@ -28,10 +28,7 @@ impl TaggedQueue {
         match self.tags.back_mut() {
             Some(last) if last.1 == tag => last.0 = end,
             last => {
-                assert!(
-                    last.is_none_or(|last| last.1 < tag),
-                    "a log does not shrink"
-                );
+                assert!(last.is_none_or(|last| last.1 < tag), "a log does not shrink");
                 self.tags.push_back((end, tag));
             }
         }
@@ -109,9 +106,7 @@ impl Conflation {
     pub fn push(&mut self, frame: &[u8], hasher: &RandomState) {
         let (action, key) = action_and_key(frame);
         let hash = hasher.hash_one(key);
-        let Conflation {
-            bytes, index, dead, ..
-        } = self;
+        let Conflation { bytes, index, dead, .. } = self;
         match index.find_entry(hash, |&at| key_at(bytes, at) == key) {
             Ok(queued) => {
                 let at = queued.remove().0 as usize;
@@ -209,10 +204,7 @@ mod tests {
 
     fn update(action: Action, number: u8) -> Vec<u8> {
         let route = Route {
-            destination: Destination {
-                prefix: [10, 0, 0, number].into(),
-                length: 32,
-            },
+            destination: Destination { prefix: [10, 0, 0, number].into(), length: 32 },
             next_hop: NextHop {
                 address: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
                 vni: Vni(0),
@@ -257,11 +249,7 @@ mod tests {
         for (bytes_max, expected) in [(3 * length + 1, 3 * length), (1, length), (length, length)] {
             let mut out = Vec::new();
             assert_eq!(tagged.take(99, &mut out, bytes_max), expected);
-            assert_eq!(
-                tagged.take(99, &mut out, length - 1),
-                0,
-                "the next one does not fit"
-            );
+            assert_eq!(tagged.take(99, &mut out, length - 1), 0, "the next one does not fit");
             let mut out = Vec::new();
             assert_eq!(conflated.take(&mut out, bytes_max, &hasher()), expected);
             assert_eq!(conflated.take(&mut out, length - 1, &hasher()), 0);

@@ -19,11 +19,7 @@ pub struct VniLog {
 impl VniLog {
     /// An empty log, whose chunks are counted in `live`.
     pub fn new(live: LiveBytes) -> VniLog {
-        VniLog {
-            tail: None,
-            end: 0,
-            live,
-        }
+        VniLog { tail: None, end: 0, live }
     }
 
     /// The position behind the last frame.
@@ -102,10 +98,7 @@ pub struct Cursor {
 impl Cursor {
     /// A cursor that has read everything up to `end`.
     pub fn at_end(end: u64) -> Cursor {
-        Cursor {
-            position: end,
-            chunk: None,
-        }
+        Cursor { position: end, chunk: None }
     }
 
     /// Position of the next byte to read.
@@ -115,10 +108,7 @@ impl Cursor {
 
     /// Takes hold of the chunk in which the frames behind its position are about to begin.
     pub fn wake(&mut self, anchor: &Rc<Chunk>) {
-        assert!(
-            self.chunk.is_none() && self.position == anchor.end(),
-            "it stood at the end"
-        );
+        assert!(self.chunk.is_none() && self.position == anchor.end(), "it stood at the end");
         self.chunk = Some(anchor.clone());
     }
 

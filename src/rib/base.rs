@@ -82,10 +82,7 @@ struct Assembly {
 impl GroupHome {
     /// A group that nobody follows yet.
     pub fn new(tail_bytes_min: usize) -> GroupHome {
-        GroupHome {
-            tail_bytes_min,
-            ..GroupHome::default()
-        }
+        GroupHome { tail_bytes_min, ..GroupHome::default() }
     }
 
     /// Whether records have to be made for this group at all.
@@ -230,15 +227,7 @@ impl GroupHome {
             let mut blocks: SmallVec<[Arc<Frames>; 2]> = SmallVec::new();
             blocks.push(base.frames.clone());
             blocks.extend(base.tail.iter().cloned());
-            sink.joined(
-                shard,
-                Joined {
-                    group,
-                    peer,
-                    epoch,
-                    blocks,
-                },
-            );
+            sink.joined(shard, Joined { group, peer, epoch, blocks });
         }
     }
 
@@ -293,10 +282,7 @@ impl Build {
             match scope {
                 _ if entry.route.destination.is_default() => self.head.push(&frame, scope),
                 Scope::AllBut(source) => {
-                    self.by_source
-                        .entry(source)
-                        .or_default()
-                        .extend_from_slice(&frame);
+                    self.by_source.entry(source).or_default().extend_from_slice(&frame);
                 }
                 _ => self.shared.extend_from_slice(&frame),
             }
@@ -310,10 +296,7 @@ impl Build {
         }
         frames.end_head();
         frames.push(&std::mem::take(&mut self.shared), Scope::All);
-        self.assembly = Some(Assembly {
-            frames,
-            buckets: buckets.into_iter(),
-        });
+        self.assembly = Some(Assembly { frames, buckets: buckets.into_iter() });
         true
     }
 

@@ -137,19 +137,12 @@ impl Rib {
         route: &Route,
         sink: &mut impl RecordSink,
     ) -> bool {
-        let place = self
-            .homes
-            .get(&vni)
-            .and_then(|home| home.table.find(route, &self.hasher));
+        let place = self.homes.get(&vni).and_then(|home| home.table.find(route, &self.hasher));
         let Some(place) = place else { return false };
         if !self.remove_at(vni, place, source, sink) {
             return false;
         }
-        if !self
-            .homes
-            .get(&vni)
-            .is_some_and(|home| home.table.has_source(source, &self.hasher))
-        {
+        if !self.homes.get(&vni).is_some_and(|home| home.table.has_source(source, &self.hasher)) {
             self.forget_vni_of(source, vni);
         }
         self.tidy(vni);
@@ -230,10 +223,7 @@ impl Rib {
 
     /// The most bases that any group has alive: the design allows 2.
     pub fn bases_alive_max(&self) -> usize {
-        let groups = self
-            .homes
-            .values()
-            .flat_map(|home| home.groups.iter().flatten());
+        let groups = self.homes.values().flat_map(|home| home.groups.iter().flatten());
         groups.map(|at| at.bases_alive()).max().unwrap_or(0)
     }
 
@@ -288,14 +278,7 @@ impl Rib {
                 // One source came or went: what classes are told differs in scope only.
                 encode_update(&mut self.frame, action, vni, route);
             }
-            at.record(
-                Group::new(vni, class),
-                place,
-                &self.frame,
-                scope,
-                sink,
-                &self.hasher,
-            );
+            at.record(Group::new(vni, class), place, &self.frame, scope, sink, &self.hasher);
         }
     }
 
@@ -307,10 +290,8 @@ impl Rib {
         sink: &mut impl RecordSink,
     ) -> bool {
         while let Some(&vni) = self.vnis_of.get(&source).and_then(|vnis| vnis.last()) {
-            while let Some(place) = self
-                .homes
-                .get(&vni)
-                .and_then(|home| home.table.last_of(source, &self.hasher))
+            while let Some(place) =
+                self.homes.get(&vni).and_then(|home| home.table.last_of(source, &self.hasher))
             {
                 if *budget == 0 {
                     return false;
@@ -338,8 +319,10 @@ impl Rib {
         let Some(at) = &mut home.groups[group.class.index()] else {
             return true;
         };
+        let done = at.run_build(group, &mut home.table, self.reflect, budget, sink, now);
+        // A build of nothing costs something too.
         *budget = budget.saturating_sub(1);
-        at.run_build(group, &mut home.table, self.reflect, budget, sink, now)
+        done
     }
 
     fn watch(&mut self, group: Group) {

@@ -30,9 +30,7 @@ pub struct Entry {
 impl Entry {
     /// Who announces the route.
     pub fn sources(&self) -> impl Iterator<Item = (SourceId, PeerClass)> {
-        self.members
-            .iter()
-            .map(|member| (member.source, member.class))
+        self.members.iter().map(|member| (member.source, member.class))
     }
 
     /// Whether nobody announces it: a free place in the table.
@@ -77,13 +75,7 @@ impl VniTable {
 
     /// The place of a route; a vacant one if it has none yet.
     pub fn find_or_insert(&mut self, route: &Route, hasher: &RandomState) -> u32 {
-        let VniTable {
-            entries,
-            free,
-            index,
-            frozen,
-            ..
-        } = self;
+        let VniTable { entries, free, index, frozen, .. } = self;
         let slot = index.entry(
             hasher.hash_one(route),
             |&at| entries[at as usize].route == *route,
@@ -97,10 +89,7 @@ impl VniTable {
                     u32::try_from(entries.len()).expect("a VNI has below 2^32 routes")
                 });
                 vacant.insert(at);
-                let entry = Entry {
-                    route: *route,
-                    members: SmallVec::new(),
-                };
+                let entry = Entry { route: *route, members: SmallVec::new() };
                 match entries.get_mut(at as usize) {
                     Some(place) => *place = entry,
                     None => entries.push(entry),
@@ -124,21 +113,10 @@ impl VniTable {
         };
         let (_, list) = self
             .adj_in
-            .entry(
-                hasher.hash_one(source),
-                |(id, _)| *id == source,
-                |(id, _)| hasher.hash_one(id),
-            )
+            .entry(hasher.hash_one(source), |(id, _)| *id == source, |(id, _)| hasher.hash_one(id))
             .or_insert_with(|| (source, Vec::new()))
             .into_mut();
-        members.insert(
-            at,
-            Member {
-                source,
-                class,
-                position: list.len() as u32,
-            },
-        );
+        members.insert(at, Member { source, class, position: list.len() as u32 });
         list.push(place);
         true
     }
@@ -146,10 +124,7 @@ impl VniTable {
     /// Removes a source; false if it is none. Frees the place with the last one.
     pub fn remove_source(&mut self, place: u32, source: SourceId, hasher: &RandomState) -> bool {
         let entry = &mut self.entries[place as usize];
-        let Ok(at) = entry
-            .members
-            .binary_search_by_key(&source, |member| member.source)
-        else {
+        let Ok(at) = entry.members.binary_search_by_key(&source, |member| member.source) else {
             return false;
         };
         let position = entry.members.remove(at).position as usize;
@@ -168,9 +143,7 @@ impl VniTable {
 
     /// Some route of `source`, if it has one left here.
     pub fn last_of(&self, source: SourceId, hasher: &RandomState) -> Option<u32> {
-        let found = self
-            .adj_in
-            .find(hasher.hash_one(source), |(id, _)| *id == source);
+        let found = self.adj_in.find(hasher.hash_one(source), |(id, _)| *id == source);
         found.and_then(|(_, list)| list.last().copied())
     }
 

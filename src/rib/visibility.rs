@@ -83,21 +83,15 @@ mod tests {
     /// what the records say is what each possible subscriber should learn.
     #[test]
     fn records_say_what_each_subscriber_should_learn() {
-        let peers = [
-            (source(0), Client),
-            (source(1), Client),
-            (source(2), Server),
-            (source(3), Server),
-        ];
+        let peers =
+            [(source(0), Client), (source(1), Client), (source(2), Server), (source(3), Server)];
         let bystanders = [(source(8), Client), (source(9), Server)];
         for reflected in [false, true] {
             for set in 0u32..16 {
                 for changed in 0..4 {
                     let after = set ^ (1 << changed);
                     let members = |set: u32| {
-                        (0..4)
-                            .filter(move |i| set & (1 << i) != 0)
-                            .map(|i| peers[i as usize])
+                        (0..4).filter(move |i| set & (1 << i) != 0).map(|i| peers[i as usize])
                     };
                     for &(subscriber, class) in peers.iter().chain(&bystanders) {
                         let sees = |set| {

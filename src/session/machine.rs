@@ -298,13 +298,9 @@ impl Session {
             }
             Step::EstablishAndAnswer => {
                 let _ = self.send_keepalive(now);
-                Verdict::Established {
-                    send_keepalive: true,
-                }
+                Verdict::Established { send_keepalive: true }
             }
-            Step::Establish => Verdict::Established {
-                send_keepalive: false,
-            },
+            Step::Establish => Verdict::Established { send_keepalive: false },
             Step::SendKeepalive => self.send_keepalive(now),
             Step::Close(reason) => Verdict::Close(reason),
         }
@@ -380,10 +376,6 @@ impl Session {
             // A server only answers, unless it does not read what to answer.
             Direction::Incoming => self.state == State::Established && !self.reading(),
         };
-        if scheduled {
-            self.keepalive_deadline
-        } else {
-            Time::NEVER
-        }
+        if scheduled { self.keepalive_deadline } else { Time::NEVER }
     }
 }

@@ -317,21 +317,14 @@ mod tests {
     }
 
     fn check(direction: Direction, expected: &str, lost: &str) {
-        let mut rows = expected
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty());
+        let mut rows = expected.lines().map(str::trim).filter(|line| !line.is_empty());
         let states: Vec<&str> = rows.next().unwrap().split_whitespace().skip(1).collect();
         assert_eq!(states, State::ALL.map(|state| state.to_string()));
         let mut events = EVENTS.iter();
         for row in rows {
             let mut cells = row.split_whitespace();
             let event = *events.next().expect("a row too many");
-            assert_eq!(
-                cells.next().unwrap(),
-                format!("{event:?}"),
-                "the rows' order"
-            );
+            assert_eq!(cells.next().unwrap(), format!("{event:?}"), "the rows' order");
             for state in State::ALL {
                 let cell = cells.next().expect("a cell for each state");
                 let (step, next) = match cell.split_once('>') {
@@ -345,10 +338,8 @@ mod tests {
                     (step, next),
                     "{direction:?} {state} {event:?}"
                 );
-                if let Step::Close(CloseReason::Unexpected {
-                    state: told,
-                    event: blamed,
-                }) = got_step
+                if let Step::Close(CloseReason::Unexpected { state: told, event: blamed }) =
+                    got_step
                 {
                     assert_eq!((told, blamed), (state, event));
                 }
@@ -384,9 +375,7 @@ mod tests {
     #[test]
     fn reasons_say_what_and_where() {
         let (_, step) = transition(Direction::Incoming, State::Connecting, Event::Update);
-        let Step::Close(reason) = step else {
-            panic!("{step:?}")
-        };
+        let Step::Close(reason) = step else { panic!("{step:?}") };
         assert_eq!(reason.to_string(), "UPDATE is not allowed in CONNECTING");
     }
 }

@@ -15,11 +15,7 @@ fn at_ms(ms: u64) -> Time {
 }
 
 fn hello(keepalive_interval_s: u32) -> Hello {
-    Hello {
-        keepalive_interval_s,
-        is_server: false,
-        reassembles: false,
-    }
+    Hello { keepalive_interval_s, is_server: false, reassembles: false }
 }
 
 fn config(direction: Direction, keepalive_interval_s: u32) -> SessionConfig {
@@ -39,12 +35,7 @@ fn incoming(own_s: u32, peers_s: u32) -> Session {
     let verdict = session.on_message(START, MessageType::Hello, Some(&hello(peers_s)));
     assert!(matches!(verdict, Verdict::SendHello(_)), "{verdict:?}");
     let verdict = session.on_message(START, MessageType::Keepalive, None);
-    assert_eq!(
-        verdict,
-        Verdict::Established {
-            send_keepalive: true
-        }
-    );
+    assert_eq!(verdict, Verdict::Established { send_keepalive: true });
     session
 }
 
@@ -70,38 +61,18 @@ fn incoming_handshake() {
     let mut session = Session::new(&config(Direction::Incoming, 10), START);
     assert_eq!(session.state(), State::Connecting);
     assert_eq!(session.keepalive_interval_s(), 10);
-    let theirs = Hello {
-        keepalive_interval_s: 3,
-        is_server: true,
-        reassembles: true,
-    };
-    let ours = Hello {
-        keepalive_interval_s: 3,
-        is_server: true,
-        reassembles: true,
-    };
+    let theirs = Hello { keepalive_interval_s: 3, is_server: true, reassembles: true };
+    let ours = Hello { keepalive_interval_s: 3, is_server: true, reassembles: true };
     let verdict = session.on_message(START, MessageType::Hello, Some(&theirs));
     assert_eq!(verdict, Verdict::SendHello(ours));
     assert_eq!(session.state(), State::HelloSent);
-    assert_eq!(
-        (session.peer_class(), session.peer_reassembles()),
-        (PeerClass::Server, true)
-    );
+    assert_eq!((session.peer_class(), session.peer_reassembles()), (PeerClass::Server, true));
     assert_eq!(session.keepalive_interval_s(), 3);
     let verdict = session.on_message(START, MessageType::Keepalive, None);
-    assert_eq!(
-        verdict,
-        Verdict::Established {
-            send_keepalive: true
-        }
-    );
+    assert_eq!(verdict, Verdict::Established { send_keepalive: true });
     let verdict = session.on_message(START, MessageType::Keepalive, None);
     assert_eq!(verdict, Verdict::SendKeepalive);
-    for message in [
-        MessageType::Subscribe,
-        MessageType::Update,
-        MessageType::Unsubscribe,
-    ] {
+    for message in [MessageType::Subscribe, MessageType::Update, MessageType::Unsubscribe] {
         assert_eq!(session.on_message(START, message, None), Verdict::Deliver);
     }
     let verdict = session.on_message(START, MessageType::Hello, Some(&theirs));
@@ -113,58 +84,31 @@ fn incoming_handshake() {
 fn an_answer_says_server_and_reassembles_only_to_those_who_did() {
     let mut session = Session::new(&config(Direction::Incoming, 2), START);
     let verdict = session.on_message(START, MessageType::Hello, Some(&hello(9)));
-    let ours = Hello {
-        keepalive_interval_s: 2,
-        is_server: true,
-        reassembles: false,
-    };
+    let ours = Hello { keepalive_interval_s: 2, is_server: true, reassembles: false };
     assert_eq!(verdict, Verdict::SendHello(ours));
-    assert_eq!(
-        (session.peer_class(), session.peer_reassembles()),
-        (PeerClass::Client, false)
-    );
+    assert_eq!((session.peer_class(), session.peer_reassembles()), (PeerClass::Client, false));
 }
 
 #[test]
 fn outgoing_handshake() {
     let mut session = Session::new(&config(Direction::Outgoing, 7), START);
-    let ours = Hello {
-        keepalive_interval_s: 7,
-        is_server: false,
-        reassembles: true,
-    };
+    let ours = Hello { keepalive_interval_s: 7, is_server: false, reassembles: true };
     assert_eq!(session.connected(START), Verdict::SendHello(ours));
-    let theirs = Hello {
-        keepalive_interval_s: 4,
-        is_server: true,
-        reassembles: false,
-    };
+    let theirs = Hello { keepalive_interval_s: 4, is_server: true, reassembles: false };
     let verdict = session.on_message(START, MessageType::Hello, Some(&theirs));
     assert_eq!(verdict, Verdict::Ignore);
     assert_eq!(session.state(), State::HelloReceived);
-    assert_eq!(
-        (session.peer_class(), session.keepalive_interval_s()),
-        (PeerClass::Server, 4)
-    );
+    assert_eq!((session.peer_class(), session.keepalive_interval_s()), (PeerClass::Server, 4));
     assert_due(&mut session, 20, Verdict::SendKeepalive);
     let verdict = session.on_message(at_ms(21), MessageType::Keepalive, None);
-    assert_eq!(
-        verdict,
-        Verdict::Established {
-            send_keepalive: false
-        }
-    );
+    assert_eq!(verdict, Verdict::Established { send_keepalive: false });
     let verdict = session.on_message(at_ms(22), MessageType::Keepalive, None);
     assert_eq!(verdict, Verdict::Ignore, "a client answers no KEEPALIVE");
 }
 
 #[test]
 fn a_server_of_our_kind_gets_the_first_keepalive_at_once() {
-    let theirs = Hello {
-        keepalive_interval_s: 4,
-        is_server: true,
-        reassembles: true,
-    };
+    let theirs = Hello { keepalive_interval_s: 4, is_server: true, reassembles: true };
     let (mut session, verdict) = outgoing(5, theirs);
     assert_eq!(verdict, Verdict::SendKeepalive);
     assert!(session.peer_reassembles());
@@ -176,12 +120,7 @@ fn a_clients_keepalives_keep_the_beat_of_the_hello() {
     let (mut session, _) = outgoing(1, hello(9));
     assert_due(&mut session, 20, Verdict::SendKeepalive);
     let verdict = session.on_message(at_ms(500), MessageType::Keepalive, None);
-    assert_eq!(
-        verdict,
-        Verdict::Established {
-            send_keepalive: false
-        }
-    );
+    assert_eq!(verdict, Verdict::Established { send_keepalive: false });
     assert_due(&mut session, 1000, Verdict::SendKeepalive);
     // The timer comes late: the next beat stays where it was, and those missed are not made up for.
     let _ = session.on_message(at_ms(3000), MessageType::Keepalive, None);
@@ -193,31 +132,16 @@ fn a_clients_keepalives_keep_the_beat_of_the_hello() {
 #[test]
 fn who_does_not_get_established_is_closed() {
     let mut silent = Session::new(&config(Direction::Incoming, 5), START);
-    assert_due(
-        &mut silent,
-        10_000,
-        Verdict::Close(CloseReason::HandshakeTimeout),
-    );
-    assert_eq!(
-        (silent.state(), silent.next_deadline()),
-        (State::Closed, Time::NEVER)
-    );
+    assert_due(&mut silent, 10_000, Verdict::Close(CloseReason::HandshakeTimeout));
+    assert_eq!((silent.state(), silent.next_deadline()), (State::Closed, Time::NEVER));
 
     let mut unconnected = Session::new(&config(Direction::Outgoing, 5), START);
-    assert_due(
-        &mut unconnected,
-        10_000,
-        Verdict::Close(CloseReason::HandshakeTimeout),
-    );
+    assert_due(&mut unconnected, 10_000, Verdict::Close(CloseReason::HandshakeTimeout));
     assert_eq!(unconnected.state(), State::Retry);
 
     let mut halfway = Session::new(&config(Direction::Incoming, 60), START);
     let _ = halfway.on_message(at_ms(9000), MessageType::Hello, Some(&hello(60)));
-    assert_due(
-        &mut halfway,
-        10_000,
-        Verdict::Close(CloseReason::HandshakeTimeout),
-    );
+    assert_due(&mut halfway, 10_000, Verdict::Close(CloseReason::HandshakeTimeout));
 }
 
 #[test]
@@ -229,21 +153,9 @@ fn the_handshake_time_ends_with_established() {
 
 #[test]
 fn hold_time_is_five_halves_of_the_interval() {
-    assert_due(
-        &mut incoming(1, 1),
-        2500,
-        Verdict::Close(CloseReason::HoldTimeout),
-    );
-    assert_due(
-        &mut incoming(5, 3),
-        7500,
-        Verdict::Close(CloseReason::HoldTimeout),
-    );
-    assert_due(
-        &mut incoming(0, 100),
-        12_500,
-        Verdict::Close(CloseReason::HoldTimeout),
-    );
+    assert_due(&mut incoming(1, 1), 2500, Verdict::Close(CloseReason::HoldTimeout));
+    assert_due(&mut incoming(5, 3), 7500, Verdict::Close(CloseReason::HoldTimeout));
+    assert_due(&mut incoming(0, 100), 12_500, Verdict::Close(CloseReason::HoldTimeout));
 }
 
 #[test]
@@ -270,20 +182,13 @@ fn any_message_restarts_the_hold_timer() {
     ];
     for (second, message) in (1..).zip(messages) {
         let _ = session.on_message(at_ms(second * 2000), message, None);
-        assert_eq!(
-            session.next_deadline(),
-            at_ms(second * 2000 + 2500),
-            "{message:?}"
-        );
+        assert_eq!(session.next_deadline(), at_ms(second * 2000 + 2500), "{message:?}");
     }
     // Also one that a client has no use for.
     let (mut session, _) = outgoing(9, hello(9));
     let _ = session.on_timer(at_ms(20));
     let _ = session.on_message(at_ms(30), MessageType::Keepalive, None);
-    assert_eq!(
-        session.on_message(at_ms(22_000), MessageType::Subscribe, None),
-        Verdict::Ignore
-    );
+    assert_eq!(session.on_message(at_ms(22_000), MessageType::Subscribe, None), Verdict::Ignore);
     assert_eq!(session.on_timer(at_ms(23_000)), Verdict::SendKeepalive);
     assert_eq!(session.on_timer(at_ms(23_000)), Verdict::Ignore);
 }
@@ -302,11 +207,7 @@ fn a_paused_reader_has_no_hold_time_and_sends_keepalives() {
     // 300 of 2500 ms were over when we paused.
     session.resume(at_ms(29_500));
     session.resume(at_ms(29_600));
-    assert_due(
-        &mut session,
-        29_500 + 2200,
-        Verdict::Close(CloseReason::HoldTimeout),
-    );
+    assert_due(&mut session, 29_500 + 2200, Verdict::Close(CloseReason::HoldTimeout));
 }
 
 #[test]
@@ -327,10 +228,7 @@ fn pausing_often_does_not_starve_the_peer() {
 fn what_was_read_before_the_pause_counts_during_it() {
     let mut session = incoming(1, 1);
     session.pause(at_ms(1000));
-    assert_eq!(
-        session.on_message(at_ms(1500), MessageType::Update, None),
-        Verdict::Deliver
-    );
+    assert_eq!(session.on_message(at_ms(1500), MessageType::Update, None), Verdict::Deliver);
     session.resume(at_ms(9000));
     assert_eq!(session.next_deadline(), at_ms(11_500));
 }
@@ -342,11 +240,7 @@ fn before_established_a_pause_only_stops_the_clock() {
     assert_eq!(session.next_deadline(), Time::NEVER);
     assert_eq!(session.on_timer(at_ms(50_000)), Verdict::Ignore);
     session.resume(at_ms(50_000));
-    assert_due(
-        &mut session,
-        56_000,
-        Verdict::Close(CloseReason::HandshakeTimeout),
-    );
+    assert_due(&mut session, 56_000, Verdict::Close(CloseReason::HandshakeTimeout));
 }
 
 #[test]
@@ -364,11 +258,7 @@ fn a_paused_client_keeps_its_beat_and_is_not_held_up_by_the_servers_silence() {
 fn send_hold() {
     let mut session = incoming(86_400, 86_400);
     session.send_progressed(at_ms(0));
-    assert_eq!(
-        session.next_deadline(),
-        at_ms(216_000_000),
-        "nothing is pending"
-    );
+    assert_eq!(session.next_deadline(), at_ms(216_000_000), "nothing is pending");
     session.send_pending(at_ms(1000));
     session.send_pending(at_ms(2000));
     assert_eq!(session.next_deadline(), at_ms(481_000));
@@ -378,11 +268,7 @@ fn send_hold() {
     session.send_progressed(at_ms(9000));
     // It is about the peer's reading, so our pause does not matter.
     session.pause(at_ms(10_000));
-    assert_due(
-        &mut session,
-        489_000,
-        Verdict::Close(CloseReason::SendHoldTimeout),
-    );
+    assert_due(&mut session, 489_000, Verdict::Close(CloseReason::SendHoldTimeout));
     session.send_pending(at_ms(490_000));
     assert_eq!(session.next_deadline(), Time::NEVER);
 }
@@ -397,10 +283,7 @@ fn illegal_openings_close() {
     ] {
         let mut session = Session::new(&config(Direction::Incoming, 5), START);
         let verdict = session.on_message(START, message, None);
-        assert!(
-            matches!(verdict, Verdict::Close(CloseReason::Unexpected { .. })),
-            "{message:?}"
-        );
+        assert!(matches!(verdict, Verdict::Close(CloseReason::Unexpected { .. })), "{message:?}");
         assert_eq!(session.state(), State::Closed);
     }
     let mut session = Session::new(&config(Direction::Incoming, 5), START);
@@ -414,40 +297,23 @@ fn illegal_openings_close() {
 #[test]
 fn only_a_reflector_takes_subscriptions_from_whom_it_dialled() {
     for reflector in [false, true] {
-        let config = SessionConfig {
-            reflector,
-            ..config(Direction::Outgoing, 5)
-        };
+        let config = SessionConfig { reflector, ..config(Direction::Outgoing, 5) };
         let mut session = Session::new(&config, START);
         let _ = session.connected(START);
         let _ = session.on_message(START, MessageType::Hello, Some(&hello(5)));
         let _ = session.on_message(START, MessageType::Keepalive, None);
-        let expected = if reflector {
-            Verdict::Deliver
-        } else {
-            Verdict::Ignore
-        };
-        assert_eq!(
-            session.on_message(START, MessageType::Subscribe, None),
-            expected
-        );
-        assert_eq!(
-            session.on_message(START, MessageType::Unsubscribe, None),
-            expected
-        );
-        assert_eq!(
-            session.on_message(START, MessageType::Update, None),
-            Verdict::Deliver
-        );
+        let expected = if reflector { Verdict::Deliver } else { Verdict::Ignore };
+        assert_eq!(session.on_message(START, MessageType::Subscribe, None), expected);
+        assert_eq!(session.on_message(START, MessageType::Unsubscribe, None), expected);
+        assert_eq!(session.on_message(START, MessageType::Update, None), Verdict::Deliver);
     }
 }
 
 #[test]
 fn closing_is_said_once() {
-    for (direction, lost) in [
-        (Direction::Incoming, State::Closed),
-        (Direction::Outgoing, State::Retry),
-    ] {
+    for (direction, lost) in
+        [(Direction::Incoming, State::Closed), (Direction::Outgoing, State::Retry)]
+    {
         let mut session = Session::new(&config(direction, 5), START);
         assert_eq!(session.on_eof(), Verdict::Close(CloseReason::RemoteClosed));
         assert_eq!(session.state(), lost);

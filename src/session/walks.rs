@@ -61,11 +61,7 @@ fn any_op() -> impl Strategy<Value = Op> {
 fn any_config() -> impl Strategy<Value = SessionConfig> {
     (any::<bool>(), any::<u32>(), any::<[bool; 3]>()).prop_map(
         |(incoming, keepalive_interval_s, [is_server, reassembles, reflector])| SessionConfig {
-            direction: if incoming {
-                Direction::Incoming
-            } else {
-                Direction::Outgoing
-            },
+            direction: if incoming { Direction::Incoming } else { Direction::Outgoing },
             keepalive_interval_s,
             is_server,
             reassembles,
@@ -117,11 +113,7 @@ fn act(session: &mut Session, now: &mut Time, op: &Op) -> Verdict {
 
 /// The first `length` operations of a handshake: most random walks never get through one.
 fn handshake(direction: Direction, length: usize) -> Vec<Op> {
-    let hello = Hello {
-        keepalive_interval_s: 5,
-        is_server: false,
-        reassembles: false,
-    };
+    let hello = Hello { keepalive_interval_s: 5, is_server: false, reassembles: false };
     let mut ops = vec![
         Op::Message(MessageType::Hello, Some(hello)),
         Op::Message(MessageType::Keepalive, None),

@@ -173,10 +173,8 @@ impl Groups {
         subscription.joined = true;
         let blocks = joined.blocks.into_iter().filter(|block| !block.is_empty());
         subscription.blocks = blocks.map(FramesCursor::new).collect();
-        let urgent = subscription
-            .blocks
-            .front()
-            .is_some_and(|block| block.frames().head_bytes() > 0);
+        let urgent =
+            subscription.blocks.front().is_some_and(|block| block.frames().head_bytes() > 0);
         let pending = !subscription.blocks.is_empty();
         self.groups[subscription.group as usize].open = true;
         self.make_idle(sub);
@@ -256,9 +254,7 @@ impl Groups {
                     if fitting > bytes_max && !copied.is_empty() {
                         return Part::Full;
                     }
-                    subscription
-                        .cursor
-                        .advance_to(position_of(&chunk, range.start + fitting));
+                    subscription.cursor.advance_to(position_of(&chunk, range.start + fitting));
                     return Part::Chunk(chunk, range.start..range.start + fitting);
                 }
                 None if subscription.cursor.position() == position => break,
@@ -291,11 +287,7 @@ impl Groups {
     /// Conflates readers of groups whose logs grew a good deal since the last look, where they are
     /// too far behind; with `pressed`, all that are behind at all.
     pub fn conflate_slow(&mut self, pressed: bool) {
-        let lag_max = if pressed {
-            self.lag_bytes_max / 16
-        } else {
-            self.lag_bytes_max
-        };
+        let lag_max = if pressed { self.lag_bytes_max / 16 } else { self.lag_bytes_max };
         let mut slow = Vec::new();
         for (_, group) in &mut self.groups {
             let end = group.log.end();
@@ -327,10 +319,7 @@ impl Groups {
 
     /// The peer with the largest private queue.
     pub fn hungriest(&self) -> Option<PeerId> {
-        let queues = self
-            .subscriptions
-            .iter()
-            .map(|(_, sub)| (sub.private_bytes(), sub.peer));
+        let queues = self.subscriptions.iter().map(|(_, sub)| (sub.private_bytes(), sub.peer));
         queues.max_by_key(|&(bytes, _)| bytes).map(|(_, peer)| peer)
     }
 
@@ -367,9 +356,7 @@ impl Groups {
                     for frame in frames(chunk.slice(range.clone())) {
                         difference.push(frame, &self.hasher);
                     }
-                    subscription
-                        .cursor
-                        .advance_to(position_of(&chunk, range.end));
+                    subscription.cursor.advance_to(position_of(&chunk, range.end));
                 }
                 None if subscription.cursor.position() == position => break,
                 None => {}
@@ -425,16 +412,12 @@ impl Groups {
 
     /// It has read the whole log, and lets go of it.
     fn make_idle(&mut self, sub: SubIndex) {
-        let Subscription {
-            group, at, joined, ..
-        } = self.subscriptions[sub as usize];
+        let Subscription { group, at, joined, .. } = self.subscriptions[sub as usize];
         let local = &mut self.groups[group as usize];
         if !joined {
             return;
         }
-        self.subscriptions[sub as usize]
-            .cursor
-            .rest_at(local.log.end());
+        self.subscriptions[sub as usize].cursor.rest_at(local.log.end());
         self.subscriptions[sub as usize].skips.clear();
         if at >= local.idle {
             let boundary = local.idle;
@@ -467,19 +450,12 @@ impl Groups {
 impl Subscription {
     /// Memory of what is for it alone, in bytes.
     fn private_bytes(&self) -> usize {
-        self.alone.heap_bytes()
-            + self
-                .conflation
-                .as_ref()
-                .map_or(0, |queue| queue.heap_bytes())
+        self.alone.heap_bytes() + self.conflation.as_ref().map_or(0, |queue| queue.heap_bytes())
     }
 
     fn has_private_due(&self) -> bool {
         self.conflation.is_some()
-            || self
-                .alone
-                .first_tag()
-                .is_some_and(|tag| tag <= self.cursor.position())
+            || self.alone.first_tag().is_some_and(|tag| tag <= self.cursor.position())
     }
 
     fn take_private(&mut self, out: &mut Vec<u8>, bytes_max: usize, hasher: &RandomState) -> usize {

@@ -27,35 +27,32 @@ impl Shard {
 
     /// Serves requests and goes on with jobs, within a turn's budget. True if some are left.
     pub(super) fn work_as_home(&mut self, now: Time) -> bool {
-        let me = self.config.id;
-        if let Some(own) = self.outboxes.take(me) {
-            self.deliver(own);
-        }
+        self.deliver_own();
         let mut budget = self.config.budgets.requests_per_turn;
         let fair_share = (budget / 4).max(1);
         let shards = self.inbox.len();
         for turn in 0..shards {
             let from = (self.served_first + turn) % shards;
             // Everybody gets a share; the first one what the others leave.
-            let share = if turn + 1 == shards {
-                budget
-            } else {
-                budget.min(fair_share)
-            };
+            let share = if turn + 1 == shards { budget } else { budget.min(fair_share) };
             budget -= self.serve(ShardId(from as u16), share, now);
         }
         self.served_first = (self.served_first + 1) % shards;
         let mut left = self.inbox.iter().any(|requests| !requests.is_empty());
         if !self.outboxes.is_any_full() {
-            left |= self
-                .rib
-                .run_jobs(JOB_ROUTES_PER_TURN, &mut self.outboxes, now);
+            left |=
+                self.rib.run_jobs(self.config.budgets.job_routes_per_turn, &mut self.outboxes, now);
         }
-        if let Some(own) = self.outboxes.take(me) {
-            self.deliver(own);
-        }
+        self.deliver_own();
         // Work that waits for a full shard is not due before that shard's next mail.
         left && !self.outboxes.is_any_full()
+    }
+
+    /// What the shard wrote to itself, the receipts for it included.
+    fn deliver_own(&mut self) {
+        while let Some(own) = self.outboxes.take(self.config.id) {
+            self.deliver(own);
+        }
     }
 
     /// Serves at most `share` requests of one shard. Returns how many.
@@ -76,13 +73,7 @@ impl Shard {
 
     fn serve_one(&mut self, from: ShardId, request: Request, now: Time) {
         match request {
-            Request::Change {
-                source,
-                class,
-                action,
-                vni,
-                route,
-            } => {
+            Request::Change { source, class, action, vni, route } => {
                 let sink = &mut self.outboxes;
                 let is_add = action == Action::Add;
                 let changed = match action {
@@ -99,8 +90,7 @@ impl Shard {
             }
             Request::Lost(source) => self.rib.lose(source),
             Request::Join { group, peer, epoch } => {
-                self.rib
-                    .join(group, Join { peer, epoch }, &mut self.outboxes, now);
+                self.rib.join(group, Join { peer, epoch }, &mut self.outboxes, now);
             }
             Request::Leave(group) => self.rib.leave(group, from),
         }
@@ -110,11 +100,7 @@ impl Shard {
         self.outboxes.block(from).record_bytes_taken += bytes.len();
         for delivery in deliveries {
             match delivery {
-                Delivery::Records {
-                    group,
-                    scope,
-                    length,
-                } => {
+                Delivery::Records { group, scope, length } => {
                     let (records, rest) = bytes.split_at(length);
                     bytes = rest;
                     let peers = &self.peers;
@@ -128,9 +114,6 @@ impl Shard {
                 }
             }
         }
-        assert!(
-            bytes.is_empty(),
-            "every byte of a block belongs to a delivery"
-        );
+        assert!(bytes.is_empty(), "every byte of a block belongs to a delivery");
     }
 }

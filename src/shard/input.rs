@@ -94,9 +94,7 @@ impl Shard {
             };
             match message {
                 Ok(Message::Update(update)) => {
-                    let verdict = peer
-                        .session
-                        .on_message(now, wire::MessageType::Update, None);
+                    let verdict = peer.session.on_message(now, wire::MessageType::Update, None);
                     if verdict == Verdict::Deliver {
                         self.on_update(now, id, &update);
                     } else {
@@ -138,9 +136,7 @@ impl Shard {
             }
             Reaction::DropMessage => {
                 // In a state where no UPDATE is allowed, a bad one is not either.
-                let verdict = peer
-                    .session
-                    .on_message(now, wire::MessageType::Update, None);
+                let verdict = peer.session.on_message(now, wire::MessageType::Update, None);
                 if verdict != Verdict::Deliver {
                     return self.obey(now, id, verdict);
                 }
@@ -202,10 +198,7 @@ impl Shard {
         let Some(peer) = self.peers.find_mut(id) else {
             return;
         };
-        let Err(at) = peer
-            .subscriptions
-            .binary_search_by_key(&vni, |&(vni, _)| vni)
-        else {
+        let Err(at) = peer.subscriptions.binary_search_by_key(&vni, |&(vni, _)| vni) else {
             // Clients in the field do send it twice.
             return tracing::debug!(%id, %vni, "SUBSCRIBE again");
         };
@@ -221,14 +214,7 @@ impl Shard {
         let sub = self.groups.subscribe(group, id, self.epoch);
         peer.subscriptions.insert(at, (vni, sub));
         let home = ShardId::home_of(vni, self.config.shards);
-        self.outboxes.request(
-            home,
-            Request::Join {
-                group,
-                peer: id,
-                epoch: self.epoch,
-            },
-        );
+        self.outboxes.request(home, Request::Join { group, peer: id, epoch: self.epoch });
         if self.outboxes.is_home_full(home) {
             self.pause(now, id);
         }
@@ -238,10 +224,7 @@ impl Shard {
         let Some(peer) = self.peers.find_mut(id) else {
             return;
         };
-        match peer
-            .subscriptions
-            .binary_search_by_key(&vni, |&(vni, _)| vni)
-        {
+        match peer.subscriptions.binary_search_by_key(&vni, |&(vni, _)| vni) {
             Ok(at) => {
                 let (_, sub) = peer.subscriptions.remove(at);
                 peer.pending.retain(|&pending| pending != sub);

@@ -11,21 +11,11 @@ use crate::types::{Action, PeerClass, PeerId, Route, ShardId, SourceId, Vni};
 #[derive(Debug)]
 pub(super) enum Request {
     /// A source announces or withdraws a route.
-    Change {
-        source: SourceId,
-        class: PeerClass,
-        action: Action,
-        vni: Vni,
-        route: Route,
-    },
+    Change { source: SourceId, class: PeerClass, action: Action, vni: Vni, route: Route },
     /// A source is gone, and all its routes with it.
     Lost(SourceId),
     /// A subscriber wants the table of a group and what follows.
-    Join {
-        group: Group,
-        peer: PeerId,
-        epoch: u64,
-    },
+    Join { group: Group, peer: PeerId, epoch: u64 },
     /// The shard has no subscriber of the group any more.
     Leave(Group),
 }
@@ -34,11 +24,7 @@ pub(super) enum Request {
 #[derive(Debug)]
 pub(super) enum Delivery {
     /// The next `length` bytes of the block: frames for those whom `scope` includes.
-    Records {
-        group: Group,
-        scope: Scope,
-        length: usize,
-    },
+    Records { group: Group, scope: Scope, length: usize },
     /// The answer to a join.
     Joined(Box<Joined>),
 }
@@ -135,9 +121,7 @@ impl Outboxes {
 
     /// Whether some shard has enough records to take for now.
     pub fn is_any_full(&self) -> bool {
-        self.record_bytes_under_way
-            .iter()
-            .any(|&bytes| bytes >= self.record_bytes_max)
+        self.record_bytes_under_way.iter().any(|&bytes| bytes >= self.record_bytes_max)
     }
 
     /// The receiver of our requests reports that it dealt with some.
@@ -159,12 +143,7 @@ impl Outboxes {
     pub fn settle(&mut self, shard: ShardId, source: SourceId, is_add: bool, stored: i32) {
         let settled = &mut self.blocks[shard.index()].settled;
         if settled.last().is_none_or(|last| last.source != source) {
-            settled.push(Settled {
-                source,
-                changes: 0,
-                adds: 0,
-                stored: 0,
-            });
+            settled.push(Settled { source, changes: 0, adds: 0, stored: 0 });
         }
         if let Some(last) = settled.last_mut() {
             last.changes += 1;
@@ -190,24 +169,16 @@ impl RecordSink for Outboxes {
         let block = &mut self.blocks[shard.index()];
         block.bytes.extend_from_slice(frame);
         match block.deliveries.last_mut() {
-            Some(Delivery::Records {
-                group: last,
-                scope: same,
-                length,
-            }) if *last == group && *same == scope => {
+            Some(Delivery::Records { group: last, scope: same, length })
+                if *last == group && *same == scope =>
+            {
                 *length += frame.len();
             }
-            _ => block.deliveries.push(Delivery::Records {
-                group,
-                scope,
-                length: frame.len(),
-            }),
+            _ => block.deliveries.push(Delivery::Records { group, scope, length: frame.len() }),
         }
     }
 
     fn joined(&mut self, shard: ShardId, joined: Joined) {
-        self.blocks[shard.index()]
-            .deliveries
-            .push(Delivery::Joined(Box::new(joined)));
+        self.blocks[shard.index()].deliveries.push(Delivery::Joined(Box::new(joined)));
     }
 }

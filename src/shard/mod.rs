@@ -240,11 +240,7 @@ impl Shard {
         let id = self.peers.insert(Peer {
             remote,
             session,
-            ending: if self.draining {
-                Ending::Gracefully
-            } else {
-                Ending::No
-            },
+            ending: if self.draining { Ending::Gracefully } else { Ending::No },
             deframer: Deframer::new(),
             backlog: Vec::new(),
             held: None,
@@ -272,11 +268,7 @@ impl Shard {
 
     /// The driver closed the connection: its slot may be used again.
     pub fn release(&mut self, id: PeerId) {
-        if self
-            .peers
-            .find(id)
-            .is_some_and(|peer| peer.ending != Ending::Closed)
-        {
+        if self.peers.find(id).is_some_and(|peer| peer.ending != Ending::Closed) {
             self.close(Time(0), id, CloseReason::RemoteClosed);
         }
         self.peers.remove(id);
@@ -316,15 +308,8 @@ impl Shard {
 
     /// When [`Shard::turn`] is to be called at the latest.
     pub fn next_wakeup(&self) -> Time {
-        let paced = self
-            .pace_timers
-            .peek()
-            .map_or(Time::NEVER, |Reverse((at, _))| *at);
-        let expiry = if self.rib.has_bases() {
-            self.next_expiry
-        } else {
-            Time::NEVER
-        };
+        let paced = self.pace_timers.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
+        let expiry = if self.rib.has_bases() { self.next_expiry } else { Time::NEVER };
         self.next_sweep.min(paced).min(expiry)
     }
 

@@ -130,10 +130,7 @@ impl Shard {
                 continue;
             }
             let id = subscription.peer;
-            let peer = self
-                .peers
-                .find_mut(id)
-                .expect("a subscription has its peer");
+            let peer = self.peers.find_mut(id).expect("a subscription has its peer");
             if urgent {
                 peer.pending.push_front(sub);
             } else {

@@ -67,18 +67,12 @@ impl Pacer {
     pub fn new(pace: Pace) -> Pacer {
         let routes_per_s = match pace {
             Pace::Off => {
-                return Pacer {
-                    route_us: 0.0,
-                    spent_until_us: 0.0,
-                };
+                return Pacer { route_us: 0.0, spent_until_us: 0.0 };
             }
             Pace::Auto => AUTO_ROUTES_PER_S,
             Pace::RoutesPerS(routes_per_s) => routes_per_s.max(1),
         };
-        Pacer {
-            route_us: 1e6 / f64::from(routes_per_s),
-            spent_until_us: 0.0,
-        }
+        Pacer { route_us: 1e6 / f64::from(routes_per_s), spent_until_us: 0.0 }
     }
 
     /// What may be sent at `now`, as TCP stands.
@@ -91,9 +85,7 @@ impl Pacer {
             0 => BATCH_BYTES_MAX,
             mss => mss.saturating_sub(SACK_BYTES) as usize,
         };
-        Permit::Batch {
-            bytes_max: segment.min(BATCH_BYTES_MAX),
-        }
+        Permit::Batch { bytes_max: segment.min(BATCH_BYTES_MAX) }
     }
 
     /// A batch of this many routes was sent.
@@ -129,10 +121,7 @@ mod tests {
         for batch in [1, 25, 33] {
             let mut pacer = Pacer::new(Pace::RoutesPerS(1_000));
             let routes = routes_in(&mut pacer, batch, Time(15_000_000));
-            assert!(
-                (10_000..10_100).contains(&routes),
-                "{routes} routes in 10 s"
-            );
+            assert!((10_000..10_100).contains(&routes), "{routes} routes in 10 s");
         }
         let mut pacer = Pacer::new(Pace::Auto);
         assert!((10_000..10_300).contains(&routes_in(&mut pacer, 25, Time(6_000_000))));
@@ -141,16 +130,10 @@ mod tests {
     #[test]
     fn no_batch_is_larger_than_a_segment() {
         let mut pacer = Pacer::new(Pace::Off);
-        let sample = |snd_mss| TcpSample {
-            snd_mss,
-            ..TcpSample::default()
-        };
+        let sample = |snd_mss| TcpSample { snd_mss, ..TcpSample::default() };
         for (snd_mss, bytes_max) in [(0, 1188), (65_483, 1188), (1_208, 1180), (536, 508)] {
             pacer.sent(Time(0), 1_000_000);
-            assert_eq!(
-                pacer.permit(Time(0), &sample(snd_mss)),
-                Permit::Batch { bytes_max }
-            );
+            assert_eq!(pacer.permit(Time(0), &sample(snd_mss)), Permit::Batch { bytes_max });
         }
     }
 }

@@ -35,11 +35,7 @@ pub(super) enum Payload {
 
 impl Piece {
     pub(super) fn new(payload: Payload, range: Range<usize>, end_of_record: bool) -> Piece {
-        Piece {
-            payload,
-            range,
-            end_of_record,
-        }
+        Piece { payload, range, end_of_record }
     }
 
     /// The bytes. Moving the piece does not move them.
@@ -112,10 +108,7 @@ pub(super) struct Peer {
 impl Peer {
     /// The index of its subscription of `vni`.
     pub fn subscription(&self, vni: Vni) -> Option<SubIndex> {
-        let at = self
-            .subscriptions
-            .binary_search_by_key(&vni, |&(vni, _)| vni)
-            .ok()?;
+        let at = self.subscriptions.binary_search_by_key(&vni, |&(vni, _)| vni).ok()?;
         Some(self.subscriptions[at].1)
     }
 
@@ -161,11 +154,7 @@ pub(super) struct Peers {
 
 impl Peers {
     pub fn new(shard: ShardId) -> Peers {
-        Peers {
-            shard,
-            slots: Vec::new(),
-            free: Vec::new(),
-        }
+        Peers { shard, slots: Vec::new(), free: Vec::new() }
     }
 
     /// Number of connections not released yet.
@@ -207,12 +196,7 @@ impl Peers {
 
     /// The ids of all connections.
     pub fn ids(&self) -> Vec<PeerId> {
-        let used = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| slot.peer.is_some());
-        used.map(|(at, slot)| PeerId::new(self.shard, at as u32, slot.generation))
-            .collect()
+        let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.peer.is_some());
+        used.map(|(at, slot)| PeerId::new(self.shard, at as u32, slot.generation)).collect()
     }
 }

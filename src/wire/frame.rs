@@ -105,11 +105,7 @@ pub struct Deframer {
 impl Deframer {
     /// A deframer at the start of a stream.
     pub const fn new() -> Deframer {
-        Deframer {
-            partial: Vec::new(),
-            delivered: false,
-            error: None,
-        }
+        Deframer { partial: Vec::new(), delivered: false, error: None }
     }
 
     /// Takes the next frame from `input` and advances it past that. `None`: the input is used up,
@@ -129,20 +125,12 @@ impl Deframer {
             self.partial = Vec::new();
             self.delivered = false;
         }
-        if self.partial.is_empty() {
-            self.take_whole(input)
-        } else {
-            self.take_rest(input)
-        }
+        if self.partial.is_empty() { self.take_whole(input) } else { self.take_rest(input) }
     }
 
     /// Bytes kept of an unfinished frame, 0..[`FRAME_BYTES_MAX`].
     pub fn buffered_bytes(&self) -> usize {
-        if self.delivered {
-            0
-        } else {
-            self.partial.len()
-        }
+        if self.delivered { 0 } else { self.partial.len() }
     }
 
     /// The next frame, if it starts with the input.
@@ -252,10 +240,7 @@ impl Header {
             return Ok(None);
         };
         let message_type = MessageType::from_wire(number).ok_or(FrameError::MessageType(number))?;
-        Ok(Some(Header {
-            message_type,
-            payload_bytes: usize::from(length),
-        }))
+        Ok(Some(Header { message_type, payload_bytes: usize::from(length) }))
     }
 
     fn frame_bytes(self) -> usize {
@@ -264,10 +249,7 @@ impl Header {
 
     /// `bytes` is the whole frame.
     fn frame(self, bytes: &[u8]) -> Frame<'_> {
-        Frame {
-            message_type: self.message_type,
-            payload: &bytes[HEADER_BYTES..],
-        }
+        Frame { message_type: self.message_type, payload: &bytes[HEADER_BYTES..] }
     }
 }
 
@@ -388,10 +370,7 @@ mod tests {
 
         let mut rest = &[4, 8, 7][..];
         let frame = deframer.next(&mut rest).unwrap().unwrap();
-        assert_eq!(
-            (frame.message_type, frame.payload),
-            (MessageType::Unsubscribe, &[8, 7][..])
-        );
+        assert_eq!((frame.message_type, frame.payload), (MessageType::Unsubscribe, &[8, 7][..]));
         assert_eq!(deframer.buffered_bytes(), 0);
         assert_eq!(deframer.next(&mut rest), Ok(None));
         assert_eq!(deframer.partial.capacity(), 0);

@@ -73,11 +73,7 @@ impl Message {
             }
             Message::Keepalive => out.extend_from_slice(&KEEPALIVE_FRAME),
             Message::Subscribe(vni) | Message::Unsubscribe(vni) => {
-                encode_frame(
-                    out,
-                    self.message_type(),
-                    &proto::Subscription { vni: vni.0 },
-                );
+                encode_frame(out, self.message_type(), &proto::Subscription { vni: vni.0 });
             }
             Message::Update(update) => {
                 encode_update(out, update.action, update.vni, &update.route);
@@ -176,10 +172,8 @@ pub(super) fn decode_payload<M: prost::Message + Default>(
     message_type: MessageType,
     payload: &[u8],
 ) -> Result<M, DecodeError> {
-    M::decode(payload).map_err(|error| DecodeError::Malformed {
-        message_type,
-        reason: error.to_string(),
-    })
+    M::decode(payload)
+        .map_err(|error| DecodeError::Malformed { message_type, reason: error.to_string() })
 }
 
 fn encode_frame(out: &mut Vec<u8>, message_type: MessageType, payload: &impl prost::Message) {
@@ -201,10 +195,7 @@ mod tests {
 
     fn decode_hex(message_type: MessageType, payload: &str) -> Result<Message, DecodeError> {
         let payload = hex::decode(payload).unwrap();
-        decode(Frame {
-            message_type,
-            payload: &payload,
-        })
+        decode(Frame { message_type, payload: &payload })
     }
 
     proptest! {
@@ -241,18 +232,11 @@ mod tests {
 
     #[test]
     fn hello_keeps_its_flags() {
-        let hello = Hello {
-            keepalive_interval_s: 300,
-            is_server: true,
-            reassembles: true,
-        };
+        let hello = Hello { keepalive_interval_s: 300, is_server: true, reassembles: true };
         let mut frame = Vec::new();
         Message::Hello(hello).encode(&mut frame);
         assert_eq!(hex::encode(&frame), "0100070108ac0210017801");
-        assert_eq!(
-            decode_hex(MessageType::Hello, "08ac0210017801"),
-            Ok(Message::Hello(hello))
-        );
+        assert_eq!(decode_hex(MessageType::Hello, "08ac0210017801"), Ok(Message::Hello(hello)));
     }
 
     #[test]
@@ -282,9 +266,6 @@ mod tests {
 
     #[test]
     fn a_keepalive_may_carry_anything() {
-        assert_eq!(
-            decode_hex(MessageType::Keepalive, "ffff"),
-            Ok(Message::Keepalive)
-        );
+        assert_eq!(decode_hex(MessageType::Keepalive, "ffff"), Ok(Message::Keepalive));
     }
 }

@@ -104,9 +104,6 @@ mod tests {
         assert_eq!(fault.to_string(), "protocol version 9, expected 1");
         let fault = Fault::from(DecodeError::from(InvalidUpdate::PrefixLength(200)));
         assert_eq!(fault.to_string(), "invalid UPDATE: prefix length 200");
-        assert_eq!(
-            Fault::OutOfTurn(MessageType::Hello).to_string(),
-            "HELLO out of turn"
-        );
+        assert_eq!(Fault::OutOfTurn(MessageType::Hello).to_string(), "HELLO out of turn");
     }
 }

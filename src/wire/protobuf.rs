@@ -50,10 +50,7 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// A reader of a message that is not part of another one.
     pub(super) fn new(message: &'a [u8]) -> Reader<'a> {
-        Reader {
-            rest: message,
-            depth_left: DEPTH_MAX,
-        }
+        Reader { rest: message, depth_left: DEPTH_MAX }
     }
 
     /// The key of the next field; `None` at the end of the message. Not judged yet: a key that
@@ -64,9 +61,7 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         let key = self.varint()?;
-        u32::try_from(key)
-            .map(Some)
-            .map_err(|_| Broken::FieldNumber)
+        u32::try_from(key).map(Some).map_err(|_| Broken::FieldNumber)
     }
 
     /// A varint. What is wider than the field is cut off: `as u32` or `as i32`.
@@ -96,10 +91,7 @@ impl<'a> Reader<'a> {
     /// A field that is a message itself.
     #[inline]
     pub(super) fn message(&mut self) -> Result<Reader<'a>, Broken> {
-        Ok(Reader {
-            rest: self.bytes()?,
-            depth_left: self.depth_left - 1,
-        })
+        Ok(Reader { rest: self.bytes()?, depth_left: self.depth_left - 1 })
     }
 
     /// Skips the value of a field that the message does not have. `known_max` is its highest field
@@ -170,10 +162,7 @@ pub(super) struct Writer<const N: usize> {
 
 impl<const N: usize> Writer<N> {
     pub(super) fn new() -> Writer<N> {
-        Writer {
-            bytes: [0; N],
-            len: 0,
-        }
+        Writer { bytes: [0; N], len: 0 }
     }
 
     pub(super) fn written(&self) -> &[u8] {

@@ -18,10 +18,7 @@ pub(super) fn valid_update() -> impl Strategy<Value = Update> {
         |(action, vni, destination, next_hop)| Update {
             action,
             vni: Vni(vni),
-            route: Route {
-                destination,
-                next_hop,
-            },
+            route: Route { destination, next_hop },
         },
     )
 }
@@ -30,11 +27,7 @@ pub(super) fn valid_update() -> impl Strategy<Value = Update> {
 pub(super) fn valid_message() -> impl Strategy<Value = Message> {
     let hello = (1u32.., any::<bool>(), any::<bool>()).prop_map(
         |(keepalive_interval_s, is_server, reassembles)| {
-            Message::Hello(Hello {
-                keepalive_interval_s,
-                is_server,
-                reassembles,
-            })
+            Message::Hello(Hello { keepalive_interval_s, is_server, reassembles })
         },
     );
     prop_oneof![
@@ -51,10 +44,7 @@ pub(super) fn chunks<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
     let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     places.extend([0, bytes.len()]);
     places.sort_unstable();
-    places
-        .windows(2)
-        .map(|pair| &bytes[pair[0]..pair[1]])
-        .collect()
+    places.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
 }
 
 /// Bytes that look much like an UPDATE: its fields in any order, repeated, left out, of the wrong
@@ -117,29 +107,15 @@ fn number() -> impl Strategy<Value = u32> {
 fn destination() -> impl Strategy<Value = Destination> {
     (any::<IpAddr>(), 0..=128u8).prop_map(|(prefix, length)| Destination {
         prefix,
-        length: if prefix.is_ipv4() {
-            length % 33
-        } else {
-            length
-        },
+        length: if prefix.is_ipv4() { length % 33 } else { length },
     })
 }
 
 fn next_hop() -> impl Strategy<Value = NextHop> {
     let kind = prop_oneof![0..4, any::<i32>()].prop_map(NextHopType);
     (any::<IpAddr>(), number(), kind, any::<[u16; 2]>()).prop_map(|(address, vni, kind, ports)| {
-        let ports = if kind == NextHopType::NAT {
-            ports
-        } else {
-            [0; 2]
-        };
-        NextHop {
-            address,
-            vni: Vni(vni),
-            kind,
-            nat_port_from: ports[0],
-            nat_port_to: ports[1],
-        }
+        let ports = if kind == NextHopType::NAT { ports } else { [0; 2] };
+        NextHop { address, vni: Vni(vni), kind, nat_port_from: ports[0], nat_port_to: ports[1] }
     })
 }
 
@@ -161,11 +137,7 @@ fn field(
 fn noise() -> BoxedStrategy<Vec<u8>> {
     let unknown = prop_oneof![
         field(6, 0, varint(any::<u64>())),
-        field(
-            100,
-            2,
-            vec(any::<u8>(), 0..9).prop_map(|bytes| delimited(vec![bytes]))
-        ),
+        field(100, 2, vec(any::<u8>(), 0..9).prop_map(|bytes| delimited(vec![bytes]))),
         field(7, 5, vec(any::<u8>(), 4)),
         field(7, 1, vec(any::<u8>(), 8)),
     ];

@@ -93,10 +93,7 @@ pub fn decode_update(payload: &[u8]) -> Result<Update, DecodeError> {
 /// # Panics
 /// If `frame` is not an UPDATE.
 pub fn action_and_key(frame: &[u8]) -> (Action, &[u8]) {
-    assert!(
-        frame.len() > HEADER_BYTES && frame[3] == MessageType::Update as u8,
-        "not an UPDATE"
-    );
+    assert!(frame.len() > HEADER_BYTES && frame[3] == MessageType::Update as u8, "not an UPDATE");
     let payload = &frame[HEADER_BYTES..];
     match payload.strip_prefix(&REMOVE_BYTES) {
         Some(key) => (Action::Remove, key),
@@ -204,10 +201,7 @@ impl<'a> Fields<'a> {
         Ok(Update {
             action,
             vni: Vni(self.vni),
-            route: Route {
-                destination: destination.validate()?,
-                next_hop: next_hop.validate()?,
-            },
+            route: Route { destination: destination.validate()?, next_hop: next_hop.validate()? },
         })
     }
 }
@@ -328,10 +322,7 @@ mod tests {
                 IpAddr::V6(address) => address.octets().to_vec(),
             }
         }
-        let Route {
-            destination,
-            next_hop,
-        } = update.route;
+        let Route { destination, next_hop } = update.route;
         let message = proto::Update {
             action: i32::from(update.action == Action::Remove),
             vni: update.vni.0,
@@ -356,12 +347,7 @@ mod tests {
     fn assert_same(payload: &[u8]) -> Result<Update, DecodeError> {
         let generated = decode_payload::<proto::Update>(MessageType::Update, payload);
         let fields = Fields::read(payload);
-        assert_eq!(
-            fields.ok(),
-            generated.as_ref().ok().map(fields_of),
-            "{}",
-            hex::encode(payload)
-        );
+        assert_eq!(fields.ok(), generated.as_ref().ok().map(fields_of), "{}", hex::encode(payload));
         decode_update(payload)
     }
 
@@ -382,9 +368,7 @@ mod tests {
         for text in [own].into_iter().chain(large) {
             let vectors: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
             for vector in vectors.iter().filter(|vector| vector["kind"] == "UPDATE") {
-                let frame = vector["hex"]
-                    .as_str()
-                    .map(|frame| hex::decode(frame).unwrap());
+                let frame = vector["hex"].as_str().map(|frame| hex::decode(frame).unwrap());
                 payloads.extend(frame.map(|frame| frame[HEADER_BYTES..].to_vec()));
             }
         }
@@ -463,10 +447,8 @@ mod tests {
         let mut update = sample();
         update.action = Action::Remove;
         update.vni = Vni(u32::MAX);
-        update.route.destination = Destination {
-            prefix: IpAddr::from([0xff; 16]),
-            length: u8::MAX,
-        };
+        update.route.destination =
+            Destination { prefix: IpAddr::from([0xff; 16]), length: u8::MAX };
         update.route.next_hop = NextHop {
             address: IpAddr::from([0xff; 16]),
             vni: Vni(u32::MAX),
@@ -496,23 +478,11 @@ mod tests {
             ("1a02 0802 2200", InvalidUpdate::IpVersion(2)),
             ("1a00 2200", InvalidUpdate::PrefixBytes(0)),
             ("1a07 1205 0102030405 2200", InvalidUpdate::PrefixBytes(5)),
-            (
-                "1a08 0801 1204 01020304 2200",
-                InvalidUpdate::IpVersionMismatch(4),
-            ),
-            (
-                "1a08 1204 01020304 1821 2200",
-                InvalidUpdate::PrefixLength(33),
-            ),
-            (
-                "1a09 1204 01020304 188002 2200",
-                InvalidUpdate::PrefixLength(256),
-            ),
+            ("1a08 0801 1204 01020304 2200", InvalidUpdate::IpVersionMismatch(4)),
+            ("1a08 1204 01020304 1821 2200", InvalidUpdate::PrefixLength(33)),
+            ("1a09 1204 01020304 188002 2200", InvalidUpdate::PrefixLength(256)),
             ("1a06 1204 01020304 2200", InvalidUpdate::AddressBytes(0)),
-            (
-                "1a06 1204 01020304 220c 0a04 01020304 1801 28 808004",
-                InvalidUpdate::NatPort(65536),
-            ),
+            ("1a06 1204 01020304 220c 0a04 01020304 1801 28 808004", InvalidUpdate::NatPort(65536)),
         ];
         for (text, expected) in cases {
             let payload = hex::decode(text.replace(' ', "")).unwrap();

@@ -1,0 +1,530 @@
+//! Shards, clients and everything between them, driven by one random sequence.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
+
+use metalbond_uring::shard::{
+    BATCH_BYTES_MAX, Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
+};
+use metalbond_uring::types::{
+    Destination, NextHop, NextHopType, Pace, PeerClass, PeerId, ReflectOwn, Route, ShardId, Time,
+    Vni,
+};
+use metalbond_uring::wire::{Message, frames};
+
+use crate::client::{Client, Connection};
+
+/// splitmix64: the same numbers on every machine.
+pub struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
+
+struct Node {
+    shard: Shard,
+    /// Mail on its way to it, by sender.
+    mail: Vec<VecDeque<Mail>>,
+    dirty: bool,
+    /// Peers whose writer was woken.
+    writers: VecDeque<PeerId>,
+}
+
+pub struct World {
+    rng: Rng,
+    now: Time,
+    nodes: Vec<Node>,
+    clients: Vec<Client>,
+    limits: Limits,
+    budgets: Budgets,
+    reflect: ReflectOwn,
+    vnis: usize,
+    destinations: usize,
+    hops: usize,
+    trace: DefaultHasher,
+    /// How eager this run is to disconnect, stall and resubscribe, in percent.
+    churn: usize,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let mut rng = Rng(seed.wrapping_mul(0xA076_1D64_78BD_642F) ^ 0x5EED);
+        let shards = [1, 1, 2, 3, 4][rng.below(5)];
+        let limits = Limits {
+            routes_per_peer_max: if rng.chance(30) { 1 + rng.below(8) as u32 } else { 1_000 },
+            vnis_per_peer_max: if rng.chance(20) { 1 + rng.below(3) as u32 } else { 1_000 },
+            queue_bytes_max: 1 << 30,
+            lag_bytes_max: [256, 1_024, 8_192, 1 << 20][rng.below(4)],
+            log_bytes_max: [4 << 10, 32 << 10, 64 << 20][rng.below(3)],
+        };
+        let budgets = Budgets {
+            requests_per_turn: 1 + rng.below(40),
+            job_routes_per_turn: 1 + rng.below(20),
+            requests_under_way_max: 1 + rng.below(60),
+            record_bytes_under_way_max: 1 + rng.below(5_000),
+            tail_bytes_min: [0, 100, 1_000, 16_384][rng.below(4)],
+        };
+        let reflect = [ReflectOwn::None, ReflectOwn::LoadBalancer, ReflectOwn::AllButNat]
+            [[0, 0, 1, 2][rng.below(4)]];
+        let pace = [Pace::Off, Pace::RoutesPerS(500), Pace::Auto][rng.below(3)];
+        let hash_seed = [rng.next(), rng.next(), rng.next(), rng.next()];
+        let nodes = (0..shards).map(|at| {
+            let id = ShardId(at);
+            let keepalive_interval_s = 86_400;
+            let config = ShardConfig {
+                id,
+                shards,
+                hash_seed,
+                keepalive_interval_s,
+                reflect_own: reflect,
+                pace,
+                limits,
+                budgets,
+            };
+            Node {
+                shard: Shard::new(config, Time(1)),
+                mail: (0..shards).map(|_| VecDeque::new()).collect(),
+                dirty: false,
+                writers: VecDeque::new(),
+            }
+        });
+        let nodes = nodes.collect();
+        let servers = [0, 0, 30, 60][rng.below(4)];
+        let destinations = [3, 12, 60][rng.below(3)];
+        let clients = (0..3 + rng.below(9)).map(|_| Client {
+            is_server: rng.chance(servers),
+            reassembles: rng.chance(60),
+            stuck: false,
+            connection: None,
+            received: 0,
+        });
+        let clients = clients.collect();
+        World {
+            now: Time(1),
+            nodes,
+            clients,
+            limits,
+            budgets,
+            reflect,
+            vnis: 1 + rng.below(5),
+            destinations: 1 + rng.below(destinations),
+            hops: 1 + rng.below(4),
+            trace: DefaultHasher::new(),
+            churn: [0, 2, 10][rng.below(3)],
+            rng,
+        }
+    }
+
+    pub fn trace(&self) -> u64 {
+        self.trace.finish()
+    }
+
+    /// Some storms, each followed by a rest at which everybody must agree with the model.
+    pub fn run(&mut self) {
+        for _ in 0..4 {
+            for _ in 0..400 + self.rng.below(1_200) {
+                self.step();
+            }
+            self.rest();
+            self.check_views();
+        }
+        self.end();
+    }
+
+    fn step(&mut self) {
+        let client = self.rng.below(self.clients.len());
+        match self.rng.below(100) {
+            0..30 => self.act(client),
+            30..55 => self.bytes_to_server(client),
+            55..75 => self.kernel_sends(client),
+            75..90 => self.deliver_some_mail(),
+            90..97 => self.pass_time(),
+            _ if self.rng.chance(self.churn) => self.pass_long_time(),
+            _ => {}
+        }
+        let node = self.rng.below(self.nodes.len());
+        if self.nodes[node].dirty && self.rng.chance(60) {
+            self.turn(node);
+        }
+        self.run_a_writer(node);
+    }
+
+    fn route(&mut self) -> (Vni, Route) {
+        let vni = Vni(self.rng.below(self.vnis) as u32);
+        let (number, hop) = (self.rng.below(self.destinations), self.rng.below(self.hops));
+        let (prefix, length) = match number {
+            0 => ([0, 0, 0, 0].into(), 0),
+            n if n % 3 == 0 => (std::net::Ipv6Addr::from(n as u128).into(), 128),
+            n => ([10, 0, (n >> 8) as u8, n as u8].into(), 32),
+        };
+        let kind = NextHopType([0, 0, 1, 2][(number + hop) % 4]);
+        let nat_port_to = if kind == NextHopType::NAT { 1000 + hop as u16 } else { 0 };
+        let address = std::net::Ipv6Addr::from(0x2001_0db8 << 96 | hop as u128).into();
+        let next_hop = NextHop { address, vni: Vni(0), kind, nat_port_from: 0, nat_port_to };
+        (vni, Route { destination: Destination { prefix, length }, next_hop })
+    }
+
+    fn act(&mut self, at: usize) {
+        let Some(connection) = &self.clients[at].connection else {
+            return self.connect(at);
+        };
+        if !connection.is_live() || !connection.established {
+            return;
+        }
+        let (routes_max, vnis_max) =
+            (self.limits.routes_per_peer_max as usize, self.limits.vnis_per_peer_max as usize);
+        let what = self.rng.below(100);
+        let repeat = if self.rng.chance(20) { 1 + self.rng.below(30) } else { 1 };
+        for _ in 0..repeat {
+            let (vni, route) = self.route();
+            let Some(connection) = &mut self.clients[at].connection else {
+                return;
+            };
+            match what {
+                0..45 => connection.announce(vni, route, routes_max),
+                45..70 => connection.withdraw(vni, route),
+                70..84 => connection.subscribe(vni, vnis_max),
+                84..90 => connection.unsubscribe(vni),
+                90..92 => {
+                    connection.unsubscribe(vni);
+                    connection.subscribe(vni, vnis_max);
+                }
+                92..94 => connection.say(&Message::Keepalive),
+                _ => {}
+            }
+        }
+        let what = self.rng.below(100);
+        if what < self.churn {
+            self.hang_up(at);
+        } else if what < 2 * self.churn {
+            self.clients[at].stuck = self.rng.chance(70);
+        }
+    }
+
+    fn connect(&mut self, at: usize) {
+        let shard = self.rng.below(self.nodes.len());
+        let remote = ([127, 0, 0, 1], at as u16).into();
+        let id = self.nodes[shard].shard.accept(self.now, remote);
+        self.nodes[shard].dirty = true;
+        self.nodes[shard].writers.push_back(id);
+        let Client { is_server, reassembles, .. } = self.clients[at];
+        self.clients[at].connection = Some(Connection::new(shard, id, is_server, reassembles));
+    }
+
+    fn hang_up(&mut self, at: usize) {
+        if let Some(connection) = &mut self.clients[at].connection {
+            connection.hung_up = true;
+            // Part of what it wanted to say may be lost.
+            let lost = self.rng.below(2 * connection.to_server.len() + 1);
+            let kept = connection.to_server.len().saturating_sub(lost);
+            connection.to_server.truncate(kept);
+        }
+    }
+
+    fn bytes_to_server(&mut self, at: usize) {
+        let Some(connection) = &mut self.clients[at].connection else {
+            return;
+        };
+        let (shard, id) = (connection.shard, connection.id);
+        let node = &mut self.nodes[shard];
+        if connection.closed || !node.shard.wants_read(id) {
+            return;
+        }
+        let most = [1, 7, 64, 2_000, 65_536][self.rng.below(5)];
+        let count = connection.to_server.len().min(1 + self.rng.below(most));
+        node.dirty |= count > 0 || connection.hung_up;
+        if count > 0 {
+            let bytes: Vec<u8> = connection.to_server.drain(..count).collect();
+            node.shard.receive(self.now, id, &bytes);
+        } else if connection.hung_up {
+            node.shard.read_ended(self.now, id, Ok(()));
+        }
+    }
+
+    /// The kernel gets rid of some of what the server sends to a client.
+    fn kernel_sends(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        let Some(connection) = &mut client.connection else {
+            return;
+        };
+        if client.stuck && !connection.hung_up {
+            return;
+        }
+        let Some(piece) = connection.in_flight.take() else {
+            return;
+        };
+        let (shard, id) = (connection.shard, connection.id);
+        let node = &mut self.nodes[shard];
+        node.dirty = true;
+        node.writers.push_back(id);
+        if connection.hung_up {
+            let error = std::io::Error::from_raw_os_error(32);
+            return node.shard.transmit_failed(self.now, id, &error);
+        }
+        let bytes = piece.as_slice();
+        let short = client.reassembles && self.rng.chance(10);
+        let sent = if short { self.rng.below(bytes.len()) } else { bytes.len() };
+        self.trace.write(&bytes[..sent]);
+        self.trace.write_usize(at);
+        client.received += connection.read(&bytes[..sent], client.is_server, client.reassembles);
+        node.shard.transmitted(self.now, id, sent);
+    }
+
+    fn deliver_some_mail(&mut self) {
+        let (to, from) = (self.rng.below(self.nodes.len()), self.rng.below(self.nodes.len()));
+        let node = &mut self.nodes[to];
+        if let Some(mail) = node.mail[from].pop_front() {
+            node.shard.deliver(mail);
+            node.dirty = true;
+        }
+    }
+
+    fn pass_time(&mut self) {
+        self.now = Time(self.now.0 + 1 + self.rng.below(20_000) as u64);
+        for node in &mut self.nodes {
+            node.dirty |= node.shard.next_wakeup() <= self.now;
+        }
+    }
+
+    /// Long enough for handshakes and bases to time out, and sometimes for everybody.
+    fn pass_long_time(&mut self) {
+        // A paused peer would get KEEPALIVEs that answer none, which no barrier can tell apart.
+        let reads = |client: &Client| {
+            let connection = client.connection.as_ref();
+            connection.is_none_or(|c| self.nodes[c.shard].shard.wants_read(c.id))
+        };
+        let everybody_reads = self.clients.iter().all(reads);
+        let seconds = match self.rng.chance(5) && everybody_reads {
+            true => 300_000,
+            false => 1 + self.rng.below(30) as u64,
+        };
+        self.now = Time(self.now.0 + seconds * 1_000_000);
+        for at in 0..self.nodes.len() {
+            self.turn(at);
+        }
+    }
+
+    fn turn(&mut self, at: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[at];
+        node.dirty = node.shard.turn(now);
+        let mut mail = Vec::new();
+        while let Some(block) = node.shard.take_mail() {
+            mail.push(block);
+        }
+        let mut closed = Vec::new();
+        while let Some((id, wake)) = node.shard.take_woken() {
+            match wake {
+                Wake::Write => node.writers.push_back(id),
+                Wake::Close => closed.push(id),
+                Wake::Read | Wake::Sample => {}
+            }
+        }
+        self.check_memory(at);
+        for (to, block) in mail {
+            assert_ne!(to.index(), at, "no mail to oneself");
+            self.nodes[to.index()].mail[at].push_back(block);
+        }
+        for id in closed {
+            self.server_closed(at, id);
+        }
+    }
+
+    fn server_closed(&mut self, at: usize, id: PeerId) {
+        let client = self.clients.iter_mut().find(|client| {
+            client.connection.as_ref().is_some_and(|connection| connection.id == id)
+        });
+        let client = client.expect("a connection is closed once");
+        let connection = client.connection.take().expect("it has one");
+        if connection.in_flight.is_some() {
+            let error = std::io::Error::from_raw_os_error(32);
+            self.nodes[at].shard.transmit_failed(self.now, id, &error);
+        }
+        self.nodes[at].shard.release(id);
+        self.nodes[at].writers.retain(|&writer| writer != id);
+        self.nodes[at].dirty = true;
+        client.stuck = false;
+    }
+
+    fn run_a_writer(&mut self, at: usize) {
+        let Some(id) = self.nodes[at].writers.pop_front() else {
+            return;
+        };
+        let mut connections = self.clients.iter_mut().filter_map(|client| {
+            client.connection.as_mut().map(|connection| (client.reassembles, connection))
+        });
+        let Some((reassembles, connection)) =
+            connections.find(|(_, connection)| connection.id == id)
+        else {
+            return;
+        };
+        if connection.in_flight.is_some() {
+            return;
+        }
+        let shard = &mut self.nodes[at].shard;
+        match shard.transmit(self.now, id, TcpSample::default()) {
+            Transmit::Send(piece) => {
+                check_piece(piece.as_slice(), piece.end_of_record, reassembles);
+                connection.in_flight = Some(piece);
+            }
+            Transmit::Idle => {}
+            Transmit::Finish => panic!("nobody drains here"),
+        }
+        self.nodes[at].dirty = true;
+    }
+
+    /// Memory is bounded at every step, whoever reads or not.
+    fn check_memory(&self, at: usize) {
+        let held = self.nodes[at].shard.held();
+        assert!(held.bases_alive_max <= 2, "{held:?}");
+        // What one turn may append between two looks at the readers.
+        let turn_bytes = 200 * (self.budgets.requests_per_turn + self.budgets.job_routes_per_turn)
+            + self.budgets.record_bytes_under_way_max * self.nodes.len();
+        let lag_max = self.limits.lag_bytes_max + self.limits.lag_bytes_max / 4;
+        assert!(held.lag_bytes_longest <= lag_max + turn_bytes as u64, "{held:?}");
+        // At most two records (of at most 120 bytes, twice for growth) a route and subscription.
+        let routes = self.vnis * self.destinations * self.hops;
+        let private_max = self.clients.len() * routes * 2 * 2 * 130 + (64 << 10);
+        assert!(held.private_bytes <= private_max, "{held:?} {private_max}");
+        let chunks = 2 * self.vnis * (64 << 10);
+        let logs_max = 2 * (self.limits.log_bytes_max + 2 * turn_bytes) + chunks;
+        assert!(held.log_bytes <= logs_max, "{held:?} {logs_max}");
+    }
+
+    /// Nobody wants anything new; everything that is under way arrives.
+    fn rest(&mut self) {
+        for client in &mut self.clients {
+            client.stuck = false;
+        }
+        for round in 0.. {
+            assert!(round < 100_000, "it does not come to rest: {}", self.unrest());
+            let mut busy = false;
+            for at in 0..self.clients.len() {
+                let waiting = |world: &World| {
+                    let connection = world.clients[at].connection.as_ref();
+                    connection.is_some_and(|c| !c.to_server.is_empty() || c.hung_up)
+                };
+                busy |= waiting(self);
+                self.bytes_to_server(at);
+                let connection = self.clients[at].connection.as_ref();
+                busy |= connection.is_some_and(|c| c.in_flight.is_some());
+                self.kernel_sends(at);
+            }
+            self.deliver_some_mail();
+            for at in 0..self.nodes.len() {
+                if self.nodes[at].dirty {
+                    busy = true;
+                    self.turn(at);
+                }
+                busy |= !self.nodes[at].writers.is_empty();
+                self.run_a_writer(at);
+                busy |= self.nodes[at].mail.iter().any(|queue| !queue.is_empty());
+            }
+            if !busy {
+                // Paced peers and bases wait for the clock.
+                let next = self.nodes.iter().map(|node| node.shard.next_wakeup()).min();
+                let next = next.expect("there is a shard");
+                let soon = Time(self.now.0 + 5_000_000);
+                if next > soon {
+                    return;
+                }
+                self.now = self.now.max(next);
+                for node in &mut self.nodes {
+                    node.dirty = true;
+                }
+            }
+        }
+    }
+
+    fn unrest(&self) -> String {
+        let clients = self.clients.iter().map(|client| {
+            let connection = client.connection.as_ref();
+            connection.map(|c| (c.id, c.to_server.len(), c.hung_up, c.in_flight.is_some()))
+        });
+        let nodes = self.nodes.iter().map(|node| {
+            let mail: Vec<usize> = node.mail.iter().map(VecDeque::len).collect();
+            (node.dirty, mail, node.writers.len(), node.shard.held(), node.shard.next_wakeup())
+        });
+        let (clients, nodes): (Vec<_>, Vec<_>) = (clients.collect(), nodes.collect());
+        format!("{clients:?} {nodes:?} {:?}", self.now)
+    }
+
+    fn check_views(&self) {
+        let class = |client: &Client| {
+            if client.is_server { PeerClass::Server } else { PeerClass::Client }
+        };
+        for (at, subscriber) in self.clients.iter().enumerate() {
+            let Some(connection) = &subscriber.connection else {
+                continue;
+            };
+            assert!(connection.is_live(), "at rest everything was noticed");
+            for (vni, view) in &connection.views {
+                let mut expected = BTreeSet::new();
+                for (from, source) in self.clients.iter().enumerate() {
+                    let both_servers =
+                        [source, subscriber].iter().all(|c| class(c) == PeerClass::Server);
+                    let Some(announcer) = &source.connection else {
+                        continue;
+                    };
+                    for (of, route) in &announcer.announced {
+                        let own = from == at && !self.reflect.permits(route.next_hop.kind);
+                        if of == vni && !own && !both_servers && view.subscribed {
+                            expected.insert(*route);
+                        }
+                    }
+                }
+                assert_eq!(view.routes, expected, "client {at}, VNI {vni}");
+            }
+        }
+        for node in &self.nodes {
+            let held = node.shard.held();
+            assert_eq!(held.log_bytes, 0, "everybody has read everything: {held:?}");
+            assert_eq!(held.private_bytes, 0, "{held:?}");
+        }
+        let connections = self.clients.iter().filter_map(|client| client.connection.as_ref());
+        let routes: BTreeSet<_> = connections.flat_map(|c| c.announced.iter()).collect();
+        let held: usize = self.nodes.iter().map(|node| node.shard.held().routes).sum();
+        assert_eq!(held, routes.len(), "the tables hold each route once");
+    }
+
+    /// When everybody has gone, nothing is left.
+    fn end(&mut self) {
+        for at in 0..self.clients.len() {
+            self.hang_up(at);
+        }
+        self.rest();
+        self.now = Time(self.now.0 + 3_000_000);
+        for at in 0..self.nodes.len() {
+            self.turn(at);
+        }
+        for node in &self.nodes {
+            let held = node.shard.held();
+            assert_eq!((held.routes, held.vnis, node.shard.peer_count()), (0, 0, 0), "{held:?}");
+        }
+    }
+}
+
+/// What goes to a peer that takes each read for whole frames must be whole frames, few enough.
+fn check_piece(bytes: &[u8], end_of_record: bool, reassembles: bool) {
+    if reassembles {
+        assert!(bytes.len() <= 1 << 16);
+        return;
+    }
+    assert!(end_of_record, "a segment of its own");
+    let count = frames(bytes).count();
+    assert!(bytes.len() <= BATCH_BYTES_MAX || count == 1, "{count} frames, {}", bytes.len());
+}
