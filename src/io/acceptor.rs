@@ -2,13 +2,13 @@
 //!
 //! Owns the listening sockets and the order of a shutdown. Must never touch a peer's bytes.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
@@ -47,7 +47,7 @@ impl Acceptor {
         let mut listening = JoinSet::new();
         let mut watched = Ok(());
         for listener in self.listeners.drain(..) {
-            match AsyncFd::new(listener) {
+            match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {
                     listening.spawn(Arc::clone(&dispatcher).accept_loop(listener));
                 }
@@ -91,28 +91,23 @@ impl Dispatcher {
         }
     }
 
-    async fn accept_loop(self: Arc<Self>, listener: AsyncFd<TcpListener>) {
+    async fn accept_loop(self: Arc<Self>, listener: tokio::net::TcpListener) {
         // Set from the first failure until nobody waits any more.
-        let mut out_of_descriptors = false;
+        let mut short = false;
         loop {
-            let accepted = match listener.readable().await {
-                Ok(mut ready) => match ready.try_io(|listener| listener.get_ref().accept()) {
-                    Ok(accepted) => accepted,
-                    Err(_nobody_waits) => {
-                        if std::mem::take(&mut out_of_descriptors) {
-                            info!("descriptors are free again, nobody waits for an accept");
-                        }
-                        continue;
-                    }
-                },
-                Err(error) => Err(error),
-            };
-            match accepted {
+            let accepted = poll_fn(|context| {
+                let polled = listener.poll_accept(context);
+                if polled.is_pending() && std::mem::take(&mut short) {
+                    info!("descriptors are free again: nobody waits for an accept any more");
+                }
+                polled
+            })
+            .await;
+            match accepted.and_then(|(socket, remote)| Ok((for_ring(socket)?, remote))) {
                 Ok((socket, remote)) => self.hand_over(socket, remote),
                 Err(error) if is_shortage(&error) => {
-                    if !out_of_descriptors {
+                    if !std::mem::replace(&mut short, true) {
                         warn!(%error, "cannot accept: new peers wait, the others are served");
-                        out_of_descriptors = true;
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -166,6 +161,14 @@ impl Dispatcher {
             let _ = shard.mailbox.send(letter());
         }
     }
+}
+
+/// Takes an accepted socket from this thread's runtime. Blocking, since the ring would answer EAGAIN for
+/// a socket that is not, instead of waiting.
+fn for_ring(socket: tokio::net::TcpStream) -> io::Result<TcpStream> {
+    let socket = socket.into_std()?;
+    socket.set_nonblocking(false)?;
+    Ok(socket)
 }
 
 fn is_shortage(error: &io::Error) -> bool {

