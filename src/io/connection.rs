@@ -137,7 +137,7 @@ pub(super) async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
                 match result {
                     Ok(length) => worker.shard().transmitted(worker.now(), id, length),
                     Err(error) => {
-                        worker.shard().transmit_failed(worker.now(), id, error);
+                        worker.shard().transmit_failed(worker.now(), id, &error);
                         connection.close();
                     }
                 }

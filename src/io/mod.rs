@@ -34,8 +34,8 @@ use self::acceptor::{Acceptor, Dispatcher, ShardHandle};
 use self::clock::Clock;
 pub use self::probe::ProbeError;
 use self::worker::{Letter, WorkerStart};
-use crate::shard::{Limits, Pace, ShardConfig};
-use crate::types::{ReflectOwn, ShardId};
+use crate::shard::{Budgets, Limits, ShardConfig};
+use crate::types::{Pace, ReflectOwn, ShardId};
 
 /// What a server is told.
 #[derive(Clone, Debug)]
@@ -342,7 +342,9 @@ fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig 
             routes_per_peer_max: config.routes_per_peer_max,
             vnis_per_peer_max: config.vnis_per_peer_max,
             queue_bytes_max: config.queue_bytes_max / u64::from(shards),
+            ..Limits::default()
         },
+        budgets: Budgets::default(),
     }
 }
 
