@@ -300,7 +300,7 @@ fn start_shards(config: &ServerConfig) -> Result<Started, ServeError> {
         }
     }
     drop((ready, ended));
-    for result in readiness {
+    for result in readiness.iter().take(threads.len()) {
         if let Err(error) = result {
             started = Err(probe::explain(&error).into());
         }
