@@ -210,7 +210,11 @@ impl<'a> Stage<'a> {
         observer.barrier();
         // A dump may repeat what came and went while its base was kept: ADD and REMOVE.
         observer.settle(QUIET);
-        assert!(observer.view.is_empty(), "left by an earlier case: {:?}", observer.view);
+        assert!(
+            observer.view.is_empty(),
+            "left by an earlier case: {:?}",
+            observer.view
+        );
         let mut stage = Stage {
             server,
             observer,

@@ -238,6 +238,26 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn an_idle_server_rests() {
+    let server = Process::serve(&["--cores", "2", "--keepalive", "60"]);
+    let mut peers: Vec<_> = (0..100)
+        .map(|n| Peer::established(server.address(), 60, n % 2 == 0))
+        .collect();
+    for peer in &mut peers {
+        peer.send(&[add(&route(3, 1, 1)), subscribe(3)].concat());
+        peer.barrier();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let before = server.cpu_time();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = server.cpu_time() - before;
+    assert!(
+        used <= Duration::from_millis(50),
+        "{used:?} of CPU in an idle second"
+    );
+}
+
+#[test]
 fn exit_codes() {
     let first = Process::serve(&["--cores", "1"]);
     let address = first.address().to_string();

@@ -106,12 +106,16 @@ pub(super) async fn read_loop(worker: &Worker, connection: &Connection) {
         }
         let (result, bytes) = connection.stream.read(buffer.into_bytes()).await;
         match result {
-            Ok(0) => break Ok(()),
-            Ok(length) => worker.shard().receive(worker.now(), id, &bytes[..length]),
-            Err(error) => break Err(error),
+            Ok(length) if length > 0 => {
+                worker.shard().receive(worker.now(), id, &bytes[..length]);
+                worker.want_turn();
+                buffer = worker.buffers().next(bytes, length);
+            }
+            end => {
+                worker.buffers().give_back(bytes);
+                break end.map(|_| ());
+            }
         }
-        worker.want_turn();
-        buffer = worker.buffers().next(bytes, result.unwrap_or(0));
     };
     worker.shard().read_ended(worker.now(), id, result);
     worker.want_turn();
