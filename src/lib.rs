@@ -10,9 +10,11 @@
 //! | [`log`] | encoded updates on their way: logs with cursors, bases, private queues |
 //! | [`rib`] | route tables, sources, and the records that changes make |
 //! | [`shard`] | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
+//! | [`io`] | the tokio-uring driver of the core: threads, sockets, mail between shards |
 //! | [`cli`] | the command line |
 
 pub mod cli;
+pub mod io;
 pub mod log;
 pub mod rib;
 pub mod session;

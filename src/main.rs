@@ -2,19 +2,59 @@
 //!
 //! Owns the process: its arguments, its output and its exit code.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use metalbond_uring::cli::{self, Exit, Invocation, Stream};
+use metalbond_uring::cli::{self, Exit, Invocation, ServerOptions, Stream};
+use metalbond_uring::io::{self, ServerConfig};
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args: Vec<String> =
         std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match cli::parse(&args) {
-        Ok(Invocation::Server(_)) => ExitCode::SUCCESS,
+        Ok(Invocation::Server(options)) => serve(options),
         Err(exit) => say(&exit),
     }
+}
+
+fn serve(options: ServerOptions) -> ExitCode {
+    start_log(options.verbose);
+    let config = ServerConfig {
+        listen: options.listen,
+        cores: options.cores,
+        keepalive_interval_s: options.keepalive_interval_s,
+        reflect_own: options.reflect_own,
+        pace: options.pace,
+        routes_per_peer_max: options.routes_per_peer_max,
+        vnis_per_peer_max: options.vnis_per_peer_max,
+        peers_max: options.peers_max,
+        queue_bytes_max: options.queue_bytes_max,
+    };
+    match io::serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => say(&Exit {
+            code: 1,
+            text: format!("{}: {error}\n", cli::PROGRAM),
+            stream: Stream::Stderr,
+        }),
+    }
+}
+
+/// Logs to stderr: `info` and above, or what RUST_LOG says; `--verbose` means `debug` for this program.
+fn start_log(verbose: bool) {
+    let default = if verbose {
+        "info,metalbond_uring=debug"
+    } else {
+        "info"
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 fn say(exit: &Exit) -> ExitCode {

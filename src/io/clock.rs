@@ -1,0 +1,36 @@
+//! The clock of the program: time since its start, as the core counts it.
+//!
+//! Owns the only look at a clock on the way of the data. Must never be used inside the core, which is
+//! given the time.
+
+use std::time::{Duration, Instant};
+
+use crate::types::Time;
+
+/// Time since the server's start. All shards share one start, so that their times compare.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    #[allow(clippy::disallowed_methods)] // this is where the core's time comes from
+    pub(super) fn start() -> Clock {
+        Clock {
+            start: Instant::now(),
+        }
+    }
+
+    /// The time now.
+    pub(super) fn now(&self) -> Time {
+        Time::default().after(self.start.elapsed())
+    }
+
+    /// `time` as the instant to sleep until; one hour ahead at most, so that [`Time::NEVER`] fits.
+    pub(super) fn instant_of(&self, time: Time) -> tokio::time::Instant {
+        let now = self.now();
+        let ahead = time.since(now).min(Duration::from_secs(3600));
+        tokio::time::Instant::from_std(self.start + now.since(Time::default()) + ahead)
+    }
+}

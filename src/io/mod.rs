@@ -1,0 +1,402 @@
+//! The driver of the core: threads, sockets and the ring (tokio-uring).
+//!
+//! Owns everything that touches the system: it reads and sends bytes, looks at the clock, draws the
+//! seed of the hash tables and moves mail between shards. Must never look into what the bytes mean.
+//!
+//! ```text
+//! acceptor --socket--> shard-0 ... shard-N     one thread each: a ring, a core, a mailbox
+//!                        |  ^
+//!                        +--+ mail: one block for each destination a turn
+//! ```
+
+mod acceptor;
+mod buffers;
+mod clock;
+mod connection;
+mod listener;
+mod probe;
+mod send;
+mod sys;
+mod worker;
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc as std_mpsc;
+use std::thread::{self, JoinHandle};
+
+use thiserror::Error;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use self::acceptor::{Acceptor, Dispatcher, ShardHandle};
+use self::clock::Clock;
+pub use self::probe::ProbeError;
+use self::worker::{Letter, WorkerStart};
+use crate::shard::{Budgets, Limits, ShardConfig};
+use crate::types::{Pace, ReflectOwn, ShardId};
+
+/// What a server is told.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Addresses to listen on; port 0 takes a free one. An IPv6 address that stands for all
+    /// (`[::]:4711`) takes IPv4 as well.
+    pub listen: Vec<SocketAddr>,
+    /// Shards, each a thread: 1..=1024; 0 means one for each CPU.
+    pub cores: u16,
+    /// Own keepalive interval in seconds, 1..=86400.
+    pub keepalive_interval_s: u32,
+    /// Which of its own routes a peer gets back.
+    pub reflect_own: ReflectOwn,
+    /// How fast peers are fed that do not reassemble.
+    pub pace: Pace,
+    /// Routes that one peer may have announced at a time.
+    pub routes_per_peer_max: u32,
+    /// VNIs that one peer may have subscribed to at a time.
+    pub vnis_per_peer_max: u32,
+    /// Connections at a time; more are closed at once.
+    pub peers_max: u32,
+    /// Bytes of all private queues of slow peers; each shard has an equal part.
+    pub queue_bytes_max: u64,
+}
+
+/// Why a server could not start.
+#[derive(Error, Debug)]
+pub enum ServeError {
+    /// Somebody listens there.
+    #[error(
+        "address in use: {address}: another program listens there (`ss -ltnp` tells which). Stop it, or \
+         choose another address with --listen"
+    )]
+    AddressInUse {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// Any other reason why an address cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", bind_advice(.source))]
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// No address was given.
+    #[error("no address to listen on")]
+    NoAddress,
+    /// No io_uring.
+    #[error(transparent)]
+    Ring(#[from] ProbeError),
+    /// A thread or its runtime could not be started, or signals not be watched.
+    #[error("cannot start {what}: {source}")]
+    Start {
+        /// What was to be started.
+        what: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+/// Serves until SIGINT or SIGTERM, then shuts down gracefully; a second signal ends the process at once.
+///
+/// # Errors
+/// If the server cannot start: see [`ServeError`].
+pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
+    let runtime = acceptor_runtime()?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let running = Running::start(&config)?;
+        let (acceptor, threads) = (running.acceptor, running.threads);
+        let (stop, stopped) = oneshot::channel();
+        let serving = acceptor.run(async move {
+            let _ = stopped.await;
+        });
+        tokio::pin!(serving);
+        let result = tokio::select! {
+            result = &mut serving => result,
+            name = signals.next() => {
+                info!("{name} received");
+                let _ = stop.send(());
+                tokio::select! {
+                    result = &mut serving => result,
+                    name = signals.next() => {
+                        warn!("{name} received again: not waiting for the peers");
+                        std::process::exit(1);
+                    }
+                }
+            }
+        };
+        join(threads);
+        result.map_err(|source| ServeError::Start {
+            what: "the acceptor",
+            source,
+        })
+    })
+}
+
+/// A server that runs beside the caller, for tests and for embedding. It leaves signals alone.
+///
+/// Dropping it shuts it down and waits for that.
+pub struct Server {
+    local_addresses: Vec<SocketAddr>,
+    stop: Option<oneshot::Sender<()>>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Binds, starts the shards and returns while they serve.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
+        let runtime = acceptor_runtime()?;
+        let Running {
+            acceptor,
+            threads,
+            local_addresses,
+        } = Running::start(&config)?;
+        let (stop, stopped) = oneshot::channel();
+        let serve = move || {
+            let result = runtime.block_on(acceptor.run(async move {
+                let _ = stopped.await;
+            }));
+            if let Err(error) = result {
+                warn!(%error, "the acceptor could not start");
+            }
+            join(threads);
+        };
+        let acceptor = thread::Builder::new()
+            .name("acceptor".to_owned())
+            .spawn(serve)
+            .map_err(|source| ServeError::Start {
+                what: "the acceptor's thread",
+                source,
+            })?;
+        Ok(Server {
+            local_addresses,
+            stop: Some(stop),
+            acceptor: Some(acceptor),
+        })
+    }
+
+    /// The first address it listens on, with the port that it really has.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addresses[0]
+    }
+
+    /// All addresses it listens on.
+    pub fn local_addresses(&self) -> &[SocketAddr] {
+        &self.local_addresses
+    }
+
+    /// Begins a graceful shutdown; [`Server::join`] waits for its end.
+    pub fn shutdown(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+
+    /// Shuts down, if that has not begun, and waits until all threads have ended.
+    pub fn join(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.shutdown();
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A server whose shards run and whose acceptor is about to.
+struct Running {
+    acceptor: Acceptor,
+    threads: Vec<JoinHandle<()>>,
+    local_addresses: Vec<SocketAddr>,
+}
+
+impl Running {
+    fn start(config: &ServerConfig) -> Result<Running, ServeError> {
+        probe::probe()?;
+        if let Err(error) = sys::raise_descriptor_limit() {
+            warn!(%error, "the limit of open descriptors stays as it is");
+        }
+        let listeners = config
+            .listen
+            .iter()
+            .map(|&address| listener::listen(address))
+            .collect::<Result<Vec<_>, _>>()?;
+        let local_addresses = listeners
+            .iter()
+            .zip(&config.listen)
+            .map(|(listener, &asked)| listener.local_addr().unwrap_or(asked))
+            .collect::<Vec<_>>();
+        if local_addresses.is_empty() {
+            return Err(ServeError::NoAddress);
+        }
+        let (dispatcher, threads, ended) = start_shards(config)?;
+        for address in &local_addresses {
+            info!(shards = threads.len(), "listening on {address}");
+        }
+        let acceptor = Acceptor {
+            listeners,
+            dispatcher,
+            ended,
+        };
+        Ok(Running {
+            acceptor,
+            threads,
+            local_addresses,
+        })
+    }
+}
+
+type Started = (Dispatcher, Vec<JoinHandle<()>>, mpsc::UnboundedReceiver<()>);
+
+/// Starts all shards and waits until each has its ring. Those already started end when one fails.
+fn start_shards(config: &ServerConfig) -> Result<Started, ServeError> {
+    let shards = shard_count(config.cores);
+    let clock = Clock::start();
+    let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..shards)
+        .map(|_| {
+            let (mailbox, receiver) = mpsc::unbounded_channel();
+            let peers = Default::default();
+            (ShardHandle { mailbox, peers }, receiver)
+        })
+        .unzip();
+    let (ended, all_ended) = mpsc::unbounded_channel();
+    let (ready, readiness) = std_mpsc::channel();
+    let mut threads = Vec::new();
+    let mut started = Ok(());
+    for (index, mailbox) in (0..shards).zip(mailboxes) {
+        let start = WorkerStart {
+            shard: shard_config(config, ShardId(index), shards),
+            clock,
+            mailbox,
+            shards: handles.iter().map(|shard| shard.mailbox.clone()).collect(),
+            peers: handles[usize::from(index)].peers.clone(),
+            ready: ready.clone(),
+            ended: ended.clone(),
+        };
+        match thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(move || worker::run(start))
+        {
+            Ok(thread) => threads.push(thread),
+            Err(source) => {
+                started = Err(ServeError::Start {
+                    what: "a shard's thread",
+                    source,
+                });
+                break;
+            }
+        }
+    }
+    drop((ready, ended));
+    for result in readiness.iter().take(threads.len()) {
+        if let Err(error) = result {
+            started = Err(probe::explain(&error).into());
+        }
+    }
+    if let Err(error) = started {
+        for shard in &handles {
+            let _ = shard.mailbox.send(Letter::Stop);
+        }
+        join(threads);
+        return Err(error);
+    }
+    Ok((
+        Dispatcher::new(handles, config.peers_max),
+        threads,
+        all_ended,
+    ))
+}
+
+fn shard_count(cores: u16) -> u16 {
+    if cores > 0 {
+        return cores.min(ShardId::MAX.0 + 1);
+    }
+    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(cpus)
+        .unwrap_or(u16::MAX)
+        .min(ShardId::MAX.0 + 1)
+}
+
+fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig {
+    ShardConfig {
+        id,
+        shards,
+        // Random, so that nobody can choose routes that collide. A RandomState is seeded by the system.
+        hash_seed: std::array::from_fn(|_| RandomState::new().hash_one(id)),
+        keepalive_interval_s: config.keepalive_interval_s,
+        reflect_own: config.reflect_own,
+        pace: config.pace,
+        limits: Limits {
+            routes_per_peer_max: config.routes_per_peer_max,
+            vnis_per_peer_max: config.vnis_per_peer_max,
+            queue_bytes_max: config.queue_bytes_max / u64::from(shards),
+            ..Limits::default()
+        },
+        budgets: Budgets::default(),
+    }
+}
+
+fn acceptor_runtime() -> Result<tokio::runtime::Runtime, ServeError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::Start {
+            what: "the acceptor",
+            source,
+        })
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        // A shard that panics ends the process, so there is no error to see here.
+        let _ = thread.join();
+    }
+}
+
+fn bind_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => " (no interface of this host has the address)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
+        _ => "",
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, ServeError> {
+        let watch = |kind| {
+            signal(kind).map_err(|source| ServeError::Start {
+                what: "watching signals",
+                source,
+            })
+        };
+        Ok(Signals {
+            interrupt: watch(SignalKind::interrupt())?,
+            terminate: watch(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

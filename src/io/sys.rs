@@ -1,0 +1,103 @@
+//! The system calls that no crate wraps: TCP_INFO and the limit of descriptors.
+//!
+//! Owns the unsafe code of this module. Must never block, and never keep a descriptor.
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::shard::TcpSample;
+
+/// What the kernel knows about a TCP connection. Fields that this kernel does not have are 0.
+///
+/// # Errors
+/// The kernel's, for a descriptor that is not a TCP socket.
+pub(super) fn tcp_sample(socket: BorrowedFd<'_>) -> io::Result<TcpSample> {
+    let mut tcp_info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = mem::size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of the struct.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            tcp_info.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all fields are integers, and an older kernel's shorter answer leaves the rest zero.
+    let tcp_info = unsafe { tcp_info.assume_init() };
+    Ok(TcpSample {
+        snd_mss: tcp_info.tcpi_snd_mss,
+        notsent_bytes: tcp_info.tcpi_notsent_bytes,
+        unacked_segments: tcp_info.tcpi_unacked,
+        bytes_acked: tcp_info.tcpi_bytes_acked,
+        bytes_received: tcp_info.tcpi_bytes_received,
+        total_retrans: tcp_info.tcpi_total_retrans,
+        dsack_dups: tcp_info.tcpi_dsack_dups,
+        delivered_ce: tcp_info.tcpi_delivered_ce,
+        min_rtt_us: tcp_info.tcpi_min_rtt,
+        snd_wnd: tcp_info.tcpi_snd_wnd,
+    })
+}
+
+/// Raises the limit of open descriptors to what the administrator allows, and returns it.
+///
+/// # Errors
+/// The kernel's; the limit is then as it was.
+pub(super) fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel fills the struct it is given.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the kernel only reads the struct.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn samples_count_bytes() {
+        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.write_all(&[7; 1000]).unwrap();
+        server.read_exact(&mut [0; 1000]).unwrap();
+        server.write_all(&[7; 300]).unwrap();
+        client.read_exact(&mut [0; 300]).unwrap();
+
+        let sample = tcp_sample(server.as_fd()).unwrap();
+        assert_eq!((sample.bytes_received, sample.notsent_bytes), (1000, 0));
+        assert!((500..=65_536).contains(&sample.snd_mss), "{sample:?}");
+        assert!(sample.snd_wnd > 1000 && sample.min_rtt_us > 0, "{sample:?}");
+
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(tcp_sample(file.as_fd()).is_err());
+    }
+
+    #[test]
+    fn descriptor_limit_is_the_hard_one() {
+        let limit = raise_descriptor_limit().unwrap();
+        assert!(limit >= 256);
+        assert_eq!(raise_descriptor_limit().unwrap(), limit);
+    }
+}

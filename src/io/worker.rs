@@ -1,0 +1,292 @@
+//! A shard's thread: its ring, its mailbox and the turn.
+//!
+//! Owns the core of one shard and hands it events and the time. Must never hold the core across an
+//! await, and never run turn after turn without letting the ring submit in between.
+
+use std::cell::{RefCell, RefMut};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tracing::{debug, error};
+
+use super::buffers::BufferPool;
+use super::clock::Clock;
+use super::connection::{self, Connection};
+use super::listener;
+use super::probe;
+use crate::shard::{Mail, Shard, ShardConfig, Wake};
+use crate::types::{PeerId, Time};
+
+/// How long sockets may take to end after [`Letter::Stop`] has shut them down.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a shard's thread is sent.
+pub(super) enum Letter {
+    /// A block of mail from another shard.
+    Mail(Mail),
+    /// A peer that the acceptor gave to this shard.
+    Socket(std::net::TcpStream, SocketAddr),
+    /// Finish with all peers gracefully.
+    Drain,
+    /// Close what is left, and end the thread.
+    Stop,
+}
+
+/// What a shard's thread starts with.
+pub(super) struct WorkerStart {
+    pub(super) shard: ShardConfig,
+    pub(super) clock: Clock,
+    pub(super) mailbox: UnboundedReceiver<Letter>,
+    /// The mailboxes of all shards, by index.
+    pub(super) shards: Vec<UnboundedSender<Letter>>,
+    /// Sockets that this shard was given and has not released: counted up by the acceptor.
+    pub(super) peers: Arc<AtomicUsize>,
+    /// Told once whether the ring could be set up.
+    pub(super) ready: Sender<io::Result<()>>,
+    /// Dropped when the thread ends.
+    pub(super) ended: UnboundedSender<()>,
+}
+
+/// Runs a shard until [`Letter::Stop`]: the body of its thread.
+pub(super) fn run(start: WorkerStart) {
+    let _abort = AbortOnPanic;
+    let runtime = match tokio_uring::Runtime::new(&probe::runtime_builder()) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = start.ready.send(Err(error));
+            return;
+        }
+    };
+    let _ = start.ready.send(Ok(()));
+    let worker = Rc::new(Worker {
+        shard: RefCell::new(Shard::new(start.shard, start.clock.now())),
+        clock: start.clock,
+        turn: Notify::new(),
+        buffers: BufferPool::default(),
+        connections: RefCell::new(Connections::default()),
+        shards: start.shards,
+        peers: start.peers,
+    });
+    runtime.block_on(worker.turn_loop(start.mailbox));
+    drop(runtime);
+    drop(start.ended);
+}
+
+/// A shard's thread from inside: what its tasks share.
+pub(super) struct Worker {
+    shard: RefCell<Shard>,
+    clock: Clock,
+    turn: Notify,
+    buffers: BufferPool,
+    connections: RefCell<Connections>,
+    shards: Vec<UnboundedSender<Letter>>,
+    peers: Arc<AtomicUsize>,
+}
+
+impl Worker {
+    /// The core, for one call.
+    pub(super) fn shard(&self) -> RefMut<'_, Shard> {
+        self.shard.borrow_mut()
+    }
+
+    /// The time now.
+    pub(super) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// The shard's read buffers.
+    pub(super) fn buffers(&self) -> &BufferPool {
+        &self.buffers
+    }
+
+    /// Asks for a turn: one for all who ask before it begins.
+    pub(super) fn want_turn(&self) {
+        self.turn.notify_one();
+    }
+
+    async fn turn_loop(self: Rc<Self>, mut mailbox: UnboundedReceiver<Letter>) {
+        let alarm = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(alarm);
+        let mut deadline = Time::default();
+        let mut stop_deadline = None;
+        let mut work_left = true;
+        loop {
+            let mut mailed = false;
+            if !work_left {
+                tokio::select! {
+                    letter = mailbox.recv() => {
+                        // Never None: this thread holds a sender to itself.
+                        if let Some(letter) = letter {
+                            mailed = true;
+                            self.open(letter, &mut stop_deadline);
+                        }
+                    }
+                    () = self.turn.notified() => {}
+                    () = &mut alarm => deadline = Time::default(),
+                }
+            }
+            while let Ok(letter) = mailbox.try_recv() {
+                mailed = true;
+                self.open(letter, &mut stop_deadline);
+            }
+            work_left = self.take_turn();
+            if let Some(stop_deadline) = stop_deadline
+                && (self.connections.borrow().count == 0 || self.now() >= stop_deadline)
+            {
+                return;
+            }
+            if work_left || mailed {
+                // Only a thread that parks submits its operations; the no-op completes after that. (A
+                // neighbour that always has mail for us must not keep us from it either.)
+                let _ = tokio_uring::no_op().await;
+            }
+            let wakeup = self
+                .shard()
+                .next_wakeup()
+                .min(stop_deadline.unwrap_or(Time::NEVER));
+            if wakeup != deadline {
+                deadline = wakeup;
+                alarm.as_mut().reset(self.clock.instant_of(deadline));
+            }
+        }
+    }
+
+    /// One turn of the core and what it brings about. True if it wants another one soon.
+    fn take_turn(&self) -> bool {
+        let mut shard = self.shard();
+        let mut work_left = shard.turn(self.now());
+        while let Some((to, mail)) = shard.take_mail() {
+            // Fails when that shard has stopped already: nobody is left there to tell.
+            let _ = self.shards[to.index()].send(Letter::Mail(mail));
+        }
+        let connections = self.connections.borrow();
+        while let Some((peer, wake)) = shard.take_woken() {
+            let Some(connection) = connections.find(peer) else {
+                continue;
+            };
+            match wake {
+                Wake::Write => connection.writer.notify_one(),
+                Wake::Read => connection.reader.notify_one(),
+                Wake::Close => connection.close(),
+                Wake::Sample => shard.sampled(self.now(), peer, connection.sample()),
+            }
+        }
+        // A wakeup that is due already must not spin between the timer and here.
+        work_left |= shard.next_wakeup() <= self.now();
+        work_left
+    }
+
+    fn open(self: &Rc<Self>, letter: Letter, stop_deadline: &mut Option<Time>) {
+        match letter {
+            Letter::Mail(mail) => self.shard().deliver(mail),
+            Letter::Socket(socket, remote) if stop_deadline.is_none() => {
+                self.add_peer(socket, remote)
+            }
+            Letter::Socket(..) => {
+                self.peers.fetch_sub(1, Ordering::Relaxed);
+            }
+            Letter::Drain => self.shard().drain(self.now()),
+            Letter::Stop => {
+                *stop_deadline = Some(self.now().after(STOP_TIMEOUT));
+                self.connections.borrow().close_all();
+            }
+        }
+    }
+
+    fn add_peer(self: &Rc<Self>, socket: std::net::TcpStream, remote: SocketAddr) {
+        if let Err(error) = listener::prepare(&socket) {
+            debug!(%remote, %error, "connection lost before its start");
+            self.peers.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let id = self.shard().accept(self.now(), remote);
+        debug!(%remote, %id, "connection opened");
+        let connection = Rc::new(Connection::new(id, remote, socket));
+        self.connections.borrow_mut().insert(Rc::clone(&connection));
+        let (worker, reader) = (Rc::clone(self), Rc::clone(&connection));
+        tokio_uring::spawn(async move {
+            let _abort = AbortOnPanic;
+            connection::read_loop(&worker, &reader).await;
+            worker.task_ended(reader);
+        });
+        let (worker, writer) = (Rc::clone(self), connection);
+        tokio_uring::spawn(async move {
+            let _abort = AbortOnPanic;
+            connection::write_loop(&worker, &writer).await;
+            worker.task_ended(writer);
+        });
+    }
+
+    /// The last of a connection's two tasks closes the socket and releases the peer.
+    fn task_ended(&self, connection: Rc<Connection>) {
+        if !connection.task_ended() {
+            return;
+        }
+        let (id, remote) = (connection.id(), connection.remote());
+        self.connections.borrow_mut().remove(id);
+        drop(connection);
+        self.shard().release(id);
+        self.peers.fetch_sub(1, Ordering::Relaxed);
+        debug!(%remote, %id, "connection closed");
+        self.want_turn();
+    }
+}
+
+/// The connections of a shard, by the slot in their ids.
+#[derive(Default)]
+struct Connections {
+    slots: Vec<Option<Rc<Connection>>>,
+    count: usize,
+}
+
+impl Connections {
+    fn insert(&mut self, connection: Rc<Connection>) {
+        let slot = connection.id().slot() as usize;
+        if self.slots.len() <= slot {
+            self.slots.resize(slot + 1, None);
+        }
+        assert!(
+            self.slots[slot].replace(connection).is_none(),
+            "the slot of a living connection was given out again"
+        );
+        self.count += 1;
+    }
+
+    /// None for a peer whose connection has ended in the meantime.
+    fn find(&self, id: PeerId) -> Option<&Rc<Connection>> {
+        let connection = self.slots.get(id.slot() as usize)?.as_ref()?;
+        (connection.id() == id).then_some(connection)
+    }
+
+    fn remove(&mut self, id: PeerId) {
+        assert!(self.find(id).is_some(), "a connection ends once");
+        self.slots[id.slot() as usize] = None;
+        self.count -= 1;
+    }
+
+    fn close_all(&self) {
+        for connection in self.slots.iter().flatten() {
+            connection.close();
+        }
+    }
+}
+
+/// Ends the process when a task panics: a broken invariant must not leave a server behind that serves
+/// only some of its peers. (The message has been printed; a supervisor starts us again.)
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!("a shard failed: the process ends");
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The built binary as a child process.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+
+/// A running binary; killed when dropped.
+pub struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    address: SocketAddr,
+}
+
+impl Process {
+    /// Starts `metalbond-uring server --listen [::1]:0 ARGUMENTS` and waits until it listens.
+    pub fn serve(arguments: &[&str]) -> Process {
+        let mut command = Command::new(binary());
+        command
+            .args(["server", "--listen", "[::1]:0"])
+            .args(arguments);
+        Process::start(command)
+    }
+
+    /// The same with a limit of open descriptors.
+    pub fn serve_with_descriptors(limit: u32, arguments: &[&str]) -> Process {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        command
+            .args(["-c", &script, binary(), "server", "--listen", "[::1]:0"])
+            .args(arguments);
+        Process::start(command)
+    }
+
+    fn start(mut command: Command) -> Process {
+        let mut child = command
+            .env("RUST_LOG", "info")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (listening, address) = mpsc::channel();
+        let lines = Arc::clone(&log);
+        std::thread::Builder::new()
+            .spawn(move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    if let Some((_, rest)) = line.split_once("listening on ") {
+                        let text = rest.split_whitespace().next().unwrap();
+                        let _ = listening.send(text.parse().unwrap());
+                    }
+                    lines.lock().unwrap().push(line);
+                }
+            })
+            .unwrap();
+        let Ok(address) = address.recv_timeout(PATIENCE) else {
+            panic!("the binary does not listen: {:?}", log.lock().unwrap());
+        };
+        Process {
+            child,
+            log,
+            address,
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lines on stderr so far that contain `words`.
+    pub fn logged(&self, words: &str) -> usize {
+        self.log
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| line.contains(words))
+            .count()
+    }
+
+    /// All that was written to stderr.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// CPU time that all its threads have used (in ticks of 10 ms).
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let fields: Vec<_> = fields.split(' ').collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
+        Duration::from_millis(10) * u32::try_from(ticks(11) + ticks(12)).unwrap()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn exit_status(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the binary does not end: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the binary to its end: exit code and stderr.
+pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(binary())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), stderr)
+}
+
+fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_metalbond-uring")
+}
