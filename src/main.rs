@@ -44,11 +44,7 @@ fn serve(options: ServerOptions) -> ExitCode {
 
 /// Logs to stderr: `info` and above, or what RUST_LOG says; `--verbose` means `debug` for this program.
 fn start_log(verbose: bool) {
-    let default = if verbose {
-        "info,metalbond_uring=debug"
-    } else {
-        "info"
-    };
+    let default = if verbose { "info,metalbond_uring=debug" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

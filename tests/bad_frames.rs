@@ -141,12 +141,7 @@ fn every_case_harms_only_who_sent_it() {
         }
     });
     let failed = failed.into_inner().unwrap();
-    assert!(
-        failed.is_empty(),
-        "{} of {} failed: {failed:?}",
-        failed.len(),
-        cases.len()
-    );
+    assert!(failed.is_empty(), "{} of {} failed: {failed:?}", failed.len(), cases.len());
     assert!(cases.len() >= 15);
 }
 
@@ -163,11 +158,7 @@ impl Bystanders {
         let mut subscriber = Peer::established(server.address(), 60, true);
         subscriber.send(&subscribe(BYSTANDERS_VNI));
         subscriber.barrier();
-        Bystanders {
-            announcer,
-            subscriber,
-            rounds: 0,
-        }
+        Bystanders { announcer, subscriber, rounds: 0 }
     }
 
     /// A route comes and goes between them, and nothing else did.
@@ -175,11 +166,9 @@ impl Bystanders {
         self.rounds += 1;
         let route = route(BYSTANDERS_VNI, self.rounds, 1);
         self.announcer.send(&add(&route));
-        self.subscriber
-            .read_until("the bystanders' route", |peer| peer.view.contains(&route));
+        self.subscriber.read_until("the bystanders' route", |peer| peer.view.contains(&route));
         self.announcer.send(&remove(&route));
-        self.subscriber
-            .read_until("its withdrawal", |peer| peer.view.is_empty());
+        self.subscriber.read_until("its withdrawal", |peer| peer.view.is_empty());
         self.announcer.barrier();
         self.subscriber.barrier();
         assert_eq!(self.subscriber.updates, 2 * self.rounds as usize);
@@ -210,11 +199,7 @@ impl<'a> Stage<'a> {
         observer.barrier();
         // A dump may repeat what came and went while its base was kept: ADD and REMOVE.
         observer.settle(QUIET);
-        assert!(
-            observer.view.is_empty(),
-            "left by an earlier case: {:?}",
-            observer.view
-        );
+        assert!(observer.view.is_empty(), "left by an earlier case: {:?}", observer.view);
         let mut stage = Stage {
             server,
             observer,
@@ -231,9 +216,7 @@ impl<'a> Stage<'a> {
             stage.offender.handshake(&hello(60, false, false));
             stage.offender.send(&add(&stage.marker));
             let expected = stage.present();
-            stage
-                .observer
-                .read_until("the marker", |peer| peer.view == expected);
+            stage.observer.read_until("the marker", |peer| peer.view == expected);
         } else {
             assert_eq!(case["stage"], "fresh");
         }
@@ -252,8 +235,7 @@ impl<'a> Stage<'a> {
         self.other.send(&frame);
         self.other_routes.insert(frame[4..].to_vec());
         let expected = self.other_routes.clone();
-        self.observer
-            .read_until("the other's route", |peer| peer.view.is_superset(&expected));
+        self.observer.read_until("the other's route", |peer| peer.view.is_superset(&expected));
     }
 
     /// What is announced as long as the offender is there and its case has no effect.
@@ -285,8 +267,7 @@ impl<'a> Stage<'a> {
     fn later_update_works(&mut self, seen: &[Frame]) {
         let later = route(VNI, 98, 0x9998);
         self.offender.send(&add(&later));
-        self.observer
-            .read_until("a later route", |peer| peer.view.contains(&later));
+        self.observer.read_until("a later route", |peer| peer.view.contains(&later));
         self.observer.settle(QUIET);
         let mut expected = seen.to_vec();
         expected.extend(Frame::all_of(&add(&later)));
@@ -303,10 +284,7 @@ impl<'a> Stage<'a> {
     fn gets_routes_of(&mut self, vni: u32) {
         let live = route(vni, 97, 0x9997);
         self.other.send(&add(&live));
-        self.offender
-            .read_until("a route of the subscription", |peer| {
-                peer.view.contains(&live)
-            });
+        self.offender.read_until("a route of the subscription", |peer| peer.view.contains(&live));
         self.offender.settle(QUIET);
         assert_eq!(self.offender.redundant, 0);
     }
@@ -314,8 +292,7 @@ impl<'a> Stage<'a> {
     /// All leave; what they announced is withdrawn from the observer.
     fn leave(mut self) {
         drop((self.offender, self.other));
-        self.observer
-            .read_until("all withdrawals", |peer| peer.view.is_empty());
+        self.observer.read_until("all withdrawals", |peer| peer.view.is_empty());
         self.observer.barrier();
     }
 }
@@ -330,11 +307,7 @@ fn run_case(case: &Value, server: &Process) {
             stage.other_announces(add(&present));
             stage.play(case);
             stage.offender.read_until("two dumps", |peer| {
-                peer.update_frames()
-                    .iter()
-                    .filter(|f| f.bytes() == add(&present))
-                    .count()
-                    == 2
+                peer.update_frames().iter().filter(|f| f.bytes() == add(&present)).count() == 2
             });
             stage.gets_live_only_once();
         }
@@ -361,8 +334,7 @@ impl Stage<'_> {
     fn gets_live_only_once(&mut self) {
         let live = route(VNI, 97, 0x9997);
         self.other.send(&add(&live));
-        self.offender
-            .read_until("a live route", |peer| peer.view.contains(&live));
+        self.offender.read_until("a live route", |peer| peer.view.contains(&live));
         self.offender.settle(QUIET);
         let frames = self.offender.update_frames();
         assert_eq!(frames.iter().filter(|f| f.bytes() == add(&live)).count(), 1);
@@ -396,15 +368,7 @@ fn check(case: &Value, expected: Expected, stage: &mut Stage) {
                 stage.other.barrier();
                 stage.offender.settle(QUIET);
             }
-            assert_eq!(
-                stage
-                    .offender
-                    .view
-                    .iter()
-                    .filter(|r| r[..] != stage.marker)
-                    .count(),
-                1
-            );
+            assert_eq!(stage.offender.view.iter().filter(|r| r[..] != stage.marker).count(), 1);
             stage.later_update_works(&observed(&route(vni, 97, 0x9997), vni));
         }
         Expected::Reflect => stage.later_update_works(&reflected(case)),
@@ -422,73 +386,41 @@ fn check(case: &Value, expected: Expected, stage: &mut Stage) {
 
 /// What the observer sees of a route that the other announced.
 fn observed(route: &[u8], vni: u32) -> Vec<Frame> {
-    if OBSERVED.contains(&vni) {
-        Frame::all_of(&add(route))
-    } else {
-        Vec::new()
-    }
+    if OBSERVED.contains(&vni) { Frame::all_of(&add(route)) } else { Vec::new() }
 }
 
 fn check_close(case: &Value, stage: &mut Stage) {
     stage.offender.read_until_closed();
     let expected = stage.other_routes.clone();
-    stage
-        .observer
-        .read_until("the withdrawals", |peer| peer.view == expected);
+    stage.observer.read_until("the withdrawals", |peer| peer.view == expected);
     stage.observer.settle(QUIET);
     // Whole frames before the bad one have their effect; of these there is only the odd UPDATE.
     let seen: Vec<Frame> = stage.observer.update_frames();
     if stage.established {
-        assert_eq!(
-            seen,
-            Frame::all_of(&remove(&stage.marker)),
-            "{}",
-            case["name"]
-        );
+        assert_eq!(seen, Frame::all_of(&remove(&stage.marker)), "{}", case["name"]);
     } else {
         assert_eq!(seen, []);
     }
     // Never a second HELLO, and nothing that needs an established connection.
-    let answers: Vec<u8> = stage
-        .offender
-        .frames
-        .iter()
-        .map(|frame| frame.kind)
-        .collect();
+    let answers: Vec<u8> = stage.offender.frames.iter().map(|frame| frame.kind).collect();
     let dump = stage.offender.update_frames();
     assert!(dump.is_empty(), "{dump:?}");
     let starts_well = hex_of(case).starts_with(&[1, 0, 2, 1, 8, 60]);
     let hello_allowed = !stage.established && starts_well;
-    assert!(
-        answers.is_empty() || (hello_allowed && answers == [HELLO]),
-        "{answers:?}"
-    );
+    assert!(answers.is_empty() || (hello_allowed && answers == [HELLO]), "{answers:?}");
 }
 
 fn check_processed(case: &Value, stage: &mut Stage) {
     let frames = Frame::all_of(&hex_of(case));
     let count = |kind| frames.iter().filter(|frame| frame.kind == kind).count();
     let answers = count(HELLO) + count(KEEPALIVE);
-    stage
-        .offender
-        .read_until("all answers", |peer| peer.frames.len() >= answers);
-    let kinds: Vec<u8> = stage
-        .offender
-        .frames
-        .iter()
-        .map(|frame| frame.kind)
-        .collect();
-    let order: Vec<u8> = frames
-        .iter()
-        .map(|frame| frame.kind)
-        .filter(|&kind| kind != UPDATE)
-        .collect();
+    stage.offender.read_until("all answers", |peer| peer.frames.len() >= answers);
+    let kinds: Vec<u8> = stage.offender.frames.iter().map(|frame| frame.kind).collect();
+    let order: Vec<u8> =
+        frames.iter().map(|frame| frame.kind).filter(|&kind| kind != UPDATE).collect();
     assert_eq!(kinds, order);
     stage.establish();
-    let updates: Vec<_> = frames
-        .into_iter()
-        .filter(|frame| frame.kind == UPDATE)
-        .collect();
+    let updates: Vec<_> = frames.into_iter().filter(|frame| frame.kind == UPDATE).collect();
     stage.later_update_works(&updates);
 }
 
@@ -499,14 +431,10 @@ fn check_is_server(stage: &mut Stage) {
     server.handshake(&hello(60, true, false));
     let of_server = route(VNI, 94, 0x9994);
     server.send(&add(&of_server));
-    stage
-        .observer
-        .read_until("a server's route", |peer| peer.view.contains(&of_server));
+    stage.observer.read_until("a server's route", |peer| peer.view.contains(&of_server));
     let of_client = route(VNI, 93, 0x9993);
     stage.other_announces(add(&of_client));
-    stage
-        .offender
-        .read_until("a client's route", |peer| peer.view.contains(&of_client));
+    stage.offender.read_until("a client's route", |peer| peer.view.contains(&of_client));
     stage.offender.settle(QUIET);
     assert_eq!(stage.offender.view, BTreeSet::from([of_client]));
 }
@@ -530,18 +458,14 @@ fn check_flood(case: &Value, stage: &mut Stage) {
     std::thread::sleep(SLEEP * 5);
     stage.server.signal("CONT");
     flood.join().unwrap();
-    stage
-        .offender
-        .read_until("all answers", |peer| peer.keepalives == answers);
+    stage.offender.read_until("all answers", |peer| peer.keepalives == answers);
     stage.offender.barrier();
     assert_eq!(stage.offender.keepalives, answers + 1);
     stage.later_update_works(&[]);
 }
 
 fn answer(stage: &mut Stage) -> Frame {
-    stage
-        .offender
-        .read_until("a HELLO", |peer| !peer.frames.is_empty());
+    stage.offender.read_until("a HELLO", |peer| !peer.frames.is_empty());
     stage.offender.frames[0].clone()
 }
 
@@ -549,9 +473,7 @@ fn answer(stage: &mut Stage) -> Frame {
 /// that passes duplicates on).
 fn reflected(case: &Value) -> Vec<Frame> {
     let list = case["reflected"].as_array();
-    let list = list
-        .or(case["go_redistributes_to_vni100_subscriber"].as_array())
-        .unwrap();
+    let list = list.or(case["go_redistributes_to_vni100_subscriber"].as_array()).unwrap();
     let mut frames = Vec::new();
     for text in list {
         let mut parsed = Frame::all_of(&hex::decode(text.as_str().unwrap()).unwrap());

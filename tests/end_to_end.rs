@@ -16,9 +16,7 @@ const KEEPALIVE_S: u32 = 60;
 /// Writes in the background, so that a test can read while its bytes are taken at the server's pace.
 fn send_all(peer: &Peer, bytes: Vec<u8>) -> std::thread::JoinHandle<()> {
     let mut writer = peer.writer();
-    std::thread::Builder::new()
-        .spawn(move || writer.write_all(&bytes).unwrap())
-        .unwrap()
+    std::thread::Builder::new().spawn(move || writer.write_all(&bytes).unwrap()).unwrap()
 }
 
 #[test]
@@ -36,12 +34,7 @@ fn a_thousand_peers_see_what_they_should() {
         let announced = own(n).map(|route| add(&route)).concat();
         let subscribed = vnis(n).map(subscribe).concat();
         peer.send(
-            &if n % 4 < 2 {
-                [announced, subscribed]
-            } else {
-                [subscribed, announced]
-            }
-            .concat(),
+            &if n % 4 < 2 { [announced, subscribed] } else { [subscribed, announced] }.concat(),
         );
         peers.insert(n, peer);
     }
@@ -56,9 +49,7 @@ fn a_thousand_peers_see_what_they_should() {
             for route in own(n) {
                 view.remove(&route);
             }
-            peer.read_until(&format!("the view of peer {n}"), |peer| {
-                peer.view.len() == view.len()
-            });
+            peer.read_until(&format!("the view of peer {n}"), |peer| peer.view.len() == view.len());
             assert!(peer.view == view, "peer {n}");
         }
         for peer in peers.values_mut() {
@@ -85,13 +76,7 @@ fn a_late_joiner_gets_a_large_table() {
         let server = Server::start(server_config(cores, KEEPALIVE_S)).unwrap();
         let mut announcer = Peer::established(server.local_addr(), KEEPALIVE_S, true);
         let routes: BTreeSet<_> = (0..ROUTES).map(|n| route(7, n, n)).collect();
-        announcer.send(
-            &routes
-                .iter()
-                .map(|route| add(route))
-                .collect::<Vec<_>>()
-                .concat(),
-        );
+        announcer.send(&routes.iter().map(|route| add(route)).collect::<Vec<_>>().concat());
         announcer.barrier();
         let mut joiner = Peer::established(server.local_addr(), KEEPALIVE_S, true);
         joiner.recording = false;
@@ -147,11 +132,7 @@ fn who_does_not_read_harms_nobody() {
         "the reader got {} of {all} updates, the stalled {}",
         reader.updates, stalled.updates
     );
-    assert!(
-        stalled.updates < all as usize / 2,
-        "nothing was conflated: {}",
-        stalled.updates
-    );
+    assert!(stalled.updates < all as usize / 2, "nothing was conflated: {}", stalled.updates);
 }
 
 #[test]
@@ -159,9 +140,8 @@ fn shutting_down_withdraws_nothing() {
     for (name, code) in [("TERM", 0), ("INT", 0)] {
         let mut server = Process::serve(&["--cores", "2"]);
         let mut announcer = Peer::established(server.address(), 5, false);
-        let mut subscribers: Vec<_> = (0..8)
-            .map(|n| Peer::established(server.address(), 5, n % 2 == 0))
-            .collect();
+        let mut subscribers: Vec<_> =
+            (0..8).map(|n| Peer::established(server.address(), 5, n % 2 == 0)).collect();
         let route = route(9, 1, 1);
         announcer.send(&add(&route));
         for peer in &mut subscribers {
@@ -174,26 +154,18 @@ fn shutting_down_withdraws_nothing() {
         for peer in subscribers.iter_mut().chain([&mut announcer, &mut silent]) {
             peer.read_until_closed();
         }
-        assert!(
-            subscribers.iter().all(|peer| peer.updates == 1),
-            "a REMOVE came"
-        );
+        assert!(subscribers.iter().all(|peer| peer.updates == 1), "a REMOVE came");
         drop((subscribers, announcer, silent));
         assert_eq!(server.exit_status().code(), Some(code), "{}", server.log());
-        assert!(
-            start.elapsed() < Duration::from_secs(4),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     }
 }
 
 #[test]
 fn a_peer_that_does_not_close_cannot_hold_up_the_end() {
     let mut server = Server::start(server_config(2, KEEPALIVE_S)).unwrap();
-    let mut peers: Vec<_> = (0..20)
-        .map(|_| Peer::established(server.local_addr(), KEEPALIVE_S, true))
-        .collect();
+    let mut peers: Vec<_> =
+        (0..20).map(|_| Peer::established(server.local_addr(), KEEPALIVE_S, true)).collect();
     // Ten of them do not even read, with megabytes on their way.
     for peer in &mut peers[..10] {
         peer.send(&subscribe(7));
@@ -205,11 +177,7 @@ fn a_peer_that_does_not_close_cannot_hold_up_the_end() {
     let start = Instant::now();
     server.shutdown();
     server.join();
-    assert!(
-        start.elapsed() < Duration::from_secs(8),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     for peer in &mut peers[10..] {
         peer.read_until_closed();
     }
@@ -240,9 +208,8 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn an_idle_server_rests() {
     let server = Process::serve(&["--cores", "2", "--keepalive", "60"]);
-    let mut peers: Vec<_> = (0..100)
-        .map(|n| Peer::established(server.address(), 60, n % 2 == 0))
-        .collect();
+    let mut peers: Vec<_> =
+        (0..100).map(|n| Peer::established(server.address(), 60, n % 2 == 0)).collect();
     for peer in &mut peers {
         peer.send(&[add(&route(3, 1, 1)), subscribe(3)].concat());
         peer.barrier();
@@ -251,10 +218,7 @@ fn an_idle_server_rests() {
     let before = server.cpu_time();
     std::thread::sleep(Duration::from_secs(1));
     let used = server.cpu_time() - before;
-    assert!(
-        used <= Duration::from_millis(50),
-        "{used:?} of CPU in an idle second"
-    );
+    assert!(used <= Duration::from_millis(50), "{used:?} of CPU in an idle second");
 }
 
 #[test]
@@ -263,10 +227,7 @@ fn exit_codes() {
     let address = first.address().to_string();
     let (code, stderr) = run(&["server", "--listen", &address]);
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(
-        stderr.contains(&format!("address in use: {address}")),
-        "{stderr}"
-    );
+    assert!(stderr.contains(&format!("address in use: {address}")), "{stderr}");
     let (code, stderr) = run(&["server", "--no-such-flag"]);
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("no-such-flag"), "{stderr}");
@@ -286,11 +247,7 @@ fn without_descriptors_peers_wait_and_others_are_served() {
     }
     let (mut served, mut waiting): (Vec<_>, Vec<_>) =
         peers.into_iter().partition(|peer| !peer.frames.is_empty());
-    assert!(
-        served.len() >= 10 && waiting.len() >= 20,
-        "{} served",
-        served.len()
-    );
+    assert!(served.len() >= 10 && waiting.len() >= 20, "{} served", served.len());
     assert!(waiting.iter().all(|peer| !peer.closed));
     for _ in 0..5 {
         for peer in &mut served {
@@ -322,9 +279,8 @@ fn beyond_the_maximum_of_peers_connections_are_closed() {
     let mut config = server_config(2, KEEPALIVE_S);
     config.peers_max = 5;
     let server = Server::start(config).unwrap();
-    let mut peers: Vec<_> = (0..5)
-        .map(|_| Peer::established(server.local_addr(), KEEPALIVE_S, false))
-        .collect();
+    let mut peers: Vec<_> =
+        (0..5).map(|_| Peer::established(server.local_addr(), KEEPALIVE_S, false)).collect();
     for _ in 0..3 {
         Peer::connect(server.local_addr()).read_until_closed();
     }

@@ -52,13 +52,7 @@ impl Replay {
         let server = Server::start(server_config(cores, keepalive_interval_s)).unwrap();
         let address = server.local_addr();
         let connections = BTreeMap::new();
-        Replay {
-            server: Some(server),
-            address,
-            cores,
-            keepalive_interval_s,
-            connections,
-        }
+        Replay { server: Some(server), address, cores, keepalive_interval_s, connections }
     }
 
     fn run(mut self, transcript: &Value) {
@@ -81,13 +75,7 @@ impl Replay {
         match (event["event"].as_str().unwrap(), event["dir"].as_str()) {
             ("open", _) => {
                 let peer = Peer::connect(self.address);
-                self.connections.insert(
-                    id,
-                    Connection {
-                        peer,
-                        expected: Vec::new(),
-                    },
-                );
+                self.connections.insert(id, Connection { peer, expected: Vec::new() });
             }
             ("data", Some("c2s")) => self.connection(id).peer.send(&bytes_of(event)),
             ("data", Some("s2c")) => self.connection(id).expect(&bytes_of(event)),
@@ -119,22 +107,17 @@ impl Connection {
     fn expect(&mut self, bytes: &[u8]) {
         self.expected.extend(Frame::all_of(bytes));
         let wanted = kinds(&self.expected);
-        self.peer
-            .read_until("what the recorded server sent", |peer| {
-                let came = kinds(&peer.frames);
-                wanted
-                    .iter()
-                    .all(|(kind, count)| came.get(kind) >= Some(count))
-            });
+        self.peer.read_until("what the recorded server sent", |peer| {
+            let came = kinds(&peer.frames);
+            wanted.iter().all(|(kind, count)| came.get(kind) >= Some(count))
+        });
     }
 
     /// Control frames in their order, UPDATEs in any: and nothing more.
     fn compare(&self) {
         let split = |frames: &[Frame]| -> (Vec<Frame>, Vec<Frame>) {
-            let (mut updates, control): (Vec<_>, Vec<_>) = frames
-                .iter()
-                .cloned()
-                .partition(|frame| frame.kind == UPDATE);
+            let (mut updates, control): (Vec<_>, Vec<_>) =
+                frames.iter().cloned().partition(|frame| frame.kind == UPDATE);
             updates.sort();
             (control, updates)
         };

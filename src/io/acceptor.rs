@@ -144,10 +144,7 @@ impl Dispatcher {
     }
 
     fn peers(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| shard.peers.load(Ordering::Relaxed))
-            .sum()
+        self.shards.iter().map(|shard| shard.peers.load(Ordering::Relaxed)).sum()
     }
 
     async fn drained(&self) {
@@ -172,10 +169,7 @@ fn for_ring(socket: tokio::net::TcpStream) -> io::Result<TcpStream> {
 }
 
 fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 #[cfg(test)]

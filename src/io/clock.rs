@@ -17,9 +17,7 @@ impl Clock {
     /// A clock that starts now.
     #[allow(clippy::disallowed_methods)] // this is where the core's time comes from
     pub(super) fn start() -> Clock {
-        Clock {
-            start: Instant::now(),
-        }
+        Clock { start: Instant::now() }
     }
 
     /// The time now.

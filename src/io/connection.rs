@@ -128,11 +128,8 @@ pub(super) async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
     while !connection.is_closed() {
         let transmit = {
             let mut shard = worker.shard();
-            let sample = if shard.wants_sample(id) {
-                connection.sample()
-            } else {
-                TcpSample::default()
-            };
+            let sample =
+                if shard.wants_sample(id) { connection.sample() } else { TcpSample::default() };
             shard.transmit(worker.now(), id, sample)
         };
         match transmit {

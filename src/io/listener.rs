@@ -38,11 +38,7 @@ pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
 }
 
 fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Whatever net.ipv6.bindv6only says.
         socket.set_only_v6(false)?;
@@ -65,19 +61,10 @@ mod tests {
     fn a_second_listener_is_refused() {
         let first = listen("[::]:0".parse().unwrap()).unwrap();
         let port = first.local_addr().unwrap().port();
-        for text in [
-            format!("[::]:{port}"),
-            format!("[::1]:{port}"),
-            format!("127.0.0.1:{port}"),
-        ] {
+        for text in [format!("[::]:{port}"), format!("[::1]:{port}"), format!("127.0.0.1:{port}")] {
             let error = listen(text.parse().unwrap()).unwrap_err();
             assert!(matches!(error, ServeError::AddressInUse { .. }), "{error}");
-            assert!(
-                error
-                    .to_string()
-                    .starts_with(&format!("address in use: {text}")),
-                "{error}"
-            );
+            assert!(error.to_string().starts_with(&format!("address in use: {text}")), "{error}");
         }
         let error = listen("192.0.2.1:4711".parse().unwrap()).unwrap_err();
         assert!(matches!(error, ServeError::Bind { .. }), "{error}");
@@ -91,9 +78,6 @@ mod tests {
         let (socket, remote) = listener.accept().unwrap();
         assert!(remote.ip().to_canonical().is_ipv4());
         prepare(&socket).unwrap();
-        assert_eq!(
-            SockRef::from(&socket).tcp_notsent_lowat().unwrap(),
-            NOTSENT_BYTES_MAX
-        );
+        assert_eq!(SockRef::from(&socket).tcp_notsent_lowat().unwrap(), NOTSENT_BYTES_MAX);
     }
 }

@@ -127,10 +127,7 @@ pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
             }
         };
         join(threads);
-        result.map_err(|source| ServeError::Start {
-            what: "the acceptor",
-            source,
-        })
+        result.map_err(|source| ServeError::Start { what: "the acceptor", source })
     })
 }
 
@@ -150,11 +147,7 @@ impl Server {
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
-        let Running {
-            acceptor,
-            threads,
-            local_addresses,
-        } = Running::start(&config)?;
+        let Running { acceptor, threads, local_addresses } = Running::start(&config)?;
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
             let result = runtime.block_on(acceptor.run(async move {
@@ -168,15 +161,8 @@ impl Server {
         let acceptor = thread::Builder::new()
             .name("acceptor".to_owned())
             .spawn(serve)
-            .map_err(|source| ServeError::Start {
-                what: "the acceptor's thread",
-                source,
-            })?;
-        Ok(Server {
-            local_addresses,
-            stop: Some(stop),
-            acceptor: Some(acceptor),
-        })
+            .map_err(|source| ServeError::Start { what: "the acceptor's thread", source })?;
+        Ok(Server { local_addresses, stop: Some(stop), acceptor: Some(acceptor) })
     }
 
     /// The first address it listens on, with the port that it really has.
@@ -245,16 +231,8 @@ impl Running {
         for address in &local_addresses {
             info!(shards = threads.len(), "listening on {address}");
         }
-        let acceptor = Acceptor {
-            listeners,
-            dispatcher,
-            ended,
-        };
-        Ok(Running {
-            acceptor,
-            threads,
-            local_addresses,
-        })
+        let acceptor = Acceptor { listeners, dispatcher, ended };
+        Ok(Running { acceptor, threads, local_addresses })
     }
 }
 
@@ -291,10 +269,7 @@ fn start_shards(config: &ServerConfig) -> Result<Started, ServeError> {
         {
             Ok(thread) => threads.push(thread),
             Err(source) => {
-                started = Err(ServeError::Start {
-                    what: "a shard's thread",
-                    source,
-                });
+                started = Err(ServeError::Start { what: "a shard's thread", source });
                 break;
             }
         }
@@ -312,11 +287,7 @@ fn start_shards(config: &ServerConfig) -> Result<Started, ServeError> {
         join(threads);
         return Err(error);
     }
-    Ok((
-        Dispatcher::new(handles, config.peers_max),
-        threads,
-        all_ended,
-    ))
+    Ok((Dispatcher::new(handles, config.peers_max), threads, all_ended))
 }
 
 fn shard_count(cores: u16) -> u16 {
@@ -324,9 +295,7 @@ fn shard_count(cores: u16) -> u16 {
         return cores.min(ShardId::MAX.0 + 1);
     }
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    u16::try_from(cpus)
-        .unwrap_or(u16::MAX)
-        .min(ShardId::MAX.0 + 1)
+    u16::try_from(cpus).unwrap_or(u16::MAX).min(ShardId::MAX.0 + 1)
 }
 
 fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig {
@@ -352,10 +321,7 @@ fn acceptor_runtime() -> Result<tokio::runtime::Runtime, ServeError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|source| ServeError::Start {
-            what: "the acceptor",
-            source,
-        })
+        .map_err(|source| ServeError::Start { what: "the acceptor", source })
 }
 
 fn join(threads: Vec<JoinHandle<()>>) {
@@ -382,10 +348,7 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Signals, ServeError> {
         let watch = |kind| {
-            signal(kind).map_err(|source| ServeError::Start {
-                what: "watching signals",
-                source,
-            })
+            signal(kind).map_err(|source| ServeError::Start { what: "watching signals", source })
         };
         Ok(Signals {
             interrupt: watch(SignalKind::interrupt())?,

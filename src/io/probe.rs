@@ -100,10 +100,7 @@ pub(super) fn explain(error: &io::Error) -> ProbeError {
 
 fn ring_builder() -> io_uring::Builder {
     let mut builder = tokio_uring::uring_builder();
-    builder
-        .setup_coop_taskrun()
-        .setup_single_issuer()
-        .setup_cqsize(COMPLETIONS);
+    builder.setup_coop_taskrun().setup_single_issuer().setup_cqsize(COMPLETIONS);
     builder
 }
 
@@ -117,10 +114,7 @@ fn classify(error: &io::Error, setting: Option<&str>, release: &str) -> ProbeErr
         (Some(libc::EINVAL), _) => ProbeError::TooOld { release },
         (Some(libc::ENOMEM), _) => ProbeError::Memory,
         (Some(libc::EMFILE | libc::ENFILE), _) => ProbeError::Descriptors,
-        _ => ProbeError::Other {
-            message: error.to_string(),
-            release,
-        },
+        _ => ProbeError::Other { message: error.to_string(), release },
     }
 }
 
@@ -135,37 +129,18 @@ mod tests {
     #[test]
     fn says_what_forbids_it() {
         for (errno, setting, expected, words) in [
-            (
-                libc::EPERM,
-                Some("1\n"),
-                ProbeError::Sysctl { setting: 1 },
-                "io_uring_group",
-            ),
-            (
-                libc::EPERM,
-                Some("2\n"),
-                ProbeError::Sysctl { setting: 2 },
-                "io_uring_disabled=0",
-            ),
+            (libc::EPERM, Some("1\n"), ProbeError::Sysctl { setting: 1 }, "io_uring_group"),
+            (libc::EPERM, Some("2\n"), ProbeError::Sysctl { setting: 2 }, "io_uring_disabled=0"),
             (libc::EPERM, Some("0\n"), ProbeError::Seccomp, "seccomp"),
             (libc::EPERM, None, ProbeError::Seccomp, "seccomp"),
             (libc::ENOMEM, Some("0\n"), ProbeError::Memory, "ulimit -l"),
-            (
-                libc::EMFILE,
-                Some("0\n"),
-                ProbeError::Descriptors,
-                "ulimit -n",
-            ),
+            (libc::EMFILE, Some("0\n"), ProbeError::Descriptors, "ulimit -n"),
         ] {
             let error = classified(errno, setting);
             assert_eq!(error, expected);
             assert!(error.to_string().contains(words), "{error}");
         }
-        assert!(
-            !classified(libc::EPERM, Some("2"))
-                .to_string()
-                .contains("group")
-        );
+        assert!(!classified(libc::EPERM, Some("2")).to_string().contains("group"));
     }
 
     #[test]
@@ -174,14 +149,8 @@ mod tests {
             let error = classified(errno, Some("0"));
             assert!(error.to_string().contains("5.15.0"), "{error}");
         }
-        assert!(matches!(
-            classified(libc::EINVAL, None),
-            ProbeError::TooOld { .. }
-        ));
-        assert!(matches!(
-            classified(libc::ENOSYS, None),
-            ProbeError::Missing { .. }
-        ));
+        assert!(matches!(classified(libc::EINVAL, None), ProbeError::TooOld { .. }));
+        assert!(matches!(classified(libc::ENOSYS, None), ProbeError::Missing { .. }));
     }
 
     #[test]

@@ -36,20 +36,12 @@ pub(super) async fn send(connection: Rc<Connection>, piece: Piece) -> io::Result
     let length = u32::try_from(bytes.len()).expect("a piece has at most 64 KiB");
     // The kernel borrows `bytes` until the completion. `InFlight` is what keeps them: a Piece does not
     // move its bytes, and the driver holds on to `InFlight` even when this future is dropped.
-    let entry = opcode::Send::new(
-        types::Fd(connection.stream().as_raw_fd()),
-        bytes.as_ptr(),
-        length,
-    )
-    .flags(flags)
-    .build();
-    let in_flight = InFlight {
-        _piece: piece,
-        _connection: connection,
-    };
-    UnsubmittedOneshot::new(in_flight, BytesSent, entry)
-        .submit()
-        .await
+    let entry =
+        opcode::Send::new(types::Fd(connection.stream().as_raw_fd()), bytes.as_ptr(), length)
+            .flags(flags)
+            .build();
+    let in_flight = InFlight { _piece: piece, _connection: connection };
+    UnsubmittedOneshot::new(in_flight, BytesSent, entry).submit().await
 }
 
 /// What the kernel uses until the completion.

@@ -49,10 +49,7 @@ pub(super) fn tcp_sample(socket: BorrowedFd<'_>) -> io::Result<TcpSample> {
 /// # Errors
 /// The kernel's; the limit is then as it was.
 pub(super) fn raise_descriptor_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills the struct it is given.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
         return Err(io::Error::last_os_error());

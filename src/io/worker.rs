@@ -147,10 +147,7 @@ impl Worker {
                 // neighbour that always has mail for us must not keep us from it either.)
                 let _ = tokio_uring::no_op().await;
             }
-            let wakeup = self
-                .shard()
-                .next_wakeup()
-                .min(stop_deadline.unwrap_or(Time::NEVER));
+            let wakeup = self.shard().next_wakeup().min(stop_deadline.unwrap_or(Time::NEVER));
             if wakeup != deadline {
                 deadline = wakeup;
                 alarm.as_mut().reset(self.clock.instant_of(deadline));

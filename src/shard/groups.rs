@@ -26,8 +26,6 @@ pub(super) type SubIndex = u32;
 struct LocalGroup {
     key: Group,
     log: VniLog,
-    /// Set by the first answer to a join: what came before is not for anybody here.
-    open: bool,
     members: Vec<SubIndex>,
     idle: usize,
     /// When the log ends beyond this, slow readers are looked for.
@@ -103,14 +101,7 @@ impl Groups {
         let group = *self.by_key.entry(key).or_insert_with(|| {
             let log = VniLog::new(self.live_bytes.clone());
             let members = Vec::new();
-            let group = LocalGroup {
-                key,
-                log,
-                open: false,
-                members,
-                idle: 0,
-                check_at: self.lag_bytes_max,
-            };
+            let group = LocalGroup { key, log, members, idle: 0, check_at: self.lag_bytes_max };
             index(self.groups.insert(group))
         });
         let at = &mut self.groups[group as usize];
@@ -176,7 +167,6 @@ impl Groups {
         let urgent =
             subscription.blocks.front().is_some_and(|block| block.frames().head_bytes() > 0);
         let pending = !subscription.blocks.is_empty();
-        self.groups[subscription.group as usize].open = true;
         self.make_idle(sub);
         if pending {
             self.ready.push_back((sub, urgent));
@@ -184,7 +174,8 @@ impl Groups {
     }
 
     /// Records for a group. `named` finds the subscription of a peer of this shard in the group's
-    /// VNI. Records for a group that nobody here follows (any more, or yet) are dropped.
+    /// VNI. Records for a group that nobody here follows any more are dropped; those whose join
+    /// was not answered yet will find in the answer what comes before it.
     pub fn append(
         &mut self,
         key: Group,
@@ -195,9 +186,6 @@ impl Groups {
         let Some(&group) = self.by_key.get(&key) else {
             return;
         };
-        if !self.groups[group as usize].open {
-            return;
-        }
         let of_group = |sub: &SubIndex| {
             let subscription = &self.subscriptions[*sub as usize];
             subscription.group == group && subscription.joined

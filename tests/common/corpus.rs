@@ -22,10 +22,7 @@ pub fn file(name: &str, own_name: &str) -> Value {
     if path.is_file() {
         return parse(&path);
     }
-    eprintln!(
-        "NOTE: no shared corpus at {}: testing with the small own one only",
-        path.display()
-    );
+    eprintln!("NOTE: no shared corpus at {}: testing with the small own one only", path.display());
     parse(&own().join(own_name))
 }
 
@@ -42,16 +39,8 @@ pub fn folder(name: &str) -> Vec<(String, Value)> {
     let mut files: Vec<_> = std::fs::read_dir(&path)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        })
-        .map(|path| {
-            (
-                path.file_name().unwrap().to_string_lossy().into_owned(),
-                parse(&path),
-            )
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), parse(&path)))
         .collect();
     files.sort_by(|a, b| a.0.cmp(&b.0));
     assert!(!files.is_empty(), "{} is empty", path.display());

@@ -235,16 +235,8 @@ impl Peer {
     pub fn read_until(&mut self, what: &str, done: impl Fn(&Peer) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) {
-            assert!(
-                !self.closed,
-                "closed while waiting for {what}: {}",
-                self.state()
-            );
-            assert!(
-                Instant::now() < deadline,
-                "waiting for {what}: {}",
-                self.state()
-            );
+            assert!(!self.closed, "closed while waiting for {what}: {}", self.state());
+            assert!(Instant::now() < deadline, "waiting for {what}: {}", self.state());
             self.read_some(Duration::from_millis(100));
         }
     }
@@ -254,11 +246,7 @@ impl Peer {
     pub fn read_until_closed(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while !self.closed {
-            assert!(
-                Instant::now() < deadline,
-                "waiting for the end: {}",
-                self.state()
-            );
+            assert!(Instant::now() < deadline, "waiting for the end: {}", self.state());
             self.read_some(Duration::from_millis(100));
         }
     }
@@ -278,11 +266,7 @@ impl Peer {
 
     /// The UPDATEs among the frames that came.
     pub fn update_frames(&self) -> Vec<Frame> {
-        self.frames
-            .iter()
-            .filter(|frame| frame.kind == UPDATE)
-            .cloned()
-            .collect()
+        self.frames.iter().filter(|frame| frame.kind == UPDATE).cloned().collect()
     }
 
     /// One read. False if nothing came in time or the connection ended.
@@ -315,11 +299,8 @@ impl Peer {
     fn take(&mut self, frame: Frame) {
         if let Some((added, route)) = frame.update() {
             self.updates += 1;
-            let changed = if added {
-                self.view.insert(route.to_vec())
-            } else {
-                self.view.remove(route)
-            };
+            let changed =
+                if added { self.view.insert(route.to_vec()) } else { self.view.remove(route) };
             self.redundant += usize::from(!changed);
         }
         self.keepalives += usize::from(frame.kind == KEEPALIVE);

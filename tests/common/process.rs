@@ -19,9 +19,7 @@ impl Process {
     /// Starts `metalbond-uring server --listen [::1]:0 ARGUMENTS` and waits until it listens.
     pub fn serve(arguments: &[&str]) -> Process {
         let mut command = Command::new(binary());
-        command
-            .args(["server", "--listen", "[::1]:0"])
-            .args(arguments);
+        command.args(["server", "--listen", "[::1]:0"]).args(arguments);
         Process::start(command)
     }
 
@@ -29,9 +27,7 @@ impl Process {
     pub fn serve_with_descriptors(limit: u32, arguments: &[&str]) -> Process {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
-        command
-            .args(["-c", &script, binary(), "server", "--listen", "[::1]:0"])
-            .args(arguments);
+        command.args(["-c", &script, binary(), "server", "--listen", "[::1]:0"]).args(arguments);
         Process::start(command)
     }
 
@@ -62,11 +58,7 @@ impl Process {
         let Ok(address) = address.recv_timeout(PATIENCE) else {
             panic!("the binary does not listen: {:?}", log.lock().unwrap());
         };
-        Process {
-            child,
-            log,
-            address,
-        }
+        Process { child, log, address }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -75,12 +67,7 @@ impl Process {
 
     /// Lines on stderr so far that contain `words`.
     pub fn logged(&self, words: &str) -> usize {
-        self.log
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|line| line.contains(words))
-            .count()
+        self.log.lock().unwrap().iter().filter(|line| line.contains(words)).count()
     }
 
     /// All that was written to stderr.
@@ -91,13 +78,7 @@ impl Process {
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-s", name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     /// CPU time that all its threads have used (in ticks of 10 ms).
@@ -121,11 +102,7 @@ impl Process {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(
-                Instant::now() < deadline,
-                "the binary does not end: {}",
-                self.log()
-            );
+            assert!(Instant::now() < deadline, "the binary does not end: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -140,11 +117,7 @@ impl Drop for Process {
 
 /// Runs the binary to its end: exit code and stderr.
 pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(binary())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), stderr)
 }

@@ -136,7 +136,7 @@ impl World {
     /// Some storms, each followed by a rest at which everybody must agree with the model.
     pub fn run(&mut self) {
         for _ in 0..4 {
-            for _ in 0..400 + self.rng.below(1_200) {
+            for _ in 0..1_000 + self.rng.below(4_000) {
                 self.step();
             }
             self.rest();
@@ -203,7 +203,8 @@ impl World {
                     connection.unsubscribe(vni);
                     connection.subscribe(vni, vnis_max);
                 }
-                92..94 => connection.say(&Message::Keepalive),
+                92 => connection.say(&Message::Keepalive),
+                93 => (0..100).for_each(|_| connection.say(&Message::Keepalive)),
                 _ => {}
             }
         }
@@ -472,6 +473,7 @@ impl World {
                 continue;
             };
             assert!(connection.is_live(), "at rest everything was noticed");
+            assert_eq!(connection.keepalives_received, connection.keepalives_sent, "all answered");
             for (vni, view) in &connection.views {
                 let mut expected = BTreeSet::new();
                 for (from, source) in self.clients.iter().enumerate() {
