@@ -195,6 +195,11 @@ impl Rib {
                 return false;
             }
         }
+        self.has_jobs()
+    }
+
+    /// Whether [`Rib::run_jobs`] has anything to do.
+    pub fn has_jobs(&self) -> bool {
         !self.losing.is_empty() || !self.building.is_empty()
     }
 
