@@ -31,6 +31,7 @@ fn serve(options: ServerOptions) -> ExitCode {
         vnis_per_peer_max: options.vnis_per_peer_max,
         peers_max: options.peers_max,
         queue_bytes_max: options.queue_bytes_max,
+        hold_time: std::time::Duration::ZERO,
     };
     match io::serve(config) {
         Ok(()) => ExitCode::SUCCESS,
