@@ -272,7 +272,7 @@ impl Peer {
     /// One read. False if nothing came in time or the connection ended.
     pub fn read_some(&mut self, timeout: Duration) -> bool {
         self.stream.set_read_timeout(Some(timeout)).unwrap();
-        let mut buffer = vec![0; 64 * 1024];
+        let mut buffer = vec![0; 65_535];
         match self.stream.read(&mut buffer) {
             Ok(0) => self.closed = true,
             Ok(length) => {
@@ -285,6 +285,11 @@ impl Peer {
             Err(_) => self.closed = true,
         }
         false
+    }
+
+    /// Bytes of a frame that has not come whole.
+    pub fn unread_bytes(&self) -> usize {
+        self.unread.len()
     }
 
     fn take_frames(&mut self) {
