@@ -144,7 +144,8 @@ fn a_peer_that_does_not_reassemble_reads_whole_frames() {
     let routes: Vec<u8> = (0..ROUTES).flat_map(|n| add(&route(7, n, n))).collect();
     announcer.send(&routes);
     announcer.barrier();
-    let mut reader = Peer::established(server.local_addr(), KEEPALIVE_S, false);
+    let mut reader = Peer::connect_with_window(server.local_addr(), 16 << 10);
+    reader.handshake(&hello(KEEPALIVE_S, false, false));
     reader.recording = false;
     reader.send(&subscribe(7));
     let start = Instant::now();
@@ -156,7 +157,9 @@ fn a_peer_that_does_not_reassemble_reads_whole_frames() {
         reads += 1;
         if reads % 16 == 0 {
             // Let several segments pile up, and KEEPALIVEs come between them.
-            std::thread::sleep(Duration::from_millis(20));
+            // And now and then so many that the window closes, and the rest waits at the sender.
+            let pause_ms = if reads % 64 == 0 { 150 } else { 20 };
+            std::thread::sleep(Duration::from_millis(pause_ms));
             reader.send(&keepalive());
         }
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use metalbond_uring::io::ServerConfig;
 use metalbond_uring::types::{Pace, ReflectOwn};
+use socket2::{Domain, Socket, Type};
 
 /// Message types.
 pub const HELLO: u8 = 1;
@@ -178,8 +179,21 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Connects with a small receive buffer (about that many bytes unread stop the server) and segments
+    /// as on an Ethernet.
+    pub fn connect_with_window(address: SocketAddr, bytes: usize) -> Peer {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(bytes).unwrap();
+        socket.set_tcp_mss(1440).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Peer::of(socket.into())
+    }
+
     pub fn connect(address: SocketAddr) -> Peer {
-        let stream = TcpStream::connect(address).unwrap();
+        Peer::of(TcpStream::connect(address).unwrap())
+    }
+
+    fn of(stream: TcpStream) -> Peer {
         stream.set_nodelay(true).unwrap();
         Peer {
             stream,
