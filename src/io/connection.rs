@@ -157,7 +157,8 @@ pub(super) async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
                 worker.want_turn();
             }
             Transmit::Idle => connection.writer.notified().await,
-            Transmit::Finish => return finish(connection).await,
+            // Boxed: its timer would make every idle writer larger.
+            Transmit::Finish => return Box::pin(finish(connection)).await,
         }
     }
 }

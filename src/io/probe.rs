@@ -111,11 +111,16 @@ fn classify(error: &io::Error, setting: Option<&str>, release: &str) -> ProbeErr
         (Some(libc::EPERM), Some("2")) => ProbeError::Sysctl { setting: 2 },
         (Some(libc::EPERM | libc::EACCES), _) => ProbeError::Seccomp,
         (Some(libc::ENOSYS), _) => ProbeError::Missing { release },
-        (Some(libc::EINVAL), _) => ProbeError::TooOld { release },
+        (Some(libc::EINVAL), _) if is_before_6(&release) => ProbeError::TooOld { release },
         (Some(libc::ENOMEM), _) => ProbeError::Memory,
         (Some(libc::EMFILE | libc::ENFILE), _) => ProbeError::Descriptors,
         _ => ProbeError::Other { message: error.to_string(), release },
     }
+}
+
+fn is_before_6(release: &str) -> bool {
+    let major = release.split('.').next().unwrap_or_default();
+    major.parse::<u32>().is_ok_and(|major| major < 6)
 }
 
 #[cfg(test)]
@@ -151,6 +156,15 @@ mod tests {
         }
         assert!(matches!(classified(libc::EINVAL, None), ProbeError::TooOld { .. }));
         assert!(matches!(classified(libc::ENOSYS, None), ProbeError::Missing { .. }));
+    }
+
+    #[test]
+    fn a_new_kernel_is_not_called_old() {
+        let invalid = io::Error::from_raw_os_error(libc::EINVAL);
+        for release in ["6.0.1", "6.18.44-test", "10.1", "strange"] {
+            let error = classify(&invalid, None, release);
+            assert!(matches!(error, ProbeError::Other { .. }), "{error}");
+        }
     }
 
     #[test]
