@@ -171,6 +171,9 @@ fn a_restart_within_the_hold_time_is_not_seen() {
     let config = ServerConfig { listen: vec![address], ..server_config(1, 5) };
     let server = Server::start(config).unwrap();
     wait("the new server", || state() == State::Established);
+    wait("the new server, at A", || {
+        a.peer_state(&address.to_string()).unwrap() == State::Established
+    });
     announce(&a, 7, "10.0.3.0/24", "2001:db8::a");
     seen.wait_for(&[
         "7 10.0.1.0/24 2001:db8::a",

@@ -374,14 +374,12 @@ impl Shard {
     fn sweep(&mut self, now: Time) {
         self.next_sweep = Time::NEVER;
         for id in self.peers.ids() {
-            loop {
-                let Some(peer) = self.peers.find_mut(id) else {
-                    break;
-                };
-                let verdict = peer.session.on_timer(now);
-                self.obey(now, id, verdict);
-                if matches!(verdict, Verdict::Ignore | Verdict::Close(_)) {
-                    break;
+            while let Some(peer) = self.peers.find_mut(id)
+                && peer.role != Role::Own
+            {
+                match peer.session.on_timer(now) {
+                    Verdict::Ignore => break,
+                    verdict => self.obey(now, id, verdict),
                 }
             }
             self.note_deadline(id);
