@@ -36,10 +36,15 @@ use tracing::{info, warn};
 
 use self::acceptor::{Acceptor, Dispatcher, ShardHandle};
 use self::clock::Clock;
+<<<<<<< ours
 use self::dial::DialOrder;
 pub use self::dial::ServerState;
 pub use self::feed::{Feed, FeedSink};
 pub use self::probe::ProbeError;
+=======
+pub use self::probe::{ProbeError, explain, probe, runtime_builder};
+pub use self::sys::{raise_descriptor_limit, receive_ready};
+>>>>>>> theirs
 use self::worker::{Letter, WorkerStart};
 use crate::shard::{Budgets, Limits, Shard, ShardConfig};
 use crate::types::{Pace, ReflectOwn, ShardId, Time};
