@@ -6,6 +6,8 @@
 //! argh reads the flags. What it does not know is put right before: `--flag=value`, and `server`
 //! as a first word that may be left out.
 
+mod client;
+
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::num::NonZero;
 
@@ -13,6 +15,8 @@ use argh::FromArgs;
 
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::types::{Pace, PeerId, ReflectOwn, ShardId};
+
+pub use client::ClientOptions;
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "metalbond-uring";
@@ -22,6 +26,8 @@ pub const PROGRAM: &str = "metalbond-uring";
 pub enum Invocation {
     /// To be a route reflector.
     Server(ServerOptions),
+    /// To be a hypervisor's client.
+    Client(ClientOptions),
 }
 
 /// Where a text goes.
@@ -77,9 +83,7 @@ pub struct ServerOptions {
 /// An [`Exit`], also for `--help` and `--version`.
 pub fn parse(args: &[&str]) -> Result<Invocation, Exit> {
     let args = match args {
-        ["client", ..] => {
-            return Err(usage("the client is not part of this version yet\n"));
-        }
+        ["client", rest @ ..] => return client::parse(rest).map(Invocation::Client),
         ["server", rest @ ..] => rest,
         all => all,
     };
@@ -341,7 +345,7 @@ mod tests {
     fn server(args: &[&str]) -> ServerOptions {
         match parse(args) {
             Ok(Invocation::Server(options)) => options,
-            Err(exit) => panic!("{exit:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -495,8 +499,6 @@ mod tests {
 
     #[test]
     fn wrong_words() {
-        assert!(wrong(&["client"]).contains("the client is not part of this version yet"));
-        assert!(wrong(&["client", "--help"]).contains("not part of this version"));
         assert!(wrong(&["--frob"]).contains("--frob"));
         assert!(wrong(&["--frob=3"]).contains("--frob"));
         assert!(wrong(&["--=3"]).contains("Unrecognized argument"));

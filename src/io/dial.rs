@@ -92,7 +92,9 @@ pub(super) async fn dial_loop(worker: Rc<Worker>, dial: Rc<Dial>) {
                 info!(%server, %remote, "connected");
                 let closed = worker.add_server(stream, remote, Rc::clone(&dial));
                 closed.notified().await;
-                warn!(%server, %remote, "the server is lost");
+                if !dial.is_cancelled() {
+                    warn!(%server, %remote, "the server is lost: connecting again");
+                }
             }
             Ok(_) => break,
             Err(error) => {

@@ -36,15 +36,11 @@ use tracing::{info, warn};
 
 use self::acceptor::{Acceptor, Dispatcher, ShardHandle};
 use self::clock::Clock;
-<<<<<<< ours
 use self::dial::DialOrder;
 pub use self::dial::ServerState;
 pub use self::feed::{Feed, FeedSink};
-pub use self::probe::ProbeError;
-=======
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::sys::{raise_descriptor_limit, receive_ready};
->>>>>>> theirs
 use self::worker::{Letter, WorkerStart};
 use crate::shard::{Budgets, Limits, Shard, ShardConfig};
 use crate::types::{Pace, ReflectOwn, ShardId, Time};
@@ -164,6 +160,26 @@ pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
         join(threads);
         result.map_err(|source| ServeError::Start { what: "the acceptor", source })
     })
+}
+
+/// Waits for SIGINT or SIGTERM; a second one ends the process at once. Returns the signal's name.
+///
+/// # Errors
+/// [`ServeError::Start`] if signals cannot be watched.
+pub fn wait_for_signal() -> Result<&'static str, ServeError> {
+    let runtime = acceptor_runtime()?;
+    let name = runtime.block_on(async { Ok::<_, ServeError>(Signals::new()?.next().await) })?;
+    // Watched on: from now on the default, which is to end, would not apply.
+    let _ = thread::Builder::new().name("second-signal".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            if let Ok(mut signals) = Signals::new() {
+                let name = signals.next().await;
+                warn!("{name} received again: not waiting for the peers");
+                std::process::exit(1);
+            }
+        });
+    });
+    Ok(name)
 }
 
 /// A server that runs beside the caller, for tests and for embedding. It leaves signals alone.
