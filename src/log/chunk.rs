@@ -16,15 +16,54 @@ pub const CHUNK_BYTES_MAX: usize = 1 << 16;
 /// Counts the bytes that live chunks hold.
 pub type LiveBytes = Rc<Cell<usize>>;
 
-/// Bytes of whole frames; those below `len` never change. Readers hold an `Rc`, and through `next`
-/// all later chunks too, so a chunk lives exactly as long as somebody has still to read it.
-pub struct Chunk {
-    start: u64,
+/// The bytes of a chunk; those below `len` never change. What is in flight holds these alone: it
+/// must not keep the chunks that follow.
+pub struct ChunkBytes {
     bytes: NonNull<u8>,
     capacity: usize,
     len: Cell<usize>,
-    next: RefCell<Option<Rc<Chunk>>>,
     live: LiveBytes,
+}
+
+/// Bytes of whole frames. Readers hold an `Rc`, and through `next` all later chunks too, so a chunk
+/// lives exactly as long as somebody has still to read it.
+pub struct Chunk {
+    start: u64,
+    bytes: Rc<ChunkBytes>,
+    next: RefCell<Option<Rc<Chunk>>>,
+}
+
+impl ChunkBytes {
+    /// The bytes at these offsets. Their address stays while this lives.
+    ///
+    /// # Panics
+    /// If the range reaches beyond what was appended.
+    pub fn slice(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.len.get());
+        // SAFETY: within the allocation, initialised (zeroed at birth), and below `len`, so nobody
+        // writes there while it lives.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.bytes.as_ptr().add(range.start),
+                range.end - range.start,
+            )
+        }
+    }
+}
+
+impl std::fmt::Debug for ChunkBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ChunkBytes({} of {})", self.len.get(), self.capacity)
+    }
+}
+
+impl Drop for ChunkBytes {
+    fn drop(&mut self) {
+        self.live.set(self.live.get() - self.capacity);
+        let bytes = std::ptr::slice_from_raw_parts_mut(self.bytes.as_ptr(), self.capacity);
+        // SAFETY: made by `Box::leak` of a box of this length, given back once.
+        drop(unsafe { Box::from_raw(bytes) });
+    }
 }
 
 impl Chunk {
@@ -34,14 +73,13 @@ impl Chunk {
         live.set(live.get() + capacity);
         // The pointer is the only way to the bytes from here on; `drop` makes the box again.
         let bytes = NonNull::from(Box::leak(boxed)).cast();
-        Rc::new(Chunk {
-            start,
-            bytes,
-            capacity,
-            len: Cell::new(0),
-            next: RefCell::new(None),
-            live: live.clone(),
-        })
+        let bytes = ChunkBytes { bytes, capacity, len: Cell::new(0), live: live.clone() };
+        Rc::new(Chunk { start, bytes: Rc::new(bytes), next: RefCell::new(None) })
+    }
+
+    /// The bytes, without what follows.
+    pub fn bytes(&self) -> &Rc<ChunkBytes> {
+        &self.bytes
     }
 
     /// Log position of the first byte.
@@ -51,12 +89,12 @@ impl Chunk {
 
     /// Log position behind the last byte.
     pub fn end(&self) -> u64 {
-        self.start + self.len.get() as u64
+        self.start + self.bytes.len.get() as u64
     }
 
     /// Bytes that can still be appended.
     pub fn free(&self) -> usize {
-        self.capacity - self.len.get()
+        self.bytes.capacity - self.bytes.len.get()
     }
 
     /// Appends `bytes`.
@@ -65,30 +103,20 @@ impl Chunk {
     /// If they do not fit.
     pub fn append(&self, bytes: &[u8]) {
         assert!(bytes.len() <= self.free(), "a chunk never grows");
+        let len = &self.bytes.len;
         // SAFETY: the target lies within the allocation and behind `len`, where no slice handed out
         // by `slice` and no SEND in flight reaches; the source is another allocation or lies before
-        // `len`, so they do not overlap. One thread only: Chunk is !Send and !Sync.
+        // `len`, so they do not overlap. One thread only: ChunkBytes is !Send and !Sync.
         unsafe {
-            let target = self.bytes.as_ptr().add(self.len.get());
+            let target = self.bytes.bytes.as_ptr().add(len.get());
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
         }
-        self.len.set(self.len.get() + bytes.len());
+        len.set(len.get() + bytes.len());
     }
 
-    /// The bytes at these offsets into the chunk. Their address stays while the chunk lives.
-    ///
-    /// # Panics
-    /// If the range reaches beyond what was appended.
+    /// The bytes at these offsets into the chunk: see [`ChunkBytes::slice`].
     pub fn slice(&self, range: Range<usize>) -> &[u8] {
-        assert!(range.start <= range.end && range.end <= self.len.get());
-        // SAFETY: within the allocation, initialised (zeroed at birth), and below `len`, so nobody
-        // writes there while the chunk lives.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.bytes.as_ptr().add(range.start),
-                range.end - range.start,
-            )
-        }
+        self.bytes.slice(range)
     }
 
     /// The chunk that follows, once there is one.
@@ -106,10 +134,6 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        self.live.set(self.live.get() - self.capacity);
-        let bytes = std::ptr::slice_from_raw_parts_mut(self.bytes.as_ptr(), self.capacity);
-        // SAFETY: made by `Box::leak` of a box of this length, given back once.
-        drop(unsafe { Box::from_raw(bytes) });
         // A long chain would be dropped recursively, chunk within chunk: unroll it.
         let mut next = self.next.take();
         while let Some(chunk) = next {

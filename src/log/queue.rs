@@ -73,6 +73,12 @@ impl TaggedQueue {
         }
         if self.sent == self.bytes.len() {
             *self = TaggedQueue::default();
+        } else if self.sent > 4096 && self.sent > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.tags.iter_mut().for_each(|(end, _)| *end -= self.sent);
+            self.sent = 0;
+            self.bytes.shrink_to(2 * self.bytes.len());
+            self.tags.shrink_to(2 * self.tags.len());
         }
         out.len() - before
     }

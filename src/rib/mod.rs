@@ -56,6 +56,14 @@ pub trait RecordSink {
 
 type Visibilities = [Visibility; GroupClass::ALL.len()];
 
+/// Where a source announces, or did: forgotten in bulk, since a search for one would cost its length.
+#[derive(Debug, Default)]
+struct VnisOf {
+    listed: Vec<Vni>,
+    /// How many times it left one of them, since they were last looked through.
+    left: usize,
+}
+
 #[derive(Debug, Default)]
 struct Home {
     table: VniTable,
@@ -68,7 +76,7 @@ pub struct Rib {
     reflect: ReflectOwn,
     homes: SeededMap<Vni, Home>,
     /// The VNIs in which a source announces something.
-    vnis_of: SeededMap<SourceId, Vec<Vni>>,
+    vnis_of: SeededMap<SourceId, VnisOf>,
     losing: VecDeque<SourceId>,
     building: VecDeque<Group>,
     /// Groups that have a base to be forgotten in time.
@@ -129,7 +137,7 @@ impl Rib {
         }
         let after = visibilities(&home.table, place, self.reflect);
         if is_first {
-            self.vnis_of.entry(source).or_default().push(vni);
+            self.vnis_of.entry(source).or_default().listed.push(vni);
         }
         self.tell(vni, place, route, before, after, sink);
         true
@@ -149,7 +157,7 @@ impl Rib {
             return false;
         }
         if !self.homes.get(&vni).is_some_and(|home| home.table.has_source(source, &self.hasher)) {
-            self.forget_vni_of(source, vni);
+            self.note_left(source);
         }
         self.tidy(vni);
         true
@@ -167,6 +175,7 @@ impl Rib {
     pub fn lose_in(&mut self, source: SourceId, vni: Vni, sink: &mut impl RecordSink) {
         let mut unlimited = usize::MAX;
         self.withdraw_in(source, vni, &mut unlimited, sink);
+        self.note_left(source);
     }
 
     /// A subscriber wants the table of a group and all records from then on.
@@ -192,20 +201,24 @@ impl Rib {
 
     /// Goes on with long work, for about `budget` routes. True if some is left.
     pub fn run_jobs(&mut self, mut budget: usize, sink: &mut impl RecordSink, now: Time) -> bool {
-        while budget > 0 {
-            if let Some(&source) = self.losing.front() {
-                if self.withdraw(source, &mut budget, sink) {
-                    self.losing.pop_front();
-                }
-            } else if let Some(group) = self.building.pop_front() {
-                let done = self.build(group, &mut budget, sink, now);
-                if done {
-                    self.watch(group);
-                } else {
-                    self.building.push_front(group);
-                }
+        // Half of the budget for each kind, and all for one if the other has nothing to do.
+        let mut for_lost = if self.building.is_empty() { budget } else { budget.div_ceil(2) };
+        budget -= for_lost;
+        while for_lost > 0
+            && let Some(&source) = self.losing.front()
+        {
+            if self.withdraw(source, &mut for_lost, sink) {
+                self.losing.pop_front();
+            }
+        }
+        budget += for_lost;
+        while budget > 0
+            && let Some(group) = self.building.pop_front()
+        {
+            if self.build(group, &mut budget, sink, now) {
+                self.watch(group);
             } else {
-                return false;
+                self.building.push_front(group);
             }
         }
         self.has_jobs()
@@ -214,6 +227,11 @@ impl Rib {
     /// Whether [`Rib::run_jobs`] has anything to do.
     pub fn has_jobs(&self) -> bool {
         !self.losing.is_empty() || !self.building.is_empty()
+    }
+
+    /// Whether routes of lost sources wait to be withdrawn.
+    pub fn is_losing(&self) -> bool {
+        !self.losing.is_empty()
     }
 
     /// Forgets bases that nobody used lately. To be called every now and then.
@@ -307,11 +325,15 @@ impl Rib {
         budget: &mut usize,
         sink: &mut impl RecordSink,
     ) -> bool {
-        while let Some(&vni) = self.vnis_of.get(&source).and_then(|vnis| vnis.last()) {
+        while let Some(&vni) = self.vnis_of.get(&source).and_then(|vnis| vnis.listed.last()) {
             if !self.withdraw_in(source, vni, budget, sink) {
                 return false;
             }
+            if let Some(vnis) = self.vnis_of.get_mut(&source) {
+                vnis.listed.pop();
+            }
         }
+        self.vnis_of.remove(&source);
         true
     }
 
@@ -333,7 +355,6 @@ impl Rib {
             let removed = self.remove_at(vni, place, source, sink);
             assert!(removed, "a listed route has the source");
         }
-        self.forget_vni_of(source, vni);
         self.tidy(vni);
         true
     }
@@ -367,14 +388,20 @@ impl Rib {
         }
     }
 
-    fn forget_vni_of(&mut self, source: SourceId, vni: Vni) {
-        if let Some(vnis) = self.vnis_of.get_mut(&source) {
-            if let Some(at) = vnis.iter().rposition(|&listed| listed == vni) {
-                vnis.swap_remove(at);
-            }
-            if vnis.is_empty() {
-                self.vnis_of.remove(&source);
-            }
+    fn note_left(&mut self, source: SourceId) {
+        let Some(vnis) = self.vnis_of.get_mut(&source) else { return };
+        vnis.left += 1;
+        if 2 * vnis.left <= vnis.listed.len() {
+            return;
+        }
+        vnis.left = 0;
+        vnis.listed.sort_unstable();
+        vnis.listed.dedup();
+        let (homes, hasher) = (&self.homes, &self.hasher);
+        vnis.listed
+            .retain(|vni| homes.get(vni).is_some_and(|h| h.table.has_source(source, hasher)));
+        if vnis.listed.is_empty() {
+            self.vnis_of.remove(&source);
         }
     }
 

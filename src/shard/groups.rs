@@ -12,8 +12,8 @@ use ahash::RandomState;
 use slab::Slab;
 
 use crate::log::{
-    Chunk, Conflation, Cursor, Frames, FramesCursor, LiveBytes, Scope, TaggedQueue, VniLog,
-    frames_within,
+    Chunk, ChunkBytes, Conflation, Cursor, Frames, FramesCursor, LiveBytes, Scope, TaggedQueue,
+    VniLog, frames_within,
 };
 use crate::rib::{Group, Joined};
 use crate::types::{PeerId, SeededMap, SourceId};
@@ -59,7 +59,7 @@ pub(super) enum Part {
     /// From a base or what followed it.
     Shared(Arc<Frames>, Range<usize>),
     /// From the log.
-    Chunk(Rc<Chunk>, Range<usize>),
+    Chunk(Rc<ChunkBytes>, Range<usize>),
     /// Was copied from the private queue.
     Copied,
     /// The next frame does not fit any more.
@@ -246,7 +246,7 @@ impl Groups {
                         return Part::Full;
                     }
                     subscription.cursor.advance_to(position_of(&chunk, range.start + fitting));
-                    return Part::Chunk(chunk, range.start..range.start + fitting);
+                    return Part::Chunk(chunk.bytes().clone(), range.start..range.start + fitting);
                 }
                 None if subscription.cursor.position() == position => break,
                 // It stepped over something.
@@ -278,7 +278,7 @@ impl Groups {
     /// Conflates readers of groups whose logs grew a good deal since the last look, where they are
     /// too far behind; with `pressed`, all that are behind at all.
     pub fn conflate_slow(&mut self, pressed: bool) {
-        let lag_max = if pressed { self.lag_bytes_max / 16 } else { self.lag_bytes_max };
+        let lag_max = if pressed { 0 } else { self.lag_bytes_max };
         let grown = std::mem::take(&mut self.grown);
         let looked_at: Vec<u32> = match pressed {
             true => self.groups.iter().map(|(at, _)| index(at)).collect(),
@@ -311,10 +311,17 @@ impl Groups {
         self.private_bytes
     }
 
-    /// The peer with the largest private queue.
+    /// The peer whose private queues take most.
     pub fn hungriest(&self) -> Option<PeerId> {
-        let queues = self.subscriptions.iter().map(|(_, sub)| (sub.private_bytes(), sub.peer));
-        queues.max_by_key(|&(bytes, _)| bytes).map(|(_, peer)| peer)
+        let mut of_peer: SeededMap<PeerId, usize> = SeededMap::with_hasher(self.hasher.clone());
+        for (_, sub) in &self.subscriptions {
+            let bytes = sub.private_bytes();
+            if bytes > 0 {
+                *of_peer.entry(sub.peer).or_default() += bytes;
+            }
+        }
+        let largest = of_peer.into_iter().max_by_key(|&(peer, bytes)| (bytes, SourceId(peer)));
+        largest.map(|(peer, _)| peer)
     }
 
     /// The longest backlog of any reader in its log, in bytes.

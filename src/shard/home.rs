@@ -29,6 +29,10 @@ impl Shard {
     pub(super) fn work_as_home(&mut self, now: Time) -> bool {
         self.deliver_own();
         let mut budget = self.config.budgets.requests_per_turn;
+        if self.rib.is_losing() {
+            // Or routes of lost peers, which no limit counts any more, would pile up.
+            budget = budget.min(self.config.budgets.job_routes_per_turn / 4).max(1);
+        }
         let fair_share = (budget / 4).max(1);
         let shards = self.inbox.len();
         for turn in 0..shards {

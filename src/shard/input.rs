@@ -55,13 +55,25 @@ impl Shard {
 
     /// Resumes peers whose homes have room again. Called each turn.
     pub(super) fn resume_paused(&mut self, now: Time) {
+        let mut waiting = Vec::new();
         for id in std::mem::take(&mut self.paused) {
             let Some(peer) = self.peers.find_mut(id) else {
                 continue;
             };
+            let routes_max = i64::from(self.config.limits.routes_per_peer_max);
+            let must_wait = match peer.waits_for {
+                Some(home) => self.outboxes.is_home_full(home),
+                None => {
+                    peer.changes_under_way > 0 && peer.routes + peer.adds_under_way >= routes_max
+                }
+            };
+            if must_wait && peer.ending != Ending::Closed {
+                waiting.push(id);
+                continue;
+            }
             peer.paused = false;
             let held = peer.held.take();
-            let backlog = std::mem::take(&mut peer.backlog);
+            let mut backlog = std::mem::take(&mut peer.backlog);
             let mut rest = &backlog[..];
             if held.is_none_or(|update| self.on_update(now, id, &update)) {
                 self.consume(now, id, &mut rest);
@@ -70,13 +82,17 @@ impl Shard {
                 continue;
             };
             if peer.paused {
-                let rest = rest.to_vec();
-                peer.backlog = rest;
+                let used = backlog.len() - rest.len();
+                backlog.drain(..used);
+                peer.backlog = backlog;
             } else if peer.ending != Ending::Closed {
                 peer.session.resume(now);
                 self.woken.push_back((id, Wake::Read));
             }
         }
+        // Those that had no turn come before those that had one.
+        waiting.append(&mut self.paused);
+        self.paused = waiting;
     }
 
     /// Processes messages until the input is used up or the peer is paused or closed.
@@ -176,7 +192,7 @@ impl Shard {
             if peer.changes_under_way > 0 {
                 // Duplicates among them do not count, withdrawals make room: wait and see.
                 peer.held = Some(*update);
-                self.pause(now, id);
+                self.pause(now, id, None);
                 return false;
             }
             self.counters.updates_refused += 1;
@@ -202,7 +218,7 @@ impl Shard {
         self.counters.updates_received += 1;
         self.outboxes.request(home, change);
         if self.outboxes.is_home_full(home) {
-            self.pause(now, id);
+            self.pause(now, id, Some(home));
         }
         true
     }
@@ -240,7 +256,7 @@ impl Shard {
         let home = ShardId::home_of(vni, self.config.shards);
         self.outboxes.request(home, Request::Join { group, peer: id, epoch: self.epoch });
         if self.outboxes.is_home_full(home) {
-            self.pause(now, id);
+            self.pause(now, id, Some(home));
         }
     }
 
@@ -265,11 +281,12 @@ impl Shard {
         }
     }
 
-    fn pause(&mut self, now: Time, id: PeerId) {
+    fn pause(&mut self, now: Time, id: PeerId, waits_for: Option<ShardId>) {
         if let Some(peer) = self.peers.find_mut(id)
             && !peer.paused
         {
             peer.paused = true;
+            peer.waits_for = waits_for;
             peer.session.pause(now);
             self.paused.push(id);
             self.note_deadline(id);
@@ -291,7 +308,9 @@ impl Shard {
             Verdict::SendKeepalive if peer.paused && peer.role == Role::Accepted => {
                 peer.keepalives_unasked += 1;
             }
-            Verdict::SendKeepalive => peer.keepalives_owed += 1,
+            Verdict::SendKeepalive => {
+                peer.keepalives_owed = peer.keepalives_owed.saturating_add(1);
+            }
             Verdict::Established { send_keepalive } => {
                 peer.keepalives_owed += u32::from(send_keepalive);
                 tracing::debug!(%id, remote = %peer.remote, "established");

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::groups::SubIndex;
 use super::node::Uplink;
 use super::pacing::Pacer;
-use crate::log::{Chunk, Frames};
+use crate::log::{ChunkBytes, Frames};
 use crate::session::Session;
 use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, Time, Vni};
 use crate::wire::{Deframer, Hello, Update};
@@ -29,7 +29,7 @@ pub struct Piece {
 
 #[derive(Clone, Debug)]
 pub(super) enum Payload {
-    Chunk(Rc<Chunk>),
+    Chunk(Rc<ChunkBytes>),
     Shared(Arc<Frames>),
     Gathered(Rc<Vec<u8>>),
 }
@@ -90,6 +90,8 @@ pub(super) struct Peer {
     pub backlog: Vec<u8>,
     pub held: Option<Update>,
     pub paused: bool,
+    /// The home that it waits for; None: for what became of its own changes.
+    pub waits_for: Option<ShardId>,
 
     /// Its subscriptions, ascending by VNI.
     pub subscriptions: Vec<(Vni, SubIndex)>,
@@ -134,6 +136,7 @@ impl Peer {
             backlog: Vec::new(),
             held: None,
             paused: false,
+            waits_for: None,
             subscriptions: Vec::new(),
             pending: VecDeque::new(),
             homes: SmallVec::new(),
