@@ -36,6 +36,19 @@ pub struct GroupHome {
     tail_bytes_min: usize,
 }
 
+/// What a change of a route's sources is worth telling.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Where the route stands in the table.
+    pub place: u32,
+    /// The UPDATE.
+    pub frame: &'a [u8],
+    /// Whom it is for.
+    pub scope: Scope,
+    /// How many routes the VNI has now.
+    pub routes_now: usize,
+}
+
 /// A subscriber that asks for the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Join {
@@ -102,18 +115,17 @@ impl GroupHome {
             + usize::from(self.build.is_some())
     }
 
-    /// A record about the route at `place`: to the followers, and behind the base.
+    /// A record: to the followers, and behind the base.
     pub fn record(
         &mut self,
         group: Group,
-        place: u32,
-        frame: &[u8],
-        scope: Scope,
+        record: &Record<'_>,
         sink: &mut impl RecordSink,
         hasher: &RandomState,
     ) {
+        let Record { place, frame, scope, routes_now } = *record;
         for &shard in &self.followers {
-            sink.record(shard, group, scope, frame);
+            sink.record(shard, group, scope, frame, routes_now);
         }
         if let Some(build) = &mut self.build {
             if place < build.next || place >= build.end {

@@ -19,10 +19,13 @@ use crate::types::{
 };
 use crate::wire::encode_update;
 
-use base::GroupHome;
 pub use base::{BASE_KEPT, Join};
+use base::{GroupHome, Record};
 use table::VniTable;
 pub use visibility::Visibility;
+
+/// Bases that are looked at at a time for whether they may be forgotten.
+const BASES_PER_TURN: usize = 1_024;
 
 /// The subscribers of one VNI that belong to one class: they see the same, but for their own routes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -48,8 +51,16 @@ pub struct Joined {
 
 /// Where records go: one queue for each shard, in order.
 pub trait RecordSink {
-    /// One frame for the subscribers of `group` at `shard` that `scope` includes.
-    fn record(&mut self, shard: ShardId, group: Group, scope: Scope, frame: &[u8]);
+    /// One frame for the subscribers of `group` at `shard` that `scope` includes. The VNI has
+    /// `routes_now` routes.
+    fn record(
+        &mut self,
+        shard: ShardId,
+        group: Group,
+        scope: Scope,
+        frame: &[u8],
+        routes_now: usize,
+    );
     /// The answer to a join.
     fn joined(&mut self, shard: ShardId, joined: Joined);
 }
@@ -235,11 +246,13 @@ impl Rib {
     }
 
     /// Forgets bases that nobody used lately. To be called every now and then.
-    pub fn expire_bases(&mut self, now: Time) {
-        for _ in 0..self.with_base.len() {
-            let Some(group) = self.with_base.pop_front() else {
-                break;
-            };
+    ///
+    /// Looks at some of them only, in turn: false if others were not looked at.
+    pub fn expire_bases(&mut self, now: Time) -> bool {
+        let looked_at = self.with_base.len().min(BASES_PER_TURN);
+        let all = looked_at == self.with_base.len();
+        for _ in 0..looked_at {
+            let Some(group) = self.with_base.pop_front() else { break };
             let home = self.homes.get_mut(&group.vni);
             let at = home.and_then(|home| home.groups[group.class.index()].as_mut());
             if let Some(at) = at {
@@ -250,6 +263,7 @@ impl Rib {
             }
             self.tidy(group.vni);
         }
+        all
     }
 
     /// Whether [`Rib::expire_bases`] has anything to look after.
@@ -314,7 +328,8 @@ impl Rib {
                 // One source came or went: what classes are told differs in scope only.
                 encode_update(&mut self.frame, action, vni, route);
             }
-            at.record(Group::new(vni, class), place, &self.frame, scope, sink, &self.hasher);
+            let record = Record { place, frame: &self.frame, scope, routes_now: home.table.len() };
+            at.record(Group::new(vni, class), &record, sink, &self.hasher);
         }
     }
 

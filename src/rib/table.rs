@@ -57,6 +57,11 @@ impl VniTable {
         self.entries.len()
     }
 
+    /// Number of routes.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
     /// Whether there is no route.
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()

@@ -14,7 +14,7 @@ struct Sink {
 }
 
 impl RecordSink for Sink {
-    fn record(&mut self, _: ShardId, group: Group, scope: Scope, frame: &[u8]) {
+    fn record(&mut self, _: ShardId, group: Group, scope: Scope, frame: &[u8], _: usize) {
         self.records.push((group, scope, frame.to_vec()));
     }
     fn joined(&mut self, _: ShardId, joined: Joined) {

@@ -17,7 +17,7 @@ use crate::log::{
 };
 use crate::rib::{Group, Joined};
 use crate::types::{PeerId, SeededMap, SourceId};
-use crate::wire::frames;
+use crate::wire::{frame_len, frames};
 
 /// Index of a subscription; used again after its removal.
 pub(super) type SubIndex = u32;
@@ -30,6 +30,8 @@ struct LocalGroup {
     idle: usize,
     /// When the log ends beyond this, slow readers are looked for.
     check_at: u64,
+    /// About how long a dump of the table would be.
+    table_bytes: u64,
 }
 
 /// One peer's subscription of one VNI.
@@ -43,7 +45,8 @@ pub(super) struct Subscription {
     group: u32,
     /// Position in the group's `members`.
     at: usize,
-    joined: bool,
+    /// Whether its join was answered.
+    pub joined: bool,
     blocks: VecDeque<FramesCursor>,
     cursor: Cursor,
     /// Ranges of the log that are not for it (its own routes).
@@ -79,8 +82,11 @@ pub(super) struct Groups {
     lag_bytes_max: u64,
     /// Groups whose logs grew enough to look for slow readers.
     grown: Vec<u32>,
-    /// Subscriptions that have something to send and are not queued with their peer; urgent or not.
-    ready: VecDeque<(SubIndex, bool)>,
+    /// Readers that are to be conflated, by subscription and epoch.
+    slow: VecDeque<(SubIndex, u64)>,
+    /// Subscriptions that have something to send and are not queued with their peer: with their
+    /// epoch, by which one that was removed meanwhile is known, and whether they are urgent.
+    ready: VecDeque<(SubIndex, u64, bool)>,
 }
 
 impl Groups {
@@ -95,6 +101,7 @@ impl Groups {
             private_bytes: 0,
             lag_bytes_max,
             grown: Vec::new(),
+            slow: VecDeque::new(),
             ready: VecDeque::new(),
         }
     }
@@ -104,7 +111,14 @@ impl Groups {
         let group = *self.by_key.entry(key).or_insert_with(|| {
             let log = VniLog::new(self.live_bytes.clone());
             let members = Vec::new();
-            let group = LocalGroup { key, log, members, idle: 0, check_at: self.lag_bytes_max };
+            let group = LocalGroup {
+                key,
+                log,
+                members,
+                idle: 0,
+                check_at: self.lag_bytes_max,
+                table_bytes: 0,
+            };
             index(self.groups.insert(group))
         });
         let at = &mut self.groups[group as usize];
@@ -130,7 +144,6 @@ impl Groups {
         self.make_active(sub);
         let removed = self.subscriptions.remove(sub as usize);
         self.private_bytes -= removed.private_bytes();
-        self.ready.retain(|&(ready, _)| ready != sub);
         let group = &mut self.groups[removed.group as usize];
         group.members.swap_remove(removed.at);
         if let Some(&moved) = group.members.get(removed.at) {
@@ -172,7 +185,7 @@ impl Groups {
         let pending = !subscription.blocks.is_empty();
         self.make_idle(sub);
         if pending {
-            self.ready.push_back((sub, urgent));
+            self.ready.push_back((sub, joined.epoch, urgent));
         }
     }
 
@@ -184,11 +197,13 @@ impl Groups {
         key: Group,
         scope: Scope,
         bytes: &[u8],
+        routes: usize,
         named: impl Fn(SourceId) -> Option<SubIndex>,
     ) {
         let Some(&group) = self.by_key.get(&key) else {
             return;
         };
+        self.groups[group as usize].table_bytes = (routes * frame_len(bytes)) as u64;
         let of_group = |sub: &SubIndex| {
             let subscription = &self.subscriptions[*sub as usize];
             subscription.group == group && subscription.joined
@@ -269,35 +284,61 @@ impl Groups {
             && (!subscription.joined || subscription.cursor.position() == end)
     }
 
-    /// Takes the subscriptions that got something to send: to be queued with their peers, the
-    /// urgent ones at the front.
+    /// Takes a subscription that got something to send: to be queued with its peer, at the front
+    /// if it is urgent.
     pub fn take_ready(&mut self) -> Option<(SubIndex, bool)> {
-        self.ready.pop_front()
+        while let Some((sub, epoch, urgent)) = self.ready.pop_front() {
+            if self.find(sub, epoch).is_some() {
+                return Some((sub, urgent));
+            }
+        }
+        None
+    }
+
+    /// The subscription at an index, if it is still the same one.
+    pub fn find(&mut self, sub: SubIndex, epoch: u64) -> Option<&mut Subscription> {
+        self.subscriptions.get_mut(sub as usize).filter(|found| found.epoch == epoch)
     }
 
     /// Conflates readers of groups whose logs grew a good deal since the last look, where they are
-    /// too far behind; with `pressed`, all that are behind at all.
-    pub fn conflate_slow(&mut self, pressed: bool) {
-        let lag_max = if pressed { 0 } else { self.lag_bytes_max };
+    /// too far behind; with `pressed`, all that are behind at all. Does about `bytes_max` of it:
+    /// true if some is left.
+    pub fn conflate_slow(&mut self, pressed: bool, mut bytes_max: u64) -> bool {
+        self.look_for_slow(pressed);
+        while let Some((sub, epoch)) = self.slow.pop_front() {
+            let Some(subscription) = self.find(sub, epoch) else { continue };
+            let (group, position) = (subscription.group, subscription.cursor.position());
+            let lag = self.groups[group as usize].log.end() - position;
+            self.conflate(sub);
+            bytes_max = bytes_max.saturating_sub(lag);
+            if bytes_max == 0 {
+                break;
+            }
+        }
+        !self.slow.is_empty()
+    }
+
+    fn look_for_slow(&mut self, pressed: bool) {
         let grown = std::mem::take(&mut self.grown);
         let looked_at: Vec<u32> = match pressed {
             true => self.groups.iter().map(|(at, _)| index(at)).collect(),
             false => grown,
         };
-        let mut slow = Vec::new();
         for at in looked_at {
             let Some(group) = self.groups.get_mut(at as usize) else { continue };
             let end = group.log.end();
             group.check_at = end + self.lag_bytes_max / 4;
+            // A log is shared, a difference is not: below twice the table it is the cheaper one.
+            let lag_max = match pressed {
+                true => 0,
+                false => self.lag_bytes_max.max(2 * group.table_bytes),
+            };
             for &sub in &group.members[group.idle..] {
                 let subscription = &self.subscriptions[sub as usize];
                 if subscription.joined && end - subscription.cursor.position() > lag_max {
-                    slow.push(sub);
+                    self.slow.push_back((sub, subscription.epoch));
                 }
             }
-        }
-        for sub in slow {
-            self.conflate(sub);
         }
     }
 
@@ -311,8 +352,8 @@ impl Groups {
         self.private_bytes
     }
 
-    /// The peer whose private queues take most.
-    pub fn hungriest(&self) -> Option<PeerId> {
+    /// The peers with private queues, and what those take, the largest first.
+    pub fn hungriest(&self) -> Vec<(PeerId, usize)> {
         let mut of_peer: SeededMap<PeerId, usize> = SeededMap::with_hasher(self.hasher.clone());
         for (_, sub) in &self.subscriptions {
             let bytes = sub.private_bytes();
@@ -320,8 +361,9 @@ impl Groups {
                 *of_peer.entry(sub.peer).or_default() += bytes;
             }
         }
-        let largest = of_peer.into_iter().max_by_key(|&(peer, bytes)| (bytes, SourceId(peer)));
-        largest.map(|(peer, _)| peer)
+        let mut hungriest: Vec<_> = of_peer.into_iter().collect();
+        hungriest.sort_unstable_by_key(|&(peer, bytes)| (std::cmp::Reverse(bytes), peer));
+        hungriest
     }
 
     /// The longest backlog of any reader in its log, in bytes.
@@ -343,6 +385,16 @@ impl Groups {
         let end = self.groups[subscription.group as usize].log.end();
         let before = subscription.private_bytes();
         let mut difference = subscription.conflation.take().unwrap_or_default();
+        // What came between the base and its join is of the same kind.
+        let reader = SourceId(subscription.peer);
+        for mut block in subscription.blocks.split_off(1.min(subscription.blocks.len())) {
+            while let Some(range) = block.readable(reader, usize::MAX) {
+                for frame in frames(&block.frames().bytes()[range.clone()]) {
+                    difference.push(frame, &self.hasher);
+                }
+                block.advance_to(range.end);
+            }
+        }
         let mut alone = Vec::new();
         loop {
             let position = subscription.cursor.position();
@@ -384,7 +436,7 @@ impl Groups {
                 let subscription = &mut self.subscriptions[sub as usize];
                 subscription.cursor.wake(&anchor);
                 if !subscription.queued {
-                    self.ready.push_back((sub, false));
+                    self.ready.push_back((sub, subscription.epoch, false));
                 }
             }
         }
@@ -410,8 +462,9 @@ impl Groups {
     }
 
     fn make_ready(&mut self, sub: SubIndex) {
-        if !self.subscriptions[sub as usize].queued {
-            self.ready.push_back((sub, false));
+        let subscription = &self.subscriptions[sub as usize];
+        if !subscription.queued {
+            self.ready.push_back((sub, subscription.epoch, false));
         }
     }
 

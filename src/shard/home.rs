@@ -105,12 +105,12 @@ impl Shard {
         self.outboxes.block(from).record_bytes_taken += bytes.len();
         for delivery in deliveries {
             match delivery {
-                Delivery::Records { group, scope, length } => {
+                Delivery::Records { group, scope, length, routes } => {
                     let (records, rest) = bytes.split_at(length);
                     bytes = rest;
                     let peers = &self.peers;
                     let named = |source: SourceId| peers.find(source.0)?.subscription(group.vni);
-                    self.groups.append(group, scope, records, named);
+                    self.groups.append(group, scope, records, routes, named);
                 }
                 Delivery::Joined(joined) => {
                     let peer = self.peers.find(joined.peer);

@@ -267,7 +267,6 @@ impl Shard {
         match peer.subscriptions.binary_search_by_key(&vni, |&(vni, _)| vni) {
             Ok(at) => {
                 let (_, sub) = peer.subscriptions.remove(at);
-                peer.pending.retain(|&pending| pending != sub);
                 self.drop_subscription(sub);
             }
             Err(_) => tracing::debug!(%id, %vni, "UNSUBSCRIBE without a subscription"),

@@ -25,8 +25,9 @@ pub(super) enum Request {
 /// What a home shard tells the shards of its VNIs' subscribers.
 #[derive(Debug)]
 pub(super) enum Delivery {
-    /// The next `length` bytes of the block: frames for those whom `scope` includes.
-    Records { group: Group, scope: Scope, length: usize },
+    /// The next `length` bytes of the block: frames for those whom `scope` includes. The VNI has
+    /// this many routes now.
+    Records { group: Group, scope: Scope, length: usize, routes: usize },
     /// The answer to a join.
     Joined(Box<Joined>),
 }
@@ -93,6 +94,8 @@ pub(super) struct Outboxes {
     requests_under_way: Vec<usize>,
     /// Bytes of records sent to each shard and not taken.
     record_bytes_under_way: Vec<usize>,
+    /// Shards that have enough records to take for now.
+    full: usize,
     requests_max: usize,
     record_bytes_max: usize,
 }
@@ -105,6 +108,7 @@ impl Outboxes {
             blocks: (0..shards).map(|_| Mail::new(me)).collect(),
             requests_under_way: vec![0; usize::from(shards)],
             record_bytes_under_way: vec![0; usize::from(shards)],
+            full: 0,
             requests_max,
             record_bytes_max,
         }
@@ -123,7 +127,7 @@ impl Outboxes {
 
     /// Whether some shard has enough records to take for now.
     pub fn is_any_full(&self) -> bool {
-        self.record_bytes_under_way.iter().any(|&bytes| bytes >= self.record_bytes_max)
+        self.full > 0
     }
 
     /// The receiver of our requests reports that it dealt with some.
@@ -133,7 +137,10 @@ impl Outboxes {
 
     /// The receiver of our records reports that it took some.
     pub fn records_taken(&mut self, shard: ShardId, bytes: usize) {
-        self.record_bytes_under_way[shard.index()] -= bytes;
+        let under_way = &mut self.record_bytes_under_way[shard.index()];
+        let was_full = *under_way >= self.record_bytes_max;
+        *under_way -= bytes;
+        self.full -= usize::from(was_full && *under_way < self.record_bytes_max);
     }
 
     /// The block for `shard`.
@@ -166,17 +173,33 @@ impl Outboxes {
 }
 
 impl RecordSink for Outboxes {
-    fn record(&mut self, shard: ShardId, group: Group, scope: Scope, frame: &[u8]) {
-        self.record_bytes_under_way[shard.index()] += frame.len();
+    fn record(
+        &mut self,
+        shard: ShardId,
+        group: Group,
+        scope: Scope,
+        frame: &[u8],
+        routes_now: usize,
+    ) {
+        let under_way = &mut self.record_bytes_under_way[shard.index()];
+        let was_full = *under_way >= self.record_bytes_max;
+        *under_way += frame.len();
+        self.full += usize::from(!was_full && *under_way >= self.record_bytes_max);
         let block = &mut self.blocks[shard.index()];
         block.bytes.extend_from_slice(frame);
         match block.deliveries.last_mut() {
-            Some(Delivery::Records { group: last, scope: same, length })
+            Some(Delivery::Records { group: last, scope: same, length, routes })
                 if *last == group && *same == scope =>
             {
                 *length += frame.len();
+                *routes = routes_now;
             }
-            _ => block.deliveries.push(Delivery::Records { group, scope, length: frame.len() }),
+            _ => block.deliveries.push(Delivery::Records {
+                group,
+                scope,
+                length: frame.len(),
+                routes: routes_now,
+            }),
         }
     }
 

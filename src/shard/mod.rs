@@ -39,6 +39,11 @@ pub use peer::Piece;
 
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
+/// Backlog that is conflated in one turn, in bytes: some 30 ms of work at most.
+const CONFLATED_BYTES_PER_TURN: u64 = 8 << 20;
+/// A shard that is later than this with its timers does not judge its peers by them yet: what they
+/// said may still wait to be read.
+const STALL_MIN: Duration = Duration::from_secs(1);
 /// How often a SEND that does not end is asked about.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -267,13 +272,13 @@ impl Shard {
     /// Does what is due. True if work is left: call again soon, after I/O had its chance.
     pub fn turn(&mut self, now: Time) -> bool {
         let left = self.work_as_home(now);
-        self.groups.conflate_slow(false);
+        let slow_left = self.groups.conflate_slow(false, CONFLATED_BYTES_PER_TURN);
         self.hold_budgets(now);
         self.queue_ready();
         self.resume_paused(now);
         self.fire_timers(now);
         // What the resumed have asked of this very shard is work too.
-        left || !self.outboxes.block(self.config.id).requests.is_empty()
+        left || slow_left || !self.outboxes.block(self.config.id).requests.is_empty()
     }
 
     /// Mail that the turn collected, a block for each destination. To be called until None.
@@ -356,16 +361,20 @@ impl Shard {
             self.pace_timers.pop();
             self.wake_writer(id);
         }
-        while let Some((_, id, homes)) = self.held_sources.pop_front_if(|held| held.0 <= now) {
-            for home in homes {
-                self.outboxes.request(home, Request::Lost(SourceId(id)));
+        while self.held_sources.front().is_some_and(|held| held.0 <= now) {
+            if let Some((_, id, homes)) = self.held_sources.pop_front() {
+                for home in homes {
+                    self.outboxes.request(home, Request::Lost(SourceId(id)));
+                }
             }
         }
         if now >= self.next_expiry {
-            self.rib.expire_bases(now);
-            self.next_expiry = now.after(BASE_KEPT);
+            let all = self.rib.expire_bases(now);
+            self.next_expiry = now.after(if all { BASE_KEPT } else { BASE_KEPT / 64 });
         }
-        if now >= self.next_sweep {
+        if now >= self.next_sweep.after(STALL_MIN) && self.next_sweep != Time::NEVER {
+            self.next_sweep = now.after(SWEEP_INTERVAL_MIN);
+        } else if now >= self.next_sweep {
             self.sweep(now);
         }
     }
@@ -405,16 +414,20 @@ impl Shard {
             self.log_bytes_seen = 0;
         } else if log_bytes > self.log_bytes_seen + log_bytes_max / 8 {
             // Looking again is worth it only when there is more to find.
-            self.groups.conflate_slow(true);
+            self.groups.conflate_slow(true, CONFLATED_BYTES_PER_TURN);
             self.log_bytes_seen = self.groups.live_bytes();
         }
-        while self.groups.private_bytes() as u64 > self.config.limits.queue_bytes_max {
-            let Some(id) = self.groups.hungriest() else {
+        let queue_bytes_max = self.config.limits.queue_bytes_max;
+        if self.groups.private_bytes() as u64 <= queue_bytes_max {
+            return;
+        }
+        for (id, bytes) in self.groups.hungriest() {
+            if self.groups.private_bytes() as u64 <= queue_bytes_max {
                 break;
-            };
+            }
             self.counters.peers_over_budget += 1;
             let remote = self.peers.find(id).map(|peer| peer.remote);
-            tracing::warn!(%id, ?remote, "closing the slowest peer: out of queue memory");
+            tracing::warn!(%id, ?remote, bytes, "closing a slow peer: --queue-mib-max is reached");
             self.close(now, id, CloseReason::Shutdown);
         }
     }

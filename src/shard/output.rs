@@ -24,6 +24,9 @@ const DIRECT_BYTES_MIN: usize = 16 << 10;
 /// a client that counts answers (a barrier) is not misled.
 const KEEPALIVE_UNASKED: [u8; 6] = [1, 0, 2, 2, 0x08, 0x01];
 
+/// KEEPALIVEs that go out together, in bytes: they fit into the smallest segment.
+const KEEPALIVE_BYTES_MAX: usize = 400;
+
 /// What a peer's writer is to do.
 #[derive(Debug)]
 pub enum Transmit {
@@ -57,9 +60,10 @@ impl Shard {
             return Transmit::Idle;
         };
         let Some(piece) = piece else {
-            if peer.ending == Ending::Gracefully && !peer.has_output() {
+            if peer.ending == Ending::Gracefully && !peer.has_output() && self.has_joined(id) {
                 return Transmit::Finish;
             }
+            let Some(peer) = self.peers.find_mut(id) else { return Transmit::Idle };
             peer.writer_waits = true;
             if !peer.has_output() {
                 peer.session.send_idle();
@@ -135,15 +139,22 @@ impl Shard {
             if std::mem::replace(&mut subscription.queued, true) {
                 continue;
             }
-            let id = subscription.peer;
+            let (id, epoch) = (subscription.peer, subscription.epoch);
             let peer = self.peers.find_mut(id).expect("a subscription has its peer");
             if urgent {
-                peer.pending.push_front(sub);
+                peer.pending.push_front((sub, epoch));
             } else {
-                peer.pending.push_back(sub);
+                peer.pending.push_back((sub, epoch));
             }
             self.wake_writer(id);
         }
+    }
+
+    /// Whether all joins of a peer have been answered.
+    fn has_joined(&mut self, id: PeerId) -> bool {
+        let Some(peer) = self.peers.find(id) else { return true };
+        let groups = &mut self.groups;
+        peer.subscriptions.iter().all(|&(_, sub)| groups.subscription(sub).joined)
     }
 
     /// The next UPDATEs for a peer, as many as one SEND may carry.
@@ -161,11 +172,15 @@ impl Shard {
         if end_of_record && peer.uplink.as_ref().is_some_and(|uplink| !uplink.is_gate_open()) {
             return None;
         }
+        if now < peer.paced_until {
+            return None;
+        }
         let bytes_max = match end_of_record {
             false => CHUNK_BYTES_MAX,
             true => match peer.pacer.permit(now, &sample) {
                 Permit::Batch { bytes_max } => bytes_max,
                 Permit::Wait(until) => {
+                    peer.paced_until = until;
                     self.pace_timers.push(Reverse((until, id)));
                     return None;
                 }
@@ -191,9 +206,11 @@ impl Shard {
         let mut copied = Vec::new();
         loop {
             let peer = self.peers.find_mut(id)?;
-            let Some(&sub) = peer.pending.front() else {
-                break;
-            };
+            let Some(&(sub, epoch)) = peer.pending.front() else { break };
+            if self.groups.find(sub, epoch).is_none() {
+                peer.pending.pop_front();
+                continue;
+            }
             let room = bytes_max.saturating_sub(copied.len()).max(1);
             let part = self.groups.next_part(sub, &mut copied, room);
             let (payload, range) = match part {
@@ -254,12 +271,14 @@ fn control(peer: &mut Peer, end_of_record: bool) -> Option<Piece> {
 
 fn keepalives(peer: &mut Peer, bytes: &mut Vec<u8>) {
     let reassembles = peer.session.peer_reassembles();
-    while peer.keepalives_unasked > 0 && bytes.len() + KEEPALIVE_UNASKED.len() <= BATCH_BYTES_MAX {
+    while peer.keepalives_unasked > 0
+        && bytes.len() + KEEPALIVE_UNASKED.len() <= KEEPALIVE_BYTES_MAX
+    {
         peer.keepalives_unasked -= 1;
         let frame: &[u8] = if reassembles { &KEEPALIVE_UNASKED } else { &KEEPALIVE_FRAME };
         bytes.extend_from_slice(frame);
     }
-    let fitting = (BATCH_BYTES_MAX - bytes.len()) / KEEPALIVE_FRAME.len();
+    let fitting = (KEEPALIVE_BYTES_MAX - bytes.len()) / KEEPALIVE_FRAME.len();
     let answers = peer.keepalives_owed.min(fitting as u32);
     peer.keepalives_owed -= answers;
     for _ in 0..answers {

@@ -95,8 +95,9 @@ pub(super) struct Peer {
 
     /// Its subscriptions, ascending by VNI.
     pub subscriptions: Vec<(Vni, SubIndex)>,
-    /// Those with something to send, in the order of their turns.
-    pub pending: VecDeque<SubIndex>,
+    /// Those with something to send, in the order of their turns; with their epochs, since one may
+    /// have been removed meanwhile.
+    pub pending: VecDeque<(SubIndex, u64)>,
 
     /// Home shards that know it as a source: a bit each.
     pub homes: SmallVec<[u64; 1]>,
@@ -117,6 +118,8 @@ pub(super) struct Peer {
     /// Whether its writer waits to be woken.
     pub writer_waits: bool,
     pub pacer: Pacer,
+    /// Until then the pacer lets nothing pass, and a timer is set.
+    pub paced_until: Time,
     pub bytes_acked: u64,
     /// Messages dropped, for the log's rate limit.
     pub dropped: u64,
@@ -151,6 +154,7 @@ impl Peer {
             in_flight_since: now,
             writer_waits: false,
             pacer: Pacer::new(if role == Role::Accepted { pace } else { Pace::Off }),
+            paced_until: Time(0),
             bytes_acked: 0,
             dropped: 0,
             uplink: (role != Role::Accepted).then(Box::default),

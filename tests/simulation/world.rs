@@ -68,7 +68,7 @@ impl World {
         let limits = Limits {
             routes_per_peer_max: if rng.chance(30) { 1 + rng.below(8) as u32 } else { 1_000 },
             vnis_per_peer_max: if rng.chance(20) { 1 + rng.below(3) as u32 } else { 1_000 },
-            queue_bytes_max: 1 << 30,
+            queue_bytes_max: [1 << 30, 3_000, 300][rng.below(3)],
             lag_bytes_max: [256, 1_024, 8_192, 1 << 20][rng.below(4)],
             log_bytes_max: [4 << 10, 32 << 10, 64 << 20][rng.below(3)],
         };
@@ -107,6 +107,7 @@ impl World {
         let nodes = nodes.collect();
         let servers = [0, 0, 30, 60][rng.below(4)];
         let destinations = [3, 12, 60][rng.below(3)];
+        let vnis = rng.below(2);
         let clients = (0..3 + rng.below(9)).map(|_| Client {
             is_server: rng.chance(servers),
             reassembles: rng.chance(60),
@@ -122,7 +123,7 @@ impl World {
             limits,
             budgets,
             reflect,
-            vnis: 1 + rng.below(5),
+            vnis: 1 + [rng.below(5), rng.below(60)][vnis],
             destinations: 1 + rng.below(destinations),
             hops: 1 + rng.below(4),
             trace: DefaultHasher::new(),
@@ -317,8 +318,12 @@ impl World {
             false => 1 + self.rng.below(30) as u64,
         };
         self.now = Time(self.now.0 + seconds * 1_000_000);
-        for at in 0..self.nodes.len() {
-            self.turn(at);
+        // After a stall, timers are believed at the second look only.
+        for _ in 0..2 {
+            for at in 0..self.nodes.len() {
+                self.turn(at);
+            }
+            self.now = Time(self.now.0 + 60_000);
         }
     }
 
@@ -398,7 +403,8 @@ impl World {
         // What one turn may append between two looks at the readers.
         let turn_bytes = 200 * (self.budgets.requests_per_turn + self.budgets.job_routes_per_turn)
             + self.budgets.record_bytes_under_way_max * self.nodes.len();
-        let lag_max = self.limits.lag_bytes_max + self.limits.lag_bytes_max / 4;
+        let table_bytes = 2 * 120 * self.destinations * self.hops;
+        let lag_max = self.limits.lag_bytes_max.max(table_bytes as u64) * 5 / 4;
         assert!(held.lag_bytes_longest <= lag_max + turn_bytes as u64, "{held:?}");
         // At most two records (of at most 120 bytes, twice for growth) a route and subscription.
         let routes = self.vnis * self.destinations * self.hops;
