@@ -18,6 +18,9 @@ use super::worker::Letter;
 /// How long to wait before trying again when no descriptor is free.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long shards may take to hear that nothing is withdrawn any more.
+const TELL_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long peers may take to get what is pending for them when the server shuts down.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -74,6 +77,10 @@ impl Acceptor {
         listening.shutdown().await;
         let peers = dispatcher.peers();
         info!(peers, "shutting down");
+        let (told, mut all_told) = tokio::sync::mpsc::unbounded_channel();
+        dispatcher.send_all(|| Letter::StopWithdrawing(told.clone()));
+        drop(told);
+        let _ = tokio::time::timeout(TELL_TIMEOUT, all_told.recv()).await;
         dispatcher.send_all(|| Letter::Drain);
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, dispatcher.drained()).await;
         if drained.is_err() {

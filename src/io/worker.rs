@@ -43,6 +43,8 @@ pub(super) enum Letter {
     HangUp(String),
     /// Something to do with the core.
     Call(Box<dyn FnOnce(&mut Shard, Time) + Send>),
+    /// What closes from now on withdraws nothing. Dropped when that is so.
+    StopWithdrawing(UnboundedSender<()>),
     /// Finish with all peers gracefully.
     Drain,
     /// Close what is left, and end the thread.
@@ -227,6 +229,7 @@ impl Worker {
             }
             Letter::HangUp(server) => self.hang_up(&server),
             Letter::Call(call) => call(&mut self.shard(), self.now()),
+            Letter::StopWithdrawing(_done) => self.shard().stop_withdrawing(),
             Letter::Drain => {
                 self.dials.borrow().iter().for_each(|dial| dial.cancel());
                 self.shard().drain(self.now());

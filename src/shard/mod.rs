@@ -309,6 +309,12 @@ impl Shard {
         self.next_sweep.min(paced).min(expiry).min(held)
     }
 
+    /// From now on what closes withdraws nothing. All shards have to know it before one of them
+    /// begins to drain: who has connections to two of them may end both when one ends.
+    pub fn stop_withdrawing(&mut self) {
+        self.draining = true;
+    }
+
     /// From now on what closes withdraws nothing, and every peer ends when it was sent what is
     /// pending for it: those that stay elsewhere see no withdrawal of a reflector that comes back.
     pub fn drain(&mut self, _now: Time) {
