@@ -195,6 +195,11 @@ impl Rib {
                 return false;
             }
         }
+        self.has_jobs()
+    }
+
+    /// Whether [`Rib::run_jobs`] has anything to do.
+    pub fn has_jobs(&self) -> bool {
         !self.losing.is_empty() || !self.building.is_empty()
     }
 
@@ -370,135 +375,4 @@ fn visibilities(table: &VniTable, place: u32, reflect: ReflectOwn) -> [Visibilit
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::log::FramesCursor;
-    use crate::types::{Action, Destination, NextHop, NextHopType};
-    use crate::wire::{action_and_key, frames};
-    use std::collections::BTreeSet;
-
-    #[derive(Default)]
-    struct Sink {
-        joined: Vec<Joined>,
-        records: Vec<(Scope, Vec<u8>)>,
-    }
-
-    impl RecordSink for Sink {
-        fn record(&mut self, _: ShardId, _: Group, scope: Scope, frame: &[u8]) {
-            self.records.push((scope, frame.to_vec()));
-        }
-        fn joined(&mut self, _: ShardId, joined: Joined) {
-            self.joined.push(joined);
-        }
-    }
-
-    const GROUP: Group = Group { vni: Vni(7), class: PeerClass::Client };
-
-    fn source(slot: u32) -> SourceId {
-        SourceId(PeerId::new(ShardId(0), slot, 0))
-    }
-
-    fn route(number: u32) -> Route {
-        let length = if number == 5 { 0 } else { 32 };
-        Route {
-            destination: Destination { prefix: number.to_be_bytes().into(), length },
-            next_hop: NextHop {
-                address: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
-                vni: Vni(0),
-                kind: NextHopType::STANDARD,
-                nat_port_from: 0,
-                nat_port_to: 0,
-            },
-        }
-    }
-
-    fn rib(tail_bytes_min: usize) -> Rib {
-        Rib::new(RandomState::with_seeds(1, 2, 3, 4), ReflectOwn::None, tail_bytes_min)
-    }
-
-    fn join(rib: &mut Rib, sink: &mut Sink, slot: u32) -> Joined {
-        let join = Join { peer: source(slot).0, epoch: 1 };
-        rib.join(GROUP, join, sink, Time(0));
-        while rib.run_jobs(10, sink, Time(0)) {}
-        sink.joined.pop().expect("answered")
-    }
-
-    /// What a joiner knows after reading what it was given.
-    fn view(joined: &Joined) -> BTreeSet<Vec<u8>> {
-        let mut view = BTreeSet::new();
-        for block in &joined.blocks {
-            let mut cursor = FramesCursor::new(block.clone());
-            while let Some(range) = cursor.readable(SourceId(joined.peer), 1_000) {
-                for frame in frames(&block.bytes()[range.clone()]) {
-                    match action_and_key(frame) {
-                        (Action::Add, key) => assert!(view.insert(key.to_vec())),
-                        (Action::Remove, key) => assert!(view.remove(key)),
-                    }
-                }
-                cursor.advance_to(range.end);
-            }
-        }
-        view
-    }
-
-    #[test]
-    fn joiners_share_a_base_and_default_routes_come_first() {
-        let (mut rib, mut sink) = (rib(1 << 20), Sink::default());
-        for number in 0..50 {
-            rib.add(source(number % 3), PeerClass::Client, GROUP.vni, &route(number), &mut sink);
-        }
-        assert!(sink.records.is_empty(), "nobody listens");
-        let first = join(&mut rib, &mut sink, 0);
-        rib.remove(source(1), GROUP.vni, &route(1), &mut sink);
-        let second = join(&mut rib, &mut sink, 9);
-        assert!(Arc::ptr_eq(&first.blocks[0], &second.blocks[0]));
-        assert_eq!((view(&first).len(), view(&second).len()), (50 - 17, 49));
-        let head = first.blocks[0].head_bytes();
-        assert!(head > 0 && frames(&first.blocks[0].bytes()[..head]).count() == 1);
-        assert_eq!(sink.records.len(), 1, "the first shard follows by now");
-    }
-
-    #[test]
-    fn no_third_base_while_two_are_read() {
-        let (mut rib, mut sink) = (rib(0), Sink::default());
-        let (mut held, mut bases) = (Vec::new(), Vec::new());
-        for round in 0..40u32 {
-            for number in 0..20 {
-                let source = source(number % 3);
-                match (round + number) % 2 {
-                    0 => rib.add(source, PeerClass::Client, Vni(7), &route(number), &mut sink),
-                    _ => rib.remove(source, Vni(7), &route(number), &mut sink),
-                };
-            }
-            let joined = join(&mut rib, &mut sink, 9);
-            assert_eq!(view(&joined).len(), rib.routes(), "round {round}");
-            let tail: usize = joined.blocks[1..].iter().map(|block| block.bytes().len()).sum();
-            assert!(tail <= 2 * 20 * 60 + 20 * 60, "{tail} bytes are more than what differs");
-            if !bases.iter().any(|base| Arc::ptr_eq(base, &joined.blocks[0])) {
-                bases.push(joined.blocks[0].clone());
-            }
-            held.push(joined);
-        }
-        assert_eq!(bases.len(), 2);
-        drop((held, bases));
-        join(&mut rib, &mut sink, 9);
-        rib.expire_bases(Time(10_000_000));
-        assert_eq!((rib.bases_alive_max(), rib.has_bases()), (0, false), "forgotten in time");
-    }
-
-    #[test]
-    fn nothing_is_left_behind() {
-        let (mut rib, mut sink) = (rib(0), Sink::default());
-        for number in 0..1_000 {
-            let vni = Vni(number % 100);
-            rib.add(source(number % 7), PeerClass::Client, vni, &route(number), &mut sink);
-        }
-        join(&mut rib, &mut sink, 3);
-        rib.leave(GROUP, ShardId(0));
-        assert_eq!((rib.routes(), rib.vnis()), (1_000, 100));
-        (0..7).for_each(|slot| rib.lose(source(slot)));
-        while rib.run_jobs(17, &mut sink, Time(0)) {}
-        rib.expire_bases(Time(10_000_000));
-        assert_eq!((rib.routes(), rib.vnis(), rib.has_bases()), (0, 0, false));
-    }
-}
+mod tests;

@@ -38,12 +38,12 @@ impl Shard {
             budget -= self.serve(ShardId(from as u16), share, now);
         }
         self.served_first = (self.served_first + 1) % shards;
-        let mut left = self.inbox.iter().any(|requests| !requests.is_empty());
         if !self.outboxes.is_any_full() {
-            left |=
-                self.rib.run_jobs(self.config.budgets.job_routes_per_turn, &mut self.outboxes, now);
+            let budget = self.config.budgets.job_routes_per_turn;
+            self.rib.run_jobs(budget, &mut self.outboxes, now);
         }
         self.deliver_own();
+        let left = self.rib.has_jobs() || self.inbox.iter().any(|requests| !requests.is_empty());
         // Work that waits for a full shard is not due before that shard's next mail.
         left && !self.outboxes.is_any_full()
     }

@@ -7,8 +7,7 @@ use metalbond_uring::shard::{
     BATCH_BYTES_MAX, Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
 use metalbond_uring::types::{
-    Destination, NextHop, NextHopType, Pace, PeerClass, PeerId, ReflectOwn, Route, ShardId, Time,
-    Vni,
+    Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
 use metalbond_uring::wire::{Message, frames};
 
@@ -58,6 +57,8 @@ pub struct World {
     trace: DefaultHasher,
     /// How eager this run is to disconnect, stall and resubscribe, in percent.
     churn: usize,
+    /// While draining: what each client has to know in the end.
+    drained: Option<Vec<Vec<(Vni, BTreeSet<Route>)>>>,
 }
 
 impl World {
@@ -125,6 +126,7 @@ impl World {
             hops: 1 + rng.below(4),
             trace: DefaultHasher::new(),
             churn: [0, 2, 10][rng.below(3)],
+            drained: None,
             rng,
         }
     }
@@ -142,7 +144,7 @@ impl World {
             self.rest();
             self.check_views();
         }
-        self.end();
+        if self.rng.chance(50) { self.end() } else { self.drain() }
     }
 
     fn step(&mut self) {
@@ -383,7 +385,7 @@ impl World {
                 connection.in_flight = Some(piece);
             }
             Transmit::Idle => {}
-            Transmit::Finish => panic!("nobody drains here"),
+            Transmit::Finish => self.finished(id),
         }
         self.nodes[at].dirty = true;
     }
@@ -465,30 +467,12 @@ impl World {
     }
 
     fn check_views(&self) {
-        let class = |client: &Client| {
-            if client.is_server { PeerClass::Server } else { PeerClass::Client }
-        };
         for (at, subscriber) in self.clients.iter().enumerate() {
-            let Some(connection) = &subscriber.connection else {
-                continue;
-            };
+            let Some(connection) = &subscriber.connection else { continue };
             assert!(connection.is_live(), "at rest everything was noticed");
             assert_eq!(connection.keepalives_received, connection.keepalives_sent, "all answered");
             for (vni, view) in &connection.views {
-                let mut expected = BTreeSet::new();
-                for (from, source) in self.clients.iter().enumerate() {
-                    let both_servers =
-                        [source, subscriber].iter().all(|c| class(c) == PeerClass::Server);
-                    let Some(announcer) = &source.connection else {
-                        continue;
-                    };
-                    for (of, route) in &announcer.announced {
-                        let own = from == at && !self.reflect.permits(route.next_hop.kind);
-                        if of == vni && !own && !both_servers && view.subscribed {
-                            expected.insert(*route);
-                        }
-                    }
-                }
+                let expected = self.expected(at, *vni, view.subscribed);
                 assert_eq!(view.routes, expected, "client {at}, VNI {vni}");
             }
         }
@@ -501,6 +485,86 @@ impl World {
         let routes: BTreeSet<_> = connections.flat_map(|c| c.announced.iter()).collect();
         let held: usize = self.nodes.iter().map(|node| node.shard.held().routes).sum();
         assert_eq!(held, routes.len(), "the tables hold each route once");
+    }
+
+    /// What a client should know of a VNI: the visibility rule, word for word.
+    fn expected(&self, at: usize, vni: Vni, subscribed: bool) -> BTreeSet<Route> {
+        let mut expected = BTreeSet::new();
+        for (from, source) in self.clients.iter().enumerate() {
+            let both_servers = source.is_server && self.clients[at].is_server;
+            let Some(announcer) = &source.connection else { continue };
+            for (of, route) in &announcer.announced {
+                let own = from == at && !self.reflect.permits(route.next_hop.kind);
+                if *of == vni && !own && !both_servers && subscribed {
+                    expected.insert(*route);
+                }
+            }
+        }
+        expected
+    }
+
+    /// Everybody has said what he wanted, some are stuck amid what they have to hear: draining
+    /// sends them the rest, withdraws nothing, and lets everybody go.
+    fn drain(&mut self) {
+        for at in 0..self.clients.len() {
+            self.clients[at].stuck = self.rng.chance(40);
+        }
+        for _ in 0..500 {
+            let client = self.rng.below(self.clients.len());
+            self.act(client);
+        }
+        self.settle_input();
+        self.drained = Some(
+            (0..self.clients.len())
+                .map(|at| {
+                    let views = self.clients[at].connection.iter().flat_map(|c| &c.views);
+                    views
+                        .map(|(vni, view)| (*vni, self.expected(at, *vni, view.subscribed)))
+                        .collect()
+                })
+                .collect(),
+        );
+        for node in &mut self.nodes {
+            node.shard.drain(self.now);
+            node.dirty = true;
+        }
+        self.rest();
+        let peers: usize = self.nodes.iter().map(|node| node.shard.peer_count()).sum();
+        assert_eq!(peers, 0, "everybody was let go");
+    }
+
+    /// All that clients said arrives and is dealt with; who is stuck stays stuck.
+    fn settle_input(&mut self) {
+        for _ in 0..20_000 {
+            for at in 0..self.clients.len() {
+                self.bytes_to_server(at);
+                self.kernel_sends(at);
+            }
+            self.deliver_some_mail();
+            for at in 0..self.nodes.len() {
+                if self.nodes[at].dirty {
+                    self.turn(at);
+                }
+                self.run_a_writer(at);
+            }
+        }
+        let connections = self.clients.iter().filter_map(|client| client.connection.as_ref());
+        let unheard: usize = connections.map(|c| c.to_server.len()).sum();
+        assert_eq!(unheard, 0, "everything was heard");
+        let idle = |node: &Node| !node.dirty && node.mail.iter().all(VecDeque::is_empty);
+        assert!(self.nodes.iter().all(idle), "and dealt with");
+    }
+
+    /// The server is done with a client: it must have been told everything.
+    fn finished(&mut self, id: PeerId) {
+        let of = |client: &Client| client.connection.as_ref().is_some_and(|c| c.id == id);
+        let at = self.clients.iter().position(of).expect("it is connected");
+        let expected = &self.drained.as_ref().expect("only when draining")[at];
+        let connection = self.clients[at].connection.as_mut().expect("it is connected");
+        for (vni, routes) in expected {
+            assert_eq!(&connection.views[vni].routes, routes, "client {at}, VNI {vni}");
+        }
+        connection.hung_up = true;
     }
 
     /// When everybody has gone, nothing is left.

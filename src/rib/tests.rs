@@ -1,0 +1,227 @@
+//! The rib on its own: bases, and tables against a naive model.
+
+use super::*;
+use crate::log::FramesCursor;
+use crate::types::{Action, Destination, NextHop, NextHopType};
+use crate::wire::{action_and_key, frames};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Default)]
+struct Sink {
+    joined: Vec<Joined>,
+    records: Vec<(Group, Scope, Vec<u8>)>,
+}
+
+impl RecordSink for Sink {
+    fn record(&mut self, _: ShardId, group: Group, scope: Scope, frame: &[u8]) {
+        self.records.push((group, scope, frame.to_vec()));
+    }
+    fn joined(&mut self, _: ShardId, joined: Joined) {
+        self.joined.push(joined);
+    }
+}
+
+const GROUP: Group = Group { vni: Vni(7), class: PeerClass::Client };
+
+fn source(slot: u32) -> SourceId {
+    SourceId(PeerId::new(ShardId(0), slot, 0))
+}
+
+fn route(number: u32) -> Route {
+    let length = if number == 5 { 0 } else { 32 };
+    Route {
+        destination: Destination { prefix: number.to_be_bytes().into(), length },
+        next_hop: NextHop {
+            address: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
+            vni: Vni(0),
+            kind: NextHopType::STANDARD,
+            nat_port_from: 0,
+            nat_port_to: 0,
+        },
+    }
+}
+
+fn rib(tail_bytes_min: usize) -> Rib {
+    Rib::new(RandomState::with_seeds(1, 2, 3, 4), ReflectOwn::None, tail_bytes_min)
+}
+
+fn join(rib: &mut Rib, sink: &mut Sink, slot: u32) -> Joined {
+    let join = Join { peer: source(slot).0, epoch: 1 };
+    rib.join(GROUP, join, sink, Time(0));
+    while rib.run_jobs(10, sink, Time(0)) {}
+    sink.joined.pop().expect("answered")
+}
+
+/// What a joiner knows after reading what it was given.
+fn view(joined: &Joined) -> BTreeSet<Vec<u8>> {
+    let mut view = BTreeSet::new();
+    for block in &joined.blocks {
+        let mut cursor = FramesCursor::new(block.clone());
+        while let Some(range) = cursor.readable(SourceId(joined.peer), 1_000) {
+            for frame in frames(&block.bytes()[range.clone()]) {
+                match action_and_key(frame) {
+                    (Action::Add, key) => assert!(view.insert(key.to_vec())),
+                    (Action::Remove, key) => assert!(view.remove(key)),
+                }
+            }
+            cursor.advance_to(range.end);
+        }
+    }
+    view
+}
+
+#[test]
+fn joiners_share_a_base_and_default_routes_come_first() {
+    let (mut rib, mut sink) = (rib(1 << 20), Sink::default());
+    for number in 0..50 {
+        rib.add(source(number % 3), PeerClass::Client, GROUP.vni, &route(number), &mut sink);
+    }
+    assert!(sink.records.is_empty(), "nobody listens");
+    let first = join(&mut rib, &mut sink, 0);
+    rib.remove(source(1), GROUP.vni, &route(1), &mut sink);
+    let second = join(&mut rib, &mut sink, 9);
+    assert!(Arc::ptr_eq(&first.blocks[0], &second.blocks[0]));
+    assert_eq!((view(&first).len(), view(&second).len()), (50 - 17, 49));
+    let head = first.blocks[0].head_bytes();
+    assert!(head > 0 && frames(&first.blocks[0].bytes()[..head]).count() == 1);
+    assert_eq!(sink.records.len(), 1, "the first shard follows by now");
+}
+
+#[test]
+fn no_third_base_while_two_are_read() {
+    let (mut rib, mut sink) = (rib(0), Sink::default());
+    let (mut held, mut bases) = (Vec::new(), Vec::new());
+    for round in 0..40u32 {
+        for number in 0..20 {
+            let source = source(number % 3);
+            match (round + number) % 2 {
+                0 => rib.add(source, PeerClass::Client, Vni(7), &route(number), &mut sink),
+                _ => rib.remove(source, Vni(7), &route(number), &mut sink),
+            };
+        }
+        let joined = join(&mut rib, &mut sink, 9);
+        assert_eq!(view(&joined).len(), rib.routes(), "round {round}");
+        let tail: usize = joined.blocks[1..].iter().map(|block| block.bytes().len()).sum();
+        assert!(tail <= 2 * 20 * 60 + 20 * 60, "{tail} bytes are more than what differs");
+        if !bases.iter().any(|base| Arc::ptr_eq(base, &joined.blocks[0])) {
+            bases.push(joined.blocks[0].clone());
+        }
+        held.push(joined);
+    }
+    assert_eq!(bases.len(), 2);
+    drop((held, bases));
+    join(&mut rib, &mut sink, 9);
+    rib.expire_bases(Time(10_000_000));
+    assert_eq!((rib.bases_alive_max(), rib.has_bases()), (0, false), "forgotten in time");
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let (mut rib, mut sink) = (rib(0), Sink::default());
+    for number in 0..1_000 {
+        let vni = Vni(number % 100);
+        rib.add(source(number % 7), PeerClass::Client, vni, &route(number), &mut sink);
+    }
+    join(&mut rib, &mut sink, 3);
+    rib.leave(GROUP, ShardId(0));
+    assert_eq!((rib.routes(), rib.vnis()), (1_000, 100));
+    (0..7).for_each(|slot| rib.lose(source(slot)));
+    while rib.run_jobs(17, &mut sink, Time(0)) {}
+    rib.expire_bases(Time(10_000_000));
+    assert_eq!((rib.routes(), rib.vnis(), rib.has_bases()), (0, 0, false));
+}
+
+/// A subscriber that applies what it is told.
+struct Subscriber {
+    source: SourceId,
+    class: PeerClass,
+    view: BTreeSet<Vec<u8>>,
+}
+
+impl Subscriber {
+    fn apply(&mut self, scope: Scope, frame: &[u8]) -> Result<(), TestCaseError> {
+        if !scope.includes(self.source) {
+            return Ok(());
+        }
+        let (action, key) = action_and_key(frame);
+        match action {
+            Action::Add => prop_assert!(self.view.insert(key.to_vec()), "told twice"),
+            Action::Remove => prop_assert!(self.view.remove(key), "never told"),
+        }
+        Ok(())
+    }
+}
+
+fn key(number: u32) -> Vec<u8> {
+    let mut frame = Vec::new();
+    encode_update(&mut frame, Action::Add, GROUP.vni, &route(number));
+    action_and_key(&frame).1.to_vec()
+}
+
+proptest! {
+    /// After each change every subscriber knows what the rule, applied to a plain set of
+    /// announcements, says; whoever joins then knows the same at once.
+    #[test]
+    fn the_table_agrees_with_a_naive_one(
+        steps in proptest::collection::vec((0u32..6, 0u32..5, 0u8..10), 1..150),
+        reflected in any::<bool>(),
+    ) {
+        let reflect = if reflected { ReflectOwn::AllButNat } else { ReflectOwn::None };
+        let mut rib = Rib::new(RandomState::with_seeds(5, 6, 7, 8), reflect, 0);
+        let class = |slot: u32| if slot % 3 == 2 { PeerClass::Server } else { PeerClass::Client };
+        let mut sink = Sink::default();
+        let mut subscribers: Vec<Subscriber> = (0..6)
+            .map(|slot| Subscriber { source: source(slot), class: class(slot), view: BTreeSet::new() })
+            .collect();
+        for subscriber in &subscribers {
+            let join = Join { peer: subscriber.source.0, epoch: 1 };
+            rib.join(Group::new(GROUP.vni, subscriber.class), join, &mut sink, Time(0));
+        }
+        while rib.run_jobs(3, &mut sink, Time(0)) {}
+        let mut naive: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        for (slot, number, what) in steps {
+            let announcers = naive.entry(number).or_default();
+            match what {
+                0..5 => {
+                    let added = rib.add(source(slot), class(slot), Vni(7), &route(number), &mut sink);
+                    prop_assert_eq!(added, announcers.insert(slot));
+                }
+                5..9 => {
+                    let removed = rib.remove(source(slot), Vni(7), &route(number), &mut sink);
+                    prop_assert_eq!(removed, announcers.remove(&slot));
+                }
+                _ => {
+                    rib.lose(source(slot));
+                    while rib.run_jobs(1, &mut sink, Time(0)) {}
+                    naive.values_mut().for_each(|announcers| drop(announcers.remove(&slot)));
+                }
+            }
+            for (group, scope, frame) in sink.records.drain(..) {
+                for subscriber in subscribers.iter_mut().filter(|s| s.class == group.class) {
+                    subscriber.apply(scope, &frame)?;
+                }
+            }
+            let with_source = naive.values().filter(|announcers| !announcers.is_empty()).count();
+            prop_assert_eq!(rib.routes(), with_source);
+            for (at, subscriber) in subscribers.iter().enumerate() {
+                let sees = |announcers: &BTreeSet<u32>| announcers.iter().any(|&announcer| {
+                    let own = announcer == at as u32 && !reflected;
+                    let servers = [class(announcer), subscriber.class];
+                    !own && servers != [PeerClass::Server; 2]
+                });
+                let expected: BTreeSet<Vec<u8>> =
+                    naive.iter().filter(|(_, by)| sees(by)).map(|(&number, _)| key(number)).collect();
+                prop_assert_eq!(&subscriber.view, &expected);
+                if what == 0 {
+                    let join = Join { peer: subscriber.source.0, epoch: 2 };
+                    let group = Group::new(GROUP.vni, subscriber.class);
+                    sink.joined.clear();
+                    rib.join(group, join, &mut sink, Time(0));
+                    while rib.run_jobs(2, &mut sink, Time(0)) {}
+                    prop_assert_eq!(view(&sink.joined[0]), expected);
+                }
+            }
+        }
+    }
+}
