@@ -138,23 +138,54 @@ pub enum Action {
     Remove,
 }
 
-/// What a peer declared itself to be in its HELLO. Routes are not passed between declared servers
-/// (protocol section 6.3).
+/// What a peer is as a source of routes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum PeerClass {
     /// A hypervisor, or whoever did not say that it is a server.
     Client,
-    /// A peer that set `isServer`.
+    /// A peer that set `isServer` in its HELLO. Routes are not passed between declared servers
+    /// (protocol section 6.3).
     Server,
+    /// This very node, when it is used as a library.
+    Own,
 }
 
-impl PeerClass {
-    /// All classes, in index order.
-    pub const ALL: [PeerClass; 2] = [PeerClass::Client, PeerClass::Server];
+/// The subscribers of a VNI that see the same, but for their own routes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum GroupClass {
+    /// Clients, and this node's own route client.
+    Client,
+    /// Declared servers: they see nothing that comes from a server.
+    Server,
+    /// Servers that this node dialled: they are told its own announcements.
+    Uplink,
+}
+
+impl GroupClass {
+    /// All of them, in index order.
+    pub const ALL: [GroupClass; 3] = [GroupClass::Client, GroupClass::Server, GroupClass::Uplink];
 
     /// Position in tables of one entry a class.
     pub fn index(self) -> usize {
         self as usize
+    }
+
+    /// Whether a source of this class is told to these subscribers at all.
+    pub fn admits(self, source: PeerClass) -> bool {
+        match self {
+            GroupClass::Client => true,
+            GroupClass::Server => source != PeerClass::Server,
+            GroupClass::Uplink => source == PeerClass::Own,
+        }
+    }
+
+    /// Whether a source of this class may itself be one of these subscribers.
+    pub fn contains(self, source: PeerClass) -> bool {
+        match self {
+            GroupClass::Client => source != PeerClass::Server,
+            GroupClass::Server => source == PeerClass::Server,
+            GroupClass::Uplink => false,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::visibility::Visibility;
 use super::{Group, Joined, RecordSink};
 use crate::log::{Frames, Scope, merged};
 use crate::types::{
-    Action, PeerClass, PeerId, ReflectOwn, SeededMap, ShardId, SourceId, Time, Vni,
+    Action, GroupClass, PeerId, ReflectOwn, SeededMap, ShardId, SourceId, Time, Vni,
 };
 use crate::wire::encode_update;
 
@@ -317,7 +317,7 @@ impl Build {
 
 impl Group {
     /// The group of `class` in `vni`.
-    pub fn new(vni: Vni, class: PeerClass) -> Group {
+    pub fn new(vni: Vni, class: GroupClass) -> Group {
         Group { vni, class }
     }
 }

@@ -14,7 +14,9 @@ use ahash::RandomState;
 use smallvec::SmallVec;
 
 use crate::log::{Frames, Scope};
-use crate::types::{PeerClass, PeerId, ReflectOwn, Route, SeededMap, ShardId, SourceId, Time, Vni};
+use crate::types::{
+    GroupClass, PeerClass, PeerId, ReflectOwn, Route, SeededMap, ShardId, SourceId, Time, Vni,
+};
 use crate::wire::encode_update;
 
 use base::GroupHome;
@@ -28,7 +30,7 @@ pub struct Group {
     /// The VNI.
     pub vni: Vni,
     /// The class.
-    pub class: PeerClass,
+    pub class: GroupClass,
 }
 
 /// The answer to a join: the table as it was, and what changed until now.
@@ -52,10 +54,12 @@ pub trait RecordSink {
     fn joined(&mut self, shard: ShardId, joined: Joined);
 }
 
+type Visibilities = [Visibility; GroupClass::ALL.len()];
+
 #[derive(Debug, Default)]
 struct Home {
     table: VniTable,
-    groups: [Option<Box<GroupHome>>; 2],
+    groups: [Option<Box<GroupHome>>; GroupClass::ALL.len()],
 }
 
 /// All route tables of one home shard.
@@ -115,7 +119,9 @@ impl Rib {
         let is_first = !home.table.has_source(source, &self.hasher);
         let place = home.table.find_or_insert(route, &self.hasher);
         let before = visibilities(&home.table, place, self.reflect);
-        if before == [Visibility::Nobody; 2] && home.table.entry(place).is_vacant() {
+        if before == [Visibility::Nobody; GroupClass::ALL.len()]
+            && home.table.entry(place).is_vacant()
+        {
             self.routes += 1;
         }
         if !home.table.add_source(place, source, class, &self.hasher) {
@@ -154,6 +160,13 @@ impl Rib {
         if self.vnis_of.contains_key(&source) {
             self.losing.push_back(source);
         }
+    }
+
+    /// The same for what `source` announced in one VNI, at once: it may announce there again
+    /// right away.
+    pub fn lose_in(&mut self, source: SourceId, vni: Vni, sink: &mut impl RecordSink) {
+        let mut unlimited = usize::MAX;
+        self.withdraw_in(source, vni, &mut unlimited, sink);
     }
 
     /// A subscriber wants the table of a group and all records from then on.
@@ -260,15 +273,15 @@ impl Rib {
         vni: Vni,
         place: u32,
         route: &Route,
-        before: [Visibility; 2],
-        after: [Visibility; 2],
+        before: Visibilities,
+        after: Visibilities,
         sink: &mut impl RecordSink,
     ) {
         let Some(home) = self.homes.get_mut(&vni) else {
             return;
         };
         self.frame.clear();
-        for class in PeerClass::ALL {
+        for class in GroupClass::ALL {
             let Some(at) = &mut home.groups[class.index()] else {
                 continue;
             };
@@ -295,19 +308,33 @@ impl Rib {
         sink: &mut impl RecordSink,
     ) -> bool {
         while let Some(&vni) = self.vnis_of.get(&source).and_then(|vnis| vnis.last()) {
-            while let Some(place) =
-                self.homes.get(&vni).and_then(|home| home.table.last_of(source, &self.hasher))
-            {
-                if *budget == 0 {
-                    return false;
-                }
-                *budget -= 1;
-                let removed = self.remove_at(vni, place, source, sink);
-                assert!(removed, "a listed route has the source");
+            if !self.withdraw_in(source, vni, budget, sink) {
+                return false;
             }
-            self.forget_vni_of(source, vni);
-            self.tidy(vni);
         }
+        true
+    }
+
+    /// True when nothing of the source is left in the VNI.
+    fn withdraw_in(
+        &mut self,
+        source: SourceId,
+        vni: Vni,
+        budget: &mut usize,
+        sink: &mut impl RecordSink,
+    ) -> bool {
+        while let Some(place) =
+            self.homes.get(&vni).and_then(|home| home.table.last_of(source, &self.hasher))
+        {
+            if *budget == 0 {
+                return false;
+            }
+            *budget -= 1;
+            let removed = self.remove_at(vni, place, source, sink);
+            assert!(removed, "a listed route has the source");
+        }
+        self.forget_vni_of(source, vni);
+        self.tidy(vni);
         true
     }
 
@@ -368,10 +395,10 @@ impl Rib {
     }
 }
 
-fn visibilities(table: &VniTable, place: u32, reflect: ReflectOwn) -> [Visibility; 2] {
+fn visibilities(table: &VniTable, place: u32, reflect: ReflectOwn) -> Visibilities {
     let entry = table.entry(place);
     let reflected = reflect.permits(entry.route.next_hop.kind);
-    PeerClass::ALL.map(|class| Visibility::of(entry.sources(), class, reflected))
+    GroupClass::ALL.map(|class| Visibility::of(entry.sources(), class, reflected))
 }
 
 #[cfg(test)]

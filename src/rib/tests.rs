@@ -22,7 +22,7 @@ impl RecordSink for Sink {
     }
 }
 
-const GROUP: Group = Group { vni: Vni(7), class: PeerClass::Client };
+const GROUP: Group = Group { vni: Vni(7), class: GroupClass::Client };
 
 fn source(slot: u32) -> SourceId {
     SourceId(PeerId::new(ShardId(0), slot, 0))
@@ -136,6 +136,7 @@ fn nothing_is_left_behind() {
 struct Subscriber {
     source: SourceId,
     class: PeerClass,
+    group: GroupClass,
     view: BTreeSet<Vec<u8>>,
 }
 
@@ -170,13 +171,17 @@ proptest! {
         let reflect = if reflected { ReflectOwn::AllButNat } else { ReflectOwn::None };
         let mut rib = Rib::new(RandomState::with_seeds(5, 6, 7, 8), reflect, 0);
         let class = |slot: u32| if slot % 3 == 2 { PeerClass::Server } else { PeerClass::Client };
+        let group = |slot: u32| match class(slot) {
+            PeerClass::Server => GroupClass::Server,
+            _ => GroupClass::Client,
+        };
         let mut sink = Sink::default();
         let mut subscribers: Vec<Subscriber> = (0..6)
-            .map(|slot| Subscriber { source: source(slot), class: class(slot), view: BTreeSet::new() })
+            .map(|slot| Subscriber { source: source(slot), class: class(slot), group: group(slot), view: BTreeSet::new() })
             .collect();
         for subscriber in &subscribers {
             let join = Join { peer: subscriber.source.0, epoch: 1 };
-            rib.join(Group::new(GROUP.vni, subscriber.class), join, &mut sink, Time(0));
+            rib.join(Group::new(GROUP.vni, subscriber.group), join, &mut sink, Time(0));
         }
         while rib.run_jobs(3, &mut sink, Time(0)) {}
         let mut naive: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
@@ -194,11 +199,11 @@ proptest! {
                 _ => {
                     rib.lose(source(slot));
                     while rib.run_jobs(1, &mut sink, Time(0)) {}
-                    naive.values_mut().for_each(|announcers| drop(announcers.remove(&slot)));
+                    naive.values_mut().for_each(|announcers| announcers.retain(|&of| of != slot));
                 }
             }
             for (group, scope, frame) in sink.records.drain(..) {
-                for subscriber in subscribers.iter_mut().filter(|s| s.class == group.class) {
+                for subscriber in subscribers.iter_mut().filter(|s| s.group == group.class) {
                     subscriber.apply(scope, &frame)?;
                 }
             }
@@ -215,7 +220,7 @@ proptest! {
                 prop_assert_eq!(&subscriber.view, &expected);
                 if what == 0 {
                     let join = Join { peer: subscriber.source.0, epoch: 2 };
-                    let group = Group::new(GROUP.vni, subscriber.class);
+                    let group = Group::new(GROUP.vni, subscriber.group);
                     sink.joined.clear();
                     rib.join(group, join, &mut sink, Time(0));
                     while rib.run_jobs(2, &mut sink, Time(0)) {}

@@ -210,7 +210,7 @@ impl Shard {
             );
         }
         self.epoch += 1;
-        let group = Group::new(vni, peer.session.peer_class());
+        let group = Group::new(vni, peer.group_class());
         let sub = self.groups.subscribe(group, id, self.epoch);
         peer.subscriptions.insert(at, (vni, sub));
         let home = ShardId::home_of(vni, self.config.shards);

@@ -14,7 +14,7 @@ use super::groups::SubIndex;
 use super::pacing::Pacer;
 use crate::log::{Chunk, Frames};
 use crate::session::Session;
-use crate::types::{PeerId, ShardId, Vni};
+use crate::types::{GroupClass, PeerClass, PeerId, ShardId, Vni};
 use crate::wire::{Deframer, Hello, Update};
 
 /// Bytes to send. They stay where they are, unchanged, for as long as the piece lives.
@@ -110,6 +110,14 @@ impl Peer {
     pub fn subscription(&self, vni: Vni) -> Option<SubIndex> {
         let at = self.subscriptions.binary_search_by_key(&vni, |&(vni, _)| vni).ok()?;
         Some(self.subscriptions[at].1)
+    }
+
+    /// The groups in which its subscriptions are.
+    pub fn group_class(&self) -> GroupClass {
+        match self.session.peer_class() {
+            PeerClass::Server => GroupClass::Server,
+            PeerClass::Client | PeerClass::Own => GroupClass::Client,
+        }
     }
 
     /// Remembers that `home` knows the peer as a source.
