@@ -11,8 +11,10 @@
 //! | [`rib`] | route tables, sources, and the records that changes make |
 //! | [`shard`] | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
 //! | [`io`] | the tokio-uring driver of the core: threads, sockets, mail between shards |
+//! | [`api`] | the library's face: [`MetalBond`](api::MetalBond) and the route client |
 //! | [`cli`] | the command line |
 
+pub mod api;
 pub mod cli;
 pub mod io;
 pub mod log;

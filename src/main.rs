@@ -5,7 +5,8 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use metalbond_uring::cli::{self, Exit, Invocation, ServerOptions, Stream};
+use metalbond_uring::api::{Config, DummyClient, MetalBond};
+use metalbond_uring::cli::{self, ClientOptions, Exit, Invocation, ServerOptions, Stream};
 use metalbond_uring::io::{self, ServerConfig};
 use tracing_subscriber::EnvFilter;
 
@@ -15,6 +16,10 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match cli::parse(&args) {
         Ok(Invocation::Server(options)) => serve(options),
+        Ok(Invocation::Client(options)) => match client(options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
         Err(exit) => say(&exit),
     }
 }
@@ -31,15 +36,43 @@ fn serve(options: ServerOptions) -> ExitCode {
         vnis_per_peer_max: options.vnis_per_peer_max,
         peers_max: options.peers_max,
         queue_bytes_max: options.queue_bytes_max,
+        hold_time: std::time::Duration::ZERO,
     };
     match io::serve(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => say(&Exit {
-            code: 1,
-            text: format!("{}: {error}\n", cli::PROGRAM),
-            stream: Stream::Stderr,
-        }),
+        Err(error) => fail(&error),
     }
+}
+
+fn client(options: ClientOptions) -> anyhow::Result<()> {
+    start_log(options.verbose);
+    let config = Config {
+        keepalive_interval_s: options.keepalive_interval_s,
+        hold_time: options.hold_time,
+        ..Config::default()
+    };
+    let metalbond = MetalBond::new(config, DummyClient)?;
+    for vni in options.subscribe {
+        metalbond.subscribe(vni)?;
+    }
+    for (vni, route) in options.announce {
+        metalbond.announce_route(vni, route.destination, route.next_hop)?;
+    }
+    for server in options.servers {
+        metalbond.add_peer(&server, None)?;
+    }
+    let name = io::wait_for_signal()?;
+    tracing::info!("{name} received");
+    match options.cleanup {
+        true => metalbond.shutdown_and_cleanup(),
+        false => metalbond.shutdown(),
+    }
+    Ok(())
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    let text = format!("{}: {error}\n", cli::PROGRAM);
+    say(&Exit { code: 1, text, stream: Stream::Stderr })
 }
 
 /// Logs to stderr: `info` and above, or what RUST_LOG says; `--verbose` means `debug` for this program.

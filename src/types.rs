@@ -295,6 +295,49 @@ impl ReflectOwn {
     }
 }
 
+/// What is wrong with the text of a destination or next hop.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ParseError {
+    /// Not `address/length`.
+    #[error("{0:?} is not a prefix: it takes ADDRESS/LENGTH, like 10.0.1.0/24 or 2001:db8::/64")]
+    Destination(String),
+    /// Not an IP address.
+    #[error("{0:?} is not an IP address, like 2001:db8::1")]
+    NextHop(String),
+}
+
+impl std::str::FromStr for Destination {
+    type Err = ParseError;
+
+    /// `ADDRESS/LENGTH`; host bits are allowed, and kept.
+    fn from_str(text: &str) -> Result<Destination, ParseError> {
+        let parsed = text.split_once('/').and_then(|(prefix, length)| {
+            let prefix: IpAddr = prefix.parse().ok()?;
+            let length = length.parse().ok()?;
+            let bits = if prefix.is_ipv6() { 128 } else { 32 };
+            (length <= bits).then_some(Destination { prefix, length })
+        });
+        parsed.ok_or_else(|| ParseError::Destination(text.to_owned()))
+    }
+}
+
+impl std::str::FromStr for NextHop {
+    type Err = ParseError;
+
+    /// An IP address: a standard next hop. A zone (`%eth0`) is dropped: the wire has no room for it.
+    fn from_str(text: &str) -> Result<NextHop, ParseError> {
+        let bare = text.split_once('%').map_or(text, |(address, _)| address);
+        let address = bare.parse().map_err(|_| ParseError::NextHop(text.to_owned()))?;
+        Ok(NextHop {
+            address,
+            vni: Vni(0),
+            kind: NextHopType::STANDARD,
+            nat_port_from: 0,
+            nat_port_to: 0,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

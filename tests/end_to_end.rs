@@ -135,6 +135,39 @@ fn who_does_not_read_harms_nobody() {
     assert!(stalled.updates < all as usize / 2, "nothing was conflated: {}", stalled.updates);
 }
 
+/// Clients in the field take every read for whole frames, and give up when one fills 65,535 bytes.
+#[test]
+fn a_peer_that_does_not_reassemble_reads_whole_frames() {
+    const ROUTES: u32 = 20_000;
+    let server = Server::start(server_config(2, KEEPALIVE_S)).unwrap();
+    let mut announcer = Peer::established(server.local_addr(), KEEPALIVE_S, true);
+    let routes: Vec<u8> = (0..ROUTES).flat_map(|n| add(&route(7, n, n))).collect();
+    announcer.send(&routes);
+    announcer.barrier();
+    let mut reader = Peer::connect_with_window(server.local_addr(), 16 << 10);
+    reader.handshake(&hello(KEEPALIVE_S, false, false));
+    reader.recording = false;
+    reader.send(&subscribe(7));
+    let start = Instant::now();
+    let mut reads = 0;
+    while reader.view.len() < ROUTES as usize {
+        assert!(start.elapsed() < PATIENCE, "{} routes", reader.view.len());
+        reader.read_some(PATIENCE);
+        assert_eq!(reader.unread_bytes(), 0, "a read ended inside a frame");
+        reads += 1;
+        if reads % 16 == 0 {
+            // Let several segments pile up, and KEEPALIVEs come between them.
+            // And now and then so many that the window closes, and the rest waits at the sender.
+            let pause_ms = if reads % 64 == 0 { 150 } else { 20 };
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            reader.send(&keepalive());
+        }
+    }
+    // 10,000 routes a second, as configured, and a little at once at first.
+    assert!(start.elapsed() > Duration::from_millis(1500), "{:?}", start.elapsed());
+    assert!(reader.keepalives > 0 && reader.redundant == 0);
+}
+
 #[test]
 fn shutting_down_withdraws_nothing() {
     for (name, code) in [("TERM", 0), ("INT", 0)] {

@@ -33,6 +33,8 @@ pub(super) struct ShardHandle {
 pub(super) struct Acceptor {
     pub(super) listeners: Vec<TcpListener>,
     pub(super) dispatcher: Dispatcher,
+    /// Sockets to listen on besides, as they come.
+    pub(super) more: UnboundedReceiver<TcpListener>,
     /// Yields None when all shards have ended.
     pub(super) ended: UnboundedReceiver<()>,
 }
@@ -54,8 +56,19 @@ impl Acceptor {
                 Err(error) => watched = Err(error),
             }
         }
-        if watched.is_ok() {
-            stop.await;
+        tokio::pin!(stop);
+        while watched.is_ok() {
+            tokio::select! {
+                () = &mut stop => break,
+                Some(listener) = self.more.recv() => {
+                    match tokio::net::TcpListener::from_std(listener) {
+                        Ok(listener) => {
+                            listening.spawn(Arc::clone(&dispatcher).accept_loop(listener));
+                        }
+                        Err(error) => warn!(%error, "cannot listen"),
+                    }
+                }
+            }
         }
         // Refused from now on: a reconnecting peer finds the next instance, or tries again.
         listening.shutdown().await;
@@ -89,6 +102,11 @@ impl Dispatcher {
             peers_max: usize::try_from(peers_max).unwrap_or(usize::MAX),
             full: AtomicBool::new(false),
         }
+    }
+
+    /// The mailbox of the first shard.
+    pub(super) fn first_mailbox(&self) -> UnboundedSender<Letter> {
+        self.shards[0].mailbox.clone()
     }
 
     async fn accept_loop(self: Arc<Self>, listener: tokio::net::TcpListener) {

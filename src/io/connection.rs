@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_uring::net::TcpStream;
 
 use super::buffers::ReadBuffer;
+use super::dial::Dial;
 use super::send;
 use super::sys;
 use super::worker::Worker;
@@ -32,19 +33,30 @@ pub(super) struct Connection {
     pub(super) writer: Notify,
     /// Woken when the core wants bytes again, and by [`Connection::close`].
     pub(super) reader: Notify,
+    /// Set if we dialled.
+    pub(super) dial: Option<Rc<Dial>>,
+    /// Notified when both tasks have ended.
+    pub(super) ended: Option<Rc<Notify>>,
     closed: Cell<bool>,
     tasks: Cell<u8>,
 }
 
 impl Connection {
     /// The connection of a peer whose two tasks are about to start.
-    pub(super) fn new(id: PeerId, remote: SocketAddr, stream: std::net::TcpStream) -> Connection {
+    pub(super) fn new(
+        id: PeerId,
+        remote: SocketAddr,
+        stream: std::net::TcpStream,
+        dial: Option<Rc<Dial>>,
+    ) -> Connection {
         Connection {
             id,
             remote,
             stream: TcpStream::from_std(stream),
             writer: Notify::new(),
             reader: Notify::new(),
+            dial,
+            ended: None,
             closed: Cell::new(false),
             tasks: Cell::new(2),
         }
@@ -145,7 +157,8 @@ pub(super) async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
                 worker.want_turn();
             }
             Transmit::Idle => connection.writer.notified().await,
-            Transmit::Finish => return finish(connection).await,
+            // Boxed: its timer would make every idle writer larger.
+            Transmit::Finish => return Box::pin(finish(connection)).await,
         }
     }
 }

@@ -13,6 +13,8 @@ mod acceptor;
 mod buffers;
 mod clock;
 mod connection;
+mod dial;
+mod feed;
 mod listener;
 mod probe;
 mod send;
@@ -21,9 +23,11 @@ mod worker;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -32,10 +36,14 @@ use tracing::{info, warn};
 
 use self::acceptor::{Acceptor, Dispatcher, ShardHandle};
 use self::clock::Clock;
-pub use self::probe::ProbeError;
+use self::dial::DialOrder;
+pub use self::dial::ServerState;
+pub use self::feed::{Feed, FeedSink};
+pub use self::probe::{ProbeError, explain, probe, runtime_builder};
+pub use self::sys::{raise_descriptor_limit, receive_ready};
 use self::worker::{Letter, WorkerStart};
-use crate::shard::{Budgets, Limits, ShardConfig};
-use crate::types::{Pace, ReflectOwn, ShardId};
+use crate::shard::{Budgets, Limits, Shard, ShardConfig};
+use crate::types::{Pace, ReflectOwn, ShardId, Time};
 
 /// What a server is told.
 #[derive(Clone, Debug)]
@@ -59,6 +67,26 @@ pub struct ServerConfig {
     pub peers_max: u32,
     /// Bytes of all private queues of slow peers; each shard has an equal part.
     pub queue_bytes_max: u64,
+    /// How long routes of a lost server that this node dialled stay, in case it comes back.
+    pub hold_time: Duration,
+}
+
+impl Default for ServerConfig {
+    /// No address, one shard, and the defaults of the command line.
+    fn default() -> ServerConfig {
+        ServerConfig {
+            listen: Vec::new(),
+            cores: 1,
+            keepalive_interval_s: 5,
+            reflect_own: ReflectOwn::None,
+            pace: Pace::Auto,
+            routes_per_peer_max: 100_000,
+            vnis_per_peer_max: 16_384,
+            peers_max: 65_536,
+            queue_bytes_max: 1 << 30,
+            hold_time: Duration::ZERO,
+        }
+    }
 }
 
 /// Why a server could not start.
@@ -105,6 +133,9 @@ pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
     let runtime = acceptor_runtime()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
+        if config.listen.is_empty() {
+            return Err(ServeError::NoAddress);
+        }
         let running = Running::start(&config)?;
         let (acceptor, threads) = (running.acceptor, running.threads);
         let (stop, stopped) = oneshot::channel();
@@ -131,11 +162,35 @@ pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
     })
 }
 
+/// Waits for SIGINT or SIGTERM; a second one ends the process at once. Returns the signal's name.
+///
+/// # Errors
+/// [`ServeError::Start`] if signals cannot be watched.
+pub fn wait_for_signal() -> Result<&'static str, ServeError> {
+    let runtime = acceptor_runtime()?;
+    let name = runtime.block_on(async { Ok::<_, ServeError>(Signals::new()?.next().await) })?;
+    // Watched on: from now on the default, which is to end, would not apply.
+    let _ = thread::Builder::new().name("second-signal".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            if let Ok(mut signals) = Signals::new() {
+                let name = signals.next().await;
+                warn!("{name} received again: not waiting for the peers");
+                std::process::exit(1);
+            }
+        });
+    });
+    Ok(name)
+}
+
 /// A server that runs beside the caller, for tests and for embedding. It leaves signals alone.
 ///
 /// Dropping it shuts it down and waits for that.
 pub struct Server {
     local_addresses: Vec<SocketAddr>,
+    /// Takes sockets to listen on.
+    listeners: mpsc::UnboundedSender<TcpListener>,
+    /// The shard of the node's own route client and of the servers that it dials.
+    node: mpsc::UnboundedSender<Letter>,
     stop: Option<oneshot::Sender<()>>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -147,7 +202,8 @@ impl Server {
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
-        let Running { acceptor, threads, local_addresses } = Running::start(&config)?;
+        let Running { acceptor, threads, local_addresses, listeners, node } =
+            Running::start(&config)?;
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
             let result = runtime.block_on(acceptor.run(async move {
@@ -162,12 +218,56 @@ impl Server {
             .name("acceptor".to_owned())
             .spawn(serve)
             .map_err(|source| ServeError::Start { what: "the acceptor's thread", source })?;
-        Ok(Server { local_addresses, stop: Some(stop), acceptor: Some(acceptor) })
+        Ok(Server { local_addresses, listeners, node, stop: Some(stop), acceptor: Some(acceptor) })
     }
 
-    /// The first address it listens on, with the port that it really has.
+    /// The first address it was started with, with the port that it really has.
+    ///
+    /// # Panics
+    /// If there was none.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addresses[0]
+    }
+
+    /// Listens on one more address. Returns it with the port that it really has.
+    ///
+    /// # Errors
+    /// [`ServeError::AddressInUse`] or [`ServeError::Bind`].
+    pub fn listen(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
+        let listener = listener::listen(address)?;
+        let address = listener.local_addr().unwrap_or(address);
+        // Fails only while it shuts down.
+        let _ = self.listeners.send(listener);
+        Ok(address)
+    }
+
+    /// Attaches the node's own route client: from now on `sink` gets its frames, until it returns
+    /// false. To be called once, before everything below.
+    pub fn attach_client(&self, sink: impl Fn(Feed) -> bool + Send + 'static) {
+        self.tell(Letter::Attach(Box::new(sink)));
+    }
+
+    /// Connects to a server (name or address, and port), from `local_ip` if given, and connects
+    /// again whenever the connection is lost.
+    pub fn dial(&self, server: String, local_ip: Option<IpAddr>) -> Arc<ServerState> {
+        let state = Arc::<ServerState>::default();
+        self.tell(Letter::Dial(DialOrder { server, local_ip, state: Arc::clone(&state) }));
+        state
+    }
+
+    /// Ends what [`Server::dial`] began.
+    pub fn hang_up(&self, server: &str) {
+        self.tell(Letter::HangUp(server.to_owned()));
+    }
+
+    /// Has something done to the core of the node's shard, soon.
+    pub fn call(&self, call: impl FnOnce(&mut Shard, Time) + Send + 'static) {
+        self.tell(Letter::Call(Box::new(call)));
+    }
+
+    fn tell(&self, letter: Letter) {
+        // Fails only while it shuts down.
+        let _ = self.node.send(letter);
     }
 
     /// All addresses it listens on.
@@ -206,6 +306,8 @@ struct Running {
     acceptor: Acceptor,
     threads: Vec<JoinHandle<()>>,
     local_addresses: Vec<SocketAddr>,
+    listeners: mpsc::UnboundedSender<TcpListener>,
+    node: mpsc::UnboundedSender<Letter>,
 }
 
 impl Running {
@@ -224,15 +326,14 @@ impl Running {
             .zip(&config.listen)
             .map(|(listener, &asked)| listener.local_addr().unwrap_or(asked))
             .collect::<Vec<_>>();
-        if local_addresses.is_empty() {
-            return Err(ServeError::NoAddress);
-        }
         let (dispatcher, threads, ended) = start_shards(config)?;
         for address in &local_addresses {
             info!(shards = threads.len(), "listening on {address}");
         }
-        let acceptor = Acceptor { listeners, dispatcher, ended };
-        Ok(Running { acceptor, threads, local_addresses })
+        let node = dispatcher.first_mailbox();
+        let (more_listeners, more) = mpsc::unbounded_channel();
+        let acceptor = Acceptor { listeners, dispatcher, more, ended };
+        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, node })
     }
 }
 
@@ -313,6 +414,7 @@ fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig 
             queue_bytes_max: config.queue_bytes_max / u64::from(shards),
             ..Limits::default()
         },
+        hold_time: config.hold_time,
         budgets: Budgets::default(),
     }
 }

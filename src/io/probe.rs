@@ -74,7 +74,7 @@ pub enum ProbeError {
 
 /// The runtime of a shard: only its own thread submits, and completions need no interrupt.
 /// (DEFER_TASKRUN would hang, since tokio-uring waits in epoll and not in the ring.)
-pub(super) fn runtime_builder() -> tokio_uring::Builder {
+pub fn runtime_builder() -> tokio_uring::Builder {
     let mut builder = tokio_uring::builder();
     builder.entries(ENTRIES).uring_builder(&ring_builder());
     builder
@@ -84,7 +84,7 @@ pub(super) fn runtime_builder() -> tokio_uring::Builder {
 ///
 /// # Errors
 /// What forbids io_uring, in words for the operator.
-pub(super) fn probe() -> Result<(), ProbeError> {
+pub fn probe() -> Result<(), ProbeError> {
     match ring_builder().build(ENTRIES) {
         Ok(_) => Ok(()),
         Err(error) => Err(explain(&error)),
@@ -92,7 +92,7 @@ pub(super) fn probe() -> Result<(), ProbeError> {
 }
 
 /// Puts a failed set-up of a ring into words.
-pub(super) fn explain(error: &io::Error) -> ProbeError {
+pub fn explain(error: &io::Error) -> ProbeError {
     let setting = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     classify(error, setting.as_deref(), release.trim())
@@ -111,11 +111,16 @@ fn classify(error: &io::Error, setting: Option<&str>, release: &str) -> ProbeErr
         (Some(libc::EPERM), Some("2")) => ProbeError::Sysctl { setting: 2 },
         (Some(libc::EPERM | libc::EACCES), _) => ProbeError::Seccomp,
         (Some(libc::ENOSYS), _) => ProbeError::Missing { release },
-        (Some(libc::EINVAL), _) => ProbeError::TooOld { release },
+        (Some(libc::EINVAL), _) if is_before_6(&release) => ProbeError::TooOld { release },
         (Some(libc::ENOMEM), _) => ProbeError::Memory,
         (Some(libc::EMFILE | libc::ENFILE), _) => ProbeError::Descriptors,
         _ => ProbeError::Other { message: error.to_string(), release },
     }
+}
+
+fn is_before_6(release: &str) -> bool {
+    let major = release.split('.').next().unwrap_or_default();
+    major.parse::<u32>().is_ok_and(|major| major < 6)
 }
 
 #[cfg(test)]
@@ -151,6 +156,15 @@ mod tests {
         }
         assert!(matches!(classified(libc::EINVAL, None), ProbeError::TooOld { .. }));
         assert!(matches!(classified(libc::ENOSYS, None), ProbeError::Missing { .. }));
+    }
+
+    #[test]
+    fn a_new_kernel_is_not_called_old() {
+        let invalid = io::Error::from_raw_os_error(libc::EINVAL);
+        for release in ["6.0.1", "6.18.44-test", "10.1", "strange"] {
+            let error = classify(&invalid, None, release);
+            assert!(matches!(error, ProbeError::Other { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Owns the core of one shard and hands it events and the time. Must never hold the core across an
 //! await, and never run turn after turn without letting the ring submit in between.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,6 +19,8 @@ use tracing::{debug, error};
 use super::buffers::BufferPool;
 use super::clock::Clock;
 use super::connection::{self, Connection};
+use super::dial::{self, Dial, DialOrder};
+use super::feed::{self, FeedSink};
 use super::listener;
 use super::probe;
 use crate::shard::{Mail, Shard, ShardConfig, Wake};
@@ -33,6 +35,14 @@ pub(super) enum Letter {
     Mail(Mail),
     /// A peer that the acceptor gave to this shard.
     Socket(std::net::TcpStream, SocketAddr),
+    /// The node's route client: this shard feeds it, and dials its servers.
+    Attach(FeedSink),
+    /// Connect to a server, and stay connected.
+    Dial(DialOrder),
+    /// No longer connect to this server.
+    HangUp(String),
+    /// Something to do with the core.
+    Call(Box<dyn FnOnce(&mut Shard, Time) + Send>),
     /// Finish with all peers gracefully.
     Drain,
     /// Close what is left, and end the thread.
@@ -71,6 +81,9 @@ pub(super) fn run(start: WorkerStart) {
         turn: Notify::new(),
         buffers: BufferPool::default(),
         connections: RefCell::new(Connections::default()),
+        client: Cell::new(None),
+        feed: Notify::new(),
+        dials: RefCell::new(Vec::new()),
         shards: start.shards,
         peers: start.peers,
     });
@@ -86,6 +99,10 @@ pub(super) struct Worker {
     turn: Notify,
     buffers: BufferPool,
     connections: RefCell<Connections>,
+    /// The node's own route client, and what wakes its feed.
+    client: Cell<Option<PeerId>>,
+    feed: Notify,
+    dials: RefCell<Vec<Rc<Dial>>>,
     shards: Vec<UnboundedSender<Letter>>,
     peers: Arc<AtomicUsize>,
 }
@@ -166,12 +183,21 @@ impl Worker {
         let connections = self.connections.borrow();
         while let Some((peer, wake)) = shard.take_woken() {
             let Some(connection) = connections.find(peer) else {
+                if wake == Wake::Write && self.client.get() == Some(peer) {
+                    self.feed.notify_one();
+                }
                 continue;
             };
             match wake {
                 Wake::Write => connection.writer.notify_one(),
                 Wake::Read => connection.reader.notify_one(),
                 Wake::Close => connection.close(),
+                Wake::State => {
+                    let state = shard.session_state(peer);
+                    if let (Some(dial), Some(state)) = (&connection.dial, state) {
+                        dial.order.state.set(state);
+                    }
+                }
                 Wake::Sample => shard.sampled(self.now(), peer, connection.sample()),
             }
         }
@@ -189,7 +215,22 @@ impl Worker {
             Letter::Socket(..) => {
                 self.peers.fetch_sub(1, Ordering::Relaxed);
             }
-            Letter::Drain => self.shard().drain(self.now()),
+            Letter::Attach(sink) => {
+                let id = self.shard().attach_client(self.now());
+                self.client.set(Some(id));
+                tokio_uring::spawn(feed::feed_loop(Rc::clone(self), id, sink));
+            }
+            Letter::Dial(order) => {
+                let dial = Dial::new(order);
+                self.dials.borrow_mut().push(Rc::clone(&dial));
+                tokio_uring::spawn(dial::dial_loop(Rc::clone(self), dial));
+            }
+            Letter::HangUp(server) => self.hang_up(&server),
+            Letter::Call(call) => call(&mut self.shard(), self.now()),
+            Letter::Drain => {
+                self.dials.borrow().iter().for_each(|dial| dial.cancel());
+                self.shard().drain(self.now());
+            }
             Letter::Stop => {
                 *stop_deadline = Some(self.now().after(STOP_TIMEOUT));
                 self.connections.borrow().close_all();
@@ -205,7 +246,51 @@ impl Worker {
         }
         let id = self.shard().accept(self.now(), remote);
         debug!(%remote, %id, "connection opened");
-        let connection = Rc::new(Connection::new(id, remote, socket));
+        self.start_tasks(Rc::new(Connection::new(id, remote, socket, None)));
+    }
+
+    /// A connection to a server was made. What is returned is notified when it has ended.
+    pub(super) fn add_server(
+        self: &Rc<Self>,
+        socket: std::net::TcpStream,
+        remote: SocketAddr,
+        dial: Rc<Dial>,
+    ) -> Rc<Notify> {
+        let ended = Rc::new(Notify::new());
+        if let Err(error) = listener::prepare(&socket) {
+            debug!(%remote, %error, "connection lost before its start");
+            ended.notify_one();
+            return ended;
+        }
+        self.peers.fetch_add(1, Ordering::Relaxed);
+        let id = self.shard().dialled(self.now(), remote);
+        let mut connection = Connection::new(id, remote, socket, Some(dial));
+        connection.ended = Some(Rc::clone(&ended));
+        self.start_tasks(Rc::new(connection));
+        self.want_turn();
+        ended
+    }
+
+    /// Waits until the core has something for the node's route client.
+    pub(super) async fn feed_woken(&self) {
+        self.feed.notified().await;
+    }
+
+    fn hang_up(&self, server: &str) {
+        self.dials.borrow_mut().retain(|dial| {
+            if dial.order.server == server {
+                dial.cancel();
+            }
+            !dial.is_cancelled()
+        });
+        for connection in self.connections.borrow().slots.iter().flatten() {
+            if connection.dial.as_ref().is_some_and(|dial| dial.is_cancelled()) {
+                connection.close();
+            }
+        }
+    }
+
+    fn start_tasks(self: &Rc<Self>, connection: Rc<Connection>) {
         self.connections.borrow_mut().insert(Rc::clone(&connection));
         let (worker, reader) = (Rc::clone(self), Rc::clone(&connection));
         tokio_uring::spawn(async move {
@@ -226,12 +311,15 @@ impl Worker {
         if !connection.task_ended() {
             return;
         }
-        let (id, remote) = (connection.id(), connection.remote());
+        let (id, remote, ended) = (connection.id(), connection.remote(), connection.ended.clone());
         self.connections.borrow_mut().remove(id);
         drop(connection);
         self.shard().release(id);
         self.peers.fetch_sub(1, Ordering::Relaxed);
         debug!(%remote, %id, "connection closed");
+        if let Some(ended) = ended {
+            ended.notify_one();
+        }
         self.want_turn();
     }
 }

@@ -77,6 +77,8 @@ pub(super) struct Groups {
     live_bytes: LiveBytes,
     private_bytes: usize,
     lag_bytes_max: u64,
+    /// Groups whose logs grew enough to look for slow readers.
+    grown: Vec<u32>,
     /// Subscriptions that have something to send and are not queued with their peer; urgent or not.
     ready: VecDeque<(SubIndex, bool)>,
 }
@@ -92,6 +94,7 @@ impl Groups {
             live_bytes: LiveBytes::default(),
             private_bytes: 0,
             lag_bytes_max,
+            grown: Vec::new(),
             ready: VecDeque::new(),
         }
     }
@@ -276,12 +279,15 @@ impl Groups {
     /// too far behind; with `pressed`, all that are behind at all.
     pub fn conflate_slow(&mut self, pressed: bool) {
         let lag_max = if pressed { self.lag_bytes_max / 16 } else { self.lag_bytes_max };
+        let grown = std::mem::take(&mut self.grown);
+        let looked_at: Vec<u32> = match pressed {
+            true => self.groups.iter().map(|(at, _)| index(at)).collect(),
+            false => grown,
+        };
         let mut slow = Vec::new();
-        for (_, group) in &mut self.groups {
+        for at in looked_at {
+            let Some(group) = self.groups.get_mut(at as usize) else { continue };
             let end = group.log.end();
-            if !pressed && end < group.check_at {
-                continue;
-            }
             group.check_at = end + self.lag_bytes_max / 4;
             for &sub in &group.members[group.idle..] {
                 let subscription = &self.subscriptions[sub as usize];
@@ -377,6 +383,10 @@ impl Groups {
         }
         at.idle = 0;
         let range = at.log.append(bytes);
+        if range.end >= at.check_at {
+            at.check_at = u64::MAX;
+            self.grown.push(group);
+        }
         if let Some(sub) = spared {
             // It stays where it was: at the end.
             let end = range.end;

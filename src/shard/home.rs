@@ -89,6 +89,7 @@ impl Shard {
                 self.outboxes.settle(from, source, is_add, stored);
             }
             Request::Lost(source) => self.rib.lose(source),
+            Request::LostIn(source, vni) => self.rib.lose_in(source, vni, &mut self.outboxes),
             Request::Join { group, peer, epoch } => {
                 self.rib.join(group, Join { peer, epoch }, &mut self.outboxes, now);
             }

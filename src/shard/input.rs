@@ -4,9 +4,10 @@
 //! message that the session did not deliver.
 
 use std::io;
+use std::time::Duration;
 
 use super::mail::Request;
-use super::peer::Ending;
+use super::peer::{Ending, Role};
 use super::{Shard, Wake};
 use crate::rib::Group;
 use crate::session::{CloseReason, Verdict};
@@ -87,8 +88,12 @@ impl Shard {
             if peer.paused || peer.ending == Ending::Closed {
                 return;
             }
+            let mut is_bare = true;
             let message = match peer.deframer.next(input) {
-                Ok(Some(frame)) => wire::decode(frame).map_err(Fault::Decode),
+                Ok(Some(frame)) => {
+                    is_bare = frame.payload.is_empty();
+                    wire::decode(frame).map_err(Fault::Decode)
+                }
                 Ok(None) => return,
                 Err(error) => Err(Fault::Frame(error)),
             };
@@ -101,13 +106,13 @@ impl Shard {
                         self.obey(now, id, verdict);
                     }
                 }
-                Ok(message) => self.on_message(now, id, &message),
+                Ok(message) => self.on_message(now, id, &message, is_bare),
                 Err(fault) => self.on_fault(now, id, &fault),
             }
         }
     }
 
-    fn on_message(&mut self, now: Time, id: PeerId, message: &Message) {
+    fn on_message(&mut self, now: Time, id: PeerId, message: &Message, is_bare: bool) {
         let Some(peer) = self.peers.find_mut(id) else {
             return;
         };
@@ -120,6 +125,10 @@ impl Shard {
             (Verdict::Deliver, Message::Subscribe(vni)) => self.subscribe(now, id, *vni),
             (Verdict::Deliver, Message::Unsubscribe(vni)) => self.unsubscribe(id, *vni),
             _ => self.obey(now, id, verdict),
+        }
+        if *message == Message::Keepalive {
+            // Ours say KEEPALIVE unasked with a payload, which others ignore.
+            self.uplink_heard_keepalive(id, is_bare);
         }
         self.note_deadline(id);
     }
@@ -152,11 +161,15 @@ impl Shard {
     }
 
     /// A change of the peer's routes, on its way to the home of its VNI. False if it has to wait.
-    fn on_update(&mut self, now: Time, id: PeerId, update: &Update) -> bool {
+    pub(super) fn on_update(&mut self, now: Time, id: PeerId, update: &Update) -> bool {
         let home = ShardId::home_of(update.vni, self.config.shards);
-        let routes_max = i64::from(self.config.limits.routes_per_peer_max);
-        let Some(peer) = self.peers.find_mut(id) else {
+        let Some(peer) = self.peers.find_mut(id) else { return true };
+        if !Self::wants_update(peer, update.vni) {
             return true;
+        }
+        let routes_max = match peer.role {
+            Role::Accepted => i64::from(self.config.limits.routes_per_peer_max),
+            Role::Dialled | Role::Own => i64::MAX,
         };
         let is_add = update.action == Action::Add;
         if is_add && peer.routes + peer.adds_under_way >= routes_max {
@@ -181,7 +194,7 @@ impl Shard {
         peer.note_home(home);
         let change = Request::Change {
             source: SourceId(id),
-            class: peer.session.peer_class(),
+            class: peer.class(),
             action: update.action,
             vni: update.vni,
             route: update.route,
@@ -194,23 +207,34 @@ impl Shard {
         true
     }
 
-    fn subscribe(&mut self, now: Time, id: PeerId, vni: Vni) {
-        let Some(peer) = self.peers.find_mut(id) else {
+    pub(super) fn subscribe(&mut self, now: Time, id: PeerId, vni: Vni) {
+        let Some(peer) = self.peers.find(id) else { return };
+        let vnis_max = self.config.limits.vnis_per_peer_max as usize;
+        if peer.subscription(vni).is_some() {
+            // Clients in the field do send it twice.
+            tracing::debug!(%id, %vni, "SUBSCRIBE again");
+        } else if peer.role == Role::Accepted && peer.subscriptions.len() >= vnis_max {
+            self.counters.subscriptions_refused += 1;
+            if self.counters.subscriptions_refused.is_power_of_two() {
+                tracing::warn!(
+                    %id, remote = %peer.remote, %vni,
+                    "refused a subscription: the peer has as many as it may (--vnis-per-peer-max)"
+                );
+            }
+        } else {
+            let group = Group::new(vni, peer.group_class());
+            self.subscribe_in(now, id, group);
+        }
+    }
+
+    /// Subscribes a peer in a group, unless it is subscribed to the VNI.
+    pub(super) fn subscribe_in(&mut self, now: Time, id: PeerId, group: Group) {
+        let Some(peer) = self.peers.find_mut(id) else { return };
+        let vni = group.vni;
+        let Err(at) = peer.subscriptions.binary_search_by_key(&vni, |&(vni, _)| vni) else {
             return;
         };
-        let Err(at) = peer.subscriptions.binary_search_by_key(&vni, |&(vni, _)| vni) else {
-            // Clients in the field do send it twice.
-            return tracing::debug!(%id, %vni, "SUBSCRIBE again");
-        };
-        if peer.subscriptions.len() >= self.config.limits.vnis_per_peer_max as usize {
-            self.counters.subscriptions_refused += 1;
-            return tracing::warn!(
-                %id, remote = %peer.remote, %vni,
-                "refused a subscription: the peer has as many as it may (--vnis-per-peer-max)"
-            );
-        }
         self.epoch += 1;
-        let group = Group::new(vni, peer.group_class());
         let sub = self.groups.subscribe(group, id, self.epoch);
         peer.subscriptions.insert(at, (vni, sub));
         let home = ShardId::home_of(vni, self.config.shards);
@@ -220,7 +244,7 @@ impl Shard {
         }
     }
 
-    fn unsubscribe(&mut self, id: PeerId, vni: Vni) {
+    pub(super) fn unsubscribe(&mut self, id: PeerId, vni: Vni) {
         let Some(peer) = self.peers.find_mut(id) else {
             return;
         };
@@ -257,14 +281,23 @@ impl Shard {
         let Some(peer) = self.peers.find_mut(id) else {
             return;
         };
+        if peer.role == Role::Dialled {
+            self.woken.push_back((id, Wake::State));
+        }
         match verdict {
             Verdict::Ignore => {}
             Verdict::Deliver => unreachable!("handled where the message is known"),
             Verdict::SendHello(hello) => peer.hello = Some(hello),
+            Verdict::SendKeepalive if peer.paused && peer.role == Role::Accepted => {
+                peer.keepalives_unasked += 1;
+            }
             Verdict::SendKeepalive => peer.keepalives_owed += 1,
             Verdict::Established { send_keepalive } => {
                 peer.keepalives_owed += u32::from(send_keepalive);
                 tracing::debug!(%id, remote = %peer.remote, "established");
+                if peer.role == Role::Dialled {
+                    self.uplink_established(now, id);
+                }
             }
             Verdict::Close(reason) => return self.close(now, id, reason),
         }
@@ -273,7 +306,7 @@ impl Shard {
     }
 
     /// The connection is over: forget what it wanted, withdraw what it announced.
-    pub(super) fn close(&mut self, _now: Time, id: PeerId, reason: CloseReason) {
+    pub(super) fn close(&mut self, now: Time, id: PeerId, reason: CloseReason) {
         let Some(peer) = self.peers.find_mut(id) else {
             return;
         };
@@ -288,12 +321,19 @@ impl Shard {
         peer.held = None;
         peer.hello = None;
         peer.keepalives_owed = 0;
+        peer.keepalives_unasked = 0;
+        peer.uplink = None;
         peer.rest = None;
         let homes = peer.homes();
+        let is_dialled = peer.role == Role::Dialled;
+        self.uplink_lost(id);
         for (_, sub) in subscriptions {
             self.drop_subscription(sub);
         }
-        if !self.draining {
+        let hold = if is_dialled { self.config.hold_time } else { Duration::ZERO };
+        if hold > Duration::ZERO {
+            self.held_sources.push_back((now.after(hold), id, homes.collect()));
+        } else if !self.draining {
             for home in homes {
                 self.outboxes.request(home, Request::Lost(SourceId(id)));
             }

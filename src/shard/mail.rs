@@ -14,6 +14,8 @@ pub(super) enum Request {
     Change { source: SourceId, class: PeerClass, action: Action, vni: Vni, route: Route },
     /// A source is gone, and all its routes with it.
     Lost(SourceId),
+    /// A source announces nothing in this VNI any more, for now.
+    LostIn(SourceId, Vni),
     /// A subscriber wants the table of a group and what follows.
     Join { group: Group, peer: PeerId, epoch: u64 },
     /// The shard has no subscriber of the group any more.

@@ -11,6 +11,7 @@ mod groups;
 mod home;
 mod input;
 mod mail;
+mod node;
 mod output;
 mod pacing;
 mod peer;
@@ -21,16 +22,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ahash::RandomState;
-use smallvec::SmallVec;
 
 use crate::rib::{BASE_KEPT, Rib};
 use crate::session::{CloseReason, Direction, Session, SessionConfig, Verdict};
-use crate::types::{Pace, PeerId, ReflectOwn, ShardId, Time};
-use crate::wire::Deframer;
+use crate::types::{Pace, PeerId, ReflectOwn, ShardId, SourceId, Time};
 
 use groups::Groups;
 use mail::{Outboxes, Request};
-use peer::{Ending, Peer, Peers};
+use node::Node;
+use peer::{Ending, Peer, Peers, Role};
 
 pub use mail::Mail;
 pub use output::Transmit;
@@ -113,6 +113,8 @@ pub struct ShardConfig {
     pub pace: Pace,
     /// Limits on peers and memory.
     pub limits: Limits,
+    /// How long routes of a lost server that we dialled stay, in case it comes back.
+    pub hold_time: Duration,
     /// How much is done at a time.
     pub budgets: Budgets,
 }
@@ -128,6 +130,8 @@ pub enum Wake {
     Close,
     /// Sample TCP_INFO, and report it with [`Shard::sampled`].
     Sample,
+    /// Nobody: the session with a server that we dialled may have a new state.
+    State,
 }
 
 /// What a shard has counted since its start.
@@ -188,6 +192,9 @@ pub struct Shard {
     next_expiry: Time,
     epoch: u64,
     draining: bool,
+    node: Node,
+    /// Lost servers whose routes stay until then, and the homes that know them.
+    held_sources: VecDeque<(Time, PeerId, Vec<ShardId>)>,
     log_bytes_seen: usize,
     counters: Counters,
 }
@@ -218,6 +225,8 @@ impl Shard {
             next_expiry: now,
             epoch: 0,
             draining: false,
+            node: Node::default(),
+            held_sources: VecDeque::new(),
             log_bytes_seen: 0,
             counters: Counters::default(),
             config,
@@ -237,30 +246,11 @@ impl Shard {
             now,
         );
         self.counters.connections += 1;
-        let id = self.peers.insert(Peer {
-            remote,
-            session,
-            ending: if self.draining { Ending::Gracefully } else { Ending::No },
-            deframer: Deframer::new(),
-            backlog: Vec::new(),
-            held: None,
-            paused: false,
-            subscriptions: Vec::new(),
-            pending: VecDeque::new(),
-            homes: SmallVec::new(),
-            routes: 0,
-            adds_under_way: 0,
-            changes_under_way: 0,
-            hello: None,
-            keepalives_owed: 0,
-            in_flight: None,
-            rest: None,
-            in_flight_since: now,
-            writer_waits: false,
-            pacer: Pacer::new(self.config.pace),
-            bytes_acked: 0,
-            dropped: 0,
-        });
+        let mut peer = Peer::new(remote, session, Role::Accepted, self.config.pace, now);
+        if self.draining {
+            peer.ending = Ending::Gracefully;
+        }
+        let id = self.peers.insert(peer);
         tracing::debug!(%id, %remote, "accepted");
         self.note_deadline(id);
         id
@@ -310,7 +300,8 @@ impl Shard {
     pub fn next_wakeup(&self) -> Time {
         let paced = self.pace_timers.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
         let expiry = if self.rib.has_bases() { self.next_expiry } else { Time::NEVER };
-        self.next_sweep.min(paced).min(expiry)
+        let held = self.held_sources.front().map_or(Time::NEVER, |held| held.0);
+        self.next_sweep.min(paced).min(expiry).min(held)
     }
 
     /// From now on what closes withdraws nothing, and every peer ends when it was sent what is
@@ -351,7 +342,9 @@ impl Shard {
 
     /// A peer's session may have got an earlier deadline.
     fn note_deadline(&mut self, id: PeerId) {
-        if let Some(peer) = self.peers.find(id) {
+        if let Some(peer) = self.peers.find(id)
+            && peer.role != Role::Own
+        {
             self.next_sweep = self.next_sweep.min(peer.session.next_deadline());
         }
     }
@@ -362,6 +355,11 @@ impl Shard {
         {
             self.pace_timers.pop();
             self.wake_writer(id);
+        }
+        while let Some((_, id, homes)) = self.held_sources.pop_front_if(|held| held.0 <= now) {
+            for home in homes {
+                self.outboxes.request(home, Request::Lost(SourceId(id)));
+            }
         }
         if now >= self.next_expiry {
             self.rib.expire_bases(now);
@@ -376,16 +374,15 @@ impl Shard {
     fn sweep(&mut self, now: Time) {
         self.next_sweep = Time::NEVER;
         for id in self.peers.ids() {
-            loop {
-                let Some(peer) = self.peers.find_mut(id) else {
-                    break;
-                };
-                let verdict = peer.session.on_timer(now);
-                self.obey(now, id, verdict);
-                if matches!(verdict, Verdict::Ignore | Verdict::Close(_)) {
-                    break;
+            while let Some(peer) = self.peers.find_mut(id)
+                && peer.role != Role::Own
+            {
+                match peer.session.on_timer(now) {
+                    Verdict::Ignore => break,
+                    verdict => self.obey(now, id, verdict),
                 }
             }
+            self.note_deadline(id);
             if let Some(peer) = self.peers.find_mut(id)
                 && peer.in_flight.is_some()
             {

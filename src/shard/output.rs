@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::groups::Part;
 use super::pacing::{BATCH_BYTES_MAX, Permit, TcpSample};
-use super::peer::{Ending, Payload, Peer, Piece};
+use super::peer::{Ending, Payload, Peer, Piece, Role};
 use super::{Shard, Wake};
 use crate::log::CHUNK_BYTES_MAX;
 use crate::session::State;
@@ -19,6 +19,10 @@ use crate::wire::{self, KEEPALIVE_FRAME, Message};
 /// From this size on, in bytes, a part is sent as it lies; smaller ones are gathered by copying: a
 /// copy costs some 4 ns a frame, a SEND 4,500 ns.
 const DIRECT_BYTES_MIN: usize = 16 << 10;
+
+/// A KEEPALIVE that answers none, for peers of our kind: all others ignore a KEEPALIVE's payload, so
+/// a client that counts answers (a barrier) is not misled.
+const KEEPALIVE_UNASKED: [u8; 6] = [1, 0, 2, 2, 0x08, 0x01];
 
 /// What a peer's writer is to do.
 #[derive(Debug)]
@@ -64,7 +68,9 @@ impl Shard {
         };
         peer.in_flight = Some(piece.clone());
         peer.in_flight_since = now;
-        peer.session.send_pending(now);
+        if peer.role != Role::Own {
+            peer.session.send_pending(now);
+        }
         self.note_deadline(id);
         Transmit::Send(piece)
     }
@@ -152,6 +158,9 @@ impl Shard {
         if peer.pending.is_empty() {
             return None;
         }
+        if end_of_record && peer.uplink.as_ref().is_some_and(|uplink| !uplink.is_gate_open()) {
+            return None;
+        }
         let bytes_max = match end_of_record {
             false => CHUNK_BYTES_MAX,
             true => match peer.pacer.permit(now, &sample) {
@@ -167,6 +176,11 @@ impl Shard {
             let routes = wire::frames(piece.as_slice()).count();
             if let Some(peer) = self.peers.find_mut(id) {
                 peer.pacer.sent(now, routes);
+                if let Some(uplink) = &mut peer.uplink
+                    && uplink.pass_gate(piece.as_slice().len())
+                {
+                    peer.keepalives_owed += 1;
+                }
             }
         }
         Some(piece)
@@ -223,14 +237,35 @@ fn control(peer: &mut Peer, end_of_record: bool) -> Option<Piece> {
     let mut bytes = Vec::new();
     if let Some(hello) = peer.hello.take() {
         Message::Hello(hello).encode(&mut bytes);
-    } else {
-        let fitting = BATCH_BYTES_MAX / KEEPALIVE_FRAME.len();
-        let keepalives = peer.keepalives_owed.min(fitting as u32);
-        peer.keepalives_owed -= keepalives;
-        for _ in 0..keepalives {
-            bytes.extend_from_slice(&KEEPALIVE_FRAME);
+    } else if peer.keepalives_owed + peer.keepalives_unasked > 0 {
+        keepalives(peer, &mut bytes);
+    } else if let Some(uplink) = &mut peer.uplink
+        && uplink.is_gate_open()
+    {
+        let bytes_max = if end_of_record { BATCH_BYTES_MAX } else { CHUNK_BYTES_MAX };
+        bytes = uplink.take_commands(bytes_max);
+        if end_of_record && uplink.pass_gate(bytes.len()) {
+            peer.keepalives_owed += 1;
         }
     }
     let length = bytes.len();
     (length > 0).then(|| Piece::new(Payload::Gathered(Rc::new(bytes)), 0..length, end_of_record))
+}
+
+fn keepalives(peer: &mut Peer, bytes: &mut Vec<u8>) {
+    let reassembles = peer.session.peer_reassembles();
+    while peer.keepalives_unasked > 0 && bytes.len() + KEEPALIVE_UNASKED.len() <= BATCH_BYTES_MAX {
+        peer.keepalives_unasked -= 1;
+        let frame: &[u8] = if reassembles { &KEEPALIVE_UNASKED } else { &KEEPALIVE_FRAME };
+        bytes.extend_from_slice(frame);
+    }
+    let fitting = (BATCH_BYTES_MAX - bytes.len()) / KEEPALIVE_FRAME.len();
+    let answers = peer.keepalives_owed.min(fitting as u32);
+    peer.keepalives_owed -= answers;
+    for _ in 0..answers {
+        bytes.extend_from_slice(&KEEPALIVE_FRAME);
+    }
+    if let Some(uplink) = &mut peer.uplink {
+        uplink.sent_keepalives(u64::from(answers));
+    }
 }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::groups::SubIndex;
+use super::node::Uplink;
 use super::pacing::Pacer;
 use crate::log::{Chunk, Frames};
 use crate::session::Session;
-use crate::types::{GroupClass, PeerClass, PeerId, ShardId, Vni};
+use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, Time, Vni};
 use crate::wire::{Deframer, Hello, Update};
 
 /// Bytes to send. They stay where they are, unchanged, for as long as the piece lives.
@@ -66,9 +67,21 @@ pub(super) enum Ending {
     Closed,
 }
 
+/// How a connection came about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// The peer dialled us.
+    Accepted,
+    /// We dialled it: a server.
+    Dialled,
+    /// There is none: this node's own route client.
+    Own,
+}
+
 /// One connection.
 pub(super) struct Peer {
     pub remote: SocketAddr,
+    pub role: Role,
     pub session: Session,
     pub ending: Ending,
 
@@ -93,19 +106,63 @@ pub(super) struct Peer {
 
     pub hello: Option<Hello>,
     pub keepalives_owed: u32,
+    /// KEEPALIVEs that answer none, while we do not read what to answer.
+    pub keepalives_unasked: u32,
     /// The SEND that the kernel works on, or what a short one left.
     pub in_flight: Option<Piece>,
     pub rest: Option<Piece>,
-    pub in_flight_since: crate::types::Time,
+    pub in_flight_since: Time,
     /// Whether its writer waits to be woken.
     pub writer_waits: bool,
     pub pacer: Pacer,
     pub bytes_acked: u64,
     /// Messages dropped, for the log's rate limit.
     pub dropped: u64,
+    /// Of those that are not accepted: what they are told besides UPDATEs.
+    pub uplink: Option<Box<Uplink>>,
 }
 
 impl Peer {
+    /// A connection that begins.
+    pub fn new(remote: SocketAddr, session: Session, role: Role, pace: Pace, now: Time) -> Peer {
+        Peer {
+            remote,
+            role,
+            session,
+            ending: Ending::No,
+            deframer: Deframer::new(),
+            backlog: Vec::new(),
+            held: None,
+            paused: false,
+            subscriptions: Vec::new(),
+            pending: VecDeque::new(),
+            homes: SmallVec::new(),
+            routes: 0,
+            adds_under_way: 0,
+            changes_under_way: 0,
+            hello: None,
+            keepalives_owed: 0,
+            keepalives_unasked: 0,
+            in_flight: None,
+            rest: None,
+            in_flight_since: now,
+            writer_waits: false,
+            pacer: Pacer::new(if role == Role::Accepted { pace } else { Pace::Off }),
+            bytes_acked: 0,
+            dropped: 0,
+            uplink: (role != Role::Accepted).then(Box::default),
+        }
+    }
+
+    /// What it is as a source of routes.
+    pub fn class(&self) -> PeerClass {
+        match self.role {
+            Role::Accepted => self.session.peer_class(),
+            Role::Dialled => PeerClass::Server,
+            Role::Own => PeerClass::Own,
+        }
+    }
+
     /// The index of its subscription of `vni`.
     pub fn subscription(&self, vni: Vni) -> Option<SubIndex> {
         let at = self.subscriptions.binary_search_by_key(&vni, |&(vni, _)| vni).ok()?;
@@ -114,7 +171,7 @@ impl Peer {
 
     /// The groups in which its subscriptions are.
     pub fn group_class(&self) -> GroupClass {
-        match self.session.peer_class() {
+        match self.class() {
             PeerClass::Server => GroupClass::Server,
             PeerClass::Client | PeerClass::Own => GroupClass::Client,
         }
@@ -141,9 +198,11 @@ impl Peer {
     pub fn has_output(&self) -> bool {
         self.hello.is_some()
             || self.keepalives_owed > 0
+            || self.keepalives_unasked > 0
             || self.in_flight.is_some()
             || self.rest.is_some()
             || !self.pending.is_empty()
+            || self.uplink.as_ref().is_some_and(|uplink| !uplink.commands.is_empty())
     }
 }
 

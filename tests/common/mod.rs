@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use metalbond_uring::io::ServerConfig;
 use metalbond_uring::types::{Pace, ReflectOwn};
+use socket2::{Domain, Socket, Type};
 
 /// Message types.
 pub const HELLO: u8 = 1;
@@ -39,6 +40,7 @@ pub fn server_config(cores: u16, keepalive_interval_s: u32) -> ServerConfig {
         vnis_per_peer_max: 100_000,
         peers_max: 100_000,
         queue_bytes_max: 1 << 30,
+        hold_time: std::time::Duration::ZERO,
     }
 }
 
@@ -178,8 +180,21 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Connects with a small receive buffer (about that many bytes unread stop the server) and segments
+    /// as on an Ethernet.
+    pub fn connect_with_window(address: SocketAddr, bytes: usize) -> Peer {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(bytes).unwrap();
+        socket.set_tcp_mss(1440).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Peer::of(socket.into())
+    }
+
     pub fn connect(address: SocketAddr) -> Peer {
-        let stream = TcpStream::connect(address).unwrap();
+        Peer::of(TcpStream::connect(address).unwrap())
+    }
+
+    fn of(stream: TcpStream) -> Peer {
         stream.set_nodelay(true).unwrap();
         Peer {
             stream,
@@ -272,7 +287,7 @@ impl Peer {
     /// One read. False if nothing came in time or the connection ended.
     pub fn read_some(&mut self, timeout: Duration) -> bool {
         self.stream.set_read_timeout(Some(timeout)).unwrap();
-        let mut buffer = vec![0; 64 * 1024];
+        let mut buffer = vec![0; 65_535];
         match self.stream.read(&mut buffer) {
             Ok(0) => self.closed = true,
             Ok(length) => {
@@ -285,6 +300,11 @@ impl Peer {
             Err(_) => self.closed = true,
         }
         false
+    }
+
+    /// Bytes of a frame that has not come whole.
+    pub fn unread_bytes(&self) -> usize {
+        self.unread.len()
     }
 
     fn take_frames(&mut self) {

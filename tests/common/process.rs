@@ -56,6 +56,7 @@ impl Process {
             })
             .unwrap();
         let Ok(address) = address.recv_timeout(PATIENCE) else {
+            let _ = child.kill();
             panic!("the binary does not listen: {:?}", log.lock().unwrap());
         };
         Process { child, log, address }
@@ -115,9 +116,24 @@ impl Drop for Process {
     }
 }
 
-/// Runs the binary to its end: exit code and stderr.
+/// Runs the binary to its end: exit code and stderr. Panics if it serves instead.
 pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let mut child = Command::new(binary())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("{arguments:?} does not end");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), stderr)
 }

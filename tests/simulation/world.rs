@@ -94,6 +94,7 @@ impl World {
                 reflect_own: reflect,
                 pace,
                 limits,
+                hold_time: std::time::Duration::ZERO,
                 budgets,
             };
             Node {
@@ -334,7 +335,7 @@ impl World {
             match wake {
                 Wake::Write => node.writers.push_back(id),
                 Wake::Close => closed.push(id),
-                Wake::Read | Wake::Sample => {}
+                Wake::Read | Wake::Sample | Wake::State => {}
             }
         }
         self.check_memory(at);

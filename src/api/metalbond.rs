@@ -1,0 +1,304 @@
+//! [`MetalBond`]: what a program asks of its node.
+//!
+//! Owns the caller's wishes, under one lock, and the node's threads. Must never hold the lock while it
+//! waits for anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::installer::{ClientEvent, Installer, RouteClient};
+use crate::io::{ServeError, Server, ServerConfig, ServerState};
+use crate::session::State;
+use crate::types::{Action, Destination, NextHop, Route, Vni};
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The keepalive interval to offer, in seconds; 0 means 5.
+    pub keepalive_interval_s: u32,
+    /// Shards, each a thread, 1..=1024. One is plenty for a hypervisor.
+    pub cores: u16,
+    /// How long routes of a lost server stay with the route client, in case it comes back in time.
+    pub hold_time: Duration,
+    /// Everything else, for nodes that are servers.
+    pub server: ServerConfig,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            keepalive_interval_s: 0,
+            cores: 1,
+            hold_time: Duration::ZERO,
+            server: ServerConfig::default(),
+        }
+    }
+}
+
+/// Why a call was refused. A server that is away is no reason.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The node could not start, or not listen.
+    #[error(transparent)]
+    Start(#[from] ServeError),
+    /// The thread of the route client could not start.
+    #[error("cannot start the route client's thread: {0}")]
+    Thread(std::io::Error),
+    /// The VNI is subscribed already.
+    #[error("VNI {0} is subscribed already")]
+    Subscribed(Vni),
+    /// The VNI is not subscribed.
+    #[error("VNI {0} is not subscribed")]
+    NotSubscribed(Vni),
+    /// The route is announced already.
+    #[error("{1} in VNI {0} is announced already")]
+    Announced(Vni, Route),
+    /// The route is not announced.
+    #[error("{1} in VNI {0} is not announced")]
+    NotAnnounced(Vni, Route),
+    /// The server was added already.
+    #[error("the server {0} was added already")]
+    PeerKnown(String),
+    /// The server was never added.
+    #[error("there is no server {0}")]
+    PeerUnknown(String),
+}
+
+#[derive(Default)]
+struct Wishes {
+    subscribed: BTreeSet<Vni>,
+    announced: BTreeMap<(Vni, Destination), BTreeSet<NextHop>>,
+    peers: BTreeMap<String, Arc<ServerState>>,
+}
+
+/// A node: calls come from any thread, and none waits for the network.
+pub struct MetalBond {
+    wishes: Mutex<Wishes>,
+    io: Server,
+    events: Sender<ClientEvent>,
+    installer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl MetalBond {
+    /// Starts a node whose routes go to `client`. It connects to nobody and listens nowhere yet.
+    ///
+    /// # Errors
+    /// [`Error::Start`] where there is no io_uring, [`Error::Thread`].
+    pub fn new(config: Config, client: impl RouteClient + 'static) -> Result<MetalBond, Error> {
+        let keepalive_interval_s = match config.keepalive_interval_s {
+            0 => 5,
+            interval_s => interval_s,
+        };
+        let Config { cores, hold_time, server, .. } = config;
+        let server = ServerConfig { keepalive_interval_s, cores, hold_time, ..server };
+        let (events, receiver) = mpsc::channel();
+        let installer = Installer::new(Box::new(client));
+        let installer = thread::Builder::new()
+            .name("route-client".to_owned())
+            .spawn(move || installer.run(&receiver))
+            .map_err(Error::Thread)?;
+        let io = Server::start(server)?;
+        let feed = events.clone();
+        io.attach_client(move |frames| feed.send(ClientEvent::Feed(frames)).is_ok());
+        Ok(MetalBond {
+            wishes: Mutex::default(),
+            io,
+            events,
+            installer: Mutex::new(Some(installer)),
+        })
+    }
+
+    /// Serves clients on an address; port 0 takes a free one. Returns it with its port.
+    ///
+    /// # Errors
+    /// [`Error::Start`] if the address cannot be had.
+    pub fn start_server(&self, listen: SocketAddr) -> Result<SocketAddr, Error> {
+        Ok(self.io.listen(listen)?)
+    }
+
+    /// Connects to a server (`name:port` or `address:port`), from `local_ip` if given, and again
+    /// whenever the connection is lost: after 5 to 10 s, the name resolved anew.
+    ///
+    /// # Errors
+    /// [`Error::PeerKnown`].
+    pub fn add_peer(&self, address: &str, local_ip: Option<IpAddr>) -> Result<(), Error> {
+        let mut wishes = self.wishes();
+        if wishes.peers.contains_key(address) {
+            return Err(Error::PeerKnown(address.to_owned()));
+        }
+        let state = self.io.dial(address.to_owned(), local_ip);
+        wishes.peers.insert(address.to_owned(), state);
+        Ok(())
+    }
+
+    /// Disconnects from a server for good.
+    ///
+    /// # Errors
+    /// [`Error::PeerUnknown`].
+    pub fn remove_peer(&self, address: &str) -> Result<(), Error> {
+        let mut wishes = self.wishes();
+        if wishes.peers.remove(address).is_none() {
+            return Err(Error::PeerUnknown(address.to_owned()));
+        }
+        self.io.hang_up(address);
+        Ok(())
+    }
+
+    /// The state of the connection to a server.
+    ///
+    /// # Errors
+    /// [`Error::PeerUnknown`].
+    pub fn peer_state(&self, address: &str) -> Result<State, Error> {
+        let wishes = self.wishes();
+        let state = wishes.peers.get(address).map(|state| state.state());
+        state.ok_or_else(|| Error::PeerUnknown(address.to_owned()))
+    }
+
+    /// Wants the routes of a VNI, from every server now and later.
+    ///
+    /// # Errors
+    /// [`Error::Subscribed`].
+    pub fn subscribe(&self, vni: Vni) -> Result<(), Error> {
+        let mut wishes = self.wishes();
+        if !wishes.subscribed.insert(vni) {
+            return Err(Error::Subscribed(vni));
+        }
+        self.io.call(move |shard, now| shard.own_subscribe(now, vni));
+        Ok(())
+    }
+
+    /// Wants them no longer: the route client removes them. The node's announcements stay.
+    ///
+    /// # Errors
+    /// [`Error::NotSubscribed`].
+    pub fn unsubscribe(&self, vni: Vni) -> Result<(), Error> {
+        let mut wishes = self.wishes();
+        if !wishes.subscribed.remove(&vni) {
+            return Err(Error::NotSubscribed(vni));
+        }
+        self.io.call(move |shard, _| shard.own_unsubscribe(vni));
+        Ok(())
+    }
+
+    /// Whether the VNI is subscribed.
+    pub fn is_subscribed(&self, vni: Vni) -> bool {
+        self.wishes().subscribed.contains(&vni)
+    }
+
+    /// The subscribed VNIs, ascending.
+    pub fn subscribed_vnis(&self) -> Vec<Vni> {
+        self.wishes().subscribed.iter().copied().collect()
+    }
+
+    /// Announces a route to every server, now and whenever one is connected.
+    ///
+    /// # Errors
+    /// [`Error::Announced`].
+    pub fn announce_route(
+        &self,
+        vni: Vni,
+        destination: Destination,
+        next_hop: NextHop,
+    ) -> Result<(), Error> {
+        let route = Route { destination, next_hop };
+        let mut wishes = self.wishes();
+        let hops = wishes.announced.entry((vni, destination)).or_default();
+        if !hops.insert(next_hop) {
+            return Err(Error::Announced(vni, route));
+        }
+        if hops.len() == 1 {
+            self.tell_client(ClientEvent::Own(Action::Add, vni, destination));
+        }
+        self.io.call(move |shard, now| shard.own_change(now, Action::Add, vni, route));
+        Ok(())
+    }
+
+    /// Withdraws an announced route from every server.
+    ///
+    /// # Errors
+    /// [`Error::NotAnnounced`].
+    pub fn withdraw_route(
+        &self,
+        vni: Vni,
+        destination: Destination,
+        next_hop: NextHop,
+    ) -> Result<(), Error> {
+        let route = Route { destination, next_hop };
+        let mut wishes = self.wishes();
+        let hops = wishes.announced.get_mut(&(vni, destination));
+        let Some(hops) = hops.filter(|hops| hops.contains(&next_hop)) else {
+            return Err(Error::NotAnnounced(vni, route));
+        };
+        hops.remove(&next_hop);
+        if hops.is_empty() {
+            wishes.announced.remove(&(vni, destination));
+            self.tell_client(ClientEvent::Own(Action::Remove, vni, destination));
+        }
+        self.io.call(move |shard, now| shard.own_change(now, Action::Remove, vni, route));
+        Ok(())
+    }
+
+    /// Whether the node announces the route. A question, and nothing else.
+    pub fn is_route_announced(
+        &self,
+        vni: Vni,
+        destination: Destination,
+        next_hop: NextHop,
+    ) -> bool {
+        let wishes = self.wishes();
+        wishes.announced.get(&(vni, destination)).is_some_and(|hops| hops.contains(&next_hop))
+    }
+
+    /// Tells the route client all routes of a VNI again, as it knows them.
+    pub fn routes_for_vni(&self, vni: Vni) {
+        self.tell_client(ClientEvent::Replay(vni));
+    }
+
+    /// Ends the node: connections are closed, without withdrawals. What the route client installed
+    /// stays, for the next run to take over.
+    pub fn shutdown(self) {
+        self.end(false);
+    }
+
+    /// The same, and the route client cleans up what it installed.
+    pub fn shutdown_and_cleanup(self) {
+        self.end(true);
+    }
+
+    fn end(mut self, cleanup: bool) {
+        self.io.shutdown();
+        self.stop_installer(cleanup);
+    }
+
+    fn stop_installer(&mut self, cleanup: bool) {
+        self.tell_client(ClientEvent::Stop { cleanup });
+        let installer = self.installer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(installer) = installer
+            && installer.join().is_err()
+        {
+            tracing::error!("the route client panicked");
+        }
+    }
+
+    fn tell_client(&self, event: ClientEvent) {
+        // Fails only if the client's thread is gone; its panic was printed.
+        let _ = self.events.send(event);
+    }
+
+    fn wishes(&self) -> MutexGuard<'_, Wishes> {
+        // A panic between two changes cannot leave them half done: each is one insert or remove.
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for MetalBond {
+    fn drop(&mut self) {
+        self.stop_installer(false);
+    }
+}

@@ -1,0 +1,42 @@
+//! The library's face: one [`MetalBond`] is a client, a server, or both.
+//!
+//! Owns what the caller asked for (subscriptions, announcements, servers) and passes it on. Must never
+//! wait for the network, nor fail because a server is away.
+//!
+//! ```
+//! use metalbond_uring::api::{Config, MetalBond, RouteClient, RouteError};
+//! use metalbond_uring::types::{Destination, NextHop, Vni};
+//!
+//! /// Prints what it is told.
+//! struct Printer;
+//!
+//! impl RouteClient for Printer {
+//!     fn add_route(&mut self, vni: Vni, to: Destination, via: NextHop) -> Result<(), RouteError> {
+//!         println!("{vni}: {to} via {via}");
+//!         Ok(())
+//!     }
+//!     fn remove_route(&mut self, vni: Vni, to: Destination, via: NextHop) -> Result<(), RouteError> {
+//!         println!("{vni}: no more {to} via {via}");
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let metalbond = MetalBond::new(Config::default(), Printer)?;
+//! metalbond.subscribe(Vni(100))?;
+//! metalbond.announce_route(Vni(100), "10.0.1.0/24".parse()?, "2001:db8::1".parse()?)?;
+//! metalbond.add_peer("[::1]:4711", None)?; // connects, and connects again, in the background
+//! assert_eq!(metalbond.subscribed_vnis(), [Vni(100)]);
+//! metalbond.shutdown();
+//! # Ok(())
+//! # }
+//! ```
+
+mod installer;
+mod metalbond;
+
+pub use installer::{DummyClient, RouteClient, RouteError};
+pub use metalbond::{Config, Error, MetalBond};
+
+/// The routing protocol number of the kernel routes that we install (`rtm_protocol`).
+pub const METALBOND_RT_PROTO: u8 = 254;

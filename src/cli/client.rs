@@ -1,0 +1,292 @@
+//! The command line of `metalbond-uring client`.
+//!
+//! Owns the grammar of announcements and of tables to install into (protocol section 8). Must never
+//! look a device up or connect to anybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use argh::FromArgs;
+
+use super::{Exit, PROGRAM, Takes, keepalive, number, parse_flags, usage};
+use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
+use crate::types::{Destination, NextHop, NextHopType, Route, Vni};
+
+/// The largest VNI that an announcement or a table may name: 24 bits.
+const VNI_MAX: u32 = (1 << 24) - 1;
+
+/// What a client is started with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientOptions {
+    /// Servers: name or address, and port. At least one.
+    pub servers: Vec<String>,
+    /// VNIs to subscribe to.
+    pub subscribe: BTreeSet<Vni>,
+    /// Routes to announce.
+    pub announce: BTreeSet<(Vni, Route)>,
+    /// Kernel tables by VNI; 0 stands for the main table.
+    pub install_routes: BTreeMap<Vni, u32>,
+    /// The tunnel device; set if anything is to be installed.
+    pub tun: Option<String>,
+    /// Whether only IPv4 destinations are installed.
+    pub ipv4_only: bool,
+    /// The keepalive interval to offer, in seconds: 1..=86400.
+    pub keepalive_interval_s: u32,
+    /// Whether installed routes are removed at the end.
+    pub cleanup: bool,
+    /// How long the routes of a lost server stay.
+    pub hold_time: Duration,
+    /// How often the kernel's tables are verified; zero for only at the start.
+    pub resync: Duration,
+    /// Whether to log single routes.
+    pub verbose: bool,
+}
+
+/// Connects to MetalBond servers, announces routes and installs those that it learns.
+#[derive(FromArgs)]
+#[argh(
+    help_triggers("-h", "--help"),
+    note = "Flags with a list may be repeated, and take several values with commas between. A value \
+            may also follow a `=`.",
+    example = "{command_name} --server [::1]:4711 --subscribe 100 \
+               --announce 100#10.0.1.0/24#2001:db8::1 --install-routes 100#1100 --tun overlay-tun"
+)]
+struct ClientFlags {
+    /// server to connect to, name or address and port; a list
+    #[argh(option, arg_name = "address")]
+    server: Vec<String>,
+    /// VNI to subscribe to; a list
+    #[argh(option, arg_name = "vni")]
+    subscribe: Vec<String>,
+    /// route to announce: vni#prefix#hop[#type[#from#to]], type STD, LB or NAT; a list
+    #[argh(option, arg_name = "route")]
+    announce: Vec<String>,
+    /// kernel table to install a VNI's routes into: vni#table, 0 is the main table; a list
+    #[argh(option, arg_name = "vni#table")]
+    install_routes: Vec<String>,
+    /// tunnel device that installed routes go through
+    #[argh(option, arg_name = "device")]
+    tun: Option<String>,
+    /// install only routes to IPv4 destinations
+    #[argh(switch)]
+    ipv4_only: bool,
+    /// keepalive interval to offer, in seconds, up to 86400; default 5, which 0 stands for too
+    #[argh(
+        option,
+        arg_name = "s",
+        from_str_fn(keepalive),
+        default = "KEEPALIVE_INTERVAL_S_DEFAULT"
+    )]
+    keepalive: u32,
+    /// remove what was installed when the client ends
+    #[argh(switch)]
+    cleanup: bool,
+    /// seconds for which the routes of a lost server stay, up to 86400; default 0
+    #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
+    hold_time: u32,
+    /// seconds between verifications of the kernel's tables, up to 86400; default 60, 0 is never
+    #[argh(option, arg_name = "s", from_str_fn(seconds), default = "60")]
+    resync: u32,
+    /// log what happens to single routes and messages
+    #[argh(switch, short = 'v')]
+    verbose: bool,
+}
+
+const VALUES: [Takes; 8] = [
+    Takes("--server", "addresses with ports", "[::1]:4711"),
+    Takes("--subscribe", "VNIs from 0 to 4294967295", "100"),
+    Takes("--announce", "vni#prefix#hop[#type[#from#to]]", "100#10.0.1.0/24#2001:db8::1"),
+    Takes("--install-routes", "vni#table", "100#1100"),
+    Takes("--tun", "the name of a device", "overlay-tun"),
+    Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
+    Takes("--hold-time", "seconds from 0 to 86400", "30"),
+    Takes("--resync", "seconds from 0 to 86400", "60"),
+];
+
+const SWITCHES: [&str; 6] = ["--ipv4-only", "--cleanup", "--verbose", "-v", "--help", "-h"];
+
+/// Reads the words after `client`.
+pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
+    let program = format!("{PROGRAM} client");
+    let flags: ClientFlags = parse_flags(&program, args, &VALUES, &SWITCHES)?;
+    let servers = unique("--server", &flags.server, |text| server(text).map(str::to_owned))?;
+    if servers.is_empty() {
+        return Err(wrong("--server", "", "none was given"));
+    }
+    let tables = unique("--install-routes", &flags.install_routes, vni_table)?;
+    let mut install_routes = BTreeMap::new();
+    for (vni, table) in tables {
+        if install_routes.insert(vni, table).is_some() {
+            return Err(wrong("--install-routes", &vni.to_string(), "the VNI has two tables"));
+        }
+    }
+    if !install_routes.is_empty() && flags.tun.is_none() {
+        return Err(wrong("--tun", "", "--install-routes needs the device to install through"));
+    }
+    Ok(ClientOptions {
+        servers: servers.into_iter().collect(),
+        subscribe: unique("--subscribe", &flags.subscribe, |text| vni(text, u32::MAX))?,
+        announce: unique("--announce", &flags.announce, announcement)?,
+        install_routes,
+        tun: flags.tun,
+        ipv4_only: flags.ipv4_only,
+        keepalive_interval_s: flags.keepalive,
+        cleanup: flags.cleanup,
+        hold_time: Duration::from_secs(u64::from(flags.hold_time)),
+        resync: Duration::from_secs(u64::from(flags.resync)),
+        verbose: flags.verbose,
+    })
+}
+
+/// The values of a list flag: repeated, or with commas between; none may come twice.
+fn unique<T: Ord>(
+    flag: &str,
+    given: &[String],
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<BTreeSet<T>, Exit> {
+    let mut values = BTreeSet::new();
+    for text in given.iter().flat_map(|text| text.split(',')) {
+        let value = read(text).map_err(|why| wrong(flag, text, &why))?;
+        if !values.insert(value) {
+            return Err(wrong(flag, text, "it was given twice"));
+        }
+    }
+    Ok(values)
+}
+
+fn wrong(flag: &str, value: &str, why: &str) -> Exit {
+    let given = if value.is_empty() { String::new() } else { format!(" {value:?}") };
+    let takes = VALUES.iter().find(|Takes(name, ..)| *name == flag);
+    let takes = takes.map_or(String::new(), |Takes(flag, takes, example)| {
+        format!("{flag} takes {takes}, for example: {PROGRAM} client {flag} {example}\n")
+    });
+    usage(&format!("{flag}{given}: {why}\n{takes}"))
+}
+
+fn server(text: &str) -> Result<&str, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("no port")?;
+    if host.is_empty() || (host.contains(':') && !(host.starts_with('[') && host.ends_with(']'))) {
+        return Err("an IPv6 address goes into brackets".into());
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(text),
+        _ => Err(format!("{port:?} is no port")),
+    }
+}
+
+fn seconds(value: &str) -> Result<u32, String> {
+    number(value, 0, KEEPALIVE_INTERVAL_S_MAX)
+}
+
+fn vni(text: &str, max: u32) -> Result<Vni, String> {
+    number(text, 0, max).map(Vni).map_err(|_| format!("the VNI {text:?} is not from 0 to {max}"))
+}
+
+fn vni_table(text: &str) -> Result<(Vni, u32), String> {
+    let (of, table) = text.split_once('#').ok_or("no # between VNI and table")?;
+    let table = number(table, 0, u32::MAX)
+        .map_err(|_| format!("the table {table:?} is not from 0 to {}", u32::MAX))?;
+    Ok((vni(of, VNI_MAX)?, table))
+}
+
+/// `vni#prefix#hop[#type[#from#to]]`
+fn announcement(text: &str) -> Result<(Vni, Route), String> {
+    let parts: Vec<&str> = text.split('#').collect();
+    let (of, prefix, hop, kind, ports) = match parts[..] {
+        [vni, prefix, hop] => (vni, prefix, hop, "STD", None),
+        [vni, prefix, hop, kind] => (vni, prefix, hop, kind, None),
+        [vni, prefix, hop, kind, from, to] => (vni, prefix, hop, kind, Some((from, to))),
+        _ => return Err(format!("it has {} parts, not 3, 4 or 6", parts.len())),
+    };
+    let destination: Destination = prefix.parse().map_err(|error| format!("{error}"))?;
+    let mut next_hop: NextHop = hop.parse().map_err(|error| format!("{error}"))?;
+    next_hop.kind = match kind.to_ascii_uppercase().as_str() {
+        "STD" | "STANDARD" => NextHopType::STANDARD,
+        "LB" => NextHopType::LOAD_BALANCER_TARGET,
+        "NAT" => NextHopType::NAT,
+        _ => return Err(format!("the type {kind:?} is not STD, STANDARD, LB or NAT")),
+    };
+    if next_hop.kind == NextHopType::NAT {
+        let (from, to) = ports.ok_or("NAT needs its ports, #from#to")?;
+        (next_hop.nat_port_from, next_hop.nat_port_to) = (port(from)?, port(to)?);
+        if next_hop.nat_port_from > next_hop.nat_port_to {
+            return Err(format!("the first port, {from}, is above the last one, {to}"));
+        }
+    }
+    Ok((vni(of, VNI_MAX)?, Route { destination, next_hop }))
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| format!("the port {text:?} is not from 0 to 65535"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn client(line: &str) -> ClientOptions {
+        let args: Vec<&str> = line.split_whitespace().collect();
+        parse(&args).unwrap_or_else(|exit| panic!("{}", exit.text))
+    }
+
+    #[test]
+    fn lists_are_repeated_or_have_commas() {
+        let options = client(
+            "--server [::1]:4711,rr.example:4711 --server=10.0.0.1:1 --subscribe 1,2 --subscribe 3 \
+             --announce 1#10.0.0.0/8#::1,2#::/0#::2#lb --install-routes=1#100,2#0 --tun t0 -v",
+        );
+        assert_eq!(options.servers, ["10.0.0.1:1", "[::1]:4711", "rr.example:4711"]);
+        assert_eq!(options.subscribe, [1, 2, 3].map(Vni).into());
+        assert_eq!(options.announce.len(), 2);
+        assert_eq!(options.install_routes, [(Vni(1), 100), (Vni(2), 0)].into());
+        assert!(options.verbose && !options.cleanup && options.hold_time.is_zero());
+    }
+
+    #[test]
+    fn announcements() {
+        let (vni, route) =
+            announcement("16777215#10.0.23.7/24#2001:db8::1%eth0#nat#0#65535").unwrap();
+        assert_eq!(
+            (vni, route.to_string().as_str()),
+            (Vni(VNI_MAX), "10.0.23.7/24 via 2001:db8::1")
+        );
+        assert_eq!((route.next_hop.nat_port_from, route.next_hop.nat_port_to), (0, 65_535));
+        let (_, route) = announcement("0#::/0#9.9.9.9#Standard#1#2").unwrap();
+        assert_eq!(route.next_hop.nat_port_to, 0, "ports are for NAT only");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (line, named) in [
+            ("", "--server"),
+            ("--server ::1:4711", "brackets"),
+            ("--server [::1]", "--server"),
+            ("--server a:1 --server a:1", "twice"),
+            ("--server a:1 --subscribe -1", "--subscribe"),
+            ("--server a:1 --subscribe 1,1", "twice"),
+            ("--server a:1 --announce 1#10.0.0.0/8", "2 parts"),
+            ("--server a:1 --announce 1#10.0.0.0/8#::1#NAT#5", "5 parts"),
+            ("--server a:1 --announce 1#10.0.0.0/8#::1#foo", "\"foo\""),
+            ("--server a:1 --announce 1#10.0.0.0/8#::1#NAT", "ports"),
+            ("--server a:1 --announce 1#10.0.0.0/8#::1#NAT#-1#5", "\"-1\""),
+            ("--server a:1 --announce 1#10.0.0.0/8#::1#NAT#6#5", "above"),
+            ("--server a:1 --announce 1#10.0.0.0/33#::1", "10.0.0.0/33"),
+            ("--server a:1 --announce 1#10.0.0.0#::1", "ADDRESS/LENGTH"),
+            ("--server a:1 --announce 16777216#10.0.0.0/8#::1", "16777216"),
+            ("--server a:1 --install-routes 5", "--install-routes"),
+            ("--server a:1 --install-routes 5#x", "\"x\""),
+            ("--server a:1 --install-routes 5#1,5#2 --tun t", "two tables"),
+            ("--server a:1 --install-routes 5#1", "--tun"),
+            ("--server a:1 --hold-time x", "--hold-time"),
+            ("--server a:1 --cleanup=yes", "--cleanup"),
+            ("--server a:1 nonsense", "nonsense"),
+        ] {
+            let args: Vec<&str> = line.split_whitespace().collect();
+            let exit = parse(&args).expect_err(line);
+            assert_eq!(exit.code, 2, "{line}");
+            assert!(exit.text.contains(named), "{line}: {}", exit.text);
+            assert!(exit.text.contains("Try: "), "{line}: {}", exit.text);
+        }
+    }
+}

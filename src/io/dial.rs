@@ -1,0 +1,151 @@
+//! Connections that this node makes: to servers, again and again, for as long as it wants them.
+//!
+//! Owns attempts, their limits and the pauses between them. Must never have two connections to one
+//! server at a time.
+
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpSocket;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::worker::Worker;
+use crate::session::State;
+
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause between attempts, in milliseconds: this, and up to as much again, so that a fleet does not
+/// come back all at once.
+const RETRY_MS: u64 = 5_000;
+
+/// What the outside knows of a connection to a server.
+#[derive(Debug)]
+pub struct ServerState(AtomicU8);
+
+impl Default for ServerState {
+    fn default() -> ServerState {
+        ServerState(AtomicU8::new(State::Connecting as u8))
+    }
+}
+
+impl ServerState {
+    /// The state now.
+    pub fn state(&self) -> State {
+        let number = self.0.load(Ordering::Relaxed);
+        State::ALL.into_iter().find(|&state| state as u8 == number).unwrap_or(State::Closed)
+    }
+
+    pub(super) fn set(&self, state: State) {
+        self.0.store(state as u8, Ordering::Relaxed);
+    }
+}
+
+/// A server to be connected to.
+#[derive(Clone, Debug)]
+pub(super) struct DialOrder {
+    /// Name or address, and port.
+    pub server: String,
+    /// The address to connect from.
+    pub local_ip: Option<IpAddr>,
+    pub state: Arc<ServerState>,
+}
+
+/// A server that is being connected to, or is connected.
+pub(super) struct Dial {
+    pub order: DialOrder,
+    cancelled: Cell<bool>,
+    pub changed: Notify,
+}
+
+impl Dial {
+    pub(super) fn new(order: DialOrder) -> Rc<Dial> {
+        Rc::new(Dial { order, cancelled: Cell::new(false), changed: Notify::new() })
+    }
+
+    /// Ends it: no further attempt.
+    pub(super) fn cancel(&self) {
+        self.cancelled.set(true);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+}
+
+/// Connects, waits for the connection's end, and begins anew, until cancelled.
+pub(super) async fn dial_loop(worker: Rc<Worker>, dial: Rc<Dial>) {
+    let DialOrder { server, local_ip, state } = &dial.order;
+    let mut failures = 0u32;
+    while !dial.is_cancelled() {
+        state.set(State::Connecting);
+        match connect(server, *local_ip).await {
+            Ok((stream, remote)) if !dial.is_cancelled() => {
+                failures = 0;
+                info!(%server, %remote, "connected");
+                let closed = worker.add_server(stream, remote, Rc::clone(&dial));
+                closed.notified().await;
+                if !dial.is_cancelled() {
+                    warn!(%server, %remote, "the server is lost: connecting again");
+                }
+            }
+            Ok(_) => break,
+            Err(error) => {
+                failures += 1;
+                if failures.is_power_of_two() {
+                    warn!(%server, %error, failures, "cannot connect: trying on");
+                }
+            }
+        }
+        if !dial.is_cancelled() {
+            state.set(State::Retry);
+            let pause = RETRY_MS + RandomState::new().hash_one(failures) % RETRY_MS;
+            // Waking early is for the cancelled; anybody else tries a little sooner.
+            let _ =
+                tokio::time::timeout(Duration::from_millis(pause), dial.changed.notified()).await;
+        }
+    }
+    state.set(State::Closed);
+}
+
+/// One attempt: the name is resolved each time, and its addresses are tried in order.
+async fn connect(
+    server: &str,
+    local_ip: Option<IpAddr>,
+) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    let attempt = async {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for remote in tokio::net::lookup_host(server).await? {
+            match connect_to(remote, local_ip).await {
+                Ok(stream) => return Ok((stream, remote)),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s")),
+    }
+}
+
+async fn connect_to(
+    remote: SocketAddr,
+    local_ip: Option<IpAddr>,
+) -> io::Result<std::net::TcpStream> {
+    let socket = if remote.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    if let Some(local_ip) = local_ip {
+        socket.bind(SocketAddr::new(local_ip, 0))?;
+    }
+    let stream = socket.connect(remote).await?.into_std()?;
+    // The ring waits for operations itself.
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}

@@ -1,0 +1,47 @@
+//! The stream of frames that feeds the node's own route client, which lives on another thread.
+//!
+//! Owns the hand-over: one piece at a time, so that a slow client is conflated like a slow peer. Must
+//! never wait for the client while it holds the core.
+
+use std::rc::Rc;
+
+use tokio::sync::oneshot;
+
+use super::worker::Worker;
+use crate::shard::{TcpSample, Transmit};
+use crate::types::PeerId;
+
+/// Frames for the route client, and whom to tell when it has dealt with them.
+#[derive(Debug)]
+pub struct Feed {
+    /// Whole frames: UPDATE, and UNSUBSCRIBE for "forget this VNI".
+    pub frames: Vec<u8>,
+    /// To be told, or dropped, when the next ones may come.
+    pub done: oneshot::Sender<()>,
+}
+
+/// Takes what is for the route client; false when that one is gone.
+pub type FeedSink = Box<dyn Fn(Feed) -> bool + Send>;
+
+/// Hands over what the core has for the route client, until that one is gone.
+pub(super) async fn feed_loop(worker: Rc<Worker>, id: PeerId, sink: FeedSink) {
+    loop {
+        let transmit = worker.shard().transmit(worker.now(), id, TcpSample::default());
+        match transmit {
+            Transmit::Send(piece) => {
+                let (done, dealt_with) = oneshot::channel();
+                let frames = piece.as_slice().to_vec();
+                let length = frames.len();
+                if !sink(Feed { frames, done }) {
+                    return;
+                }
+                // An error means that the client dropped it: it is dealt with all the same.
+                let _ = dealt_with.await;
+                worker.shard().transmitted(worker.now(), id, length);
+                worker.want_turn();
+            }
+            Transmit::Idle => worker.feed_woken().await,
+            Transmit::Finish => return,
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! This node as a client: what it wants and announces itself, and the servers that it dialled.
+//!
+//! Owns the way of the node's own subscriptions and announcements to every server, and the care
+//! that servers in the field need (protocol section 9). Must never send a server the same SUBSCRIBE
+//! twice on one connection, unless a barrier lies between.
+//!
+//! The node's route client is a peer like any other, but without a socket: what it is to hear is a
+//! stream of frames, in which an UNSUBSCRIBE says "forget this VNI".
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+use super::Shard;
+use super::mail::Request;
+use super::peer::{Ending, Peer, Role};
+use crate::rib::Group;
+use crate::session::{Direction, Session, SessionConfig, State, Verdict};
+use crate::types::{Action, GroupClass, PeerId, Route, ShardId, SourceId, Time, Vni};
+use crate::wire::{Hello, Message, MessageType, Update};
+
+/// What a server that does not reassemble is sent before it has to answer a KEEPALIVE, in bytes.
+const GATE_BYTES: usize = 16 << 10;
+
+/// What this node wants and announces, when it is used as a library.
+#[derive(Default)]
+pub(super) struct Node {
+    client: Option<PeerId>,
+    uplinks: BTreeSet<PeerId>,
+    subscribed: BTreeSet<Vni>,
+    /// VNIs in which the node announces something, and how much.
+    announced: BTreeMap<Vni, usize>,
+}
+
+/// What a dialled server, or the node's own route client, is to be told besides UPDATEs.
+#[derive(Default)]
+pub(super) struct Uplink {
+    /// SUBSCRIBEs and the like, to be sent in order, before UPDATEs.
+    pub commands: VecDeque<Message>,
+    vnis: BTreeMap<Vni, UplinkVni>,
+    keepalives_sent: u64,
+    keepalives_heard: u64,
+    /// UNSUBSCRIBEs that went out since the last KEEPALIVE.
+    left: Vec<Vni>,
+    /// Bytes sent since the gate was last open.
+    gate_bytes: usize,
+    /// The gate opens with this KEEPALIVE's answer.
+    gate_answer: Option<u64>,
+}
+
+/// A VNI at a dialled server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum UplinkVni {
+    Subscribed,
+    /// UNSUBSCRIBE was sent; what still comes is not for us, until the answer to the KEEPALIVE
+    /// behind it.
+    Leaving {
+        answer: Option<u64>,
+        again: bool,
+    },
+}
+
+impl Shard {
+    /// Makes this shard the one where the node's own route client and its servers live. The
+    /// client's frames come with [`Shard::transmit`].
+    pub fn attach_client(&mut self, now: Time) -> PeerId {
+        assert!(self.node.client.is_none(), "a node has one route client");
+        let config = SessionConfig {
+            direction: Direction::Incoming,
+            keepalive_interval_s: 0,
+            is_server: true,
+            reassembles: true,
+            reflector: true,
+        };
+        let mut session = Session::new(&config, now);
+        let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles: true };
+        let _ = session.on_message(now, MessageType::Hello, Some(&hello));
+        let _ = session.on_message(now, MessageType::Keepalive, None);
+        let remote = SocketAddr::from(([0; 16], 0));
+        let peer = Peer::new(remote, session, Role::Own, self.config.pace, now);
+        let id = self.peers.insert(peer);
+        self.node.client = Some(id);
+        id
+    }
+
+    /// A connection to a server was made. The caller dialled it.
+    pub fn dialled(&mut self, now: Time, remote: SocketAddr) -> PeerId {
+        let config = SessionConfig {
+            direction: Direction::Outgoing,
+            keepalive_interval_s: self.config.keepalive_interval_s,
+            is_server: false,
+            reassembles: true,
+            reflector: false,
+        };
+        let session = Session::new(&config, now);
+        let peer = Peer::new(remote, session, Role::Dialled, self.config.pace, now);
+        let id = self.peers.insert(peer);
+        self.counters.connections += 1;
+        let verdict = self.peers.find_mut(id).map(|peer| peer.session.connected(now));
+        self.obey(now, id, verdict.unwrap_or(Verdict::Ignore));
+        self.note_deadline(id);
+        id
+    }
+
+    /// The state of a connection; None if it is over.
+    pub fn session_state(&self, id: PeerId) -> Option<State> {
+        self.peers.find(id).map(|peer| peer.session.state())
+    }
+
+    /// The node wants the routes of a VNI.
+    pub fn own_subscribe(&mut self, now: Time, vni: Vni) {
+        let Some(client) = self.node.client else { return };
+        if !self.node.subscribed.insert(vni) {
+            return;
+        }
+        self.subscribe(now, client, vni);
+        for id in self.node.uplinks.clone() {
+            if let Some(uplink) = self.uplink(id) {
+                uplink.subscribe(vni);
+                self.wake_writer(id);
+            }
+        }
+    }
+
+    /// The node does not want the routes of a VNI any more.
+    pub fn own_unsubscribe(&mut self, vni: Vni) {
+        let Some(client) = self.node.client else { return };
+        if !self.node.subscribed.remove(&vni) {
+            return;
+        }
+        self.unsubscribe(client, vni);
+        if let Some(own) = self.uplink(client) {
+            own.commands.push_back(Message::Unsubscribe(vni));
+            self.wake_writer(client);
+        }
+        for id in self.node.uplinks.clone() {
+            // Some servers in the field ignore UNSUBSCRIBE, and fail at the SUBSCRIBE after it; all
+            // of them withdraw what we announce. They go on sending, and we keep what they send.
+            let reassembles =
+                self.peers.find(id).is_some_and(|peer| peer.session.peer_reassembles());
+            if reassembles && let Some(uplink) = self.uplink(id) {
+                uplink.unsubscribe(vni);
+                self.wake_writer(id);
+                let home = ShardId::home_of(vni, self.config.shards);
+                self.outboxes.request(home, Request::LostIn(SourceId(id), vni));
+            }
+        }
+    }
+
+    /// The node announces or withdraws a route. The caller takes care of duplicates.
+    pub fn own_change(&mut self, now: Time, action: Action, vni: Vni, route: Route) {
+        let Some(client) = self.node.client else { return };
+        let announced = self.node.announced.entry(vni).or_default();
+        match action {
+            Action::Add => *announced += 1,
+            Action::Remove => *announced = announced.saturating_sub(1),
+        }
+        if *announced == 1 && action == Action::Add {
+            for id in self.node.uplinks.clone() {
+                self.announce_to(now, id, vni);
+            }
+        }
+        self.on_update(now, client, &Update { action, vni, route });
+    }
+
+    /// A dialled server is established: subscriptions first, then announcements.
+    pub(super) fn uplink_established(&mut self, now: Time, id: PeerId) {
+        self.node.uplinks.insert(id);
+        let subscribed = self.node.subscribed.clone();
+        if let Some(uplink) = self.uplink(id) {
+            for vni in subscribed {
+                uplink.subscribe(vni);
+            }
+        }
+        let announced: Vec<Vni> = self.node.announced.keys().copied().collect();
+        for vni in announced {
+            self.announce_to(now, id, vni);
+        }
+    }
+
+    /// A dialled server is lost.
+    pub(super) fn uplink_lost(&mut self, id: PeerId) {
+        self.node.uplinks.remove(&id);
+    }
+
+    /// A dialled server said KEEPALIVE; `is_answer` unless it said so unasked.
+    pub(super) fn uplink_heard_keepalive(&mut self, id: PeerId, is_answer: bool) {
+        if is_answer && let Some(uplink) = self.uplink(id) {
+            uplink.heard_keepalive();
+            self.wake_writer(id);
+        }
+    }
+
+    /// Whether an UPDATE from this peer is wanted: what a server sends for a VNI that we have left,
+    /// or never asked for, is not.
+    pub(super) fn wants_update(peer: &Peer, vni: Vni) -> bool {
+        match (&peer.role, &peer.uplink) {
+            (Role::Dialled, Some(uplink)) => uplink.vnis.get(&vni) == Some(&UplinkVni::Subscribed),
+            _ => true,
+        }
+    }
+
+    fn announce_to(&mut self, now: Time, id: PeerId, vni: Vni) {
+        let group = Group::new(vni, GroupClass::Uplink);
+        self.subscribe_in(now, id, group);
+    }
+
+    fn uplink(&mut self, id: PeerId) -> Option<&mut Uplink> {
+        let peer = self.peers.find_mut(id)?;
+        let open = peer.ending == Ending::No && peer.session.state() == State::Established;
+        peer.uplink.as_deref_mut().filter(|_| open)
+    }
+}
+
+impl Uplink {
+    /// Takes the next commands, as many as `bytes_max` allows.
+    pub fn take_commands(&mut self, bytes_max: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some(command) = self.commands.front() {
+            let before = bytes.len();
+            command.encode(&mut bytes);
+            if bytes.len() > bytes_max && before > 0 {
+                bytes.truncate(before);
+                break;
+            }
+            match *command {
+                Message::Keepalive => self.sent_keepalives(1),
+                Message::Unsubscribe(vni) => self.left.push(vni),
+                _ => {}
+            }
+            self.commands.pop_front();
+        }
+        bytes
+    }
+
+    /// KEEPALIVEs went out.
+    pub fn sent_keepalives(&mut self, count: u64) {
+        self.keepalives_sent += count;
+        for vni in self.left.drain(..) {
+            if let Some(UplinkVni::Leaving { answer, .. }) = self.vnis.get_mut(&vni) {
+                *answer = Some(self.keepalives_sent);
+            }
+        }
+    }
+
+    /// Whether a server that does not reassemble has read enough to be sent more.
+    pub fn is_gate_open(&self) -> bool {
+        self.gate_answer.is_none()
+    }
+
+    /// Counts what such a server was sent. True if it has to answer a KEEPALIVE now: the gate
+    /// closes until then.
+    pub fn pass_gate(&mut self, bytes: usize) -> bool {
+        self.gate_bytes += bytes;
+        let closes = self.gate_bytes >= GATE_BYTES && self.gate_answer.is_none();
+        if closes {
+            // The KEEPALIVE that the caller is about to send has the next number.
+            self.gate_answer = Some(self.keepalives_sent + 1);
+            self.gate_bytes = 0;
+        }
+        closes
+    }
+
+    fn subscribe(&mut self, vni: Vni) {
+        match self.vnis.get_mut(&vni) {
+            Some(UplinkVni::Subscribed) => {}
+            Some(UplinkVni::Leaving { again, .. }) => *again = true,
+            None => {
+                self.vnis.insert(vni, UplinkVni::Subscribed);
+                self.commands.push_back(Message::Subscribe(vni));
+            }
+        }
+    }
+
+    fn unsubscribe(&mut self, vni: Vni) {
+        match self.vnis.get_mut(&vni) {
+            Some(at @ UplinkVni::Subscribed) => {
+                *at = UplinkVni::Leaving { answer: None, again: false };
+                self.commands.push_back(Message::Unsubscribe(vni));
+                self.commands.push_back(Message::Keepalive);
+            }
+            Some(UplinkVni::Leaving { again, .. }) => *again = false,
+            None => {}
+        }
+    }
+
+    fn heard_keepalive(&mut self) {
+        self.keepalives_heard += 1;
+        let heard = self.keepalives_heard;
+        if self.gate_answer.is_some_and(|answer| answer <= heard) {
+            self.gate_answer = None;
+        }
+        let commands = &mut self.commands;
+        self.vnis.retain(|&vni, at| match *at {
+            UplinkVni::Leaving { answer: Some(answer), again } if answer <= heard => {
+                if again {
+                    *at = UplinkVni::Subscribed;
+                    commands.push_back(Message::Subscribe(vni));
+                }
+                again
+            }
+            _ => true,
+        });
+    }
+}

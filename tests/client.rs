@@ -1,0 +1,312 @@
+//! The library as a client: against our own reflector, several of them, and against a server like those
+//! in the field, which is played here byte for byte.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::{
+    Frame, HELLO, KEEPALIVE, PATIENCE, QUIET, SUBSCRIBE, UNSUBSCRIBE, UPDATE, server_config,
+};
+use metalbond_uring::api::{Config, Error, MetalBond, RouteClient, RouteError};
+use metalbond_uring::io::{Server, ServerConfig};
+use metalbond_uring::session::State;
+use metalbond_uring::types::{Destination, NextHop, Vni};
+
+/// A route client that keeps what it was told, and how often.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<(BTreeSet<String>, usize)>>);
+
+impl Recorder {
+    fn change(&self, vni: Vni, to: Destination, via: NextHop, add: bool) -> Result<(), RouteError> {
+        let mut inner = self.0.lock().unwrap();
+        let text = format!("{vni} {to} {via}");
+        let changed = if add { inner.0.insert(text) } else { inner.0.remove(&text) };
+        inner.1 += 1;
+        if changed { Ok(()) } else { Err("told twice".into()) }
+    }
+
+    fn routes(&self) -> Vec<String> {
+        self.0.lock().unwrap().0.iter().cloned().collect()
+    }
+
+    fn calls(&self) -> usize {
+        self.0.lock().unwrap().1
+    }
+
+    fn wait_for(&self, expected: &[&str]) {
+        wait(&format!("{expected:?}, not {:?}", self.routes()), || self.routes() == expected);
+    }
+}
+
+impl RouteClient for Recorder {
+    fn add_route(&mut self, v: Vni, d: Destination, h: NextHop) -> Result<(), RouteError> {
+        self.change(v, d, h, true)
+    }
+    fn remove_route(&mut self, v: Vni, d: Destination, h: NextHop) -> Result<(), RouteError> {
+        self.change(v, d, h, false)
+    }
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn client(servers: &[SocketAddr], hold_time: Duration) -> (MetalBond, Recorder) {
+    let recorder = Recorder::default();
+    let config = Config { hold_time, ..Config::default() };
+    let metalbond = MetalBond::new(config, recorder.clone()).unwrap();
+    for server in servers {
+        metalbond.add_peer(&server.to_string(), None).unwrap();
+    }
+    (metalbond, recorder)
+}
+
+fn announce(metalbond: &MetalBond, vni: u32, to: &str, via: &str) {
+    metalbond.announce_route(Vni(vni), to.parse().unwrap(), via.parse().unwrap()).unwrap();
+}
+
+fn withdraw(metalbond: &MetalBond, vni: u32, to: &str, via: &str) {
+    metalbond.withdraw_route(Vni(vni), to.parse().unwrap(), via.parse().unwrap()).unwrap();
+}
+
+#[test]
+fn routes_go_from_client_to_client() {
+    let server = Server::start(server_config(2, 5)).unwrap();
+    let (a, _) = client(&[server.local_addr()], Duration::ZERO);
+    let (b, seen) = client(&[server.local_addr()], Duration::ZERO);
+    // Before or after the connection stands: it makes no difference.
+    announce(&a, 100, "10.0.1.0/24", "2001:db8::a");
+    b.subscribe(Vni(100)).unwrap();
+    seen.wait_for(&["100 10.0.1.0/24 2001:db8::a"]);
+    announce(&a, 100, "10.0.2.0/24", "2001:db8::a");
+    announce(&a, 200, "10.0.3.0/24", "2001:db8::a");
+    seen.wait_for(&["100 10.0.1.0/24 2001:db8::a", "100 10.0.2.0/24 2001:db8::a"]);
+    withdraw(&a, 100, "10.0.1.0/24", "2001:db8::a");
+    b.subscribe(Vni(200)).unwrap();
+    seen.wait_for(&["100 10.0.2.0/24 2001:db8::a", "200 10.0.3.0/24 2001:db8::a"]);
+    // Out and in again, faster than any answer can come.
+    for _ in 0..20 {
+        b.unsubscribe(Vni(100)).unwrap();
+        b.subscribe(Vni(100)).unwrap();
+    }
+    b.unsubscribe(Vni(200)).unwrap();
+    seen.wait_for(&["100 10.0.2.0/24 2001:db8::a"]);
+    a.shutdown();
+    seen.wait_for(&[]);
+    assert!(seen.calls() > 5);
+}
+
+#[test]
+fn questions_and_refusals() {
+    let (node, _) = client(&[], Duration::ZERO);
+    let (to, via): (Destination, NextHop) = ("::/0".parse().unwrap(), "::1".parse().unwrap());
+    assert!(!node.is_route_announced(Vni(1), to, via));
+    assert!(matches!(node.withdraw_route(Vni(1), to, via), Err(Error::NotAnnounced(..))));
+    node.announce_route(Vni(1), to, via).unwrap();
+    assert!(node.is_route_announced(Vni(1), to, via));
+    assert!(matches!(node.announce_route(Vni(1), to, via), Err(Error::Announced(..))));
+    node.subscribe(Vni(3)).unwrap();
+    node.subscribe(Vni(2)).unwrap();
+    assert!(matches!(node.subscribe(Vni(2)), Err(Error::Subscribed(Vni(2)))));
+    assert!(node.is_subscribed(Vni(2)) && !node.is_subscribed(Vni(4)));
+    assert_eq!(node.subscribed_vnis(), [Vni(2), Vni(3)]);
+    assert!(matches!(node.unsubscribe(Vni(4)), Err(Error::NotSubscribed(Vni(4)))));
+    assert!(matches!(node.peer_state("[::1]:1"), Err(Error::PeerUnknown(_))));
+    // Nobody listens there: that is no error.
+    node.add_peer("[::1]:1", None).unwrap();
+    assert!(matches!(node.add_peer("[::1]:1", None), Err(Error::PeerKnown(_))));
+    wait("RETRY", || node.peer_state("[::1]:1").unwrap() == State::Retry);
+    node.remove_peer("[::1]:1").unwrap();
+    assert!(matches!(node.remove_peer("[::1]:1"), Err(Error::PeerUnknown(_))));
+}
+
+#[test]
+fn installed_on_the_first_and_removed_on_the_last_server() {
+    let mut servers: Vec<Server> =
+        (0..2).map(|_| Server::start(server_config(1, 5)).unwrap()).collect();
+    let addresses: Vec<SocketAddr> = servers.iter().map(Server::local_addr).collect();
+    let (a, _) = client(&addresses, Duration::ZERO);
+    let (b, seen) = client(&addresses, Duration::ZERO);
+    announce(&a, 100, "10.0.1.0/24", "2001:db8::a");
+    b.subscribe(Vni(100)).unwrap();
+    let established =
+        |address: &SocketAddr| b.peer_state(&address.to_string()).unwrap() == State::Established;
+    wait("both servers", || addresses.iter().all(established));
+    seen.wait_for(&["100 10.0.1.0/24 2001:db8::a"]);
+    std::thread::sleep(QUIET);
+    assert_eq!(seen.calls(), 1, "once, though both servers tell it");
+    servers.pop().unwrap().join();
+    wait("the loss", || !established(&addresses[1]));
+    std::thread::sleep(QUIET);
+    assert_eq!(seen.calls(), 1, "the other one still has it");
+    b.remove_peer(&addresses[0].to_string()).unwrap();
+    seen.wait_for(&[]);
+}
+
+#[test]
+fn a_restart_within_the_hold_time_is_not_seen() {
+    let mut server = Server::start(server_config(1, 5)).unwrap();
+    let address = server.local_addr();
+    let (a, _) = client(&[address], Duration::ZERO);
+    let (b, seen) = client(&[address], Duration::from_secs(40));
+    announce(&a, 7, "10.0.1.0/24", "2001:db8::a");
+    announce(&a, 7, "10.0.2.0/24", "2001:db8::a");
+    b.subscribe(Vni(7)).unwrap();
+    seen.wait_for(&["7 10.0.1.0/24 2001:db8::a", "7 10.0.2.0/24 2001:db8::a"]);
+    server.shutdown();
+    server.join();
+    let state = || b.peer_state(&address.to_string()).unwrap();
+    wait("RETRY", || state() == State::Retry);
+    withdraw(&a, 7, "10.0.2.0/24", "2001:db8::a");
+    let config = ServerConfig { listen: vec![address], ..server_config(1, 5) };
+    let server = Server::start(config).unwrap();
+    wait("the new server", || state() == State::Established);
+    wait("the new server, at A", || {
+        a.peer_state(&address.to_string()).unwrap() == State::Established
+    });
+    announce(&a, 7, "10.0.3.0/24", "2001:db8::a");
+    seen.wait_for(&[
+        "7 10.0.1.0/24 2001:db8::a",
+        // Withdrawn while nobody could tell: it stays until the hold time is over.
+        "7 10.0.2.0/24 2001:db8::a",
+        "7 10.0.3.0/24 2001:db8::a",
+    ]);
+    assert_eq!(seen.calls(), 3, "no route flapped");
+    drop(server);
+}
+
+#[test]
+fn one_node_is_client_and_server() {
+    let top = Server::start(server_config(1, 5)).unwrap();
+    let (node, node_seen) = client(&[top.local_addr()], Duration::ZERO);
+    let listening = node.start_server("[::1]:0".parse().unwrap()).unwrap();
+    let (below, below_seen) = client(&[listening], Duration::ZERO);
+    let (far, far_seen) = client(&[top.local_addr()], Duration::ZERO);
+    for node in [&node, &below, &far] {
+        node.subscribe(Vni(1)).unwrap();
+    }
+    announce(&below, 1, "10.1.0.0/16", "2001:db8::1");
+    node_seen.wait_for(&["1 10.1.0.0/16 2001:db8::1"]);
+    announce(&far, 1, "10.3.0.0/16", "2001:db8::3");
+    announce(&node, 1, "10.2.0.0/16", "2001:db8::2");
+    // What comes from a server goes to clients; to servers goes only what the node itself announces.
+    below_seen.wait_for(&["1 10.2.0.0/16 2001:db8::2", "1 10.3.0.0/16 2001:db8::3"]);
+    far_seen.wait_for(&["1 10.2.0.0/16 2001:db8::2"]);
+    node_seen.wait_for(&["1 10.1.0.0/16 2001:db8::1", "1 10.3.0.0/16 2001:db8::3"]);
+    node.shutdown();
+    below_seen.wait_for(&[]);
+    far_seen.wait_for(&[]);
+}
+
+/// A server like those in the field: it answers, and takes notes.
+struct FieldServer {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    unanswered_bytes: usize,
+    subscribed: Vec<Vec<u8>>,
+    updates: Vec<Frame>,
+}
+
+impl FieldServer {
+    fn accept(listener: &TcpListener) -> FieldServer {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let (buffer, subscribed, updates) = (Vec::new(), Vec::new(), Vec::new());
+        FieldServer { stream, buffer, unanswered_bytes: 0, subscribed, updates }
+    }
+
+    fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = Frame::all_of(&self.buffer).into_iter().next() {
+                self.buffer.drain(..frame.bytes().len());
+                return Some(frame);
+            }
+            let mut chunk = [0; 65_535];
+            match self.stream.read(&mut chunk) {
+                Ok(length) if length > 0 => self.buffer.extend(&chunk[..length]),
+                _ => return None,
+            }
+        }
+    }
+
+    /// Answers for a while. Panics at what a server of the field would fail at.
+    fn serve(&mut self, until: impl Fn(&FieldServer) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !until(self) {
+            assert!(Instant::now() < deadline, "waited in vain");
+            let Some(frame) = self.next() else { continue };
+            self.unanswered_bytes += frame.bytes().len();
+            assert!(self.unanswered_bytes < 20_000, "more than 16 KiB without an answer");
+            match frame.kind {
+                KEEPALIVE => {
+                    self.unanswered_bytes = 0;
+                    self.stream.write_all(&common::keepalive()).unwrap();
+                }
+                SUBSCRIBE => {
+                    assert!(self.updates.is_empty() || !self.subscribed.is_empty());
+                    assert!(!self.subscribed.contains(&frame.payload), "subscribed twice");
+                    self.subscribed.push(frame.payload);
+                }
+                UPDATE => self.updates.push(frame),
+                kind => panic!("type {kind} has no place here"),
+            }
+        }
+    }
+}
+
+#[test]
+fn servers_of_the_field_are_handled_with_care() {
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    let (node, seen) = client(&[listener.local_addr().unwrap()], Duration::ZERO);
+    for vni in 0..2_000 {
+        node.subscribe(Vni(vni)).unwrap();
+    }
+    for number in 0..3_000u32 {
+        announce(&node, number % 7, &format!("10.{}.{}.1/32", number >> 8, number & 255), "::5");
+    }
+    let mut server = FieldServer::accept(&listener);
+    let mut hello = None;
+    wait("HELLO", || {
+        hello = server.next();
+        hello.is_some()
+    });
+    assert_eq!(hello.unwrap().kind, HELLO);
+    let answered = Instant::now();
+    // No field says that this server reassembles.
+    server.stream.write_all(&common::hello(5, true, false)).unwrap();
+    let mut first = None;
+    wait("KEEPALIVE", || {
+        first = server.next();
+        first.is_some()
+    });
+    assert!(answered.elapsed() >= Duration::from_millis(15), "not at once");
+    assert_eq!(first.unwrap().kind, KEEPALIVE);
+    assert!(server.next().is_none(), "nothing before the answer");
+    server.stream.write_all(&common::keepalive()).unwrap();
+    server.serve(|server| server.updates.len() == 3_000);
+    assert_eq!(server.subscribed.len(), 2_000);
+    assert_eq!(server.updates.iter().collect::<BTreeSet<_>>().len(), 3_000);
+    // Unsubscribed and wanted again: nothing of it may reach this server, its routes do come back.
+    let route = common::route(100, 1, 9);
+    server.stream.write_all(&common::add(&route)).unwrap();
+    server.stream.write_all(&common::add(&common::route(5_000, 1, 9))).unwrap();
+    seen.wait_for(&["100 10.0.0.1/32 2001:db8::9"]);
+    node.unsubscribe(Vni(100)).unwrap();
+    seen.wait_for(&[]);
+    node.subscribe(Vni(100)).unwrap();
+    seen.wait_for(&["100 10.0.0.1/32 2001:db8::9"]);
+    server.stream.write_all(&common::remove(&route)).unwrap();
+    seen.wait_for(&[]);
+    assert!(server.next().is_none_or(|frame| frame.kind == KEEPALIVE));
+    let _ = UNSUBSCRIBE;
+}
