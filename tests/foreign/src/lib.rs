@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use metalbond_uring::io::{Server, ServerConfig};
-use metalbond_uring::types::{Pace, ReflectOwn};
+use metalbond_uring::types::Pace;
 use rustbond::{Destination, MetalBondClient, NextHop, Route, RouteHandler, Vni};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -36,12 +36,8 @@ pub fn serve_at(listen: &[&str], shards: u16, pace: Pace, keepalive_interval_s: 
         listen,
         cores: shards,
         keepalive_interval_s,
-        reflect_own: ReflectOwn::None,
         pace,
-        routes_per_peer_max: 100_000,
-        vnis_per_peer_max: 16_384,
-        peers_max: 1_000,
-        queue_bytes_max: 1 << 30,
+        ..ServerConfig::default()
     })
     .expect("the server starts")
 }

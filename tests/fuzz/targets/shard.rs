@@ -3,6 +3,7 @@
 #![no_main]
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use metalbond_uring::shard::{
@@ -89,6 +90,7 @@ impl World {
                 record_bytes_under_way_max: if small { 100 } else { 1 << 16 },
                 tail_bytes_min: 0,
             },
+            hold_time: Duration::from_secs(if kind & 128 == 0 { 0 } else { 1 }),
         };
         let node = |id| Node { shard: Shard::new(config(id), Time(1)), mail: VecDeque::new() };
         let nodes = (0..SHARDS).map(node).collect();
@@ -98,7 +100,7 @@ impl World {
     fn step(&mut self, input: &mut Input) {
         let (what, at) = (input.byte(), input.below(PEERS));
         match what % 16 {
-            0 => return self.connect(input.below(usize::from(SHARDS))),
+            0 => return self.connect(input.byte()),
             1 => {
                 self.turn(at % usize::from(SHARDS));
                 return;
@@ -138,9 +140,17 @@ impl World {
         }
     }
 
-    fn connect(&mut self, node: usize) {
+    /// Most peers dial us, some are servers that we dialled; those live on the first shard.
+    fn connect(&mut self, how: u8) {
         if self.peers.len() < PEERS {
-            let id = self.nodes[node].shard.accept(self.now, ([127, 0, 0, 1], 1).into());
+            let is_dialled = how >= 192;
+            let node = if is_dialled { 0 } else { usize::from(how & 1) };
+            let shard = &mut self.nodes[node].shard;
+            let remote = ([127, 0, 0, 1], 1).into();
+            let id = match is_dialled {
+                true => shard.dialled(self.now, remote),
+                false => shard.accept(self.now, remote),
+            };
             let received = Deframer::new();
             self.peers.push(Peer { node, id, in_flight: None, received, hung_up: false });
         }
@@ -225,7 +235,7 @@ impl World {
                 Wake::Sample => {
                     self.nodes[at].shard.sampled(self.now, id, TcpSample::default());
                 }
-                Wake::Write | Wake::Read => {}
+                Wake::Write | Wake::Read | Wake::State => {}
             }
         }
         left
@@ -242,8 +252,22 @@ impl World {
         shard.release(id);
     }
 
-    /// All leave, all mail arrives: nothing may be left.
+    /// All leave: nothing may be left.
     fn end(&mut self) {
+        self.rest();
+        // Bases are kept for a while, and the routes of lost servers.
+        self.pass_time(25);
+        self.rest();
+        for node in &self.nodes {
+            let held = node.shard.held();
+            assert_eq!(node.shard.peer_count(), 0);
+            assert_eq!((held.log_bytes, held.private_bytes), (0, 0), "{held:?}");
+            assert!(self.draining || (held.routes, held.vnis) == (0, 0), "{held:?}");
+        }
+    }
+
+    /// Everybody hangs up, all mail arrives.
+    fn rest(&mut self) {
         for round in 0.. {
             assert!(round < 10_000, "it does not come to rest");
             for at in 0..self.peers.len() {
@@ -259,17 +283,8 @@ impl World {
             if !busy && self.nodes.iter().all(|node| node.mail.is_empty()) {
                 break;
             }
-            // Those that wait for something: bases, handshakes, pauses.
+            // Some wait for the clock.
             self.pass_time(10);
-        }
-        self.pass_time(25);
-        for node in &mut self.nodes {
-            node.shard.turn(self.now);
-            assert!(node.shard.take_mail().is_none(), "at rest");
-            let held = node.shard.held();
-            assert_eq!(node.shard.peer_count(), 0);
-            assert_eq!((held.log_bytes, held.private_bytes), (0, 0), "{held:?}");
-            assert!(self.draining || (held.routes, held.vnis) == (0, 0), "{held:?}");
         }
     }
 }
