@@ -29,6 +29,9 @@ use crate::types::{PeerId, Time};
 /// How long sockets may take to end after [`Letter::Stop`] has shut them down.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What another thread wants done with a core, on the core's thread.
+type Call = Box<dyn FnOnce(&mut Shard, Time) + Send>;
+
 /// What a shard's thread is sent.
 pub(super) enum Letter {
     /// A block of mail from another shard.
@@ -42,7 +45,7 @@ pub(super) enum Letter {
     /// No longer connect to this server.
     HangUp(String),
     /// Something to do with the core.
-    Call(Box<dyn FnOnce(&mut Shard, Time) + Send>),
+    Call(Call),
     /// What closes from now on withdraws nothing. Dropped when that is so.
     StopWithdrawing(UnboundedSender<()>),
     /// Finish with all peers gracefully.

@@ -84,7 +84,7 @@ impl VniTable {
         let slot = index.entry(
             hasher.hash_one(route),
             |&at| entries[at as usize].route == *route,
-            |&at| hasher.hash_one(&entries[at as usize].route),
+            |&at| hasher.hash_one(entries[at as usize].route),
         );
         match slot {
             TableEntry::Occupied(occupied) => *occupied.get(),
@@ -135,7 +135,7 @@ impl VniTable {
         let position = entry.members.remove(at).position as usize;
         if entry.members.is_empty() {
             entry.members.shrink_to_fit();
-            let hash = hasher.hash_one(&entry.route);
+            let hash = hasher.hash_one(entry.route);
             match self.index.find_entry(hash, |&found| found == place) {
                 Ok(indexed) => drop(indexed.remove()),
                 Err(_) => unreachable!("every route is in the index"),
@@ -173,7 +173,7 @@ impl VniTable {
             *self = VniTable::default();
         } else if self.index.capacity() > 64 && self.index.len() < self.index.capacity() / 8 {
             let VniTable { entries, index, .. } = self;
-            index.shrink_to(0, |&at| hasher.hash_one(&entries[at as usize].route));
+            index.shrink_to(0, |&at| hasher.hash_one(entries[at as usize].route));
         }
     }
 

@@ -367,11 +367,11 @@ impl Shard {
             self.pace_timers.pop();
             self.wake_writer(id);
         }
-        while self.held_sources.front().is_some_and(|held| held.0 <= now) {
-            if let Some((_, id, homes)) = self.held_sources.pop_front() {
-                for home in homes {
-                    self.outboxes.request(home, Request::Lost(SourceId(id)));
-                }
+        while self.held_sources.front().is_some_and(|held| held.0 <= now)
+            && let Some((_, id, homes)) = self.held_sources.pop_front()
+        {
+            for home in homes {
+                self.outboxes.request(home, Request::Lost(SourceId(id)));
             }
         }
         if now >= self.next_expiry {

@@ -6,6 +6,9 @@ use metalbond_uring::shard::Piece;
 use metalbond_uring::types::{Action, PeerId, Route, Vni};
 use metalbond_uring::wire::{self, Deframer, Hello, Message, Update};
 
+/// Routes by VNI.
+pub type Tables = Vec<(Vni, BTreeSet<Route>)>;
+
 /// What the peer knows of one VNI.
 #[derive(Default)]
 pub struct View {

@@ -11,7 +11,7 @@ use metalbond_uring::types::{
 };
 use metalbond_uring::wire::{Message, frames};
 
-use crate::client::{Client, Connection};
+use crate::client::{Client, Connection, Tables};
 
 /// splitmix64: the same numbers on every machine.
 pub struct Rng(u64);
@@ -58,7 +58,7 @@ pub struct World {
     /// How eager this run is to disconnect, stall and resubscribe, in percent.
     churn: usize,
     /// While draining: what each client has to know in the end.
-    drained: Option<Vec<Vec<(Vni, BTreeSet<Route>)>>>,
+    drained: Option<Vec<Tables>>,
 }
 
 impl World {
