@@ -13,27 +13,6 @@ use metalbond_uring::wire::{Message, frames};
 
 use crate::client::{Client, Connection, Tables};
 
-/// splitmix64: the same numbers on every machine.
-pub struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-}
-
 struct Node {
     shard: Shard,
     /// Mail on its way to it, by sender.
@@ -63,7 +42,7 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64) -> World {
-        let mut rng = Rng(seed.wrapping_mul(0xA076_1D64_78BD_642F) ^ 0x5EED);
+        let mut rng = Rng::new(seed);
         let shards = [1, 1, 2, 3, 4][rng.below(5)];
         let limits = Limits {
             routes_per_peer_max: if rng.chance(30) { 1 + rng.below(8) as u32 } else { 1_000 },
