@@ -21,6 +21,11 @@ use crate::wire::encode_update;
 /// How long an unused base is kept for the next joiner.
 pub const BASE_KEPT: Duration = Duration::from_secs(1);
 
+/// What one route costs when a base is built, about.
+const ROUTE_BUILD_TIME: Duration = Duration::from_nanos(100);
+/// The shortest time for which a base serves all joiners.
+const BUILD_TIME_MIN: Duration = Duration::from_millis(10);
+
 /// One group (the subscribers of a VNI that belong to one class) at its home shard.
 #[derive(Debug, Default)]
 pub struct GroupHome {
@@ -68,6 +73,7 @@ struct Base {
     merged_bytes: usize,
     /// What was not handed to anybody yet.
     open: Frames,
+    built_at: Time,
     last_used: Time,
 }
 
@@ -156,6 +162,7 @@ impl GroupHome {
         if self.build.is_some() {
             return false;
         }
+        self.refresh(table, now);
         if self.base.is_some() {
             self.answer(group, sink, now);
             return false;
@@ -208,6 +215,7 @@ impl GroupHome {
             tail_bytes,
             merged_bytes: 0,
             open: since,
+            built_at: now,
             last_used: now,
         });
         self.answer(group, sink, now);
@@ -241,6 +249,24 @@ impl GroupHome {
             blocks.extend(base.tail.iter().cloned());
             sink.joined(shard, Joined { group, peer, epoch, blocks });
         }
+    }
+
+    /// A joiner should not be told history. A base that has some behind it serves for about ten times
+    /// as long as a new one takes to build, then it is let go, if no third one can come of it.
+    fn refresh(&mut self, table: &VniTable, now: Time) {
+        let Some(base) = &self.base else { return };
+        let serves = BUILD_TIME_MIN.max(ROUTE_BUILD_TIME * 10 * table.len() as u32);
+        if base.tail_bytes == 0 || now < base.built_at.after(serves) {
+            return;
+        }
+        let is_read = Arc::strong_count(&base.frames) > 1;
+        if is_read && self.older.strong_count() > 0 {
+            return;
+        }
+        if is_read {
+            self.older = Arc::downgrade(&base.frames);
+        }
+        self.base = None;
     }
 
     /// The tail has grown too long. Let the base go if no third one can come of it; else shorten

@@ -12,6 +12,7 @@ use metalbond_uring::types::{
 use metalbond_uring::wire::{Message, frames};
 
 use crate::client::{Client, Connection, Tables};
+use crate::rng::Rng;
 
 struct Node {
     shard: Shard,
