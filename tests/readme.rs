@@ -5,8 +5,8 @@
 //!
 //! * `cargo run --release -- ARGS` and `cargo run --release --bin NAME -- ARGS` run the built program;
 //!   `metalbond-uring` is in the path.
-//! * A server as the last line of a block is a server in the foreground: it must listen, and end in
-//!   order on SIGINT.
+//! * A server or client as the last line of a block is one in the foreground: it must listen, or get
+//!   connected, and end in order on SIGINT.
 //! * What ends in ` &` runs until the end of the README; a server must listen before the next line.
 //! * Any other line with `cargo` is not run here, but must stand in `.ci/run` as it is.
 //! * The ports 4711 to 4719 are replaced by free ones.
@@ -115,7 +115,9 @@ fn is_server(command: &str) -> bool {
     let mut words = command.split_whitespace().skip_while(|word| word.contains('='));
     let is_ours = words.next() == Some("metalbond-uring");
     let ends = ["--help", "-h", "--version", "|", "||", "&&"];
-    let serves = |word: &str| word == "server" || word.starts_with('-') || word.starts_with('#');
+    let serves = |word: &str| {
+        ["server", "client"].contains(&word) || word.starts_with('-') || word.starts_with('#')
+    };
     is_ours
         && words.next().is_none_or(serves)
         && !command.split_whitespace().any(|word| ends.contains(&word))
@@ -203,7 +205,8 @@ impl Running {
         // A server takes the shell's place, so that its id is the child's.
         let script = if is_server(command) { format!("exec {command}") } else { command.into() };
         let default_port = format!("[::]:{}", place.ports[&4711]);
-        let bare = is_server(command) && !command.contains("--listen");
+        let bare =
+            is_server(command) && !command.contains("--listen") && !command.contains(" client ");
         let script = if bare { format!("{script} --listen '{default_port}'") } else { script };
         let child = Command::new("bash")
             .args(["-O", "failglob", "-euo", "pipefail", "-c", &script])
@@ -221,8 +224,9 @@ impl Running {
             .unwrap();
         let mut running = Running { command: command.to_owned(), child, output };
         if is_server(command) {
-            let listens = |running: &mut Running| running.written().contains("listening on");
-            running.wait("listen", listens)?;
+            let word = if command.contains(" client ") { "connected" } else { "listening on" };
+            let up = |running: &mut Running| running.written().contains(word);
+            running.wait("listen or connect", up)?;
         }
         Ok(running)
     }
