@@ -1,0 +1,3 @@
+//! Kernel routes.
+
+pub mod plan;
