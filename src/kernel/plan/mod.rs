@@ -31,8 +31,8 @@ pub use reconcile::{SeenNexthop, SeenNexthopKind, SeenRoute, Snapshot};
 pub const TABLE_MAIN: u32 = 254;
 
 /// Hops of one route that are installed at most: the lowest addresses. More would not fit into one
-/// attribute of a route message.
-pub const HOPS_MAX: usize = 512;
+/// message of a dump (32 KiB).
+pub const HOPS_MAX: usize = 256;
 
 /// Whom a route was heard from. Opaque; the same server keeps its id when it reconnects.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -496,8 +496,10 @@ impl Plan {
         let want = entry.want(prefix, &self.own, self.config.nexthop_objects);
         let form = match want {
             Want::Nothing if entry.kernel == InKernel::Absent => {
-                self.counters.conflicts -= u64::from(entry.conflict);
-                self.entries.remove(&prefix);
+                self.counters.conflicts -= u64::from(std::mem::take(&mut entry.conflict));
+                if entry.users.is_empty() {
+                    self.entries.remove(&prefix);
+                }
                 return;
             }
             Want::Nothing if entry.stale => return,
