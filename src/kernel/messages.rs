@@ -429,8 +429,9 @@ fn multipath_form(hops: &[RouteNextHop], link: u32) -> Option<Form> {
         return None;
     }
     let endpoint = |hop: &RouteNextHop| {
+        let is_ip6 = hop.attributes.contains(&RouteAttribute::EncapType(RouteLwEnCapType::Ip6));
         let encap = hop.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Encap(parts) => plain_endpoint(parts),
+            RouteAttribute::Encap(parts) if is_ip6 => plain_endpoint(&typed(parts)?),
             _ => None,
         });
         encap.filter(|_| hop.hops == 0) // weight 1
@@ -443,6 +444,18 @@ fn multipath_form(hops: &[RouteNextHop], link: u32) -> Option<Form> {
     let count = addresses.len();
     addresses.dedup();
     Some(if addresses.len() == count { Form::Inline(addresses) } else { Form::Other })
+}
+
+/// Within a multipath route the parser does not see the type of an encapsulation, and leaves it
+/// as bytes.
+fn typed(parts: &[RouteLwTunnelEncap]) -> Option<Vec<RouteLwTunnelEncap>> {
+    let part = |part: &RouteLwTunnelEncap| {
+        let mut bytes = vec![0; part.buffer_len()];
+        part.emit(&mut bytes);
+        let attribute = NlaBuffer::new_checked(&bytes[..]).ok()?;
+        RouteLwTunnelEncap::parse_with_param(&attribute, RouteLwEnCapType::Ip6).ok()
+    };
+    parts.iter().map(part).collect()
 }
 
 fn address_of(address: &netlink_packet_route::route::RouteAddress) -> Option<IpAddr> {

@@ -45,6 +45,9 @@ pub struct KernelConfig {
     /// Where kernel nexthop objects are used. Kernels without them get routes that carry their own
     /// encapsulation, whatever is set here.
     pub nexthop_objects: NexthopObjects,
+    /// Hops of one route at most, the lowest addresses: 1..=[`plan::HOPS_MAX`]. See
+    /// [`plan::HOPS_DEFAULT`] for what more than the default do.
+    pub hops_max: usize,
     /// Seconds between two comparisons with the kernel's tables; 0: only when there is a reason.
     pub resync_s: u32,
     /// Seconds after the start until routes of a former run that nobody has asked for are deleted,
@@ -62,6 +65,7 @@ impl KernelConfig {
             vni_table_map,
             ipv4_only: false,
             nexthop_objects: NexthopObjects::default(),
+            hops_max: plan::HOPS_DEFAULT,
             resync_s: 60,
             stale_after_s: 30,
             seed: ahash::RandomState::new().hash_one(std::process::id()),
@@ -144,6 +148,7 @@ impl KernelRoutes {
             vni_table_map: config.vni_table_map.clone(),
             ipv4_only: config.ipv4_only,
             nexthop_objects: config.nexthop_objects,
+            hops_max: config.hops_max,
             seed: config.seed,
         });
         let worker = Worker::new(config, plan, Arc::clone(&shared), wake, requests, events);

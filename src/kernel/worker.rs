@@ -64,6 +64,7 @@ pub(super) struct Worker {
     link: Option<Link>,
     /// The link may have changed: ask the kernel.
     link_unknown: bool,
+    has_nexthop_objects: bool,
     verified_at: Time,
     /// Not before this time after a failure.
     verify_after: Time,
@@ -94,6 +95,7 @@ impl Worker {
             start: Instant::now(),
             link: None,
             link_unknown: true,
+            has_nexthop_objects: true,
             verified_at: Time(0),
             verify_after: Time(0),
             sweep_at: Some(sweep_at),
@@ -248,7 +250,8 @@ impl Worker {
         if !is_due || self.verify_after > now {
             return;
         }
-        let with_nexthops = self.plan.nexthop_objects() != NexthopObjects::Never;
+        // Even where none are to be made, a former run may have left some.
+        let with_nexthops = self.has_nexthop_objects;
         let families: &[Family] =
             if self.config.ipv4_only { &[Family::V4] } else { &[Family::V4, Family::V6] };
         let tables = self.plan.tables();
@@ -264,6 +267,7 @@ impl Worker {
             }
             Err(error) if with_nexthops && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 info!("the kernel has no nexthop objects (5.3 or later is expected)");
+                self.has_nexthop_objects = false;
                 self.plan.without_nexthop_objects();
                 self.link_unknown = true; // a link without carrier may be good enough now
             }

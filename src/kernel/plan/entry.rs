@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use smallvec::SmallVec;
 
 use super::nexthops::NexthopKey;
-use super::{Family, Few, HOPS_MAX, NexthopId, NexthopObjects, Prefix, ServerId};
+use super::{Family, Few, NexthopId, NexthopObjects, PlanConfig, Prefix, ServerId};
 use crate::types::{Destination, Route, SeededMap, Vni};
 
 /// Distinct tunnel endpoints, ascending.
@@ -63,8 +63,9 @@ pub(super) struct Entry {
     pub dirty: bool,
     /// A foreign route was in the way at the last attempt.
     pub conflict: bool,
-    /// Left over from a former run, and not asked for since.
-    pub stale: bool,
+    /// The hops that a former run has left. They count as wanted until the sweep, so that a route
+    /// which is announced hop by hop does not lose some of them meanwhile.
+    pub stale: Option<Hops>,
     /// Nothing is attempted before its retry is due.
     pub waits_for_retry: bool,
     /// It is in the plan's list of those that wait for a nexthop object.
@@ -94,12 +95,13 @@ impl Entry {
         self.users.len() != before
     }
 
+    /// What the kernel should hold, and how many hops are too many for it.
     pub fn want(
         &self,
         prefix: Prefix,
         own: &SeededMap<(Vni, Destination), Own>,
-        objects: NexthopObjects,
-    ) -> Want {
+        config: &PlanConfig,
+    ) -> (Want, usize) {
         let is_foreign = |user: &&User| !own.contains_key(&(user.vni, prefix.destination));
         let mut hops: Hops = self
             .users
@@ -109,12 +111,14 @@ impl Entry {
                 IpAddr::V6(address) => Some(address),
                 IpAddr::V4(_) => None,
             })
+            .chain(self.stale.iter().flatten().copied())
             .collect();
         hops.sort_unstable();
         hops.dedup();
-        hops.truncate(HOPS_MAX);
+        let left_out = hops.len().saturating_sub(config.hops_max);
+        hops.truncate(config.hops_max);
         let family = prefix.family();
-        match (objects, family) {
+        let want = match (config.nexthop_objects, family) {
             _ if hops.is_empty() => Want::Nothing,
             (NexthopObjects::Shared, _) => Want::Object(NexthopKey { family, hops }),
             (_, Family::V4) => Want::Inline(hops),
@@ -125,6 +129,7 @@ impl Entry {
                 hops.truncate(1); // IPv6 has no multipath of hops without a gateway
                 Want::Inline(hops)
             }
-        }
+        };
+        (want, left_out)
     }
 }

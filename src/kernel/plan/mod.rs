@@ -30,9 +30,14 @@ pub use reconcile::{SeenNexthop, SeenNexthopKind, SeenRoute, Snapshot};
 /// The routing table `main`: what table 0 in a mapping means.
 pub const TABLE_MAIN: u32 = 254;
 
-/// Hops of one route that are installed at most: the lowest addresses. More would not fit into one
-/// message of a dump (32 KiB).
+/// Hops of one route that can be installed at most: more do not fit the largest message of a dump
+/// (32 KiB), and we could not verify them.
 pub const HOPS_MAX: usize = 256;
+
+/// Hops of one route that are installed by default: with 39 and more the kernel cannot put the
+/// route into the first message of a dump, and `ip route` and routing daemons see nothing of the
+/// table (Linux 6.18, pages of 4 KiB).
+pub const HOPS_DEFAULT: usize = 32;
 
 /// Whom a route was heard from. Opaque; the same server keeps its id when it reconnects.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -59,6 +64,8 @@ pub struct PlanConfig {
     pub ipv4_only: bool,
     /// Where nexthop objects are used.
     pub nexthop_objects: NexthopObjects,
+    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`].
+    pub hops_max: usize,
     /// Seeds the maps, and where the ids of nexthop objects start.
     pub seed: u64,
 }
@@ -141,7 +148,7 @@ pub struct Counters {
     pub installed: u64,
     /// Gauge: destinations where a foreign route is in the way.
     pub conflicts: u64,
-    /// Gauge: routes of a former run that nobody has asked for yet.
+    /// Gauge: routes of a former run that are kept until the sweep.
     pub stale: u64,
     /// Gauge: nexthop objects of ours.
     pub nexthops: u64,
@@ -167,6 +174,8 @@ pub struct Counters {
     pub repaired: u64,
     /// Verifications by a dump.
     pub verified: u64,
+    /// Hops left out of routes that have too many.
+    pub hops_left_out: u64,
     /// Routes not installed: VNI without a table.
     pub skipped_no_table: u64,
     /// Routes not installed: IPv6 destination while only IPv4 is wanted.
@@ -223,6 +232,8 @@ pub struct Plan {
     suspect: bool,
     /// Whether routes of a former run that nobody asked for are to go.
     swept: bool,
+    /// The first dump has been taken: what it found is of a former run.
+    found_former_run: bool,
     counters: Counters,
 }
 
@@ -232,6 +243,7 @@ impl Plan {
         for table in config.vni_table_map.values_mut().filter(|table| **table == 0) {
             *table = TABLE_MAIN;
         }
+        config.hops_max = config.hops_max.clamp(1, HOPS_MAX);
         let hasher = ahash::RandomState::with_seeds(config.seed, 1, 2, 3);
         Plan {
             entries: SeededMap::with_hasher(hasher.clone()),
@@ -247,6 +259,7 @@ impl Plan {
             unknown: true,
             suspect: false,
             swept: false,
+            found_former_run: false,
             counters: Counters::default(),
         }
     }
@@ -259,7 +272,6 @@ impl Plan {
         let prefix = self.installable(vni, &route).inspect_err(|skip| self.counters.skip(*skip))?;
         let epoch = self.epochs.get(&server).copied().unwrap_or(0);
         let entry = self.entries.entry(prefix).or_default();
-        self.counters.stale -= u64::from(std::mem::take(&mut entry.stale));
         if entry.claim(User { vni, route, server, epoch }) {
             self.mark(prefix);
         }
@@ -304,7 +316,12 @@ impl Plan {
         if !own.contains(&route) {
             own.push(route);
         }
-        self.mark_destination(vni, destination);
+        if let Some(prefix) = self.prefix_of(vni, destination) {
+            if let Some(entry) = self.entries.get_mut(&prefix) {
+                self.counters.stale -= u64::from(entry.stale.take().is_some());
+            }
+            self.mark(prefix);
+        }
     }
 
     /// We no longer announce a route.
@@ -315,7 +332,9 @@ impl Plan {
         if own.is_empty() {
             self.own.remove(&(vni, destination));
         }
-        self.mark_destination(vni, destination);
+        if let Some(prefix) = self.prefix_of(vni, destination) {
+            self.mark(prefix);
+        }
     }
 
     /// From now on nothing is wanted: all routes of ours go, those of a former run too.
@@ -329,9 +348,12 @@ impl Plan {
     pub fn sweep(&mut self) {
         self.swept = true;
         self.counters.stale = 0;
-        let stale = self.entries.iter_mut().filter(|(_, entry)| entry.stale);
-        let prefixes: Vec<Prefix> =
-            stale.map(|(prefix, entry)| (entry.stale = false, *prefix).1).collect();
+        let mut prefixes = Vec::new();
+        for (prefix, entry) in &mut self.entries {
+            if entry.stale.take().is_some() {
+                prefixes.push(*prefix);
+            }
+        }
         prefixes.into_iter().for_each(|prefix| self.mark(prefix));
     }
 
@@ -446,10 +468,9 @@ impl Plan {
         }
     }
 
-    fn mark_destination(&mut self, vni: Vni, destination: Destination) {
-        if let Some(&table) = self.config.vni_table_map.get(&vni) {
-            self.mark(Prefix { table, destination });
-        }
+    fn prefix_of(&self, vni: Vni, destination: Destination) -> Option<Prefix> {
+        let table = *self.config.vni_table_map.get(&vni)?;
+        Some(Prefix { table, destination })
     }
 
     fn mark_all(&mut self) {
@@ -493,7 +514,10 @@ impl Plan {
         if entry.in_flight.is_some() {
             return; // its result marks it again
         }
-        let want = entry.want(prefix, &self.own, self.config.nexthop_objects);
+        if entry.stale.is_some() && entry.users.is_empty() {
+            return; // as it is, until the sweep
+        }
+        let (want, left_out) = entry.want(prefix, &self.own, &self.config);
         let form = match want {
             Want::Nothing if entry.kernel == InKernel::Absent => {
                 self.counters.conflicts -= u64::from(std::mem::take(&mut entry.conflict));
@@ -502,7 +526,6 @@ impl Plan {
                 }
                 return;
             }
-            Want::Nothing if entry.stale => return,
             _ if entry.waits_for_retry => return,
             Want::Nothing => None,
             Want::Inline(hops) => Some(Form::Inline(hops)),
@@ -532,6 +555,7 @@ impl Plan {
         {
             self.nexthops.hold(*id);
         }
+        self.counters.hops_left_out += left_out as u64;
         ops.push(op);
     }
 }

@@ -232,8 +232,14 @@ impl NexthopTable {
         }
     }
 
+    /// The tunnel endpoints that an object of ours stands for; none if it is not as we would make it.
+    pub fn hops(&self, id: NexthopId) -> Hops {
+        let key = self.by_id.get(&id).and_then(|nexthop| nexthop.key.as_ref());
+        key.map(|key| key.hops.clone()).unwrap_or_default()
+    }
+
     /// The tunnel endpoint of a single hop of ours.
-    pub fn address(&self, id: NexthopId) -> Option<(Family, Ipv6Addr)> {
+    pub fn single(&self, id: NexthopId) -> Option<(Family, Ipv6Addr)> {
         let key = self.by_id.get(&id)?.key.as_ref()?;
         match key.hops[..] {
             [address] => Some((key.family, address)),

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::entry::InKernel;
-use super::{Form, NexthopObjects, Op, Plan, Prefix, Retry};
+use super::{Form, Op, Plan, Prefix, Retry};
 use crate::types::Time;
 
 /// The first retry of a route comes after this time, and each further one after twice as long.
@@ -181,10 +181,5 @@ impl Plan {
             ) => &mut counters.failed_busy,
             Outcome::Failed(_) => &mut counters.failed_refused,
         } += 1;
-    }
-
-    /// Whether nexthop objects are to be looked at when verifying.
-    pub fn uses_nexthop_objects(&self) -> bool {
-        self.config.nexthop_objects != NexthopObjects::Never
     }
 }

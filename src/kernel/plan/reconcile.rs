@@ -6,7 +6,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::entry::{Entry, InKernel};
+use super::entry::InKernel;
 use super::nexthops::NexthopKey;
 use super::{Family, Form, Hops, NexthopId, Plan, Prefix};
 use crate::types::SeededMap;
@@ -68,6 +68,7 @@ impl Plan {
     pub fn reconcile(&mut self, snapshot: Snapshot) {
         self.counters.verified += 1;
         self.adopt(snapshot);
+        self.found_former_run = true;
         self.mark_all();
         self.unknown = false;
         self.suspect = false;
@@ -104,29 +105,46 @@ impl Plan {
     }
 
     fn adopt_routes(&mut self, mut routes: SeededMap<Prefix, Form>) {
-        let swept = self.swept;
+        for (prefix, form) in &routes {
+            let is_former = !self.found_former_run || !self.entries.contains_key(prefix);
+            let is_kept = is_former && !self.swept && !self.is_own(*prefix);
+            let hops = match form {
+                Form::Inline(hops) => hops.clone(),
+                Form::Object(id) => self.nexthops.hops(*id),
+                Form::Other => Hops::new(),
+            };
+            let entry = self.entries.entry(*prefix).or_default();
+            if is_kept {
+                entry.stale = Some(hops);
+            }
+        }
         let (mut installed, mut stale, mut repaired) = (0, 0, 0);
         for (prefix, entry) in &mut self.entries {
             let found = routes.remove(prefix).map_or(InKernel::Absent, InKernel::Ours);
+            match &found {
+                InKernel::Absent => entry.stale = None,
+                InKernel::Ours(form) => {
+                    installed += 1;
+                    if let Form::Object(id) = form {
+                        self.nexthops.hold(*id);
+                    }
+                }
+            }
+            stale += u64::from(entry.stale.is_some());
             repaired += u64::from(found != entry.kernel && !self.unknown);
             entry.kernel = found;
-            entry.stale &= entry.kernel != InKernel::Absent;
-            if let InKernel::Ours(form) = &entry.kernel {
-                installed += 1;
-                stale += u64::from(entry.stale);
-                hold(&mut self.nexthops, form);
-            }
-        }
-        for (prefix, form) in routes {
-            installed += 1;
-            stale += u64::from(!swept);
-            hold(&mut self.nexthops, &form);
-            let entry = Entry { kernel: InKernel::Ours(form), stale: !swept, ..Entry::default() };
-            self.entries.insert(prefix, entry);
         }
         self.counters.installed = installed;
         self.counters.stale = stale;
         self.counters.repaired += repaired;
+    }
+
+    /// Whether we announce the destination ourselves.
+    fn is_own(&self, prefix: Prefix) -> bool {
+        let in_table =
+            self.config.vni_table_map.iter().filter(|(_, table)| **table == prefix.table);
+        let mut vnis = in_table.map(|(vni, _)| *vni);
+        vnis.any(|vni| self.own.contains_key(&(vni, prefix.destination)))
     }
 
     /// Members come before their groups.
@@ -154,7 +172,7 @@ impl Plan {
 
     fn group_key(&self, members: &[NexthopId]) -> Option<NexthopKey> {
         let hops: Option<Vec<(Family, Ipv6Addr)>> =
-            members.iter().map(|member| self.nexthops.address(*member)).collect();
+            members.iter().map(|member| self.nexthops.single(*member)).collect();
         let hops = hops?;
         let (family, _) = *hops.first()?;
         let mut addresses: Hops = hops.iter().map(|(_, address)| *address).collect();
@@ -163,12 +181,6 @@ impl Plan {
         let is_plain = addresses.len() == members.len() && addresses.len() > 1;
         let is_one_family = hops.iter().all(|(one, _)| *one == family);
         (is_plain && is_one_family).then_some(NexthopKey { family, hops: addresses })
-    }
-}
-
-fn hold(nexthops: &mut super::NexthopTable, form: &Form) {
-    if let Form::Object(id) = form {
-        nexthops.hold(*id);
     }
 }
 
