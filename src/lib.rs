@@ -11,12 +11,14 @@
 //! | [`rib`] | route tables, sources, and the records that changes make |
 //! | [`shard`] | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
 //! | [`io`] | the tokio-uring driver of the core: threads, sockets, mail between shards |
+//! | [`kernel`] | received routes in the kernel's tables: what to change, and the netlink thread |
 //! | [`api`] | the library's face: [`MetalBond`](api::MetalBond) and the route client |
 //! | [`cli`] | the command line |
 
 pub mod api;
 pub mod cli;
 pub mod io;
+pub mod kernel;
 pub mod log;
 pub mod rib;
 pub mod session;

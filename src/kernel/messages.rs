@@ -1,0 +1,468 @@
+//! Operations as rtnetlink messages, and what dumps say about routes, nexthop objects and links.
+//!
+//! Owns the bytes. Route messages are those of `netlink-packet-route`; it has no nexthop messages,
+//! so these are put together here. Must never talk to the kernel, and never panic on what it says.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
+    NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NlaBuffer, NlasIterator, Parseable,
+    ParseableParametrized,
+};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteIp6Tunnel, RouteLwEnCapType, RouteLwTunnelEncap,
+    RouteMessage, RouteNextHop, RouteProtocol, RouteScope, RouteType,
+};
+
+use super::plan::{
+    Family, Form, Hops, NexthopId, Op, Prefix, SeenNexthop, SeenNexthopKind, SeenRoute,
+};
+use crate::types::Destination;
+
+/// The routing protocol number of all routes and nexthop objects that we make.
+pub const METALBOND_RT_PROTO: u8 = 254;
+
+pub(super) const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+pub(super) const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+pub(super) const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
+const RTM_GETNEXTHOP: u16 = 106;
+
+const NHA_ID: u16 = 1;
+const NHA_GROUP: u16 = 2;
+const NHA_OIF: u16 = 5;
+const NHA_ENCAP_TYPE: u16 = 7;
+const NHA_ENCAP: u16 = 8;
+const IFLA_IFNAME: u16 = 3;
+
+/// struct nhmsg: family, scope, protocol, one reserved byte, flags (4 bytes).
+const NHMSG_BYTES: usize = 8;
+/// struct nexthop_grp: id (4 bytes), weight - 1, three reserved bytes.
+const NEXTHOP_GRP_BYTES: usize = 8;
+/// struct ifinfomsg: family, padding, type (2 bytes), index, flags, change mask (4 bytes each).
+const IFINFOMSG_BYTES: usize = 16;
+
+const AF_INET: u8 = libc::AF_INET as u8;
+const AF_INET6: u8 = libc::AF_INET6 as u8;
+
+/// The metric that the kernel gives an IPv6 route without one.
+const IPV6_METRIC: u32 = 1024;
+/// The metric that it gives an IPv4 route without one.
+const IPV4_METRIC: u32 = 0;
+
+/// State of a link as a message tells it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct LinkSeen {
+    pub index: u32,
+    pub name: String,
+    /// IFF_* bits.
+    pub flags: u32,
+}
+
+/// Appends one operation; `link` is the index of the tunnel device. Asks for an acknowledgement
+/// only if `ack` is set: errors are always answered.
+pub(super) fn put_op(bytes: &mut Vec<u8>, op: &Op, link: u32, sequence: u32, ack: bool) {
+    let create = NLM_F_CREATE | NLM_F_EXCL;
+    match op {
+        Op::AddHop { id, family, address } => {
+            let oif = DefaultNla::new(NHA_OIF, link.to_ne_bytes().to_vec());
+            let attributes = [nha_id(*id), oif, nha_encap_type(), nha_encap(*address)];
+            let payload =
+                NexthopMessage { family: family_number(*family), attributes: &attributes };
+            put(bytes, RTM_NEWNEXTHOP, create, sequence, ack, &payload);
+        }
+        Op::AddGroup { id, members } => {
+            let group = members.iter().flat_map(|id| member_bytes(*id)).collect();
+            let attributes = [nha_id(*id), DefaultNla::new(NHA_GROUP, group)];
+            let payload = NexthopMessage { family: 0, attributes: &attributes };
+            put(bytes, RTM_NEWNEXTHOP, create, sequence, ack, &payload);
+        }
+        Op::DeleteNexthop { id } => {
+            let payload = NexthopMessage { family: 0, attributes: &[nha_id(*id)] };
+            put(bytes, RTM_DELNEXTHOP, 0, sequence, ack, &payload);
+        }
+        Op::Add { prefix, form } => {
+            put(bytes, RTM_NEWROUTE, create, sequence, ack, &route(*prefix, form, link));
+        }
+        // Without CREATE: if ours is gone, what is there now must not be replaced.
+        Op::Replace { prefix, form } => {
+            put(bytes, RTM_NEWROUTE, NLM_F_REPLACE, sequence, ack, &route(*prefix, form, link));
+        }
+        Op::Delete { prefix, form } => {
+            put(bytes, RTM_DELROUTE, 0, sequence, ack, &route_to_delete(*prefix, form, link));
+        }
+    }
+}
+
+/// A request for all routes of our protocol in one table.
+pub(super) fn put_route_dump(bytes: &mut Vec<u8>, table: u32, family: Family, sequence: u32) {
+    let mut message = route_message(table, family);
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unspec;
+    put(bytes, RTM_GETROUTE, NLM_F_DUMP, sequence, false, &message);
+}
+
+/// A request for all nexthop objects.
+pub(super) fn put_nexthop_dump(bytes: &mut Vec<u8>, sequence: u32) {
+    let start = begin(bytes, RTM_GETNEXTHOP, NLM_F_DUMP, sequence, false);
+    bytes.extend_from_slice(&[0; NHMSG_BYTES]); // a dump names no protocol
+    end(bytes, start);
+}
+
+/// A request for the link of this name.
+pub(super) fn put_link_query(bytes: &mut Vec<u8>, name: &str, sequence: u32) {
+    let start = begin(bytes, RTM_GETLINK, 0, sequence, false);
+    bytes.extend_from_slice(&[0; IFINFOMSG_BYTES]);
+    let name = DefaultNla::new(IFLA_IFNAME, [name.as_bytes(), b"\0"].concat());
+    append(bytes, &[name].as_slice());
+    end(bytes, start);
+}
+
+/// A request that changes nothing: it is refused as unsupported, or earlier for lack of the
+/// capability.
+pub(super) fn put_capability_probe(bytes: &mut Vec<u8>, sequence: u32) {
+    let start = begin(bytes, RTM_DELROUTE, 0, sequence, true);
+    bytes.extend_from_slice(&[0; 12]); // no address family, so there is no handler
+    end(bytes, start);
+}
+
+/// A nexthop object of a dump; none if the message is malformed.
+pub(super) fn seen_nexthop(payload: &[u8], link: u32) -> Option<SeenNexthop> {
+    let (header, attributes) = payload.split_at_checked(NHMSG_BYTES)?;
+    let (mut id, mut group, mut oif) = (None, None, None);
+    let (mut encap_type, mut address, mut has_more) = (0, None, false);
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute.ok()?;
+        let value = attribute.value();
+        match attribute.kind() {
+            NHA_ID => id = Some(NexthopId(u32::from_ne_bytes(value.try_into().ok()?))),
+            NHA_GROUP => group = Some(members(value)),
+            NHA_OIF => oif = Some(u32::from_ne_bytes(value.try_into().ok()?)),
+            NHA_ENCAP_TYPE => encap_type = u16::from_ne_bytes(value.try_into().ok()?),
+            NHA_ENCAP => address = plain_endpoint(&parse_encap(value)),
+            3 => {} // NHA_GROUP_TYPE
+            _ => has_more = true,
+        }
+    }
+    let id = id?;
+    let family = match header[0] {
+        AF_INET => Some(Family::V4),
+        AF_INET6 => Some(Family::V6),
+        _ => None,
+    };
+    let is_ours = header[2] == METALBOND_RT_PROTO && id.is_in_our_range();
+    let is_ip6 = encap_type == u16::from(RouteLwEnCapType::Ip6);
+    let kind = match (group, family, address) {
+        _ if !is_ours => SeenNexthopKind::Foreign,
+        (Some(Some(members)), _, _) => SeenNexthopKind::Group { members },
+        (Some(None), _, _) => SeenNexthopKind::Foreign,
+        _ if oif != Some(link) => SeenNexthopKind::Foreign,
+        (None, Some(family), Some(address)) if is_ip6 && !has_more => {
+            SeenNexthopKind::Hop { family, address }
+        }
+        _ => SeenNexthopKind::Other,
+    };
+    Some(SeenNexthop { id, kind })
+}
+
+/// A route of a dump, if it is of our protocol, may lead out of our link, and is where we would
+/// put it.
+pub(super) fn seen_route(payload: &[u8], link: u32) -> Option<SeenRoute> {
+    let message = RouteMessage::parse(payload).ok()?;
+    let header = &message.header;
+    let (family, unspecified): (_, IpAddr) = match header.address_family {
+        AddressFamily::Inet => (Family::V4, std::net::Ipv4Addr::UNSPECIFIED.into()),
+        AddressFamily::Inet6 => (Family::V6, Ipv6Addr::UNSPECIFIED.into()),
+        _ => return None,
+    };
+    let is_ours = header.protocol == protocol() && header.kind == RouteType::Unicast;
+    if !is_ours || header.tos != 0 || header.source_prefix_length != 0 {
+        return None;
+    }
+    let (mut table, mut address) = (u32::from(header.table), unspecified);
+    let (mut metric, mut oif, mut object, mut encap) = (0, None, None, None);
+    let (mut multipath, mut has_more) = (None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Destination(found) => address = address_of(found)?,
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::Oif(index) => oif = Some(*index),
+            RouteAttribute::NhId(id) => object = Some(NexthopId(*id)),
+            RouteAttribute::Encap(parts) => encap = plain_endpoint(parts),
+            RouteAttribute::MultiPath(hops) => multipath = Some(hops),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => has_more = true,
+            _ => {}
+        }
+    }
+    let expected_metric = if family == Family::V4 { IPV4_METRIC } else { IPV6_METRIC };
+    if metric != expected_metric {
+        return None;
+    }
+    let form = match (object, multipath, encap) {
+        (Some(id), _, _) => Form::Object(id),
+        (None, Some(hops), _) => multipath_form(hops, link)?,
+        _ if oif != Some(link) => return None,
+        (None, None, Some(endpoint)) if !has_more => Form::Inline(Hops::from_slice(&[endpoint])),
+        _ => Form::Other,
+    };
+    let destination = Destination { prefix: address, length: header.destination_prefix_length };
+    Some(SeenRoute { prefix: Prefix { table, destination }, form })
+}
+
+/// The link of an RTM_NEWLINK or RTM_DELLINK; none if the message is malformed.
+pub(super) fn seen_link(payload: &[u8]) -> Option<LinkSeen> {
+    let (header, attributes) = payload.split_at_checked(IFINFOMSG_BYTES)?;
+    let number = |at: usize| Some(u32::from_ne_bytes(header.get(at..at + 4)?.try_into().ok()?));
+    let name = NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == IFLA_IFNAME)?;
+    let name = name.value().split(|byte| *byte == 0).next()?;
+    let name = String::from_utf8_lossy(name).into_owned();
+    Some(LinkSeen { index: number(4)?, name, flags: number(8)? })
+}
+
+struct NexthopMessage<'a> {
+    family: u8,
+    attributes: &'a [DefaultNla],
+}
+
+impl Emitable for NexthopMessage<'_> {
+    fn buffer_len(&self) -> usize {
+        NHMSG_BYTES + self.attributes.buffer_len()
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        buffer[..NHMSG_BYTES].copy_from_slice(&[
+            self.family,
+            0,
+            if self.attributes.len() > 1 { METALBOND_RT_PROTO } else { 0 }, // none to delete
+            0,
+            0,
+            0,
+            0,
+            0,
+        ]);
+        self.attributes.emit(&mut buffer[NHMSG_BYTES..]);
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, ack: bool, of: &impl Emitable) {
+    let start = begin(bytes, kind, flags, sequence, ack);
+    append(bytes, of);
+    end(bytes, start);
+}
+
+fn begin(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, ack: bool) -> usize {
+    let start = bytes.len();
+    let mut header = NetlinkHeader::default();
+    header.message_type = kind;
+    header.flags = NLM_F_REQUEST | flags | if ack { NLM_F_ACK } else { 0 };
+    header.sequence_number = sequence;
+    append(bytes, &header);
+    start
+}
+
+/// Writes the message's length where it belongs. All payloads end aligned.
+fn end(bytes: &mut [u8], start: usize) {
+    let length = (bytes.len() - start) as u32;
+    bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+fn append(bytes: &mut Vec<u8>, what: &impl Emitable) {
+    let start = bytes.len();
+    bytes.resize(start + what.buffer_len().next_multiple_of(4), 0);
+    let end = start + what.buffer_len();
+    what.emit(&mut bytes[start..end]);
+}
+
+fn protocol() -> RouteProtocol {
+    RouteProtocol::from(METALBOND_RT_PROTO)
+}
+
+fn family_number(family: Family) -> u8 {
+    match family {
+        Family::V4 => AF_INET,
+        Family::V6 => AF_INET6,
+    }
+}
+
+fn route_message(table: u32, family: Family) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let header = &mut message.header;
+    header.address_family = match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    header.protocol = protocol();
+    match u8::try_from(table) {
+        Ok(table) => header.table = table,
+        Err(_) => message.attributes.push(RouteAttribute::Table(table)),
+    }
+    message
+}
+
+fn route(prefix: Prefix, form: &Form, link: u32) -> RouteMessage {
+    let mut message = route_message(prefix.table, prefix.family());
+    set_destination(&mut message, prefix);
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    match form {
+        Form::Object(id) => message.attributes.push(RouteAttribute::NhId(id.0)),
+        Form::Inline(hops) if hops.len() == 1 => {
+            message.attributes.push(RouteAttribute::Oif(link));
+            message.attributes.push(RouteAttribute::EncapType(RouteLwEnCapType::Ip6));
+            message.attributes.push(RouteAttribute::Encap(encap(hops[0])));
+        }
+        Form::Inline(hops) => {
+            let hop = |address: &Ipv6Addr| {
+                let mut hop = RouteNextHop::default();
+                hop.interface_index = link;
+                hop.attributes = vec![
+                    RouteAttribute::EncapType(RouteLwEnCapType::Ip6),
+                    RouteAttribute::Encap(encap(*address)),
+                ];
+                hop
+            };
+            let hops = hops.iter().map(hop).collect();
+            message.attributes.push(RouteAttribute::MultiPath(hops));
+        }
+        Form::Other => unreachable!("only found, never wanted"),
+    }
+    message
+}
+
+/// What matches our own route only: protocol, metric, and the object or the link.
+fn route_to_delete(prefix: Prefix, form: &Form, link: u32) -> RouteMessage {
+    let mut message = route_message(prefix.table, prefix.family());
+    set_destination(&mut message, prefix);
+    message.header.scope = RouteScope::NoWhere; // of any scope
+    message.header.kind = RouteType::Unicast;
+    if prefix.family() == Family::V6 {
+        message.attributes.push(RouteAttribute::Priority(IPV6_METRIC));
+    }
+    message.attributes.push(match form {
+        Form::Object(id) => RouteAttribute::NhId(id.0),
+        Form::Inline(_) | Form::Other => RouteAttribute::Oif(link),
+    });
+    message
+}
+
+fn set_destination(message: &mut RouteMessage, prefix: Prefix) {
+    let destination = prefix.destination;
+    let header: &mut RouteHeader = &mut message.header;
+    header.destination_prefix_length = destination.length;
+    if !destination.is_default() {
+        message.attributes.push(RouteAttribute::Destination(destination.prefix.into()));
+    }
+}
+
+/// ID 0 and an unspecified source, as the Go client writes it, but aligned (protocol section 8.1).
+fn encap(address: Ipv6Addr) -> Vec<RouteLwTunnelEncap> {
+    vec![
+        RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Id(0)),
+        RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Destination(address)),
+        RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Source(Ipv6Addr::UNSPECIFIED)),
+    ]
+}
+
+fn nha_id(id: NexthopId) -> DefaultNla {
+    DefaultNla::new(NHA_ID, id.0.to_ne_bytes().to_vec())
+}
+
+fn nha_encap_type() -> DefaultNla {
+    DefaultNla::new(NHA_ENCAP_TYPE, u16::from(RouteLwEnCapType::Ip6).to_ne_bytes().to_vec())
+}
+
+fn nha_encap(address: Ipv6Addr) -> DefaultNla {
+    let mut value = Vec::new();
+    append(&mut value, &encap(address).as_slice());
+    DefaultNla::new(NHA_ENCAP | NLA_F_NESTED, value)
+}
+
+fn member_bytes(id: NexthopId) -> [u8; NEXTHOP_GRP_BYTES] {
+    let mut bytes = [0; NEXTHOP_GRP_BYTES];
+    bytes[..4].copy_from_slice(&id.0.to_ne_bytes());
+    bytes
+}
+
+/// The members of a group if all have weight 1.
+fn members(value: &[u8]) -> Option<Vec<NexthopId>> {
+    let (members, rest) = value.as_chunks::<NEXTHOP_GRP_BYTES>();
+    let member = |[a, b, c, d, weights @ ..]: &[u8; NEXTHOP_GRP_BYTES]| {
+        (*weights == [0; 4]).then(|| NexthopId(u32::from_ne_bytes([*a, *b, *c, *d])))
+    };
+    if rest.is_empty() { members.iter().map(member).collect() } else { None }
+}
+
+fn parse_encap(value: &[u8]) -> Vec<RouteLwTunnelEncap> {
+    let part = |attribute: NlaBuffer<&[u8]>| {
+        RouteLwTunnelEncap::parse_with_param(&attribute, RouteLwEnCapType::Ip6).ok()
+    };
+    NlasIterator::new(value).map_while(Result::ok).filter_map(part).collect()
+}
+
+/// The tunnel endpoint, if nothing else is set.
+fn plain_endpoint(parts: &[RouteLwTunnelEncap]) -> Option<Ipv6Addr> {
+    let mut endpoint = None;
+    for part in parts {
+        let RouteLwTunnelEncap::Ip6(part) = part else { return None };
+        match part {
+            RouteIp6Tunnel::Destination(address) => endpoint = Some(*address),
+            RouteIp6Tunnel::Id(0) | RouteIp6Tunnel::Hoplimit(0) | RouteIp6Tunnel::Tc(0) => {}
+            RouteIp6Tunnel::Source(address) if address.is_unspecified() => {}
+            RouteIp6Tunnel::Flags(flags) if flags.is_empty() => {}
+            _ => return None,
+        }
+    }
+    endpoint
+}
+
+fn multipath_form(hops: &[RouteNextHop], link: u32) -> Option<Form> {
+    if hops.iter().any(|hop| hop.interface_index != link) {
+        return None;
+    }
+    let endpoint = |hop: &RouteNextHop| {
+        let is_ip6 = hop.attributes.contains(&RouteAttribute::EncapType(RouteLwEnCapType::Ip6));
+        let encap = hop.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Encap(parts) if is_ip6 => plain_endpoint(&typed(parts)?),
+            _ => None,
+        });
+        encap.filter(|_| hop.hops == 0) // weight 1
+    };
+    let mut addresses: Hops = match hops.iter().map(endpoint).collect() {
+        Some(addresses) => addresses,
+        None => return Some(Form::Other),
+    };
+    addresses.sort_unstable();
+    let count = addresses.len();
+    addresses.dedup();
+    Some(if addresses.len() == count { Form::Inline(addresses) } else { Form::Other })
+}
+
+/// Within a multipath route the parser does not see the type of an encapsulation, and leaves it
+/// as bytes.
+fn typed(parts: &[RouteLwTunnelEncap]) -> Option<Vec<RouteLwTunnelEncap>> {
+    let part = |part: &RouteLwTunnelEncap| {
+        let mut bytes = vec![0; part.buffer_len()];
+        part.emit(&mut bytes);
+        let attribute = NlaBuffer::new_checked(&bytes[..]).ok()?;
+        RouteLwTunnelEncap::parse_with_param(&attribute, RouteLwEnCapType::Ip6).ok()
+    };
+    parts.iter().map(part).collect()
+}
+
+fn address_of(address: &netlink_packet_route::route::RouteAddress) -> Option<IpAddr> {
+    use netlink_packet_route::route::RouteAddress;
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}

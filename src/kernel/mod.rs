@@ -1,0 +1,280 @@
+//! Received routes in the kernel's routing tables, as tunnel routes (`encap ip6`) out of one link.
+//!
+//! Owns routes and nexthop objects with protocol number [`METALBOND_RT_PROTO`] that lead out of
+//! the tunnel device, in the mapped tables. Must never change a route of anybody else, and never
+//! let a caller wait for the kernel.
+//!
+//! `plan` decides what to change and knows no kernel; `messages` is the bytes, `netlink` the
+//! sockets, `worker` the one thread that uses them.
+
+mod messages;
+mod netlink;
+pub mod plan;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::types::{Route, Vni};
+use netlink::{LinkEvents, Requests};
+use plan::{Plan, PlanConfig};
+use worker::{Command, Worker};
+
+pub use messages::METALBOND_RT_PROTO;
+pub use plan::{Counters, NexthopObjects, ServerId};
+
+/// Longest name of a link in bytes (IFNAMSIZ with its closing zero).
+const LINK_NAME_BYTES_MAX: usize = 15;
+
+/// Where routes go, and how they get there.
+#[derive(Clone, Debug)]
+pub struct KernelConfig {
+    /// The tunnel device (usually an `ip6tnl` device in `external` mode). It must exist at the
+    /// start; later it may go and come back.
+    pub link_name: String,
+    /// VNI to routing table, 1..=2^32-1; 0 stands for the table `main` (254). Routes of other VNIs
+    /// are not installed.
+    pub vni_table_map: BTreeMap<Vni, u32>,
+    /// Whether IPv6 destinations are left out. Those of a former run are left alone then.
+    pub ipv4_only: bool,
+    /// Where kernel nexthop objects are used. Kernels without them get routes that carry their own
+    /// encapsulation, whatever is set here.
+    pub nexthop_objects: NexthopObjects,
+    /// Hops of one route at most, the lowest addresses: 1..=[`plan::HOPS_MAX`]. See
+    /// [`plan::HOPS_DEFAULT`] for what more than the default do.
+    pub hops_max: usize,
+    /// Seconds between two comparisons with the kernel's tables; 0: only when there is a reason.
+    pub resync_s: u32,
+    /// Seconds after the start until routes of a former run that nobody has asked for are deleted,
+    /// unless [`KernelRoutes::sweep`] comes first.
+    pub stale_after_s: u32,
+    /// Seeds hash maps and the ids of nexthop objects; should differ between programs.
+    pub seed: u64,
+}
+
+impl KernelConfig {
+    /// Routes out of `link_name`; a comparison every 60 s, stale routes deleted after 30 s.
+    pub fn new(link_name: impl Into<String>, vni_table_map: BTreeMap<Vni, u32>) -> KernelConfig {
+        KernelConfig {
+            link_name: link_name.into(),
+            vni_table_map,
+            ipv4_only: false,
+            nexthop_objects: NexthopObjects::default(),
+            hops_max: plan::HOPS_DEFAULT,
+            resync_s: 60,
+            stale_after_s: 30,
+            seed: ahash::RandomState::new().hash_one(std::process::id()),
+        }
+    }
+}
+
+/// Why kernel routes cannot be managed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// The name cannot be that of a link.
+    #[error("'{0}' is no name of a link (expected 1 to 15 bytes without '/' and white space)")]
+    LinkName(String),
+    /// There is no such link.
+    #[error(
+        "there is no link '{0}' in this network namespace (expected an existing tunnel device; \
+         `ip link` lists them)"
+    )]
+    NoLink(String),
+    /// The kernel does not let this program change routes.
+    #[error(
+        "changing kernel routes is not permitted (expected the capability CAP_NET_ADMIN: run as \
+         root, or grant it by AmbientCapabilities= or setcap)"
+    )]
+    NotPermitted,
+    /// A netlink socket failed.
+    #[error("netlink: {what}: {source}")]
+    Netlink {
+        /// What was attempted.
+        what: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The thread could not be started.
+    #[error("cannot start the netlink thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A handle to the netlink thread. No call waits for the kernel, and calls take effect in their
+/// order; dropping the handle ends the thread and leaves the routes where they are.
+#[derive(Debug)]
+pub struct KernelRoutes {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl KernelRoutes {
+    /// Starts the netlink thread in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// If the link does not exist, changing routes is not permitted, or a socket or the thread
+    /// cannot be made.
+    pub fn start(config: KernelConfig) -> Result<KernelRoutes, KernelError> {
+        let name = &config.link_name;
+        let is_odd = |byte: u8| byte == b'/' || byte == 0 || byte.is_ascii_whitespace();
+        if !(1..=LINK_NAME_BYTES_MAX).contains(&name.len()) || name.bytes().any(is_odd) {
+            return Err(KernelError::LinkName(name.clone()));
+        }
+        let failed = |what| move |source| KernelError::Netlink { what, source };
+        // Events first: what happens to the link from now on is not missed.
+        let events = LinkEvents::open().map_err(failed("watching links"))?;
+        let mut requests = Requests::open().map_err(failed("opening a socket"))?;
+        if requests.link(name).map_err(failed("looking up the link"))?.is_none() {
+            return Err(KernelError::NoLink(name.clone()));
+        }
+        if !requests.may_change_routes().map_err(failed("asking for permission"))? {
+            return Err(KernelError::NotPermitted);
+        }
+        let (waker, wake) = UnixStream::pair().map_err(KernelError::Thread)?;
+        waker.set_nonblocking(true).map_err(KernelError::Thread)?;
+        wake.set_nonblocking(true).map_err(KernelError::Thread)?;
+        let shared = Arc::new(Shared {
+            commands: Mutex::default(),
+            counters: Mutex::default(),
+            awake: AtomicBool::new(true),
+            waker,
+        });
+        let plan = Plan::new(PlanConfig {
+            vni_table_map: config.vni_table_map.clone(),
+            ipv4_only: config.ipv4_only,
+            nexthop_objects: config.nexthop_objects,
+            hops_max: config.hops_max,
+            seed: config.seed,
+        });
+        let worker = Worker::new(config, plan, Arc::clone(&shared), wake, requests, events);
+        let thread = std::thread::Builder::new()
+            .name("netlink".to_owned())
+            .spawn(|| worker.run())
+            .map_err(KernelError::Thread)?;
+        Ok(KernelRoutes { shared, thread: Some(thread) })
+    }
+
+    /// A server has announced a route: installed with its first server.
+    pub fn add(&self, vni: Vni, route: Route, server: ServerId) {
+        self.shared.push(Command::Add(vni, route, server));
+    }
+
+    /// A server has withdrawn a route: uninstalled with its last server.
+    pub fn remove(&self, vni: Vni, route: Route, server: ServerId) {
+        self.shared.push(Command::Remove(vni, route, server));
+    }
+
+    /// We announce a route ourselves: what others announce for its destination is not installed
+    /// (protocol section 6.6).
+    pub fn announce(&self, vni: Vni, route: Route) {
+        self.shared.push(Command::Announce(vni, route));
+    }
+
+    /// We no longer announce a route: what others announce for its destination is installed.
+    pub fn withdraw(&self, vni: Vni, route: Route) {
+        self.shared.push(Command::Withdraw(vni, route));
+    }
+
+    /// A server is gone, and all its routes with it.
+    pub fn lose(&self, server: ServerId) {
+        self.shared.push(Command::Lose(server));
+    }
+
+    /// A server is gone but may be back: its routes stay until [`KernelRoutes::release`].
+    pub fn hold(&self, server: ServerId) {
+        self.shared.push(Command::Hold(server));
+    }
+
+    /// Deletes the routes that a server has not announced again since [`KernelRoutes::hold`]: its
+    /// dump is complete, or the hold time is over.
+    pub fn release(&self, server: ServerId) {
+        self.shared.push(Command::Release(server));
+    }
+
+    /// A VNI is no longer subscribed: all its routes go, whoever announced them.
+    pub fn drop_vni(&self, vni: Vni) {
+        self.shared.push(Command::DropVni(vni));
+    }
+
+    /// The servers have told what they know: routes of a former run that nobody has asked for go.
+    pub fn sweep(&self) {
+        self.shared.push(Command::Sweep);
+    }
+
+    /// Deletes all our routes in the mapped tables, those of a former run too.
+    pub fn clear(&self) {
+        self.shared.push(Command::Clear);
+    }
+
+    /// Waits until all that was asked for before is done, or failed and will be tried again later.
+    /// Returns whether that was so within `timeout`.
+    pub fn settle(&self, timeout: Duration) -> bool {
+        let (sender, receiver) = mpsc::channel();
+        self.shared.push(Command::Settle(sender));
+        receiver.recv_timeout(timeout).is_ok()
+    }
+
+    /// The numbers as of the last batch.
+    pub fn counters(&self) -> Counters {
+        *lock(&self.shared.counters)
+    }
+
+    /// Ends the thread when all that was asked for is done, but after `patience` at the latest.
+    /// The routes stay; call [`KernelRoutes::clear`] first if they are to go.
+    pub fn shutdown(mut self, patience: Duration) {
+        self.shared.push(Command::Shutdown(patience));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // its panic has been reported already
+        }
+    }
+}
+
+impl Drop for KernelRoutes {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.shared.push(Command::Shutdown(Duration::ZERO));
+        }
+    }
+}
+
+/// What callers and the thread share.
+#[derive(Debug)]
+struct Shared {
+    commands: Mutex<Vec<Command>>,
+    counters: Mutex<Counters>,
+    /// Whether the thread will look at the commands without being woken.
+    awake: AtomicBool,
+    waker: UnixStream,
+}
+
+impl Shared {
+    fn push(&self, command: Command) {
+        lock(&self.commands).push(command);
+        if !self.awake.swap(true, Ordering::SeqCst) {
+            // If the pipe is full, the thread has been woken already.
+            let _ = (&self.waker).write(&[0]);
+        }
+    }
+
+    fn take_commands(&self) -> Vec<Command> {
+        std::mem::take(&mut *lock(&self.commands))
+    }
+
+    fn has_commands(&self) -> bool {
+        !lock(&self.commands).is_empty()
+    }
+
+    fn publish(&self, counters: Counters) {
+        *lock(&self.counters) = counters;
+    }
+}
+
+/// A panic elsewhere leaves these plain values as good as before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

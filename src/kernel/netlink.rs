@@ -1,0 +1,437 @@
+//! The netlink sockets: many operations in one system call, their answers, dumps, link events.
+//!
+//! Owns the sockets and what the kernel's answers mean. Must never decide what to install.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use super::messages::{self, LinkSeen};
+use super::plan::{Family, Op, Outcome, Snapshot};
+
+const RTNLGRP_LINK: u32 = 1;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+const HEADER_BYTES: usize = 16;
+
+/// Bytes of one batch; a single message may be longer. The kernel takes what fits its send buffer
+/// (212992 bytes by default).
+const BATCH_BYTES: usize = 64 * 1024;
+/// Receive buffer in bytes: room for the errors of a whole batch.
+const RECEIVE_BYTES: i32 = 1024 * 1024;
+/// The kernel never fills more than 32 KiB of a dump into one datagram.
+const DATAGRAM_BYTES: usize = 64 * 1024;
+/// Longest wait for an answer. The kernel works inside the system call that sends, so that answers
+/// are there at once, unless they are lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Attempts at a dump that is interrupted by changes, or that finds the kernel busy.
+const DUMP_ATTEMPTS: u32 = 8;
+/// Attempts to send when the kernel is short of memory.
+const SEND_ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// An operation's outcome, with the kernel's words if it refused.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub outcome: Outcome,
+    pub text: Option<String>,
+}
+
+/// The socket for requests.
+pub(super) struct Requests {
+    socket: Socket,
+    sequence: u32,
+    bytes: Vec<u8>,
+    datagram: Vec<u8>,
+}
+
+impl Requests {
+    /// Opens a socket in the caller's network namespace.
+    pub fn open() -> io::Result<Requests> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        // Older kernels lack some of these; they only save work or tell more.
+        let _ = socket.set_cap_ack(true);
+        let _ = socket.set_ext_ack(true);
+        let _ = socket.set_netlink_get_strict_chk(true);
+        let _ = socket.set_rx_buf_sz(RECEIVE_BYTES);
+        let (bytes, datagram) = (Vec::with_capacity(BATCH_BYTES), vec![0; DATAGRAM_BYTES]);
+        Ok(Requests { socket, sequence: 0, bytes, datagram })
+    }
+
+    /// Whether this program may change routes.
+    pub fn may_change_routes(&mut self) -> io::Result<bool> {
+        let sequence = self.next_sequences(1);
+        self.bytes.clear();
+        messages::put_capability_probe(&mut self.bytes, sequence);
+        self.send()?;
+        let mut refused = None;
+        self.receive_until(sequence, |_, error| refused = error.map(|(errno, _)| errno))?;
+        Ok(refused != Some(libc::EPERM))
+    }
+
+    /// The link of this name, if there is one.
+    pub fn link(&mut self, name: &str) -> io::Result<Option<LinkSeen>> {
+        let sequence = self.next_sequences(1);
+        self.bytes.clear();
+        messages::put_link_query(&mut self.bytes, name, sequence);
+        self.send()?;
+        loop {
+            let read = self.receive()?;
+            for message in split(&self.datagram[..read]) {
+                match message.message_type() {
+                    _ if message.sequence_number() != sequence => {}
+                    messages::RTM_NEWLINK => return Ok(messages::seen_link(message.payload())),
+                    NLMSG_ERROR => {
+                        return match error_of(&message) {
+                            Some((libc::ENODEV, _)) => Ok(None),
+                            Some((errno, _)) => Err(io::Error::from_raw_os_error(errno)),
+                            None => Ok(None),
+                        };
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Sends the operations in as few system calls as possible, and appends one answer for each.
+    pub fn execute(&mut self, ops: &[Op], link: u32, answers: &mut Vec<Answer>) {
+        let mut rest = ops;
+        while !rest.is_empty() {
+            let first = self.next_sequences(rest.len() as u32);
+            let count = self.fill(rest, link, first);
+            let (batch, later) = rest.split_at(count);
+            rest = later;
+            self.exchange(batch, link, first, answers);
+        }
+    }
+
+    /// Dumps nexthop objects and the routes of our protocol in these tables.
+    pub fn snapshot(
+        &mut self,
+        tables: &[u32],
+        families: &[Family],
+        link: u32,
+        with_nexthops: bool,
+    ) -> io::Result<Snapshot> {
+        let mut snapshot = Snapshot::default();
+        if with_nexthops {
+            snapshot.nexthops =
+                self.dump(messages::RTM_NEWNEXTHOP, messages::put_nexthop_dump, |payload| {
+                    messages::seen_nexthop(payload, link)
+                })?;
+        }
+        for &table in tables {
+            for &family in families {
+                let request = |bytes: &mut Vec<u8>, sequence| {
+                    messages::put_route_dump(bytes, table, family, sequence);
+                };
+                let routes = self.dump(messages::RTM_NEWROUTE, request, |payload| {
+                    // Kernels without strict checking dump all tables.
+                    messages::seen_route(payload, link).filter(|seen| seen.prefix.table == table)
+                });
+                match routes {
+                    Ok(routes) => snapshot.routes.extend(routes),
+                    // The table does not exist yet.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn next_sequences(&mut self, count: u32) -> u32 {
+        let first = self.sequence.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(count);
+        first
+    }
+
+    /// Fills `bytes` with as many operations as fit, at least one; only the last asks for an
+    /// acknowledgement: the kernel answers errors anyway, and in order.
+    fn fill(&mut self, ops: &[Op], link: u32, first: u32) -> usize {
+        self.bytes.clear();
+        let (mut count, mut last) = (0, 0);
+        for op in ops {
+            let start = self.bytes.len();
+            let sequence = first.wrapping_add(count as u32);
+            messages::put_op(&mut self.bytes, op, link, sequence, false);
+            if count > 0 && self.bytes.len() > BATCH_BYTES {
+                self.bytes.truncate(start);
+                break;
+            }
+            last = start;
+            count += 1;
+        }
+        self.bytes[last + 6] |= netlink_packet_core::NLM_F_ACK as u8;
+        count
+    }
+
+    /// Sends what is in `bytes` and collects the answers.
+    fn exchange(&mut self, batch: &[Op], link: u32, first: u32, answers: &mut Vec<Answer>) {
+        if let Err(error) = self.send() {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            if errno == libc::EMSGSIZE && batch.len() > 1 {
+                let (one, other) = batch.split_at(batch.len() / 2);
+                self.execute(one, link, answers);
+                return self.execute(other, link, answers);
+            }
+            let text = Some(format!("cannot send: {error}"));
+            let refused = Answer { outcome: Outcome::Failed(errno), text };
+            answers.resize(answers.len() + batch.len(), refused);
+            return;
+        }
+        let start = answers.len();
+        let last = first.wrapping_add(batch.len() as u32 - 1);
+        answers.resize(start + batch.len(), Answer { outcome: Outcome::Done, text: None });
+        let batch_answers = &mut answers[start..];
+        let received = self.receive_until(last, |sequence, error| {
+            let index = sequence.wrapping_sub(first) as usize;
+            if let (Some(answer), Some((errno, text))) = (batch_answers.get_mut(index), error) {
+                *answer = Answer { outcome: Outcome::Failed(errno), text };
+            }
+        });
+        if let Err(error) = received {
+            for answer in answers[start..].iter_mut().filter(|one| one.outcome == Outcome::Done) {
+                let text = Some(format!("no answer: {error}"));
+                *answer = Answer { outcome: Outcome::Unknown, text };
+            }
+        }
+    }
+
+    fn send(&self) -> io::Result<()> {
+        for _ in 1..SEND_ATTEMPTS {
+            match self.socket.send(&self.bytes, 0) {
+                Err(error) if is_transient(&error) => std::thread::sleep(PAUSE),
+                result => return result.map(drop),
+            }
+        }
+        self.socket.send(&self.bytes, 0).map(drop)
+    }
+
+    /// Hands each acknowledgement (no error) or error to `each`, up to that of request `last`.
+    fn receive_until(
+        &mut self,
+        last: u32,
+        mut each: impl FnMut(u32, Option<(i32, Option<String>)>),
+    ) -> io::Result<()> {
+        let mut lost = None;
+        loop {
+            let read = match self.receive() {
+                // Answers were dropped, but what is queued is still good.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    lost = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(lost.unwrap_or(error)),
+                Ok(read) => read,
+            };
+            for message in split(&self.datagram[..read]) {
+                if message.message_type() == NLMSG_ERROR {
+                    each(message.sequence_number(), error_of(&message));
+                    if message.sequence_number() == last {
+                        return lost.map_or(Ok(()), Err);
+                    }
+                }
+            }
+        }
+    }
+
+    fn dump<T>(
+        &mut self,
+        kind: u16,
+        mut request: impl FnMut(&mut Vec<u8>, u32),
+        mut parse: impl FnMut(&[u8]) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
+        let mut error = io::Error::from_raw_os_error(libc::EBUSY);
+        for _ in 0..DUMP_ATTEMPTS {
+            let sequence = self.next_sequences(1);
+            self.bytes.clear();
+            request(&mut self.bytes, sequence);
+            self.send()?;
+            match self.receive_dump(kind, sequence, &mut parse) {
+                Ok(found) => return Ok(found),
+                Err(one) if is_transient(&one) => error = one,
+                Err(one) => return Err(one),
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Err(error)
+    }
+
+    /// An interrupted dump is EINTR: it may lack what was there all the time.
+    fn receive_dump<T>(
+        &mut self,
+        kind: u16,
+        sequence: u32,
+        parse: &mut impl FnMut(&[u8]) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
+        let (mut found, mut interrupted) = (Vec::new(), false);
+        loop {
+            let read = self.receive()?;
+            for message in split(&self.datagram[..read]) {
+                if message.sequence_number() != sequence {
+                    continue; // of an earlier attempt
+                }
+                interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+                match message.message_type() {
+                    NLMSG_DONE | NLMSG_ERROR => {
+                        return match error_of(&message) {
+                            Some((errno, _)) => Err(io::Error::from_raw_os_error(errno)),
+                            None if interrupted => Err(io::Error::from_raw_os_error(libc::EINTR)),
+                            None => Ok(found),
+                        };
+                    }
+                    other if other == kind => found.extend(parse(message.payload())),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Reads one datagram into `datagram`.
+    fn receive(&mut self) -> io::Result<usize> {
+        loop {
+            let mut buffer = &mut self.datagram[..];
+            match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let fds = [self.socket.as_raw_fd()];
+                    if !wait_readable(&fds, Some(ANSWER_TIMEOUT))?[0] {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Notifications about links.
+pub(super) struct LinkEvents {
+    socket: Socket,
+    datagram: Vec<u8>,
+}
+
+/// What happened to a link.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum LinkEvent {
+    /// It is new, or something about it has changed.
+    Changed(LinkSeen),
+    /// It is gone.
+    Gone(LinkSeen),
+    /// Notifications were lost.
+    Lost,
+}
+
+impl LinkEvents {
+    /// Opens a socket in the caller's network namespace.
+    pub fn open() -> io::Result<LinkEvents> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.set_non_blocking(true)?;
+        socket.add_membership(RTNLGRP_LINK)?;
+        Ok(LinkEvents { socket, datagram: vec![0; DATAGRAM_BYTES] })
+    }
+
+    /// All events since the last call; does not block.
+    pub fn take(&mut self) -> Vec<LinkEvent> {
+        let mut events = Vec::new();
+        loop {
+            let mut buffer = &mut self.datagram[..];
+            match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
+                Ok(read) => {
+                    for message in split(&self.datagram[..read]) {
+                        let seen = messages::seen_link(message.payload());
+                        events.extend(match message.message_type() {
+                            messages::RTM_NEWLINK => seen.map(LinkEvent::Changed),
+                            messages::RTM_DELLINK => seen.map(LinkEvent::Gone),
+                            _ => None,
+                        });
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return events,
+                Err(_) => {
+                    events.push(LinkEvent::Lost);
+                    return events;
+                }
+            }
+        }
+    }
+}
+
+impl AsRawFd for LinkEvents {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Waits until one of the descriptors can be read; tells which. None: without a limit.
+pub(super) fn wait_readable<const N: usize>(
+    fds: &[RawFd; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    let timeout_ms = timeout.map_or(-1, |timeout| {
+        i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+    });
+    // SAFETY: the pointer and the length describe `polled`, which lives until the call returns.
+    let ready = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, timeout_ms) };
+    if ready < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+        return Ok([false; N]);
+    }
+    Ok(polled.map(|one| one.revents != 0))
+}
+
+/// The messages of a datagram, up to the first malformed one.
+fn split(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+    std::iter::from_fn(move || {
+        let message = NetlinkBuffer::new_checked(bytes).ok()?;
+        let length = message.length() as usize;
+        let (one, _) = bytes.split_at_checked(length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        NetlinkBuffer::new_checked(one).ok()
+    })
+}
+
+/// The error of an NLMSG_ERROR or NLMSG_DONE, with the kernel's explanation; none if it is fine.
+fn error_of(message: &NetlinkBuffer<&[u8]>) -> Option<(i32, Option<String>)> {
+    let (code, rest) = message.payload().split_first_chunk::<4>()?;
+    let errno = i32::from_ne_bytes(*code).checked_neg().filter(|errno| *errno > 0)?;
+    let text = (message.flags() & NLM_F_ACK_TLVS != 0).then(|| explanation(message, rest));
+    Some((errno, text.flatten()))
+}
+
+fn explanation(message: &NetlinkBuffer<&[u8]>, rest: &[u8]) -> Option<String> {
+    let request_bytes = if message.flags() & NLM_F_CAPPED != 0 {
+        HEADER_BYTES
+    } else {
+        u32::from_ne_bytes(*rest.first_chunk::<4>()?) as usize
+    };
+    let attributes = rest.get(request_bytes.next_multiple_of(4)..)?;
+    let text = NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)?;
+    Some(String::from_utf8_lossy(text.value().split(|byte| *byte == 0).next()?).into_owned())
+}
+
+/// Whether another try may help.
+fn is_transient(error: &io::Error) -> bool {
+    let transient = [libc::ENOBUFS, libc::EINTR, libc::EBUSY, libc::EAGAIN, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| transient.contains(&errno))
+}

@@ -1,0 +1,564 @@
+//! From desired routes to kernel operations: pure, without sockets or a clock.
+//!
+//! Owns who wants which route, what the kernel is believed to hold, what is under way, and when a
+//! failed operation is tried again. Must never do input or output, and never plan an operation
+//! that replaces or deletes a route of somebody else.
+
+mod entry;
+mod nexthops;
+mod outcome;
+mod prefix;
+mod reconcile;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+
+use smallvec::SmallVec;
+
+use crate::types::{Destination, Route, SeededMap, Time, Vni};
+use entry::{Entry, InKernel, Own, User, Want};
+use nexthops::NexthopTable;
+
+pub use entry::{Form, Hops};
+pub use nexthops::NexthopId;
+pub use outcome::{Outcome, Report};
+pub use prefix::{Family, Prefix};
+pub use reconcile::{SeenNexthop, SeenNexthopKind, SeenRoute, Snapshot};
+
+/// The routing table `main`: what table 0 in a mapping means.
+pub const TABLE_MAIN: u32 = 254;
+
+/// Hops of one route that can be installed at most: more do not fit the largest message of a dump
+/// (32 KiB), and we could not verify them.
+pub const HOPS_MAX: usize = 256;
+
+/// Hops of one route that are installed by default: with 39 and more the kernel cannot put the
+/// route into the first message of a dump, and `ip route` and routing daemons see nothing of the
+/// table (Linux 6.18, pages of 4 KiB).
+pub const HOPS_DEFAULT: usize = 32;
+
+/// Whom a route was heard from. Opaque; the same server keeps its id when it reconnects.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServerId(pub u64);
+
+/// Where routes name kernel nexthop objects instead of carrying their own encapsulation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum NexthopObjects {
+    /// All routes: thousands of them share few hypervisors, and a route is then a small message.
+    #[default]
+    Shared,
+    /// Only where IPv6 cannot do without: destinations with several hops.
+    Ipv6Multipath,
+    /// Nowhere (kernels before 5.3): an IPv6 destination gets its lowest hop only.
+    Never,
+}
+
+/// What the plan has to know; see [`crate::kernel::KernelConfig`].
+#[derive(Clone, Debug)]
+pub struct PlanConfig {
+    /// VNI to table, 1..=2^32-1; 0 stands for [`TABLE_MAIN`].
+    pub vni_table_map: BTreeMap<Vni, u32>,
+    /// Whether IPv6 destinations are left out.
+    pub ipv4_only: bool,
+    /// Where nexthop objects are used.
+    pub nexthop_objects: NexthopObjects,
+    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`].
+    pub hops_max: usize,
+    /// Seeds the maps, and where the ids of nexthop objects start.
+    pub seed: u64,
+}
+
+/// Why a route is not installed at all.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, thiserror::Error)]
+pub enum Skip {
+    /// The VNI has no table.
+    #[error("its VNI is mapped to no table (expected an entry in the VNI-to-table map)")]
+    NoTable,
+    /// The destination is IPv6, and only IPv4 is wanted.
+    #[error("its destination is IPv6 and only IPv4 is installed")]
+    Ipv6Destination,
+    /// The prefix length does not fit the address family.
+    #[error("its prefix length does not fit the address (expected at most 32 or 128)")]
+    PrefixLength,
+    /// The next hop is an IPv4 address.
+    #[error("its next hop is IPv4 (expected an IPv6 underlay address)")]
+    HopIpv4,
+    /// The next hop is `::`.
+    #[error("its next hop is unspecified (expected a unicast IPv6 address)")]
+    HopUnspecified,
+    /// The next hop is a multicast address.
+    #[error("its next hop is multicast (expected a unicast IPv6 address)")]
+    HopMulticast,
+}
+
+/// One request to the kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Makes a nexthop object for one tunnel endpoint; must not exist.
+    AddHop {
+        /// The object's id.
+        id: NexthopId,
+        /// The family of the routes that will name it.
+        family: Family,
+        /// The tunnel endpoint.
+        address: std::net::Ipv6Addr,
+    },
+    /// Makes a group of existing objects; must not exist.
+    AddGroup {
+        /// The object's id.
+        id: NexthopId,
+        /// Its members, all of weight 1.
+        members: Vec<NexthopId>,
+    },
+    /// Deletes an object that no route names any more.
+    DeleteNexthop {
+        /// The object's id.
+        id: NexthopId,
+    },
+    /// Installs a route; there must be none (CREATE and EXCL).
+    Add {
+        /// Where.
+        prefix: Prefix,
+        /// What.
+        form: Form,
+    },
+    /// Puts a route in the place of our own (REPLACE without CREATE).
+    Replace {
+        /// Where.
+        prefix: Prefix,
+        /// What it becomes.
+        form: Form,
+    },
+    /// Deletes our own route.
+    Delete {
+        /// Where.
+        prefix: Prefix,
+        /// What the kernel holds: the request matches this form only.
+        form: Form,
+    },
+}
+
+/// Numbers that operators look at. Gauges say so; all others only grow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Gauge: routes of ours in the kernel, stale ones included.
+    pub installed: u64,
+    /// Gauge: destinations where a foreign route is in the way.
+    pub conflicts: u64,
+    /// Gauge: routes of a former run that are kept until the sweep.
+    pub stale: u64,
+    /// Gauge: nexthop objects of ours.
+    pub nexthops: u64,
+    /// Routes added.
+    pub added: u64,
+    /// Routes replaced.
+    pub replaced: u64,
+    /// Routes deleted.
+    pub deleted: u64,
+    /// Requests that found a foreign route.
+    pub conflicts_total: u64,
+    /// Requests that the kernel refused as wrong (EINVAL and the like).
+    pub failed_refused: u64,
+    /// Requests that failed for lack of memory or a busy kernel.
+    pub failed_busy: u64,
+    /// Requests that failed because the link was down or gone.
+    pub failed_link: u64,
+    /// Requests that failed for lack of the capability.
+    pub failed_denied: u64,
+    /// Requests whose answer was lost (a verification follows).
+    pub failed_unknown: u64,
+    /// Routes that a verification found changed or deleted by others.
+    pub repaired: u64,
+    /// Verifications by a dump.
+    pub verified: u64,
+    /// Hops left out of routes that have too many.
+    pub hops_left_out: u64,
+    /// Routes not installed: VNI without a table.
+    pub skipped_no_table: u64,
+    /// Routes not installed: IPv6 destination while only IPv4 is wanted.
+    pub skipped_ipv6_destination: u64,
+    /// Routes not installed: prefix length out of range.
+    pub skipped_prefix_length: u64,
+    /// Routes not installed: IPv4 next hop.
+    pub skipped_hop_ipv4: u64,
+    /// Routes not installed: unspecified next hop.
+    pub skipped_hop_unspecified: u64,
+    /// Routes not installed: multicast next hop.
+    pub skipped_hop_multicast: u64,
+}
+
+impl Counters {
+    fn skip(&mut self, skip: Skip) {
+        *match skip {
+            Skip::NoTable => &mut self.skipped_no_table,
+            Skip::Ipv6Destination => &mut self.skipped_ipv6_destination,
+            Skip::PrefixLength => &mut self.skipped_prefix_length,
+            Skip::HopIpv4 => &mut self.skipped_hop_ipv4,
+            Skip::HopUnspecified => &mut self.skipped_hop_unspecified,
+            Skip::HopMulticast => &mut self.skipped_hop_multicast,
+        } += 1;
+    }
+}
+
+/// What is tried again later.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Retry {
+    Route(Prefix),
+    Nexthop(NexthopId),
+}
+
+/// Desired routes, and what is left to do until the kernel has them.
+#[derive(Debug)]
+pub struct Plan {
+    config: PlanConfig,
+    hasher: ahash::RandomState,
+    entries: SeededMap<Prefix, Entry>,
+    /// Our own announcements: what we announce ourselves is not installed.
+    own: SeededMap<(Vni, Destination), Own>,
+    /// How often each server's routes were put on hold.
+    epochs: SeededMap<ServerId, u32>,
+    nexthops: NexthopTable,
+    dirty: VecDeque<Prefix>,
+    /// Destinations whose nexthop object does not exist yet.
+    waiting: Vec<Prefix>,
+    retries: BinaryHeap<Reverse<(Time, Retry)>>,
+    in_flight: usize,
+    /// The kernel's content is not known: no operation before a [`Plan::reconcile`].
+    unknown: bool,
+    /// An operation failed as if somebody had changed what is ours: worth a look soon.
+    suspect: bool,
+    /// Whether routes of a former run that nobody asked for are to go.
+    swept: bool,
+    /// The first dump has been taken: what it found is of a former run.
+    found_former_run: bool,
+    counters: Counters,
+}
+
+impl Plan {
+    /// A plan that wants nothing and knows nothing: [`Plan::reconcile`] comes first.
+    pub fn new(mut config: PlanConfig) -> Plan {
+        for table in config.vni_table_map.values_mut().filter(|table| **table == 0) {
+            *table = TABLE_MAIN;
+        }
+        config.hops_max = config.hops_max.clamp(1, HOPS_MAX);
+        let hasher = ahash::RandomState::with_seeds(config.seed, 1, 2, 3);
+        Plan {
+            entries: SeededMap::with_hasher(hasher.clone()),
+            own: SeededMap::with_hasher(hasher.clone()),
+            epochs: SeededMap::with_hasher(hasher.clone()),
+            nexthops: NexthopTable::new(hasher.clone(), config.seed),
+            hasher,
+            config,
+            dirty: VecDeque::new(),
+            waiting: Vec::new(),
+            retries: BinaryHeap::new(),
+            in_flight: 0,
+            unknown: true,
+            suspect: false,
+            swept: false,
+            found_former_run: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// A server has announced a route.
+    ///
+    /// # Errors
+    /// Why it is not installed.
+    pub fn add(&mut self, vni: Vni, route: Route, server: ServerId) -> Result<(), Skip> {
+        let prefix = self.installable(vni, &route).inspect_err(|skip| self.counters.skip(*skip))?;
+        let epoch = self.epochs.get(&server).copied().unwrap_or(0);
+        let entry = self.entries.entry(prefix).or_default();
+        if entry.claim(User { vni, route, server, epoch }) {
+            self.mark(prefix);
+        }
+        Ok(())
+    }
+
+    /// A server has withdrawn a route. Unknown ones are ignored.
+    pub fn remove(&mut self, vni: Vni, route: Route, server: ServerId) {
+        let Ok(prefix) = self.installable(vni, &route) else { return };
+        let Some(entry) = self.entries.get_mut(&prefix) else { return };
+        if entry.drop_users(|user| (user.vni, user.route, user.server) == (vni, route, server)) {
+            self.mark(prefix);
+        }
+    }
+
+    /// A server is gone, and all its routes with it.
+    pub fn lose(&mut self, server: ServerId) {
+        self.drop_users(|user| user.server == server);
+    }
+
+    /// A server is gone but may be back: its routes stay until they are added again, or until
+    /// [`Plan::release`].
+    pub fn hold(&mut self, server: ServerId) {
+        *self.epochs.entry(server).or_insert(0) += 1;
+    }
+
+    /// Drops what a server has not announced again since [`Plan::hold`].
+    pub fn release(&mut self, server: ServerId) {
+        let now = self.epochs.get(&server).copied().unwrap_or(0);
+        self.drop_users(|user| user.server == server && user.epoch != now);
+    }
+
+    /// Drops all routes of a VNI, whoever announced them.
+    pub fn drop_vni(&mut self, vni: Vni) {
+        self.drop_users(|user| user.vni == vni);
+    }
+
+    /// We announce a route ourselves: what is received for its destination is not installed.
+    pub fn announce(&mut self, vni: Vni, route: Route) {
+        let Some(destination) = prefix::masked(route.destination) else { return };
+        let own = self.own.entry((vni, destination)).or_default();
+        if !own.contains(&route) {
+            own.push(route);
+        }
+        if let Some(prefix) = self.prefix_of(vni, destination) {
+            if let Some(entry) = self.entries.get_mut(&prefix) {
+                self.counters.stale -= u64::from(entry.stale.take().is_some());
+            }
+            self.mark(prefix);
+        }
+    }
+
+    /// We no longer announce a route.
+    pub fn withdraw(&mut self, vni: Vni, route: Route) {
+        let Some(destination) = prefix::masked(route.destination) else { return };
+        let Some(own) = self.own.get_mut(&(vni, destination)) else { return };
+        own.retain(|one| *one != route);
+        if own.is_empty() {
+            self.own.remove(&(vni, destination));
+        }
+        if let Some(prefix) = self.prefix_of(vni, destination) {
+            self.mark(prefix);
+        }
+    }
+
+    /// From now on nothing is wanted: all routes of ours go, those of a former run too.
+    pub fn clear(&mut self) {
+        self.drop_users(|_| true);
+        self.sweep();
+    }
+
+    /// The servers have told what they know: routes of a former run that nobody has asked for go,
+    /// now and whenever they are found.
+    pub fn sweep(&mut self) {
+        self.swept = true;
+        self.counters.stale = 0;
+        let mut prefixes = Vec::new();
+        for (prefix, entry) in &mut self.entries {
+            if entry.stale.take().is_some() {
+                prefixes.push(*prefix);
+            }
+        }
+        prefixes.into_iter().for_each(|prefix| self.mark(prefix));
+    }
+
+    /// The link is gone or went down, and with it all that the kernel held. Nothing is planned
+    /// until [`Plan::reconcile`].
+    ///
+    /// # Panics
+    /// If operations are under way.
+    pub fn forget_kernel(&mut self) {
+        self.unknown = true; // so that it does not count as a repair
+        self.adopt(Snapshot::default());
+        self.unknown = true;
+    }
+
+    /// Puts up to `ops_max` operations into `ops`. All of them may be sent at once, in this order;
+    /// each wants its [`Plan::finished`].
+    pub fn next_batch(&mut self, ops: &mut Vec<Op>, ops_max: usize, now: Time) {
+        if self.unknown {
+            return;
+        }
+        self.take_due(now);
+        self.wake_waiting();
+        let before = ops.len();
+        while ops.len() - before < ops_max
+            && let Some(prefix) = self.dirty.pop_front()
+        {
+            self.plan_one(prefix, ops);
+        }
+        if self.dirty.is_empty() && self.in_flight == 0 && ops.len() == before {
+            self.nexthops.plan_deletes(ops, ops_max);
+        }
+        self.in_flight += ops.len() - before;
+    }
+
+    /// Whether the kernel's content is unknown, so that a dump must come before anything else.
+    pub fn must_verify(&self) -> bool {
+        self.unknown
+    }
+
+    /// Whether something failed as if others had changed what is ours.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    /// Whether there is nothing to do now (something may be tried again later).
+    pub fn is_idle(&self) -> bool {
+        !self.unknown
+            && self.dirty.is_empty()
+            && self.in_flight == 0
+            && !self.nexthops.has_garbage()
+    }
+
+    /// When [`Plan::next_batch`] has something to try again.
+    pub fn retry_at(&self) -> Option<Time> {
+        self.retries.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// The numbers as of now.
+    pub fn counters(&self) -> Counters {
+        Counters { nexthops: self.nexthops.len() as u64, ..self.counters }
+    }
+
+    /// All tables that the plan may touch, ascending.
+    pub fn tables(&self) -> Vec<u32> {
+        let mut tables: Vec<u32> = self.config.vni_table_map.values().copied().collect();
+        tables.sort_unstable();
+        tables.dedup();
+        tables
+    }
+
+    /// Where nexthop objects are used: what was asked for, or [`NexthopObjects::Never`] once the
+    /// kernel turned out to have none.
+    pub fn nexthop_objects(&self) -> NexthopObjects {
+        self.config.nexthop_objects
+    }
+
+    /// The kernel has no nexthop objects: routes carry their own encapsulation from now on.
+    pub fn without_nexthop_objects(&mut self) {
+        self.config.nexthop_objects = NexthopObjects::Never;
+        self.mark_all();
+    }
+
+    fn installable(&self, vni: Vni, route: &Route) -> Result<Prefix, Skip> {
+        let table = *self.config.vni_table_map.get(&vni).ok_or(Skip::NoTable)?;
+        let destination = prefix::masked(route.destination).ok_or(Skip::PrefixLength)?;
+        if self.config.ipv4_only && destination.prefix.is_ipv6() {
+            return Err(Skip::Ipv6Destination);
+        }
+        match route.next_hop.address {
+            std::net::IpAddr::V4(_) => Err(Skip::HopIpv4),
+            std::net::IpAddr::V6(hop) if hop.is_unspecified() => Err(Skip::HopUnspecified),
+            std::net::IpAddr::V6(hop) if hop.is_multicast() => Err(Skip::HopMulticast),
+            std::net::IpAddr::V6(_) => Ok(Prefix { table, destination }),
+        }
+    }
+
+    fn drop_users(&mut self, mut gone: impl FnMut(&User) -> bool) {
+        let mut changed = Vec::new();
+        for (prefix, entry) in &mut self.entries {
+            if entry.drop_users(&mut gone) {
+                changed.push(*prefix);
+            }
+        }
+        changed.into_iter().for_each(|prefix| self.mark(prefix));
+    }
+
+    fn mark(&mut self, prefix: Prefix) {
+        if let Some(entry) = self.entries.get_mut(&prefix)
+            && !std::mem::replace(&mut entry.dirty, true)
+        {
+            self.dirty.push_back(prefix);
+        }
+    }
+
+    fn prefix_of(&self, vni: Vni, destination: Destination) -> Option<Prefix> {
+        let table = *self.config.vni_table_map.get(&vni)?;
+        Some(Prefix { table, destination })
+    }
+
+    fn mark_all(&mut self) {
+        let prefixes: Vec<Prefix> = self.entries.keys().copied().collect();
+        prefixes.into_iter().for_each(|prefix| self.mark(prefix));
+    }
+
+    fn take_due(&mut self, now: Time) {
+        while let Some(&Reverse((at, retry))) = self.retries.peek()
+            && at <= now
+        {
+            self.retries.pop();
+            match retry {
+                Retry::Route(prefix) => {
+                    if let Some(entry) = self.entries.get_mut(&prefix) {
+                        entry.waits_for_retry = false;
+                    }
+                    self.mark(prefix);
+                }
+                Retry::Nexthop(id) => self.nexthops.retry(id),
+            }
+        }
+    }
+
+    fn wake_waiting(&mut self) {
+        if self.nexthops.take_changed() {
+            for prefix in std::mem::take(&mut self.waiting) {
+                if let Some(entry) = self.entries.get_mut(&prefix) {
+                    entry.waits_for_nexthop = false;
+                }
+                self.mark(prefix);
+            }
+        }
+    }
+
+    /// Plans what brings one destination closer to what is wanted: at most one route operation, or
+    /// the nexthop objects that it needs first.
+    fn plan_one(&mut self, prefix: Prefix, ops: &mut Vec<Op>) {
+        let Some(entry) = self.entries.get_mut(&prefix) else { return };
+        entry.dirty = false;
+        if entry.in_flight.is_some() {
+            return; // its result marks it again
+        }
+        if entry.stale.is_some() && entry.users.is_empty() {
+            return; // as it is, until the sweep
+        }
+        let (want, left_out) = entry.want(prefix, &self.own, &self.config);
+        let form = match want {
+            Want::Nothing if entry.kernel == InKernel::Absent => {
+                self.counters.conflicts -= u64::from(std::mem::take(&mut entry.conflict));
+                if entry.users.is_empty() {
+                    self.entries.remove(&prefix);
+                }
+                return;
+            }
+            _ if entry.waits_for_retry => return,
+            Want::Nothing => None,
+            Want::Inline(hops) => Some(Form::Inline(hops)),
+            Want::Object(key) => match self.nexthops.ensure(key, ops) {
+                Some(id) => Some(Form::Object(id)),
+                None => {
+                    if !std::mem::replace(&mut entry.waits_for_nexthop, true) {
+                        self.waiting.push(prefix);
+                    }
+                    return;
+                }
+            },
+        };
+        let op = match (&entry.kernel, form) {
+            (InKernel::Ours(now), Some(form)) if *now == form => return,
+            (InKernel::Ours(_), Some(form)) => Op::Replace { prefix, form },
+            (InKernel::Absent, Some(form)) => Op::Add { prefix, form },
+            (InKernel::Ours(now), None) => Op::Delete { prefix, form: now.clone() },
+            (InKernel::Absent, None) => return,
+        };
+        entry.in_flight = Some(match &op {
+            Op::Add { form, .. } | Op::Replace { form, .. } => Some(form.clone()),
+            _ => None,
+        });
+        if let Op::Add { form: Form::Object(id), .. } | Op::Replace { form: Form::Object(id), .. } =
+            &op
+        {
+            self.nexthops.hold(*id);
+        }
+        self.counters.hops_left_out += left_out as u64;
+        ops.push(op);
+    }
+}
+
+/// A short list that seldom holds more than one.
+type Few<T> = SmallVec<[T; 1]>;

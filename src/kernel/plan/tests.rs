@@ -1,0 +1,573 @@
+//! The plan against a model of the kernel and a plain model of what is wanted.
+//!
+//! Owns both models. Must never look into the plan: what it plans is judged by its effect.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::types::{NextHop, NextHopType};
+
+const VNIS: [(u32, u32); 3] = [(1, 100), (2, 100), (3, 0)];
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Object {
+    Hop(Family, Ipv6Addr),
+    Group(Vec<u32>),
+}
+
+/// A kernel with the rules that matter here.
+#[derive(Default, Debug)]
+struct Kernel {
+    objects: BTreeMap<u32, Object>,
+    routes: BTreeMap<Prefix, Form>,
+    foreign: BTreeSet<Prefix>,
+}
+
+impl Kernel {
+    fn apply(&mut self, op: &Op) -> Result<(), i32> {
+        match op {
+            Op::AddHop { id, family, address } => {
+                self.add_object(*id, Object::Hop(*family, *address))
+            }
+            Op::AddGroup { id, members } => {
+                assert!(members.len() > 1);
+                if members.iter().any(|id| !self.objects.contains_key(&id.0)) {
+                    return Err(libc::EINVAL);
+                }
+                self.add_object(*id, Object::Group(members.iter().map(|id| id.0).collect()))
+            }
+            Op::DeleteNexthop { id } => {
+                let users = self.routes.values().filter(|form| **form == Form::Object(*id));
+                assert_eq!(users.count(), 0, "{id:?} is deleted with routes that name it");
+                for object in self.objects.values() {
+                    assert!(!matches!(object, Object::Group(members) if members.contains(&id.0)));
+                }
+                self.objects.remove(&id.0).map(drop).ok_or(libc::ENOENT)
+            }
+            Op::Add { prefix, form } => {
+                self.check_form(*prefix, form)?;
+                if self.routes.contains_key(prefix) || self.foreign.contains(prefix) {
+                    return Err(libc::EEXIST);
+                }
+                self.routes.insert(*prefix, form.clone());
+                Ok(())
+            }
+            Op::Replace { prefix, form } => {
+                self.check_form(*prefix, form)?;
+                assert!(!self.foreign.contains(prefix), "a foreign route is replaced");
+                let route = self.routes.get_mut(prefix).ok_or(libc::ENOENT)?;
+                assert_ne!(route, form, "a route is replaced with itself");
+                *route = form.clone();
+                Ok(())
+            }
+            Op::Delete { prefix, form } => match self.routes.get(prefix) {
+                Some(found) if found == form => self.routes.remove(prefix).map(drop).ok_or(0),
+                _ => Err(libc::ESRCH),
+            },
+        }
+    }
+
+    fn add_object(&mut self, id: NexthopId, object: Object) -> Result<(), i32> {
+        assert!(id.is_in_our_range());
+        if self.objects.contains_key(&id.0) {
+            return Err(libc::EEXIST);
+        }
+        self.objects.insert(id.0, object);
+        Ok(())
+    }
+
+    fn check_form(&self, prefix: Prefix, form: &Form) -> Result<(), i32> {
+        match form {
+            Form::Object(id) if !self.objects.contains_key(&id.0) => Err(libc::EINVAL),
+            Form::Inline(hops) if hops.is_empty() => Err(libc::EINVAL),
+            Form::Inline(hops) if hops.len() > 1 && prefix.family() == Family::V6 => {
+                Err(libc::EINVAL)
+            }
+            Form::Other => Err(libc::EINVAL),
+            _ => Ok(()),
+        }
+    }
+
+    fn hops(&self, form: &Form) -> Vec<Ipv6Addr> {
+        match form {
+            Form::Inline(hops) => hops.to_vec(),
+            Form::Other => Vec::new(),
+            Form::Object(id) => match &self.objects[&id.0] {
+                Object::Hop(_, address) => vec![*address],
+                Object::Group(members) => {
+                    members.iter().flat_map(|id| self.hops(&Form::Object(NexthopId(*id)))).collect()
+                }
+            },
+        }
+    }
+
+    /// Somebody deletes an object: groups that held it and routes that named it go too.
+    fn drop_object(&mut self, id: u32) {
+        self.objects.remove(&id);
+        let groups = self.objects.iter_mut().filter_map(|(group, object)| match object {
+            Object::Group(members) => {
+                members.retain(|member| *member != id);
+                members.is_empty().then_some(*group)
+            }
+            Object::Hop(..) => None,
+        });
+        let mut gone: Vec<u32> = groups.collect();
+        gone.push(id);
+        self.objects.retain(|id, _| !gone.contains(id));
+        self.routes.retain(|_, form| !matches!(form, Form::Object(id) if gone.contains(&id.0)));
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let nexthop = |(id, object): (&u32, &Object)| SeenNexthop {
+            id: NexthopId(*id),
+            kind: match object {
+                Object::Hop(family, address) => {
+                    SeenNexthopKind::Hop { family: *family, address: *address }
+                }
+                Object::Group(members) => SeenNexthopKind::Group {
+                    members: members.iter().copied().map(NexthopId).collect(),
+                },
+            },
+        };
+        let route =
+            |(prefix, form): (&Prefix, &Form)| SeenRoute { prefix: *prefix, form: form.clone() };
+        Snapshot {
+            nexthops: self.objects.iter().map(nexthop).collect(),
+            routes: self.routes.iter().map(route).collect(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Add(usize, u8, u8, u64),
+    Remove(usize, u8, u8, u64),
+    Lose(u64),
+    Hold(u64),
+    Release(u64),
+    DropVni(usize),
+    Announce(usize, u8),
+    Withdraw(usize, u8),
+    Sweep,
+    Clear,
+    ForeignAppears(usize, u8),
+    ForeignGoes(usize, u8),
+    RouteVanishes(usize, u8),
+    ObjectVanishes(u8),
+    LinkLost,
+    Verify,
+    /// Plans and applies a batch of this size; each outcome is taken from the bytes.
+    Batch(usize, Vec<u8>),
+    /// Hands in this many results, from the newest if set.
+    Results(usize, bool),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (vni, prefix, hop, server) = (0..3usize, 0..12u8, 0..7u8, 0..3u64);
+    let key = (vni.clone(), prefix.clone(), hop, server.clone());
+    prop_oneof![
+        10 => key.clone().prop_map(|(v, p, h, s)| Step::Add(v, p, h, s)),
+        6 => key.prop_map(|(v, p, h, s)| Step::Remove(v, p, h, s)),
+        1 => server.clone().prop_map(Step::Lose),
+        1 => server.clone().prop_map(Step::Hold),
+        1 => server.prop_map(Step::Release),
+        1 => vni.clone().prop_map(Step::DropVni),
+        3 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::Announce(v, p)),
+        3 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::Withdraw(v, p)),
+        1 => Just(Step::Sweep),
+        1 => Just(Step::Clear),
+        1 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::ForeignAppears(v, p)),
+        1 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::ForeignGoes(v, p)),
+        1 => (vni, prefix).prop_map(|(v, p)| Step::RouteVanishes(v, p)),
+        1 => any::<u8>().prop_map(Step::ObjectVanishes),
+        1 => Just(Step::LinkLost),
+        2 => Just(Step::Verify),
+        8 => (1..9usize, prop::collection::vec(any::<u8>(), 9)).prop_map(|(n, b)| Step::Batch(n, b)),
+        8 => (1..9usize, any::<bool>()).prop_map(|(n, b)| Step::Results(n, b)),
+        2 => (1..40_000u64).prop_map(Step::Wait),
+    ]
+}
+
+/// Twelve spellings of eight destinations, of both families.
+fn route(prefix: u8, hop: u8) -> Route {
+    let number = u32::from(prefix / 3 * 2 + prefix % 3 % 2);
+    let host = u32::from(prefix % 3 == 2) * 5;
+    let (address, length): (IpAddr, u8) = if number % 2 == 0 {
+        (std::net::Ipv4Addr::from_bits(10 << 24 | number << 8 | host).into(), 24)
+    } else {
+        (
+            Ipv6Addr::from_bits(0x2001 << 112 | u128::from(number) << 64 | u128::from(host)).into(),
+            64,
+        )
+    };
+    let address_of_hop: IpAddr = match hop {
+        5 => "192.0.2.1".parse().unwrap(),
+        6 => "::".parse().unwrap(),
+        _ => Ipv6Addr::from_bits(0xfd << 120 | u128::from(hop % 3)).into(),
+    };
+    Route {
+        destination: Destination { prefix: address, length },
+        next_hop: NextHop {
+            address: address_of_hop,
+            vni: Vni(0),
+            kind: NextHopType(i32::from(hop / 3)), // the same address twice, in two routes
+            nat_port_from: 0,
+            nat_port_to: 0,
+        },
+    }
+}
+
+fn prefix_of(vni: usize, route: Route) -> Prefix {
+    let table = if VNIS[vni].1 == 0 { 254 } else { VNIS[vni].1 };
+    Prefix { table, destination: prefix::masked(route.destination).unwrap() }
+}
+
+struct World {
+    plan: Plan,
+    kernel: Kernel,
+    objects: NexthopObjects,
+    ipv4_only: bool,
+    /// (VNI, route, server) to whether it is on hold.
+    users: BTreeMap<(usize, (u8, u8), u64), bool>,
+    own: BTreeSet<(usize, u8)>,
+    /// What a former run has left, until the sweep.
+    stale: BTreeMap<Prefix, Vec<Ipv6Addr>>,
+    pending: Vec<(Op, Outcome)>,
+    /// Groups may have shrunk since the last dump.
+    tampered: bool,
+    now: Time,
+}
+
+impl World {
+    fn new(objects: NexthopObjects, ipv4_only: bool, leftovers: &[(usize, u8, u8)]) -> World {
+        let plan = Plan::new(PlanConfig {
+            vni_table_map: VNIS.iter().map(|(vni, table)| (Vni(*vni), *table)).collect(),
+            ipv4_only,
+            nexthop_objects: objects,
+            hops_max: HOPS_DEFAULT,
+            seed: 7,
+        });
+        let mut kernel = Kernel::default();
+        kernel.objects.insert(
+            NexthopId::FIRST,
+            Object::Hop(Family::V4, Ipv6Addr::from_bits(0xfd << 120)), // as a former run left it
+        );
+        for (vni, prefix, hop) in leftovers {
+            let prefix = prefix_of(*vni, route(*prefix, 0));
+            let form = match (hop, prefix.family()) {
+                (0, _) => Form::Other,
+                (1, Family::V4) => Form::Object(NexthopId(NexthopId::FIRST)),
+                _ => Form::Inline(Hops::from_slice(&[Ipv6Addr::from_bits(
+                    0xfd << 120 | u128::from(*hop % 3),
+                )])),
+            };
+            kernel.routes.insert(prefix, form);
+        }
+        let named = |form: &Form| matches!(form, Form::Object(_));
+        if !kernel.routes.values().any(named) {
+            kernel.objects.clear();
+        }
+        let stale = kernel.routes.iter().map(|(p, form)| (*p, kernel.hops(form))).collect();
+        World {
+            plan,
+            kernel,
+            objects,
+            ipv4_only,
+            users: BTreeMap::new(),
+            own: BTreeSet::new(),
+            stale,
+            pending: Vec::new(),
+            tampered: false,
+            now: Time(0),
+        }
+    }
+
+    fn wanted(&self, prefix: Prefix) -> Vec<Ipv6Addr> {
+        let is_own = |vni: usize, route: Route| {
+            self.own.iter().any(|(own_vni, own)| {
+                *own_vni == vni
+                    && prefix_of(vni, self::route(*own, 0)).destination
+                        == prefix_of(vni, route).destination
+            })
+        };
+        let mut hops = BTreeSet::new();
+        for (vni, (p, h), _) in self.users.keys() {
+            let route = route(*p, *h);
+            if prefix_of(*vni, route) != prefix {
+                continue;
+            }
+            hops.extend(self.stale.get(&prefix).into_iter().flatten());
+            if *h > 4 || is_own(*vni, route) {
+                continue;
+            }
+            if let IpAddr::V6(address) = route.next_hop.address {
+                hops.insert(address);
+            }
+        }
+        let mut hops: Vec<Ipv6Addr> = hops.into_iter().collect();
+        if self.ipv4_only && prefix.family() == Family::V6 {
+            hops.clear();
+        }
+        if self.objects == NexthopObjects::Never && prefix.family() == Family::V6 {
+            hops.truncate(1);
+        }
+        hops
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Add(vni, p, h, server) => {
+                let added = self.plan.add(Vni(VNIS[vni].0), route(p, h), ServerId(server));
+                let is_ipv6 = self.ipv4_only && prefix_of(vni, route(p, h)).family() == Family::V6;
+                let expected = match h {
+                    _ if is_ipv6 => Err(Skip::Ipv6Destination),
+                    5 => Err(Skip::HopIpv4),
+                    6 => Err(Skip::HopUnspecified),
+                    _ => Ok(()),
+                };
+                assert_eq!(added, expected);
+                if added.is_ok() {
+                    self.users.insert((vni, (p, h), server), false);
+                }
+            }
+            Step::Remove(vni, p, h, server) => {
+                self.plan.remove(Vni(VNIS[vni].0), route(p, h), ServerId(server));
+                self.users.remove(&(vni, (p, h), server));
+            }
+            Step::Lose(server) => {
+                self.plan.lose(ServerId(server));
+                self.users.retain(|(_, _, one), _| *one != server);
+            }
+            Step::Hold(server) => {
+                self.plan.hold(ServerId(server));
+                let theirs = self.users.iter_mut().filter(|((_, _, one), _)| *one == server);
+                theirs.for_each(|(_, held)| *held = true);
+            }
+            Step::Release(server) => {
+                self.plan.release(ServerId(server));
+                self.users.retain(|(_, _, one), held| *one != server || !*held);
+            }
+            Step::DropVni(vni) => {
+                self.plan.drop_vni(Vni(VNIS[vni].0));
+                self.users.retain(|(one, _, _), _| *one != vni);
+            }
+            Step::Announce(vni, p) => {
+                if self.plan.counters().verified == 0 {
+                    self.verify(); // or what was announced only meanwhile would not show
+                }
+                self.plan.announce(Vni(VNIS[vni].0), route(p, 0));
+                self.own.insert((vni, p));
+                self.stale.remove(&prefix_of(vni, route(p, 0)));
+            }
+            Step::Withdraw(vni, p) => {
+                self.plan.withdraw(Vni(VNIS[vni].0), route(p, 0));
+                self.own.remove(&(vni, p));
+            }
+            Step::Sweep => self.sweep(),
+            Step::Clear => {
+                self.plan.clear();
+                self.users.clear();
+                self.stale.clear();
+            }
+            Step::Wait(ms) => self.now = self.now.after(Duration::from_millis(ms)),
+            Step::Batch(size, outcomes) => self.batch(size, &outcomes),
+            Step::Results(count, newest) => self.results(count, newest),
+            others => self.disturb(others),
+        }
+    }
+
+    /// What others do to the kernel.
+    fn disturb(&mut self, step: Step) {
+        match step {
+            Step::ForeignAppears(vni, p) => {
+                let prefix = prefix_of(vni, route(p, 0));
+                self.kernel.routes.remove(&prefix);
+                self.kernel.foreign.insert(prefix);
+                self.verify(); // until then a REPLACE of what was ours would hit it
+            }
+            Step::ForeignGoes(vni, p) => {
+                self.kernel.foreign.remove(&prefix_of(vni, route(p, 0)));
+            }
+            Step::RouteVanishes(vni, p) => {
+                self.kernel.routes.remove(&prefix_of(vni, route(p, 0)));
+            }
+            Step::ObjectVanishes(which) => {
+                let ids: Vec<u32> = self.kernel.objects.keys().copied().collect();
+                if !ids.is_empty() {
+                    self.kernel.drop_object(ids[usize::from(which) % ids.len()]);
+                    self.tampered = true;
+                }
+            }
+            Step::LinkLost => {
+                self.results(usize::MAX, false);
+                self.kernel.routes.clear();
+                self.kernel.objects.clear();
+                self.stale.clear();
+                self.plan.forget_kernel();
+            }
+            Step::Verify => self.verify(),
+            _ => unreachable!(),
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.plan.sweep();
+        self.stale.clear();
+    }
+
+    fn verify(&mut self) {
+        self.results(usize::MAX, false);
+        if self.plan.counters().verified == 0 {
+            // An object that no route names at first may be another program's: it would stay.
+            let Kernel { objects, routes, .. } = &mut self.kernel;
+            objects.retain(|id, _| routes.values().any(|f| *f == Form::Object(NexthopId(*id))));
+        }
+        self.plan.reconcile(self.kernel.snapshot());
+        self.stale.retain(|prefix, _| self.kernel.routes.contains_key(prefix));
+        self.tampered = false;
+    }
+
+    fn batch(&mut self, size: usize, outcomes: &[u8]) {
+        let mut ops = Vec::new();
+        self.plan.next_batch(&mut ops, size, self.now);
+        for (index, op) in ops.into_iter().enumerate() {
+            self.judge(&op);
+            let outcome = match outcomes.get(index % 9).copied().unwrap_or(255) {
+                0..20 => Outcome::Failed(libc::ENOMEM),
+                20..25 => Outcome::Failed(libc::EINVAL),
+                25..30 => Outcome::Unknown,
+                30..40 => {
+                    let _ = self.kernel.apply(&op);
+                    Outcome::Unknown
+                }
+                _ => match self.kernel.apply(&op) {
+                    Ok(()) => Outcome::Done,
+                    Err(errno) => Outcome::Failed(errno),
+                },
+            };
+            self.pending.push((op, outcome));
+        }
+    }
+
+    /// Whether this operation leads to what is wanted at the moment when it is planned.
+    fn judge(&self, op: &Op) {
+        match op {
+            Op::Delete { prefix, .. } => {
+                assert_eq!(self.wanted(*prefix), Vec::<Ipv6Addr>::new(), "a wanted route flaps");
+                assert!(!self.stale.contains_key(prefix), "a stale route goes before the sweep");
+            }
+            Op::Add { prefix, form: Form::Inline(hops) }
+            | Op::Replace { prefix, form: Form::Inline(hops) } => {
+                assert_eq!(self.wanted(*prefix), hops.to_vec());
+                assert_ne!(self.objects, NexthopObjects::Shared);
+            }
+            Op::Add { prefix, form: form @ Form::Object(id) }
+            | Op::Replace { prefix, form: form @ Form::Object(id) } => {
+                assert_ne!(self.objects, NexthopObjects::Never);
+                if self.kernel.objects.contains_key(&id.0) && !self.tampered {
+                    assert_eq!(self.wanted(*prefix), self.kernel.hops(form));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn results(&mut self, count: usize, newest: bool) {
+        for _ in 0..count.min(self.pending.len()) {
+            let index = if newest { self.pending.len() - 1 } else { 0 };
+            let (op, outcome) = self.pending.remove(index);
+            self.plan.finished(&op, outcome, self.now);
+        }
+    }
+
+    fn run_to_rest(&mut self) {
+        self.sweep();
+        self.verify();
+        let end = self.now.after(Duration::from_secs(60));
+        for _ in 0..1000 {
+            self.batch(usize::MAX, &[]);
+            let is_done = self.pending.is_empty();
+            self.results(usize::MAX, true);
+            if is_done && self.plan.is_idle() {
+                match self.plan.retry_at().filter(|at| *at <= end) {
+                    Some(at) => self.now = self.now.max(at),
+                    None => return,
+                }
+            }
+        }
+        panic!("the plan does not come to rest");
+    }
+
+    fn check(&self, foreign: &BTreeSet<Prefix>) {
+        let mut expected = BTreeMap::new();
+        let mut conflicts = 0;
+        for (vni, (p, h), _) in self.users.keys() {
+            let prefix = prefix_of(*vni, route(*p, *h));
+            let hops = self.wanted(prefix);
+            if hops.is_empty() {
+                continue;
+            }
+            let new = expected.insert(prefix, hops).is_none();
+            conflicts += u64::from(new && foreign.contains(&prefix));
+        }
+        expected.retain(|prefix, _| !foreign.contains(prefix));
+        let found: BTreeMap<Prefix, Vec<Ipv6Addr>> =
+            self.kernel.routes.iter().map(|(p, form)| (*p, self.kernel.hops(form))).collect();
+        assert_eq!(found, expected);
+        let counters = self.plan.counters();
+        assert_eq!(counters.installed, expected.len() as u64);
+        assert_eq!(counters.conflicts, conflicts);
+        assert_eq!(counters.stale, 0);
+        assert_eq!(counters.nexthops, self.kernel.objects.len() as u64);
+        for id in self.kernel.objects.keys() {
+            let is_named = self.kernel.routes.values().any(|f| *f == Form::Object(NexthopId(*id)));
+            let is_member = self
+                .kernel
+                .objects
+                .values()
+                .any(|object| matches!(object, Object::Group(members) if members.contains(id)));
+            assert!(is_named || is_member, "object {id:#x} is left over");
+        }
+    }
+}
+
+fn objects() -> impl Strategy<Value = NexthopObjects> {
+    prop_oneof![
+        2 => Just(NexthopObjects::Shared),
+        1 => Just(NexthopObjects::Ipv6Multipath),
+        1 => Just(NexthopObjects::Never),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(5000)
+    })]
+
+    #[test]
+    fn the_kernel_ends_up_as_wanted(
+        objects in objects(),
+        ipv4_only in any::<bool>(),
+        leftovers in prop::collection::vec((0..3usize, 0..12u8, 0..4u8), 0..5),
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut world = World::new(objects, ipv4_only, &leftovers);
+        for step in steps {
+            world.step(step);
+        }
+        world.run_to_rest();
+        let foreign = world.kernel.foreign.clone();
+        world.check(&foreign);
+        // And when the foreign routes go, ours take their places.
+        world.kernel.foreign.clear();
+        world.now = world.now.after(Duration::from_secs(60));
+        world.run_to_rest();
+        world.check(&BTreeSet::new());
+    }
+}
