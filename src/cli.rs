@@ -83,9 +83,7 @@ pub fn parse(args: &[&str]) -> Result<Invocation, Exit> {
         ["server", rest @ ..] => rest,
         all => all,
     };
-    let words = normalise(args)?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let flags = ServerFlags::from_args(&[PROGRAM], &words).map_err(explain)?;
+    let flags: ServerFlags = parse_flags(PROGRAM, args, &VALUES, &SWITCHES)?;
     if flags.version {
         return Err(Exit {
             code: 0,
@@ -95,6 +93,35 @@ pub fn parse(args: &[&str]) -> Result<Invocation, Exit> {
     }
     Ok(Invocation::Server(flags.into()))
 }
+
+/// Reads flags with argh, after putting right what it does not know: `--flag=value`.
+///
+/// `values` are the flags that take a value, `switches` those that do not.
+///
+/// # Errors
+/// An [`Exit`] in the name of `program`, also for `--help`.
+pub fn parse_flags<F: FromArgs>(
+    program: &str,
+    args: &[&str],
+    values: &[Takes],
+    switches: &[&str],
+) -> Result<F, Exit> {
+    let words = normalise(program, args, values, switches)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    F::from_args(&[program], &words).map_err(|exit| explain(program, exit, values))
+}
+
+/// What is said about a wrong command line: `text`, which ends with a line feed, and where to look.
+pub fn usage_of(program: &str, text: &str) -> Exit {
+    Exit {
+        code: 2,
+        text: format!("{program}: {text}Try: {program} --help\n"),
+        stream: Stream::Stderr,
+    }
+}
+
+/// A flag with a value: its name, what it takes, and an example.
+pub struct Takes(pub &'static str, pub &'static str, pub &'static str);
 
 /// What one `--listen` gives; argh would take a plain `Vec` for a flag that may be repeated.
 type Addresses = Vec<SocketAddr>;
@@ -164,9 +191,6 @@ impl From<ServerFlags> for ServerOptions {
     }
 }
 
-/// A flag with a value: its name, what it takes, and an example.
-struct Takes(&'static str, &'static str, &'static str);
-
 const VALUES: [Takes; 9] = [
     Takes("--listen", "an address and a port", "[::]:4711"),
     Takes("--cores", "a number from 1 to 1024", "4"),
@@ -182,7 +206,13 @@ const VALUES: [Takes; 9] = [
 const SWITCHES: [&str; 5] = ["--verbose", "-v", "--version", "--help", "-h"];
 
 /// Makes `--flag value` of `--flag=value`, and refuses what is no flag.
-fn normalise(args: &[&str]) -> Result<Vec<String>, Exit> {
+fn normalise(
+    program: &str,
+    args: &[&str],
+    values: &[Takes],
+    switches: &[&str],
+) -> Result<Vec<String>, Exit> {
+    let usage = |text: &str| usage_of(program, text);
     let mut words = Vec::new();
     let mut args = args.iter();
     while let Some(&arg) = args.next() {
@@ -194,13 +224,13 @@ fn normalise(args: &[&str]) -> Result<Vec<String>, Exit> {
         } else if !arg.starts_with('-') || arg == "-" {
             return Err(usage(&format!("Unrecognized argument: {arg:?} is no flag\n")));
         } else if let Some((flag, value)) = arg.split_once('=') {
-            if SWITCHES.contains(&flag) {
+            if switches.contains(&flag) {
                 return Err(usage(&format!("{flag} takes no value, but {value:?} was given\n")));
             }
             words.extend([flag.to_string(), value.to_string()]);
         } else {
             words.push(arg.to_string());
-            if VALUES.iter().any(|Takes(flag, ..)| *flag == arg) {
+            if values.iter().any(|Takes(flag, ..)| *flag == arg) {
                 words.extend(args.next().map(|value| value.to_string()));
             }
         }
@@ -209,24 +239,20 @@ fn normalise(args: &[&str]) -> Result<Vec<String>, Exit> {
 }
 
 /// argh's word for an early exit, and what the flag in question takes.
-fn explain(exit: argh::EarlyExit) -> Exit {
+fn explain(program: &str, exit: argh::EarlyExit, values: &[Takes]) -> Exit {
     if exit.status.is_ok() {
         return Exit { code: 0, text: exit.output, stream: Stream::Stdout };
     }
     let mut text = exit.output;
-    let blamed = VALUES.iter().find(|Takes(flag, ..)| text.contains(&format!("option '{flag}'")));
+    let blamed = values.iter().find(|Takes(flag, ..)| text.contains(&format!("option '{flag}'")));
     if let Some(Takes(flag, takes, example)) = blamed {
-        text += &format!("{flag} takes {takes}, for example: {PROGRAM} {flag} {example}\n");
+        text += &format!("{flag} takes {takes}, for example: {program} {flag} {example}\n");
     }
-    usage(&text)
+    usage_of(program, &text)
 }
 
 fn usage(text: &str) -> Exit {
-    Exit {
-        code: 2,
-        text: format!("{PROGRAM}: {text}Try: {PROGRAM} --help\n"),
-        stream: Stream::Stderr,
-    }
+    usage_of(PROGRAM, text)
 }
 
 fn listen(value: &str) -> Result<Vec<SocketAddr>, String> {

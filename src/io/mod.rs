@@ -32,7 +32,8 @@ use tracing::{info, warn};
 
 use self::acceptor::{Acceptor, Dispatcher, ShardHandle};
 use self::clock::Clock;
-pub use self::probe::ProbeError;
+pub use self::probe::{ProbeError, explain, probe, runtime_builder};
+pub use self::sys::{raise_descriptor_limit, receive_ready};
 use self::worker::{Letter, WorkerStart};
 use crate::shard::{Budgets, Limits, ShardConfig};
 use crate::types::{Pace, ReflectOwn, ShardId};

@@ -74,7 +74,7 @@ pub enum ProbeError {
 
 /// The runtime of a shard: only its own thread submits, and completions need no interrupt.
 /// (DEFER_TASKRUN would hang, since tokio-uring waits in epoll and not in the ring.)
-pub(super) fn runtime_builder() -> tokio_uring::Builder {
+pub fn runtime_builder() -> tokio_uring::Builder {
     let mut builder = tokio_uring::builder();
     builder.entries(ENTRIES).uring_builder(&ring_builder());
     builder
@@ -84,7 +84,7 @@ pub(super) fn runtime_builder() -> tokio_uring::Builder {
 ///
 /// # Errors
 /// What forbids io_uring, in words for the operator.
-pub(super) fn probe() -> Result<(), ProbeError> {
+pub fn probe() -> Result<(), ProbeError> {
     match ring_builder().build(ENTRIES) {
         Ok(_) => Ok(()),
         Err(error) => Err(explain(&error)),
@@ -92,7 +92,7 @@ pub(super) fn probe() -> Result<(), ProbeError> {
 }
 
 /// Puts a failed set-up of a ring into words.
-pub(super) fn explain(error: &io::Error) -> ProbeError {
+pub fn explain(error: &io::Error) -> ProbeError {
     let setting = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     classify(error, setting.as_deref(), release.trim())

@@ -44,11 +44,23 @@ pub(super) fn tcp_sample(socket: BorrowedFd<'_>) -> io::Result<TcpSample> {
     })
 }
 
+/// Reads what a socket has, without waiting: the number of bytes, 0 at its end.
+///
+/// # Errors
+/// `WouldBlock` if it has nothing, or the kernel's.
+pub fn receive_ready(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
+    let length = unsafe {
+        libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+    };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
 /// Raises the limit of open descriptors to what the administrator allows, and returns it.
 ///
 /// # Errors
 /// The kernel's; the limit is then as it was.
-pub(super) fn raise_descriptor_limit() -> io::Result<u64> {
+pub fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills the struct it is given.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
