@@ -2,7 +2,7 @@
 //!
 //! Owns the only look at a clock. Must never be set back.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Nanoseconds since the start of the run.
 #[derive(Clone, Copy, Debug)]
@@ -20,11 +20,6 @@ impl Clock {
     /// Nanoseconds since the start.
     pub fn now_ns(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
-    }
-
-    /// `time_ns` as an instant to sleep until.
-    pub fn instant_of(&self, time_ns: u64) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(self.start + Duration::from_nanos(time_ns))
     }
 }
 

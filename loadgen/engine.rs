@@ -20,7 +20,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::shard::{self, CheckReply, Command, PeerSet};
 use crate::shared::{Behaviour, Counts, Shared};
-use crate::stage::{Recorder, Stage};
+use crate::stage::Recorder;
 use crate::stream::Stream;
 
 /// How often a wait looks at the counters.
@@ -420,13 +420,6 @@ impl Engine {
             return Err(anyhow!("{lost} {plural} lost; first: {}", first.join("; ")));
         }
         Ok(counts)
-    }
-}
-
-impl Engine {
-    /// The stages so far.
-    pub fn stages(&self) -> &[Stage] {
-        self.recorder.stages()
     }
 }
 

@@ -306,7 +306,11 @@ impl Peer {
                 let interval_s = hello.keepalive_interval_s.min(shared.behaviour.keepalive_s);
                 let interval_ns = u64::from(interval_s) * 1_000_000_000;
                 self.interval_ns.set(interval_ns);
-                self.next_keepalive_ns.set(shared.clock.now_ns() + interval_ns);
+                // Real peers have not all started in the same second: the first one comes early, so that
+                // they are spread over the interval.
+                let spread = u64::from(self.number.wrapping_mul(0x9E37_79B9) >> 16);
+                let first_ns = (interval_ns >> 16) * spread;
+                self.next_keepalive_ns.set(shared.clock.now_ns() + first_ns);
                 self.state.set(State::Greeted);
                 self.keepalive();
             }

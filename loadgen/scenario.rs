@@ -96,9 +96,9 @@ fn mix(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
     engine.converge()?;
     engine.end();
 
-    let senders = peers((0..sizes.peers).step_by(10));
+    let senders = tenth(sizes.peers, 1);
     stream(engine, "updates", &senders, sizes, sizes.duration_s, sizes.routes.div_ceil(2))?;
-    vanish_and_return(engine, &peers((0..sizes.peers).skip(3).step_by(10)))
+    vanish_and_return(engine, &tenth(sizes.peers, 3))
 }
 
 fn fanout(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
@@ -124,7 +124,7 @@ fn meshed(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
     engine.announce(&all, Action::Add, sizes.rate_per_s)?;
     engine.converge()?;
     engine.end();
-    vanish_and_return(engine, &peers((0..sizes.peers).step_by(10)))
+    vanish_and_return(engine, &tenth(sizes.peers, 3))
 }
 
 fn join(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
@@ -316,6 +316,14 @@ fn updates(sizes: &Sizes, duration_s: f64) -> u64 {
 
 fn peers(numbers: impl IntoIterator<Item = u32>) -> PeerSet {
     numbers.into_iter().collect()
+}
+
+/// One peer of each ten in a row, by turns another one, so that each VNI has some; never none.
+fn tenth(all: u32, which: u32) -> PeerSet {
+    let chosen = |ten: u32| (ten * 10 + (ten * 7 + which) % 10).min(all - 1);
+    let mut chosen: Vec<u32> = (0..all.div_ceil(10)).map(chosen).collect();
+    chosen.dedup();
+    peers(chosen)
 }
 
 fn all(engine: &Engine) -> PeerSet {

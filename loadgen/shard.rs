@@ -27,7 +27,7 @@ use crate::verify::Difference;
 const BUFFER_BYTES: usize = 256 * 1024;
 const LEGACY_BUFFER_BYTES: usize = 65_535;
 /// How often KEEPALIVEs and silent servers are looked for.
-const SWEEP: Duration = Duration::from_millis(100);
+const SWEEP: Duration = Duration::from_millis(20);
 /// Connections that one shard opens at a time.
 const CONNECTING_MAX: usize = 256;
 /// Buffers to send from that are kept for the next time.
