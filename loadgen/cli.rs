@@ -182,7 +182,7 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
      \x20 herd     --peers 1000 --vnis 50 --vnis-per-peer 2 --routes 10\n\
      \x20 latency  --announcers 10 --subscribers 100 --rate 1000 --duration-s 10\n\
      \x20 churn    --announcers 10 --routes 200 --subscribers 50 --rounds 5 [--rate]\n\
-     \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5 --stall-s 15\n\
+     \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5 --stall-s 30\n\
      \x20 idle     --peers 5000 --duration-s 10\n\
      \x20 --routes counts for each announcer in each of its VNIs.",
     note = "Receiving and verifying costs loadgen about 0.2 us of CPU for each update that comes in large\n\
@@ -357,7 +357,7 @@ impl Flags {
                 sizes.star(self, 10, 20, 0);
                 sizes.stream(rate(Some(8000.0)));
                 sizes.duration_s = seconds(self.duration_s, 5.0);
-                sizes.stall_s = seconds(self.stall_s, 15.0);
+                sizes.stall_s = seconds(self.stall_s, 30.0);
                 &["--announcers", "--subscribers", "--rate", "--duration-s", "--stall-s"]
             }
         };
@@ -434,6 +434,11 @@ impl Options {
                 "a peer cannot be in {} of {} VNIs: --vnis-per-peer is at most --vnis\n",
                 sizes.vnis_per_peer, sizes.vnis
             ));
+        }
+        if self.target.is_some() && (self.cores.is_some() || self.pace.is_some()) {
+            let words =
+                "--cores and --pace are for a reflector that loadgen starts, not for --target\n";
+            return Err(words.to_owned());
         }
         let vnis = sizes.vnis.max(1);
         if self.vni_base.checked_add(vnis - 1).is_none() {
@@ -567,7 +572,7 @@ mod tests {
             assert_eq!((options.scenario, scenario.name()), (scenario, name));
             let plan = scenario::plan(scenario, &options.sizes, options.vni_base);
             assert!(plan.peers.len() as u32 == options.sizes.all_peers());
-            assert_eq!(plan.routes() == 0, scenario == Scenario::Idle, "{name}");
+            assert_eq!(plan.words() == 0, scenario == Scenario::Idle, "{name}");
         }
     }
 
@@ -596,6 +601,7 @@ mod tests {
             (&["--scenario=all"], "mix, fanout"),
             (&["--target=4711"], "an address and a port"),
             (&["--keepalive=0"], "seconds from 1"),
+            (&["--cores=2", "--target=[::1]:1"], "not for --target"),
             (&["--frob"], "--frob"),
             (&["now"], "\"now\""),
         ] {

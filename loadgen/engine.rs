@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_millis(2);
 const QUIET_NS: u64 = 100_000_000;
 /// How long a shard may take for an answer.
 const SHARD_LIMIT: Duration = Duration::from_secs(30);
+/// How long views may stay wrong without a delivery when updates were wrong, too.
+const HOPELESS_S: f64 = 1.0;
 /// The longest that one wait may take beyond its plan, whatever moves.
 const WAIT_LIMIT_S: f64 = 600.0;
 
@@ -326,7 +328,9 @@ impl Engine {
                     return Ok(());
                 }
                 let waited_s = seconds(now_ns - begun_ns);
-                if seconds(quiet_ns) > self.patience_s || waited_s > WAIT_LIMIT_S {
+                // What was damaged or lost on the way does not come again.
+                let hopeless = counts.faults() > 0 && seconds(quiet_ns) > HOPELESS_S;
+                if hopeless || seconds(quiet_ns) > self.patience_s || waited_s > WAIT_LIMIT_S {
                     self.recorder.difference(&reply.difference);
                     return Err(not_converged(&reply, seconds(quiet_ns)));
                 }
@@ -384,15 +388,15 @@ impl Engine {
         done: impl Fn(&Counts) -> Result<(), String>,
     ) -> anyhow::Result<()> {
         let begun_ns = self.now_ns();
-        let (mut last, mut moved_ns) = (self.shared.counts(), begun_ns);
+        let (mut last, mut moved_ns) = (self.shared.counts().advance(), begun_ns);
         loop {
             let counts = self.poll()?;
             let Err(waiting) = done(&counts) else {
                 return Ok(());
             };
             let now_ns = self.now_ns();
-            if counts != last {
-                (last, moved_ns) = (counts, now_ns);
+            if counts.advance() != last {
+                (last, moved_ns) = (counts.advance(), now_ns);
             }
             let (waited_s, still_s) = (seconds(now_ns - begun_ns), seconds(now_ns - moved_ns));
             let late = waited_s > planned_s + self.patience_s;
@@ -424,8 +428,9 @@ impl Engine {
 }
 
 fn not_converged(reply: &CheckReply, quiet_s: f64) -> anyhow::Error {
+    let peers = if reply.peers == 1 { "peer has" } else { "peers have" };
     anyhow!(
-        "{} peers have not what they should: {} routes missing, {} that should be gone, and nothing came \
+        "{} {peers} not what they should: {} routes missing, {} that should be gone, and nothing came \
          for {quiet_s:.0} s. First: {}",
         reply.peers,
         reply.difference.missing,

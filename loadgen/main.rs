@@ -72,6 +72,9 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         // Now, not after a minute of work.
         std::fs::write(report, "").with_context(|| format!("cannot write {}", report.display()))?;
     }
+    if let Some(pid) = options.server_pid {
+        cost::cpu_ns(pid).with_context(|| format!("cannot watch process {pid} (--server-pid)"))?;
+    }
     metalbond_uring::io::probe()?;
     let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
     let (server, first_line) = server(options)?;
@@ -179,7 +182,7 @@ fn exit_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
-        std::process::exit(101);
+        std::process::exit(1);
     }));
 }
 

@@ -124,11 +124,6 @@ impl Plan {
         self.vnis.last().map_or(0, |vni| vni.first_bit / 64 + vni.words())
     }
 
-    /// Routes of all announcers in all VNIs.
-    pub fn routes(&self) -> u64 {
-        self.vnis.iter().map(|vni| u64::from(vni.routes())).sum()
-    }
-
     /// How many routes a peer announces.
     pub fn routes_of(&self, peer: u32) -> u64 {
         let announces = &self.peers[peer as usize].announces;
@@ -214,7 +209,6 @@ mod tests {
     #[test]
     fn every_route_has_a_bit_and_an_announcer() {
         let plan = mesh();
-        assert_eq!(plan.routes(), 12 * 2 * 70);
         assert_eq!(plan.vnis[1].first_bit, 448);
         assert_eq!(plan.words(), 4 * 7);
         for (peer, it) in plan.peers.iter().enumerate() {

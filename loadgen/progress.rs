@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
+use crate::clock::Clock;
 use crate::shared::Counts;
 use crate::stage::Stage;
 
@@ -14,16 +15,29 @@ use crate::stage::Stage;
 pub struct Progress {
     bars: bool,
     bar: Option<ProgressBar>,
+    name: String,
+    clock: Clock,
+    said_s: u64,
 }
+
+/// Time between two plain lines of a stage, in seconds.
+const LINE_S: u64 = 5;
 
 impl Progress {
     /// Bars if standard error is a terminal.
     pub fn new() -> Progress {
-        Progress { bars: std::io::stderr().is_terminal(), bar: None }
+        Progress {
+            bars: std::io::stderr().is_terminal(),
+            bar: None,
+            name: String::new(),
+            clock: Clock::start(),
+            said_s: 0,
+        }
     }
 
     /// A stage begins that should bring this many deliveries.
     pub fn begin(&mut self, name: &str, deliveries: u64) {
+        (self.name, self.clock, self.said_s) = (name.to_owned(), Clock::start(), 0);
         if !self.bars {
             return;
         }
@@ -42,9 +56,14 @@ impl Progress {
     }
 
     /// Counters since the stage began.
-    pub fn update(&self, counts: &Counts) {
+    pub fn update(&mut self, counts: &Counts) {
+        let elapsed_s = self.clock.now_ns() / 1_000_000_000;
         if let Some(bar) = &self.bar {
             bar.set_position(counts.deliveries);
+        } else if elapsed_s >= self.said_s + LINE_S {
+            self.said_s = elapsed_s;
+            let deliveries = HumanCount(counts.deliveries);
+            say(&format!("{}: {deliveries} updates delivered after {elapsed_s} s\n", self.name));
         }
     }
 
@@ -59,7 +78,11 @@ impl Progress {
             n => format!(", {} updates delivered", HumanCount(n)),
         };
         let line = format!("{}: {state} in {:.3} s{deliveries}\n", stage.stage, stage.wall_s);
-        // Nobody may be listening.
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        say(&line);
     }
+}
+
+fn say(line: &str) {
+    // Nobody may be listening.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

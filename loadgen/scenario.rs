@@ -198,8 +198,8 @@ fn slow(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
     engine.measure();
     engine.tell(|| Command::Pause(Arc::clone(&slow), until_ns));
     send_stream(engine, &announcers, sizes, sizes.stall_s, sizes.routes)?;
-    engine.measured()?;
     engine.converge()?;
+    engine.measured()?;
     engine.end();
     Ok(())
 }

@@ -312,6 +312,9 @@ impl Shard {
             if let Err(error) = socket.readable().await {
                 return format!("cannot wait for the server: {error}");
             }
+            if peer.leaving.get() {
+                return "left".to_owned();
+            }
             if peer.paused_until_ns.get() > self.shared.clock.now_ns() && !peer.leaving.get() {
                 continue;
             }

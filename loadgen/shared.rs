@@ -123,6 +123,12 @@ stats! {
 }
 
 impl Counts {
+    /// What moves only when a run gets on: KEEPALIVEs come and go in a run that is stuck, too.
+    #[must_use]
+    pub fn advance(&self) -> Counts {
+        Counts { keepalives: 0, received_bytes: 0, ..*self }
+    }
+
     /// Updates that were not right.
     pub fn faults(&self) -> u64 {
         self.duplicate + self.unexpected + self.wrong + self.unaligned

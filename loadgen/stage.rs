@@ -34,7 +34,8 @@ pub struct Stage {
     pub updates_sent: u64,
     /// Updates received that were right and new to the receiver.
     pub deliveries: u64,
-    /// Deliveries that a server which sends every change brings. One that conflates for slow peers needs fewer.
+    /// Deliveries that it takes to send every change once. A server that conflates for slow peers needs fewer;
+    /// one that tells joiners of routes that are gone already, or leaving peers of others that left, needs more.
     pub deliveries_expected: u64,
     /// Deliveries for each second of `wall_s`.
     pub deliveries_per_s: f64,
