@@ -11,8 +11,9 @@ use argh::FromArgs;
 use metalbond_uring::cli::{Exit, Stream, Takes, parse_flags, usage_of};
 
 use crate::route::ROUTES_PER_VNI_MAX;
-use crate::scenario::{self, CYCLE_S};
+use crate::scenario;
 use crate::shared::Sabotage;
+use crate::sizes::{Given, Sizes};
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "loadgen";
@@ -47,33 +48,6 @@ pub enum Scenario {
     Slow,
     /// Nothing happens.
     Idle,
-}
-
-/// How large a scenario is; what it does not use is 0.
-#[derive(Clone, Default, PartialEq, Debug)]
-pub struct Sizes {
-    /// Peers that announce and subscribe.
-    pub peers: u32,
-    /// VNIs.
-    pub vnis: u32,
-    /// VNIs of each peer.
-    pub vnis_per_peer: u32,
-    /// Peers that announce only.
-    pub announcers: u32,
-    /// Peers that subscribe only.
-    pub subscribers: u32,
-    /// Peers that subscribe when all is announced.
-    pub joiners: u32,
-    /// Routes of each announcer in each of its VNIs.
-    pub routes: u32,
-    /// Updates a second, all announcers together; None: as fast as possible.
-    pub rate_per_s: Option<f64>,
-    /// How long updates flow, or nothing happens.
-    pub duration_s: f64,
-    /// How long one subscriber does not read.
-    pub stall_s: f64,
-    /// How often all is withdrawn and announced again.
-    pub rounds: u32,
 }
 
 /// What loadgen is to do.
@@ -143,7 +117,20 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
         let text = format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"));
         return Err(Exit { code: 0, text, stream: Stream::Stdout });
     }
-    let sizes = flags.sizes().map_err(|words| usage_of(PROGRAM, &words))?;
+    let given = Given {
+        peers: flags.peers,
+        vnis: flags.vnis,
+        vnis_per_peer: flags.vnis_per_peer,
+        announcers: flags.announcers,
+        routes: flags.routes,
+        subscribers: flags.subscribers,
+        joiners: flags.joiners,
+        rate: flags.rate,
+        duration_s: flags.duration_s,
+        stall_s: flags.stall_s,
+        rounds: flags.rounds,
+    };
+    let sizes = given.sizes(flags.scenario).map_err(|words| usage_of(PROGRAM, &words))?;
     let options = Options {
         scenario: flags.scenario,
         sizes,
@@ -305,121 +292,6 @@ const VALUES: [Takes; 24] = [
 ];
 
 const SWITCHES: [&str; 5] = ["--legacy", "--json", "--version", "--help", "-h"];
-
-impl Flags {
-    /// The scenario's sizes: its defaults, and the flags that it knows.
-    fn sizes(&self) -> Result<Sizes, String> {
-        let scenario = self.scenario;
-        let rate = |default| self.rate.or(default);
-        let seconds = |flag: Option<f64>, default| flag.unwrap_or(default);
-        let mut sizes = Sizes { rate_per_s: self.rate, ..Sizes::default() };
-        let used: &[&str] = match scenario {
-            Scenario::Mix => {
-                sizes.meshed(self, 1000, None, 2, 5);
-                sizes.rate_per_s = rate(Some(500.0));
-                sizes.duration_s = seconds(self.duration_s, 10.0);
-                &["--peers", "--vnis", "--vnis-per-peer", "--routes", "--rate", "--duration-s"]
-            }
-            Scenario::Mesh => {
-                sizes.meshed(self, 500, Some(100), 4, 10);
-                &["--peers", "--vnis", "--vnis-per-peer", "--routes", "--rate"]
-            }
-            Scenario::Herd => {
-                sizes.meshed(self, 1000, Some(50), 2, 10);
-                &["--peers", "--vnis", "--vnis-per-peer", "--routes"]
-            }
-            Scenario::Idle => {
-                sizes.meshed(self, 5000, Some(100), 1, 0);
-                sizes.duration_s = seconds(self.duration_s, 10.0);
-                &["--peers", "--duration-s"]
-            }
-            Scenario::Fanout => {
-                sizes.star(self, 1, 100, 5000);
-                &["--announcers", "--routes", "--subscribers", "--rate"]
-            }
-            Scenario::Join => {
-                sizes.star(self, 1, 0, 50_000);
-                sizes.joiners = self.joiners.unwrap_or(20);
-                &["--announcers", "--routes", "--joiners", "--rate"]
-            }
-            Scenario::Latency => {
-                sizes.star(self, 10, 100, 0);
-                sizes.stream(rate(Some(1000.0)));
-                sizes.duration_s = seconds(self.duration_s, 10.0);
-                &["--announcers", "--subscribers", "--rate", "--duration-s"]
-            }
-            Scenario::Churn => {
-                sizes.star(self, 10, 50, 200);
-                sizes.rounds = self.rounds.unwrap_or(5);
-                &["--announcers", "--routes", "--subscribers", "--rounds", "--rate"]
-            }
-            Scenario::Slow => {
-                sizes.star(self, 10, 20, 0);
-                sizes.stream(rate(Some(8000.0)));
-                sizes.duration_s = seconds(self.duration_s, 5.0);
-                sizes.stall_s = seconds(self.stall_s, 30.0);
-                &["--announcers", "--subscribers", "--rate", "--duration-s", "--stall-s"]
-            }
-        };
-        match self.given().into_iter().find(|flag| !used.contains(flag)) {
-            Some(flag) => Err(format!(
-                "{flag} means nothing to --scenario {}, which has: {}\n",
-                scenario.name(),
-                used.join(" ")
-            )),
-            None => Ok(sizes),
-        }
-    }
-
-    /// The size flags that were given.
-    fn given(&self) -> Vec<&'static str> {
-        let given = [
-            ("--peers", self.peers.is_some()),
-            ("--vnis", self.vnis.is_some()),
-            ("--vnis-per-peer", self.vnis_per_peer.is_some()),
-            ("--announcers", self.announcers.is_some()),
-            ("--routes", self.routes.is_some()),
-            ("--subscribers", self.subscribers.is_some()),
-            ("--joiners", self.joiners.is_some()),
-            ("--rate", self.rate.is_some()),
-            ("--duration-s", self.duration_s.is_some()),
-            ("--stall-s", self.stall_s.is_some()),
-            ("--rounds", self.rounds.is_some()),
-        ];
-        given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
-    }
-}
-
-impl Sizes {
-    fn meshed(&mut self, flags: &Flags, peers: u32, vnis: Option<u32>, each: u32, routes: u32) {
-        self.peers = flags.peers.unwrap_or(peers);
-        // One VNI for each 50 peers, unless the scenario says otherwise.
-        let vnis = vnis.unwrap_or((self.peers / 50).max(2));
-        self.vnis = flags.vnis.unwrap_or(vnis);
-        self.vnis_per_peer = flags.vnis_per_peer.unwrap_or(each.min(self.vnis));
-        self.routes = flags.routes.unwrap_or(routes);
-    }
-
-    fn star(&mut self, flags: &Flags, announcers: u32, subscribers: u32, routes: u32) {
-        self.announcers = flags.announcers.unwrap_or(announcers);
-        self.subscribers = flags.subscribers.unwrap_or(subscribers);
-        self.routes = flags.routes.unwrap_or(routes);
-    }
-
-    /// Enough routes that one rests for [`CYCLE_S`] before it changes again.
-    fn stream(&mut self, rate_per_s: Option<f64>) {
-        self.rate_per_s = rate_per_s;
-        let routes = rate_per_s.unwrap_or_default() * CYCLE_S / f64::from(self.announcers);
-        self.routes = routes.ceil().max(1.0) as u32;
-    }
-
-    /// Peers of all kinds.
-    pub fn all_peers(&self) -> u32 {
-        [self.peers, self.announcers, self.subscribers, self.joiners]
-            .iter()
-            .fold(0, |sum, &n| sum.saturating_add(n))
-    }
-}
 
 impl Options {
     /// Whether the sizes make sense together.

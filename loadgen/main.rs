@@ -3,6 +3,7 @@
 //! Owns the process: its arguments, its output, its exit code, and the reflector that it may start. Must
 //! never leave that one running.
 
+mod canon;
 mod child;
 mod cli;
 mod clock;
@@ -18,6 +19,7 @@ mod route;
 mod scenario;
 mod shard;
 mod shared;
+mod sizes;
 mod socket;
 mod stage;
 mod stream;

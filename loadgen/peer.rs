@@ -214,7 +214,16 @@ impl Peer {
     ) -> Result<Received, String> {
         let mut received = Received::default();
         let mut view = self.view.borrow_mut();
+        let damaged = shared.behaviour.sabotage.is_some();
         loop {
+            if deframer.buffered_bytes() == 0 && !damaged {
+                let (plan, canon) = (&shared.plan, &shared.canon);
+                while let Some((bit, action, length)) = view.take_next(plan, canon, bytes) {
+                    arrivals.arrived(bit, action);
+                    received.updates += 1;
+                    bytes = &bytes[length..];
+                }
+            }
             let frame = match deframer.next(&mut bytes) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(received),
@@ -226,7 +235,7 @@ impl Peer {
                 continue;
             }
             received.updates += 1;
-            if shared.behaviour.sabotage.is_some() {
+            if damaged {
                 self.sabotaged(shared, stats, &mut view, frame.payload, arrivals);
             } else {
                 self.update(shared, stats, &mut view, frame.payload, arrivals);

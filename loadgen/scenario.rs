@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use metalbond_uring::types::Action;
 
-use crate::cli::{Scenario, Sizes};
+use crate::cli::Scenario;
 use crate::engine::Engine;
 use crate::peer::AtOnce;
 use crate::plan::{Plan, spread};
 use crate::shard::{Command, PeerSet};
+use crate::sizes::Sizes;
 use crate::stream::Stream;
 
 /// How long a route rests in a stream before it changes again, in seconds.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use metalbond_uring::types::Action;
 
+use crate::canon::Canon;
 use crate::clock::Clock;
 use crate::plan::Plan;
 
@@ -47,6 +48,8 @@ pub enum Sabotage {
 pub struct Shared {
     /// The shape of the run.
     pub plan: Plan,
+    /// The frames of its routes.
+    pub canon: Canon,
     /// The common clock.
     pub clock: Clock,
     /// How peers behave.
@@ -150,6 +153,7 @@ impl Shared {
             announced: (0..words).map(|_| AtomicU64::new(0)).collect(),
             scheduled_ns: (0..words * 64).map(|_| [AtomicU64::new(0), AtomicU64::new(0)]).collect(),
             stats: (0..shards).map(|_| Stats::default()).collect(),
+            canon: Canon::new(&plan),
             over: AtomicBool::new(false),
             findings: Mutex::new(Vec::new()),
             plan,
