@@ -50,7 +50,7 @@ impl Latency {
     /// Why the figures mislead, if they do.
     pub fn warning(&self) -> Option<String> {
         let (delivery, lag) = (percentiles(&self.delivery_ns), percentiles(&self.lag_ns));
-        (!self.delivery_ns.is_empty() && lag.p99_ms > 0.5 && lag.p99_ms > delivery.p99_ms / 2.0)
+        (!self.delivery_ns.is_empty() && lag.p99_ms > 0.5 && lag.p99_ms > delivery.p99_ms / 4.0)
             .then(|| {
                 format!(
                     "loadgen itself was late: 99 % of its updates within {:.2} ms, so the latency says \
@@ -104,10 +104,10 @@ mod tests {
 
     #[test]
     fn a_late_generator_is_owned_up_to() {
-        assert_eq!(recorded(10, 1).warning(), None);
+        assert_eq!(recorded(10, 2).warning(), None);
         assert_eq!(recorded(1, 0).warning(), None);
         assert_eq!(Latency::new().warning(), None);
-        let warning = recorded(10, 9).warning().unwrap();
+        let warning = recorded(10, 3).warning().unwrap();
         assert!(warning.contains("loadgen itself was late"), "{warning}");
     }
 
