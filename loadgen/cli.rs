@@ -1,0 +1,500 @@
+//! The command line of loadgen: from words to [`Options`], or to a text and an exit code.
+//!
+//! Owns the flags, the scenarios' default sizes, and what is said about wrong ones. Must never print,
+//! exit or connect.
+
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::path::PathBuf;
+
+use argh::FromArgs;
+use metalbond_uring::cli::{Exit, Stream, Takes, parse_flags, usage_of};
+
+use crate::route::ROUTES_PER_VNI_MAX;
+use crate::scenario;
+use crate::shared::Sabotage;
+use crate::sizes::{Given, Sizes};
+
+/// The program's name in its texts.
+pub const PROGRAM: &str = "loadgen";
+
+/// Where a server is looked for before one is started.
+pub const TARGET_DEFAULT: &str = "[::1]:4711";
+
+/// Memory that the bitmaps of all views may take.
+const VIEW_BYTES_MAX: u64 = 4 << 30;
+/// Routes and peers of one run.
+const ROUTES_MAX: u64 = 100_000_000;
+const PEERS_MAX: u32 = 1_000_000;
+
+/// What is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scenario {
+    /// A bit of everything.
+    Mix,
+    /// Few announce, many subscribe.
+    Fanout,
+    /// Everybody announces and subscribes in several VNIs.
+    Mesh,
+    /// Late subscribers to a table.
+    Join,
+    /// All come back at once after a restart.
+    Herd,
+    /// Updates at a rate.
+    Latency,
+    /// Routes and announcers come and go.
+    Churn,
+    /// One subscriber stops reading.
+    Slow,
+    /// Nothing happens.
+    Idle,
+}
+
+/// What loadgen is to do.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Options {
+    /// What to run.
+    pub scenario: Scenario,
+    /// How large.
+    pub sizes: Sizes,
+    /// The server to load; None: look for one, or start one.
+    pub target: Option<SocketAddr>,
+    /// The server's process.
+    pub server_pid: Option<u32>,
+    /// Shards of a reflector that loadgen starts.
+    pub cores: Option<u32>,
+    /// How a reflector that loadgen starts feeds peers that do not reassemble.
+    pub pace: Option<String>,
+    /// Threads of the generator.
+    pub threads: u32,
+    /// The first VNI.
+    pub vni_base: u32,
+    /// Keepalive interval to offer, in seconds.
+    pub keepalive_s: u32,
+    /// Peers that do not reassemble.
+    pub legacy: bool,
+    /// Work for each route received, in microseconds.
+    pub process_us: u64,
+    /// Updates sent before an answer is awaited; 0 for no limit.
+    pub inflight: u32,
+    /// How long nothing may move before a wait is given up, in seconds.
+    pub patience_s: f64,
+    /// One JSON object for each stage instead of a table.
+    pub json: bool,
+    /// Where to write the report.
+    pub report: Option<PathBuf>,
+    /// The negative control.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Scenario {
+    /// All scenarios with their names.
+    const ALL: [(Scenario, &'static str); 9] = [
+        (Scenario::Mix, "mix"),
+        (Scenario::Fanout, "fanout"),
+        (Scenario::Mesh, "mesh"),
+        (Scenario::Join, "join"),
+        (Scenario::Herd, "herd"),
+        (Scenario::Latency, "latency"),
+        (Scenario::Churn, "churn"),
+        (Scenario::Slow, "slow"),
+        (Scenario::Idle, "idle"),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(scenario, _)| *scenario == self).map_or("", |(_, name)| name)
+    }
+}
+
+/// Reads the words after the program's name.
+///
+/// # Errors
+/// An [`Exit`], also for `--help` and `--version`.
+pub fn parse(args: &[&str]) -> Result<Options, Exit> {
+    let flags: Flags = parse_flags(PROGRAM, args, &VALUES, &SWITCHES)?;
+    if flags.version {
+        let text = format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"));
+        return Err(Exit { code: 0, text, stream: Stream::Stdout });
+    }
+    let given = Given {
+        peers: flags.peers,
+        vnis: flags.vnis,
+        vnis_per_peer: flags.vnis_per_peer,
+        announcers: flags.announcers,
+        routes: flags.routes,
+        subscribers: flags.subscribers,
+        joiners: flags.joiners,
+        rate: flags.rate,
+        duration_s: flags.duration_s,
+        stall_s: flags.stall_s,
+        rounds: flags.rounds,
+    };
+    let sizes = given.sizes(flags.scenario).map_err(|words| usage_of(PROGRAM, &words))?;
+    let options = Options {
+        scenario: flags.scenario,
+        sizes,
+        target: flags.target,
+        server_pid: flags.server_pid,
+        cores: flags.cores,
+        pace: flags.pace,
+        threads: flags.threads,
+        vni_base: flags.vni_base,
+        keepalive_s: flags.keepalive,
+        legacy: flags.legacy,
+        process_us: u64::from(flags.process_us),
+        inflight: flags.inflight,
+        patience_s: flags.patience_s,
+        json: flags.json,
+        report: flags.report.map(PathBuf::from),
+        sabotage: flags.sabotage,
+    };
+    options.judge().map_err(|words| usage_of(PROGRAM, &words))?;
+    Ok(options)
+}
+
+/// Loads a MetalBond server with simulated peers, verifies every update that they receive, and says what
+/// the server took and cost.
+///
+/// Without --target it loads the server at port 4711 of this host if there is one, otherwise a reflector that it
+/// starts itself and ends afterwards. Its VNIs start at 15728640, far from those in use.
+#[derive(FromArgs)]
+#[argh(
+    help_triggers("-h", "--help"),
+    note = "Scenarios and their sizes (defaults):\n\
+     \x20 mix      --peers 1000 --vnis P/50 --vnis-per-peer 2 --routes 5 --rate 500 --duration-s 10\n\
+     \x20 fanout   --announcers 1 --routes 5000 --subscribers 100 [--rate]\n\
+     \x20 mesh     --peers 500 --vnis 100 --vnis-per-peer 4 --routes 10 [--rate]\n\
+     \x20 join     --announcers 1 --routes 50000 --joiners 20 [--rate]\n\
+     \x20 herd     --peers 1000 --vnis 50 --vnis-per-peer 2 --routes 10\n\
+     \x20 latency  --announcers 10 --subscribers 100 --rate 1000 --duration-s 10\n\
+     \x20 churn    --announcers 10 --routes 200 --subscribers 50 --rounds 5 [--rate]\n\
+     \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5 --stall-s 30\n\
+     \x20 idle     --peers 5000 --duration-s 10\n\
+     \x20 --routes counts for each announcer in each of its VNIs.",
+    note = "What loadgen itself takes, in CPU for each update received and verified: about 0.02 us in large\n\
+     \x20 pieces and in the announcers' order, 0.07 us in large pieces otherwise, 4 us for one that comes\n\
+     \x20 alone. It needs CPUs beside the server's: the table shows both.",
+    error_code(0, "Every peer had exactly the routes that it should have."),
+    error_code(1, "Something was wrong, or the server could not be loaded."),
+    error_code(2, "The command line is wrong."),
+    example = "{command_name} --peers 5000",
+    example = "{command_name} --scenario fanout --subscribers 1000 --target [2001:db8::1]:4711 --json"
+)]
+struct Flags {
+    /// what to run, default mix: see below
+    #[argh(option, arg_name = "name", from_str_fn(scenario_named), default = "Scenario::Mix")]
+    scenario: Scenario,
+    /// peers that announce and subscribe
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
+    peers: Option<u32>,
+    /// VNIs in all
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
+    vnis: Option<u32>,
+    /// VNIs of each peer
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
+    vnis_per_peer: Option<u32>,
+    /// peers that only announce
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
+    announcers: Option<u32>,
+    /// routes of each announcer in each of its VNIs
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
+    routes: Option<u32>,
+    /// peers that only subscribe
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
+    subscribers: Option<u32>,
+    /// peers that subscribe when all is announced
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
+    joiners: Option<u32>,
+    /// updates a second that all announcers send together
+    #[argh(option, arg_name = "n", from_str_fn(per_second))]
+    rate: Option<f64>,
+    /// how long updates flow, or nothing happens, in seconds
+    #[argh(option, arg_name = "s", from_str_fn(seconds))]
+    duration_s: Option<f64>,
+    /// how long one subscriber does not read, in seconds
+    #[argh(option, arg_name = "s", from_str_fn(seconds))]
+    stall_s: Option<f64>,
+    /// how often all routes are withdrawn and announced again
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
+    rounds: Option<u32>,
+    /// server to load
+    #[argh(option, arg_name = "address", from_str_fn(address))]
+    target: Option<SocketAddr>,
+    /// its process, to tell what it costs; known if loadgen has started it
+    #[argh(option, arg_name = "pid", from_str_fn(at_least_one))]
+    server_pid: Option<u32>,
+    /// shards of a reflector that loadgen starts, default one for each CPU
+    #[argh(option, arg_name = "n", from_str_fn(one_to_1024))]
+    cores: Option<u32>,
+    /// speed of a reflector that loadgen starts towards --legacy peers: auto (default), off or routes/s
+    #[argh(option, arg_name = "pace", from_str_fn(pace))]
+    pace: Option<String>,
+    /// threads of loadgen, default one for each CPU, up to 8
+    #[argh(option, arg_name = "n", from_str_fn(one_to_1024), default = "threads_default()")]
+    threads: u32,
+    /// first VNI to use, default 15728640
+    #[argh(option, arg_name = "vni", from_str_fn(number_up_to_u32), default = "0x00F0_0000")]
+    vni_base: u32,
+    /// keepalive interval to offer, in seconds, default 5
+    #[argh(option, arg_name = "s", from_str_fn(keepalive), default = "5")]
+    keepalive: u32,
+    /// read as the Go client does: 65,535 bytes, no reassembly; a read that it would not survive is a failure
+    #[argh(switch)]
+    legacy: bool,
+    /// work for each received route, in microseconds, default 0
+    #[argh(option, arg_name = "us", from_str_fn(number_up_to_u32), default = "0")]
+    process_us: u32,
+    /// updates that an announcer sends before it waits for an answer; default 0: no limit
+    #[argh(option, arg_name = "n", from_str_fn(number_up_to_u32), default = "0")]
+    inflight: u32,
+    /// how long nothing may move before loadgen gives up, in seconds, default 15
+    #[argh(option, arg_name = "s", from_str_fn(seconds), default = "15.0")]
+    patience_s: f64,
+    /// print one JSON object a line for each stage instead of a table
+    #[argh(switch)]
+    json: bool,
+    /// write a report with curves to this file (HTML)
+    #[argh(option, arg_name = "file")]
+    report: Option<String>,
+    /// print the version
+    #[argh(switch)]
+    version: bool,
+    /// damage one received update: corrupt, skip or duplicate
+    #[argh(option, arg_name = "how", from_str_fn(sabotage), hidden_help)]
+    sabotage: Option<Sabotage>,
+}
+
+const VALUES: [Takes; 24] = [
+    Takes("--scenario", "mix, fanout, mesh, join, herd, latency, churn, slow or idle", "fanout"),
+    Takes("--peers", "a number of at least 1", "5000"),
+    Takes("--vnis", "a number of at least 1", "100"),
+    Takes("--vnis-per-peer", "a number of at least 1", "4"),
+    Takes("--announcers", "a number of at least 1", "10"),
+    Takes("--routes", "a number of at least 1", "5000"),
+    Takes("--subscribers", "a number of at least 1", "100"),
+    Takes("--joiners", "a number of at least 1", "20"),
+    Takes("--rate", "updates a second, from 0.1 to 10000000", "1000"),
+    Takes("--duration-s", "seconds from 0.1 to 86400", "10"),
+    Takes("--stall-s", "seconds from 0.1 to 86400", "15"),
+    Takes("--rounds", "a number of at least 1", "5"),
+    Takes("--target", "an address and a port", "[::1]:4711"),
+    Takes("--server-pid", "the number of a process", "1234"),
+    Takes("--cores", "a number from 1 to 1024", "2"),
+    Takes("--pace", "auto, off, or a number of routes a second of at least 1", "off"),
+    Takes("--threads", "a number from 1 to 1024", "2"),
+    Takes("--vni-base", "a number up to 4294967295", "15728640"),
+    Takes("--keepalive", "seconds from 1 to 86400", "5"),
+    Takes("--process-us", "microseconds", "50"),
+    Takes("--inflight", "a number of updates", "256"),
+    Takes("--patience-s", "seconds from 0.1 to 86400", "15"),
+    Takes("--report", "the name of a file", "report.html"),
+    Takes("--sabotage", "corrupt, skip or duplicate", "skip"),
+];
+
+const SWITCHES: [&str; 5] = ["--legacy", "--json", "--version", "--help", "-h"];
+
+impl Options {
+    /// Whether the sizes make sense together.
+    fn judge(&self) -> Result<(), String> {
+        let sizes = &self.sizes;
+        let peers = sizes.all_peers();
+        if peers > PEERS_MAX {
+            return Err(format!("{peers} peers are too many: at most {PEERS_MAX}\n"));
+        }
+        if sizes.vnis_per_peer > sizes.vnis {
+            return Err(format!(
+                "a peer cannot be in {} of {} VNIs: --vnis-per-peer is at most --vnis\n",
+                sizes.vnis_per_peer, sizes.vnis
+            ));
+        }
+        if self.target.is_some() && (self.cores.is_some() || self.pace.is_some()) {
+            let words =
+                "--cores and --pace are for a reflector that loadgen starts, not for --target\n";
+            return Err(words.to_owned());
+        }
+        let vnis = sizes.vnis.max(1);
+        if self.vni_base.checked_add(vnis - 1).is_none() {
+            return Err(format!("{vnis} VNIs from --vni-base {} on do not exist\n", self.vni_base));
+        }
+        // All that could make the plan itself too large is judged before it is made.
+        let memberships = u64::from(sizes.peers) * u64::from(sizes.vnis_per_peer);
+        let announcing = memberships + u64::from(sizes.announcers);
+        let routes = announcing.saturating_mul(u64::from(sizes.routes));
+        if routes > ROUTES_MAX || memberships > ROUTES_MAX || u64::from(vnis) > ROUTES_MAX {
+            return Err(format!(
+                "{routes} routes in {vnis} VNIs are too many: at most {ROUTES_MAX}\n"
+            ));
+        }
+        let plan = scenario::plan(self.scenario, sizes, self.vni_base);
+        if let Some(vni) = plan.vnis.iter().find(|vni| vni.routes() > ROUTES_PER_VNI_MAX) {
+            return Err(format!(
+                "{} routes in one VNI are too many: at most {ROUTES_PER_VNI_MAX}\n",
+                vni.routes()
+            ));
+        }
+        if plan.view_bytes() > VIEW_BYTES_MAX {
+            return Err(format!(
+                "remembering what each peer was told would take {} MiB, at most {} are allowed: fewer peers \
+                 or routes\n",
+                plan.view_bytes() >> 20,
+                VIEW_BYTES_MAX >> 20
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn scenario_named(value: &str) -> Result<Scenario, String> {
+    let found = Scenario::ALL.iter().find(|(_, name)| *name == value);
+    found.map(|(scenario, _)| *scenario).ok_or("no such scenario".to_owned())
+}
+
+fn number(value: &str, min: u32, max: u32) -> Result<u32, String> {
+    match value.parse::<u64>().map(u32::try_from) {
+        Ok(Ok(number)) if (min..=max).contains(&number) => Ok(number),
+        Ok(_) => Err("out of range".to_owned()),
+        Err(_) => Err("not a number in its range".to_owned()),
+    }
+}
+
+fn at_least_one(value: &str) -> Result<u32, String> {
+    number(value, 1, u32::MAX)
+}
+
+fn number_up_to_u32(value: &str) -> Result<u32, String> {
+    number(value, 0, u32::MAX)
+}
+
+fn one_to_1024(value: &str) -> Result<u32, String> {
+    number(value, 1, 1024)
+}
+
+fn keepalive(value: &str) -> Result<u32, String> {
+    number(value, 1, 86_400)
+}
+
+fn decimal(value: &str, min: f64, max: f64) -> Result<f64, String> {
+    match value.parse::<f64>() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        Ok(_) => Err("out of range".to_owned()),
+        Err(_) => Err("not a number".to_owned()),
+    }
+}
+
+fn per_second(value: &str) -> Result<f64, String> {
+    decimal(value, 0.1, 1e7)
+}
+
+fn seconds(value: &str) -> Result<f64, String> {
+    decimal(value, 0.1, 86_400.0)
+}
+
+fn address(value: &str) -> Result<SocketAddr, String> {
+    use std::net::ToSocketAddrs;
+    let mut addresses = value.to_socket_addrs().map_err(|error| error.to_string())?;
+    addresses.next().ok_or("the name has no address".to_owned())
+}
+
+fn pace(value: &str) -> Result<String, String> {
+    match value {
+        "auto" | "off" => Ok(value.to_owned()),
+        _ => at_least_one(value).map(|_| value.to_owned()),
+    }
+}
+
+fn sabotage(value: &str) -> Result<Sabotage, String> {
+    match value {
+        "corrupt" => Ok(Sabotage::Corrupt),
+        "skip" => Ok(Sabotage::Skip),
+        "duplicate" => Ok(Sabotage::Duplicate),
+        _ => Err("none of its words".to_owned()),
+    }
+}
+
+fn threads_default() -> u32 {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(8) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn wrong(args: &[&str]) -> String {
+        let exit = parse(args).expect_err("the command line is wrong");
+        assert_eq!((exit.code, exit.stream), (2, Stream::Stderr), "{args:?}");
+        exit.text
+    }
+
+    #[test]
+    fn five_thousand_peers_and_nothing_else() {
+        let options = parse(&["--peers", "5000"]).unwrap();
+        assert_eq!(options.scenario, Scenario::Mix);
+        assert_eq!(options.target, None);
+        assert_eq!(options.vni_base, 15_728_640);
+        let sizes = options.sizes;
+        assert_eq!((sizes.peers, sizes.vnis, sizes.vnis_per_peer), (5000, 100, 2));
+        assert_eq!(sizes.rate_per_s, Some(500.0));
+    }
+
+    #[test]
+    fn every_scenario_has_sane_defaults() {
+        for (scenario, name) in Scenario::ALL {
+            let options = parse(&[&format!("--scenario={name}")]).unwrap();
+            assert_eq!((options.scenario, scenario.name()), (scenario, name));
+            let plan = scenario::plan(scenario, &options.sizes, options.vni_base);
+            assert!(plan.peers.len() as u32 == options.sizes.all_peers());
+            assert_eq!(plan.words() == 0, scenario == Scenario::Idle, "{name}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_a_scenario_does_not_have() {
+        let text = wrong(&["--scenario", "fanout", "--peers", "3"]);
+        assert!(text.contains("--peers means nothing to --scenario fanout"), "{text}");
+        assert!(text.contains("--announcers --routes --subscribers --rate"), "{text}");
+    }
+
+    #[test]
+    fn absurd_sizes() {
+        for (args, words) in [
+            (&["--peers=4000000000"][..], "peers are too many"),
+            (&["--peers=1000000", "--vnis-per-peer=20000"], "routes in"),
+            (&["--scenario=fanout", "--routes=4294967295"], "routes in"),
+            (&["--scenario=fanout", "--routes=20000000"], "in one VNI are too many"),
+            (&["--scenario=fanout", "--routes=10000000", "--subscribers=90000"], "MiB"),
+            (&["--scenario=mesh", "--vnis=3", "--vnis-per-peer=4"], "cannot be in 4 of 3 VNIs"),
+            (&["--vni-base=4294967295"], "do not exist"),
+            (&["--peers=0"], "a number of at least 1"),
+            (&["--peers=-3"], "a number of at least 1"),
+            (&["--rate=0"], "updates a second"),
+            (&["--rate=NaN"], "updates a second"),
+            (&["--duration-s=1e9"], "seconds from"),
+            (&["--scenario=all"], "mix, fanout"),
+            (&["--target=4711"], "an address and a port"),
+            (&["--keepalive=0"], "seconds from 1"),
+            (&["--cores=2", "--target=[::1]:1"], "not for --target"),
+            (&["--frob"], "--frob"),
+            (&["now"], "\"now\""),
+        ] {
+            let text = wrong(args);
+            assert!(text.contains(words), "{args:?}: {text}");
+            assert!(text.ends_with("Try: loadgen --help\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_flag_but_the_hidden_one() {
+        let exit = parse(&["--help"]).unwrap_err();
+        assert_eq!((exit.code, exit.stream), (0, Stream::Stdout));
+        for Takes(flag, _, example) in VALUES {
+            assert_eq!(exit.text.contains(flag), flag != "--sabotage", "{flag}");
+            let alone = parse(&[flag, example]);
+            let fits =
+                alone.is_ok() || alone.is_err_and(|exit| exit.text.contains("means nothing"));
+            assert!(fits, "{flag} {example}");
+        }
+        assert_eq!(parse(&["--version"]).unwrap_err().code, 0);
+    }
+}

@@ -1,0 +1,198 @@
+//! The program `loadgen`: thousands of simulated peers against a MetalBond server.
+//!
+//! Owns the process: its arguments, its output, its exit code, and the reflector that it may start. Must
+//! never leave that one running.
+
+mod canon;
+mod child;
+mod cli;
+mod clock;
+mod cost;
+mod engine;
+mod latency;
+mod output;
+mod peer;
+mod plan;
+mod progress;
+mod report;
+mod route;
+mod scenario;
+mod shard;
+mod shared;
+mod sizes;
+mod socket;
+mod stage;
+mod stream;
+mod target;
+mod verify;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use crate::child::Reflector;
+use crate::cli::{Options, PROGRAM, TARGET_DEFAULT};
+use crate::engine::{Engine, Server};
+use crate::progress::Progress;
+use crate::shared::Behaviour;
+
+/// Descriptors that loadgen needs beside those of its peers.
+const DESCRIPTORS_BESIDE: u64 = 100;
+
+fn main() -> ExitCode {
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    if let [child::WORD, flags @ ..] = &args[..] {
+        return child::serve(flags);
+    }
+    let options = match cli::parse(&args) {
+        Ok(options) => options,
+        Err(exit) => {
+            let to_stdout = exit.stream == metalbond_uring::cli::Stream::Stdout;
+            say(to_stdout, &exit.text);
+            return ExitCode::from(u8::try_from(exit.code).unwrap_or(1));
+        }
+    };
+    exit_on_panic();
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(false, &format!("{PROGRAM}: {error:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs and reports. False if something was wrong with the server.
+fn run(options: &Options) -> anyhow::Result<bool> {
+    enough_descriptors(options)?;
+    if let Some(report) = &options.report {
+        // Now, not after a minute of work.
+        std::fs::write(report, "").with_context(|| format!("cannot write {}", report.display()))?;
+    }
+    if let Some(pid) = options.server_pid {
+        cost::cpu_ns(pid).with_context(|| format!("cannot watch process {pid} (--server-pid)"))?;
+    }
+    metalbond_uring::io::probe()?;
+    let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
+    let (server, first_line) = server(options)?;
+    say(!options.json, &first_line);
+    target::probe(server.target, options.keepalive_s)?;
+    let behaviour = Behaviour {
+        target: server.target,
+        keepalive_s: options.keepalive_s,
+        legacy: options.legacy,
+        process_us: options.process_us,
+        inflight: options.inflight,
+        sabotage: options.sabotage,
+    };
+    let shards = (options.threads as usize).min(plan.peers.len());
+    let mut engine =
+        Engine::start(plan, behaviour, server, shards, options.patience_s, Progress::new())?;
+    let failure = scenario::run(&mut engine, options.scenario, &options.sizes).err();
+    let failure = failure.map(|error| format!("{error:#}"));
+    if let Some(failure) = &failure {
+        engine.fail(failure);
+    }
+    let (recorder, findings) = engine.finish();
+    let stages = recorder.stages();
+    if options.json {
+        say(true, &output::json(stages));
+        if failure.is_some() || stages.iter().any(|stage| !stage.ok) {
+            say(false, &output::verdict(stages, &findings, failure.as_deref()));
+        }
+    } else {
+        say(true, &output::table(stages, &findings, failure.as_deref()));
+    }
+    if let Some(path) = &options.report {
+        let verdict = output::verdict(stages, &findings, failure.as_deref());
+        let page = report::page(&first_line, stages, recorder.samples(), &verdict);
+        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(failure.is_none() && stages.iter().all(|stage| stage.ok))
+}
+
+/// The server to load, and the line that says which.
+fn server(options: &Options) -> anyhow::Result<(Server, String)> {
+    let default: SocketAddr = TARGET_DEFAULT.parse().expect("a constant address");
+    let scenario = options.scenario.name();
+    let target = options.target.or_else(|| target::listens(default).then_some(default));
+    if let Some(target) = target {
+        if options.cores.is_some() || options.pace.is_some() {
+            bail!(
+                "--cores and --pace are for a reflector that loadgen starts, but it loads {target}"
+            );
+        }
+        let line = format!("loading the server at {target}: {scenario}\n");
+        let server = Server { child: None, flags: Vec::new(), target, pid: options.server_pid };
+        return Ok((server, line));
+    }
+    let sizes = &options.sizes;
+    let routes = u64::from(sizes.routes) * u64::from(sizes.vnis_per_peer.max(1));
+    let mut flags = vec![
+        format!("--keepalive={}", options.keepalive_s),
+        format!("--peers-max={}", sizes.all_peers().saturating_add(8).clamp(65_536, 1 << 20)),
+        format!("--routes-per-peer-max={}", routes.clamp(100_000, u64::from(u32::MAX))),
+        format!("--vnis-per-peer-max={}", sizes.vnis_per_peer.max(16_384)),
+    ];
+    flags.extend(options.cores.map(|cores| format!("--cores={cores}")));
+    flags.extend(options.pace.iter().map(|pace| format!("--pace={pace}")));
+    let mut first_flags = vec!["--listen=[::1]:0".to_owned()];
+    first_flags.extend(flags.iter().cloned());
+    let child = Reflector::start(&first_flags)?;
+    let (target, pid) = (child.address(), child.pid());
+    let line = format!(
+        "nothing listens at {TARGET_DEFAULT}, so loading a reflector of my own at {target} (process {pid}): \
+         {scenario}\n"
+    );
+    Ok((Server { child: Some(child), flags, target, pid: Some(pid) }, line))
+}
+
+/// Whether this process may open a socket for each peer, and the system has a port for each.
+fn enough_descriptors(options: &Options) -> anyhow::Result<()> {
+    let peers = u64::from(options.sizes.all_peers());
+    let needed = peers + DESCRIPTORS_BESIDE;
+    let allowed = metalbond_uring::io::raise_descriptor_limit()
+        .context("cannot read the limit of descriptors")?;
+    if allowed < needed {
+        bail!(
+            "{peers} peers need {needed} open descriptors, but {allowed} are allowed: raise the limit \
+             (ulimit -n {needed}, systemd: LimitNOFILE), or take fewer peers"
+        );
+    }
+    let range =
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let ports: Vec<u64> = range.split_whitespace().filter_map(|port| port.parse().ok()).collect();
+    if let [first, last] = ports[..]
+        && last.saturating_sub(first) < peers
+    {
+        bail!(
+            "{peers} peers need a local port each, but there are only those from {first} to {last}: \
+             sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\", or take fewer peers"
+        );
+    }
+    Ok(())
+}
+
+/// A panic in any thread ends the process: tasks of a runtime would end in silence otherwise, and the
+/// run would wait for them.
+fn exit_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::exit(1);
+    }));
+}
+
+fn say(to_stdout: bool, text: &str) {
+    // Nobody may be listening any more.
+    let _ = if to_stdout {
+        std::io::stdout().write_all(text.as_bytes())
+    } else {
+        std::io::stderr().write_all(text.as_bytes())
+    };
+}

@@ -1,0 +1,156 @@
+//! What a run says at its end: a table for people, or one JSON object a line for each stage.
+//!
+//! Owns the layout. Must never compute a figure: the record has them.
+
+use indicatif::{HumanBytes, HumanCount};
+
+use crate::stage::Stage;
+
+const TITLES: [&str; 10] = [
+    "stage",
+    "time s",
+    "delivered",
+    "per s",
+    "p50 ms",
+    "p99 ms",
+    "p99.9 ms",
+    "server us",
+    "own us",
+    "server RSS",
+];
+
+/// What the titles mean.
+const LEGEND: &str = "server us: CPU of the server for each delivered update; own us: CPU of loadgen for each \
+                      update sent or received";
+
+/// One JSON object a line.
+pub fn json(stages: &[Stage]) -> String {
+    let line = |stage| serde_json::to_string(stage).expect("a stage has plain fields only") + "\n";
+    stages.iter().map(line).collect()
+}
+
+/// The cells of the table: titles first.
+pub fn cells(stages: &[Stage]) -> Vec<Vec<String>> {
+    let titles = TITLES.iter().map(|title| (*title).to_owned()).collect();
+    std::iter::once(titles).chain(stages.iter().map(row)).collect()
+}
+
+/// The table, what spoils its figures, and the verdict.
+pub fn table(stages: &[Stage], findings: &[String], failure: Option<&str>) -> String {
+    let cells = cells(stages);
+    let widths: Vec<usize> = (0..TITLES.len())
+        .map(|column| cells.iter().map(|row| row[column].len()).max().unwrap_or_default())
+        .collect();
+    let mut text = String::new();
+    for row in &cells {
+        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            // Names to the left, numbers to the right.
+            if column == 0 {
+                text += &format!("{cell:width$}");
+            } else {
+                text += &format!("  {cell:>width$}");
+            }
+        }
+        text += "\n";
+    }
+    text += &format!("({LEGEND})\n");
+    for stage in stages {
+        for warning in &stage.warnings {
+            text += &format!("warning: {}: {warning}\n", stage.stage);
+        }
+    }
+    text + &verdict(stages, findings, failure)
+}
+
+/// Whether all went well, and if not, what did not.
+pub fn verdict(stages: &[Stage], findings: &[String], failure: Option<&str>) -> String {
+    let deliveries: u64 = stages.iter().map(|stage| stage.deliveries).sum();
+    let faults = fault_counts(stages);
+    let mut text = String::new();
+    if let Some(failure) = failure {
+        text += &format!("FAILED: {failure}\n");
+    }
+    if !faults.is_empty() {
+        text += &format!("WRONG: {}\n", faults.join(", "));
+    }
+    if text.is_empty() {
+        let deliveries = HumanCount(deliveries);
+        return format!("OK: {deliveries} updates verified, every view was right\n");
+    }
+    for finding in findings {
+        text += &format!("  {finding}\n");
+    }
+    text
+}
+
+/// Counts of what was wrong, in words.
+fn fault_counts(stages: &[Stage]) -> Vec<String> {
+    let sum = |field: fn(&Stage) -> u64| stages.iter().map(field).sum::<u64>();
+    let counts = [
+        (sum(|stage| stage.missing), "missing"),
+        (sum(|stage| stage.stale), "stale"),
+        (sum(|stage| stage.duplicate), "duplicate"),
+        (sum(|stage| stage.unexpected), "unexpected"),
+        (sum(|stage| stage.wrong), "wrong"),
+        (sum(|stage| stage.unaligned_reads), "unaligned reads"),
+    ];
+    let found = counts.into_iter().filter(|(count, _)| *count > 0);
+    found.map(|(count, what)| format!("{} {what}", HumanCount(count))).collect()
+}
+
+fn row(stage: &Stage) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let ms = |value: Option<f64>| value.map_or_else(dash, |ms| format!("{ms:.2}"));
+    let latency = stage.latency;
+    let delivered = stage.deliveries > 0;
+    let failed = if stage.ok { "" } else { " (FAILED)" };
+    vec![
+        format!("{}{failed}", stage.stage),
+        format!("{:.3}", stage.wall_s),
+        if delivered { HumanCount(stage.deliveries).to_string() } else { dash() },
+        if delivered { HumanCount(stage.deliveries_per_s as u64).to_string() } else { dash() },
+        ms(latency.map(|it| it.p50_ms)),
+        ms(latency.map(|it| it.p99_ms)),
+        ms(latency.map(|it| it.p999_ms)),
+        stage.server_cpu_us_per_delivery.map_or_else(dash, |us| format!("{us:.3}")),
+        match stage.generator_cpu_us_per_update {
+            Some(us) if delivered => format!("{us:.3}"),
+            _ => dash(),
+        },
+        stage.server_rss_bytes_peak.map_or_else(dash, |bytes| HumanBytes(bytes).to_string()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage() -> Stage {
+        Stage { stage: "announce".to_owned(), ok: true, deliveries: 12_345, ..Stage::default() }
+    }
+
+    #[test]
+    fn all_right() {
+        let text = table(&[stage()], &[], None);
+        assert!(text.contains("12,345"), "{text}");
+        assert!(text.ends_with("OK: 12,345 updates verified, every view was right\n"), "{text}");
+        let json = json(&[stage(), stage()]);
+        assert_eq!(json.lines().count(), 2);
+        let value: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+        assert_eq!(value["deliveries"], 12_345);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let bad = Stage { ok: false, duplicate: 2, wrong: 1, ..stage() };
+        let text = table(&[stage(), bad], &["peer 7 got a duplicate".to_owned()], Some("why"));
+        assert!(text.contains("announce (FAILED)"), "{text}");
+        let end = "FAILED: why\nWRONG: 2 duplicate, 1 wrong\n  peer 7 got a duplicate\n";
+        assert!(text.ends_with(end), "{text}");
+    }
+
+    #[test]
+    fn rows_have_a_cell_for_each_title() {
+        assert!(cells(&[stage()]).iter().all(|row| row.len() == TITLES.len()));
+    }
+}

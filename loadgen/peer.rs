@@ -1,0 +1,397 @@
+//! One simulated peer: its handshake, its KEEPALIVEs, what it sends and what it is told.
+//!
+//! Owns a connection's state. Must never believe an update before the view has judged it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use metalbond_uring::types::Action;
+use metalbond_uring::wire::{
+    self, Deframer, Frame, Hello, KEEPALIVE_FRAME, Message, MessageType, decode_update,
+    encode_update,
+};
+
+use crate::plan::Plan;
+use crate::shared::{Sabotage, Shared, Stats};
+use crate::socket::Socket;
+use crate::verify::{self, Verdict, View};
+
+/// Bytes handed to the kernel at a time.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Which update of the sabotaged peer is damaged.
+const SABOTAGED_UPDATE: u32 = 3;
+
+/// How far a connection is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// There is none.
+    Closed,
+    /// It is being opened, or HELLO was sent.
+    Opening,
+    /// The server's HELLO came, and was answered with a KEEPALIVE.
+    Greeted,
+    /// The server answered that.
+    Established,
+}
+
+/// What a peer does as soon as it is established.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct AtOnce {
+    /// Subscribe to all its VNIs.
+    pub subscribe: bool,
+    /// Announce all its routes.
+    pub announce: bool,
+}
+
+/// A simulated peer.
+pub struct Peer {
+    /// Its number in the plan.
+    pub number: u32,
+    /// How far its connection is.
+    pub state: Cell<State>,
+    /// What it was told.
+    pub view: RefCell<View>,
+    /// The connection, if there is one.
+    pub socket: RefCell<Option<Rc<Socket>>>,
+    /// A task is sending.
+    pub sending: Cell<bool>,
+    /// It was told to leave.
+    pub leaving: Cell<bool>,
+    /// It does not read before this time, in nanoseconds.
+    pub paused_until_ns: Cell<u64>,
+    /// Whether its latencies count.
+    pub measured: Cell<bool>,
+    /// When anything was last received, in nanoseconds.
+    pub heard_ns: Cell<u64>,
+    /// Interval between KEEPALIVEs, and when the next is due, in nanoseconds.
+    pub interval_ns: Cell<u64>,
+    next_keepalive_ns: Cell<u64>,
+    at_once: Cell<AtOnce>,
+    out: RefCell<Vec<u8>>,
+    job: RefCell<Option<Job>>,
+    keepalives_sent: Cell<u64>,
+    keepalives_received: Cell<u64>,
+    barrier: Cell<Option<u64>>,
+    updates_seen: Cell<u32>,
+}
+
+/// A bulk announcement or withdrawal of all routes of a peer, as far as it has come.
+struct Job {
+    action: Action,
+    /// Index in the plan's list of where the peer announces, and the next route there.
+    at: usize,
+    next: u32,
+    /// The KEEPALIVE whose answer must come first, counted from 1; 0 for none.
+    waits_for: u64,
+}
+
+/// What a received piece led to.
+#[derive(Default)]
+pub struct Received {
+    /// UPDATEs in it.
+    pub updates: u64,
+    /// The peer has something to send.
+    pub wants_send: bool,
+}
+
+/// What the shard notes for an update that is right.
+pub trait Arrivals {
+    /// Called for each.
+    fn arrived(&mut self, bit: usize, action: Action);
+}
+
+impl Peer {
+    /// A peer without a connection.
+    pub fn new(plan: &Plan, number: u32) -> Peer {
+        Peer {
+            number,
+            state: Cell::new(State::Closed),
+            view: RefCell::new(View::new(plan, number)),
+            socket: RefCell::new(None),
+            sending: Cell::new(false),
+            leaving: Cell::new(false),
+            paused_until_ns: Cell::new(0),
+            measured: Cell::new(true),
+            heard_ns: Cell::new(0),
+            interval_ns: Cell::new(u64::MAX),
+            next_keepalive_ns: Cell::new(u64::MAX),
+            at_once: Cell::new(AtOnce::default()),
+            out: RefCell::new(Vec::new()),
+            job: RefCell::new(None),
+            keepalives_sent: Cell::new(0),
+            keepalives_received: Cell::new(0),
+            barrier: Cell::new(None),
+            updates_seen: Cell::new(0),
+        }
+    }
+
+    /// A new connection is about to be opened: everything before is forgotten.
+    pub fn open(&self, plan: &Plan, at_once: AtOnce) {
+        assert_eq!(self.state.get(), State::Closed, "a peer has one connection at a time");
+        self.state.set(State::Opening);
+        self.view.replace(View::new(plan, self.number));
+        self.leaving.set(false);
+        self.at_once.set(at_once);
+        self.out.borrow_mut().clear();
+        self.job.replace(None);
+        self.keepalives_sent.set(0);
+        self.keepalives_received.set(0);
+        self.barrier.set(None);
+        self.interval_ns.set(u64::MAX);
+        self.next_keepalive_ns.set(u64::MAX);
+    }
+
+    /// Queues HELLO.
+    pub fn greet(&self, shared: &Shared) {
+        let behaviour = &shared.behaviour;
+        let hello = Hello {
+            keepalive_interval_s: behaviour.keepalive_s,
+            is_server: false,
+            reassembles: !behaviour.legacy,
+        };
+        Message::Hello(hello).encode(&mut self.out.borrow_mut());
+    }
+
+    /// Queues a SUBSCRIBE for each of its VNIs.
+    pub fn subscribe(&self, plan: &Plan) {
+        let mut out = self.out.borrow_mut();
+        for &vni in &plan.peers[self.number as usize].subscribes {
+            Message::Subscribe(plan.vni(vni)).encode(&mut out);
+        }
+    }
+
+    /// Begins to announce or withdraw all its routes.
+    pub fn start_job(&self, action: Action) {
+        self.job.replace(Some(Job { action, at: 0, next: 0, waits_for: 0 }));
+    }
+
+    /// Queues a KEEPALIVE; its answer is counted in [`Stats::barriers`].
+    pub fn start_barrier(&self) {
+        self.keepalive();
+        self.barrier.set(Some(self.keepalives_sent.get()));
+    }
+
+    /// Queues one update.
+    pub fn queue_update(&self, plan: &Plan, vni: u32, number: u32, action: Action) {
+        let route = plan.vnis[vni as usize].route(number);
+        encode_update(&mut self.out.borrow_mut(), action, plan.vni(vni), &route);
+    }
+
+    /// Queues a KEEPALIVE if one is due. True if so.
+    pub fn keepalive_if_due(&self, now_ns: u64) -> bool {
+        let due = now_ns >= self.next_keepalive_ns.get();
+        if due {
+            self.next_keepalive_ns.set(now_ns + self.interval_ns.get());
+            self.keepalive();
+        }
+        due
+    }
+
+    /// Fills `piece` with what is to be sent next; it stays empty if that is nothing.
+    pub fn fill(&self, shared: &Shared, stats: &Stats, piece: &mut Vec<u8>) {
+        // Copied, not swapped: large pieces stay with those who send much.
+        piece.append(&mut self.out.borrow_mut());
+        let mut slot = self.job.borrow_mut();
+        if let Some(job) = slot.as_mut()
+            && self.fill_from(job, shared, stats, piece)
+        {
+            *slot = None;
+            Stats::count(&stats.jobs, 1);
+        }
+    }
+
+    /// Takes in received bytes.
+    ///
+    /// # Errors
+    /// What the server did wrong; the connection is of no use any more.
+    pub fn receive(
+        &self,
+        shared: &Shared,
+        stats: &Stats,
+        deframer: &mut Deframer,
+        mut bytes: &[u8],
+        arrivals: &mut impl Arrivals,
+    ) -> Result<Received, String> {
+        let mut received = Received::default();
+        let mut view = self.view.borrow_mut();
+        let damaged = shared.behaviour.sabotage.is_some();
+        loop {
+            if deframer.buffered_bytes() == 0 && !damaged {
+                let (plan, canon) = (&shared.plan, &shared.canon);
+                while let Some((bit, action, length)) = view.take_next(plan, canon, bytes) {
+                    arrivals.arrived(bit, action);
+                    received.updates += 1;
+                    bytes = &bytes[length..];
+                }
+            }
+            let frame = match deframer.next(&mut bytes) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(received),
+                Err(error) => return Err(format!("the server sent no MetalBond frame: {error}")),
+            };
+            if frame.message_type != MessageType::Update {
+                self.control(shared, stats, frame)?;
+                received.wants_send = true;
+                continue;
+            }
+            received.updates += 1;
+            if damaged {
+                self.sabotaged(shared, stats, &mut view, frame.payload, arrivals);
+            } else {
+                self.update(shared, stats, &mut view, frame.payload, arrivals);
+            }
+        }
+    }
+
+    fn keepalive(&self) {
+        self.out.borrow_mut().extend_from_slice(&KEEPALIVE_FRAME);
+        self.keepalives_sent.set(self.keepalives_sent.get() + 1);
+    }
+
+    fn update(
+        &self,
+        shared: &Shared,
+        stats: &Stats,
+        view: &mut View,
+        payload: &[u8],
+        arrivals: &mut impl Arrivals,
+    ) {
+        let update = match decode_update(payload) {
+            Ok(update) => update,
+            Err(error) => {
+                Stats::count(&stats.wrong, 1);
+                return shared.find(|| format!("peer {} got an {error}", self.number));
+            }
+        };
+        let verdict = view.apply(&shared.plan, &update);
+        let counter = match verdict {
+            Verdict::Right(bit) => return arrivals.arrived(bit, update.action),
+            Verdict::Own => return Stats::count(&stats.own, 1),
+            Verdict::Duplicate => &stats.duplicate,
+            Verdict::Unexpected => &stats.unexpected,
+            Verdict::Wrong => &stats.wrong,
+        };
+        Stats::count(counter, 1);
+        shared.find(|| verify::complaint(&shared.plan, self.number, &update, verdict));
+    }
+
+    /// The same for loadgen's negative controls: one update of one peer is damaged.
+    fn sabotaged(
+        &self,
+        shared: &Shared,
+        stats: &Stats,
+        view: &mut View,
+        payload: &[u8],
+        arrivals: &mut impl Arrivals,
+    ) {
+        let victim = shared.plan.peers.iter().position(|peer| !peer.subscribes.is_empty());
+        if victim == Some(self.number as usize) {
+            self.updates_seen.set(self.updates_seen.get() + 1);
+        }
+        match shared.behaviour.sabotage {
+            Some(sabotage) if self.updates_seen.get() == SABOTAGED_UPDATE => {
+                self.updates_seen.set(SABOTAGED_UPDATE + 1);
+                let mut payload = payload.to_vec();
+                match sabotage {
+                    Sabotage::Skip => return,
+                    Sabotage::Duplicate => self.update(shared, stats, view, &payload, arrivals),
+                    Sabotage::Corrupt => {
+                        if let Some(last) = payload.last_mut() {
+                            *last ^= 1;
+                        }
+                    }
+                }
+                self.update(shared, stats, view, &payload, arrivals);
+            }
+            _ => self.update(shared, stats, view, payload, arrivals),
+        }
+    }
+
+    /// HELLO, KEEPALIVE, and what a server must not send.
+    fn control(&self, shared: &Shared, stats: &Stats, frame: Frame<'_>) -> Result<(), String> {
+        let message = wire::decode(frame).map_err(|error| format!("the server sent {error}"))?;
+        match (message, self.state.get()) {
+            (Message::Hello(hello), State::Opening) => {
+                let interval_s = hello.keepalive_interval_s.min(shared.behaviour.keepalive_s);
+                let interval_ns = u64::from(interval_s) * 1_000_000_000;
+                self.interval_ns.set(interval_ns);
+                // Real peers have not all started in the same second: the first one comes early, so that
+                // they are spread over the interval.
+                let spread = u64::from(self.number.wrapping_mul(0x9E37_79B9) >> 16);
+                let first_ns = (interval_ns >> 16) * spread;
+                self.next_keepalive_ns.set(shared.clock.now_ns() + first_ns);
+                self.state.set(State::Greeted);
+                self.keepalive();
+            }
+            (Message::Keepalive, State::Greeted | State::Established) => {
+                self.keepalives_received.set(self.keepalives_received.get() + 1);
+                Stats::count(&stats.keepalives, 1);
+                if self.state.get() == State::Greeted {
+                    self.established(shared, stats);
+                }
+                if self.barrier.get().is_some_and(|at| self.keepalives_received.get() >= at) {
+                    self.barrier.set(None);
+                    Stats::count(&stats.barriers, 1);
+                }
+            }
+            (message, state) => {
+                let name = message.message_type();
+                return Err(format!("the server sent {name} to a peer that is {state:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn established(&self, shared: &Shared, stats: &Stats) {
+        self.state.set(State::Established);
+        Stats::count(&stats.established, 1);
+        let at_once = self.at_once.get();
+        if at_once.subscribe {
+            self.subscribe(&shared.plan);
+        }
+        if at_once.announce {
+            self.start_job(Action::Add);
+        }
+    }
+
+    /// Appends updates to the piece. True if the job is done.
+    fn fill_from(
+        &self,
+        job: &mut Job,
+        shared: &Shared,
+        stats: &Stats,
+        piece: &mut Vec<u8>,
+    ) -> bool {
+        let plan = &shared.plan;
+        let announces = &plan.peers[self.number as usize].announces;
+        if self.keepalives_received.get() < job.waits_for {
+            return false;
+        }
+        let mut sent = 0;
+        let mut done = false;
+        while piece.len() < PIECE_BYTES {
+            let Some(&(vni, place)) = announces.get(job.at) else {
+                done = true;
+                break;
+            };
+            let routes = &plan.vnis[vni as usize];
+            if job.next == routes.routes_each {
+                (job.at, job.next) = (job.at + 1, 0);
+                continue;
+            }
+            let number = routes.routes_at(place).start + job.next;
+            job.next += 1;
+            shared.set_announced(routes.first_bit + number as usize, job.action == Action::Add);
+            encode_update(piece, job.action, plan.vni(vni), &routes.route(number));
+            sent += 1;
+            if sent == shared.behaviour.inflight {
+                piece.extend_from_slice(&KEEPALIVE_FRAME);
+                self.keepalives_sent.set(self.keepalives_sent.get() + 1);
+                job.waits_for = self.keepalives_sent.get();
+                break;
+            }
+        }
+        Stats::count(&stats.sent, u64::from(sent));
+        done
+    }
+}

@@ -1,0 +1,439 @@
+//! A thread of the generator: its ring and the peers that live on it.
+//!
+//! Owns the tasks of its peers and obeys the engine's commands. Must never be always runnable: only a
+//! thread that parks submits its operations.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use metalbond_uring::io::runtime_builder;
+use metalbond_uring::types::Action;
+use metalbond_uring::wire::Deframer;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::latency::Latency;
+use crate::peer::{Arrivals, AtOnce, Peer, State};
+use crate::shared::{Shared, Stats};
+use crate::socket::Socket;
+use crate::stream::{self, Stream};
+use crate::verify::Difference;
+
+/// What all peers of a shard receive into. The Go client's buffer has 65,535 bytes.
+const BUFFER_BYTES: usize = 256 * 1024;
+const LEGACY_BUFFER_BYTES: usize = 65_535;
+/// How often KEEPALIVEs and silent servers are looked for.
+const SWEEP: Duration = Duration::from_millis(20);
+/// Connections that one shard opens at a time.
+const CONNECTING_MAX: usize = 256;
+/// Buffers to send from that are kept for the next time.
+const POOLED_MAX: usize = 64;
+
+/// Some peers.
+pub type PeerSet = Arc<[u32]>;
+
+/// What the engine tells a shard; each shard picks its own peers out of a set.
+pub enum Command {
+    /// Connect, and go on as told once established.
+    Connect(PeerSet, AtOnce),
+    /// Close the connections.
+    Disconnect(PeerSet),
+    /// Connections that end from now on do so because the server was told to.
+    ExpectClose(PeerSet),
+    /// Subscribe to all their VNIs.
+    Subscribe(PeerSet),
+    /// Announce or withdraw all their routes as fast as the server takes them.
+    Announce(PeerSet, Action),
+    /// Send a KEEPALIVE and count its answer.
+    Barrier(PeerSet),
+    /// Stop reading until then (nanoseconds of the clock), and do not measure them before the next `Measure`.
+    Pause(PeerSet, u64),
+    /// Send updates to a schedule.
+    Stream(Arc<Stream>),
+    /// Begin to measure latencies, or end and give what was measured.
+    Measure(Option<Sender<Latency>>),
+    /// Compare all views of established peers.
+    Check(Sender<CheckReply>),
+}
+
+/// How far the views of a shard's peers are from what they should be.
+#[derive(Clone, Default, Debug)]
+pub struct CheckReply {
+    /// Peers whose view is not right.
+    pub peers: u64,
+    /// The sum of their differences.
+    pub difference: Difference,
+    /// The first differences in words.
+    pub first: Vec<String>,
+}
+
+/// Differences that a shard puts into words.
+const FIRST_MAX: usize = 3;
+
+/// Runs a shard until the engine hangs up: the body of its thread.
+///
+/// # Errors
+/// If there is no ring.
+pub fn run(
+    index: usize,
+    shared: Arc<Shared>,
+    commands: UnboundedReceiver<Command>,
+    ready: &Sender<io::Result<()>>,
+) {
+    let runtime = match tokio_uring::Runtime::new(&runtime_builder()) {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    let _ = ready.send(Ok(()));
+    let shards = shared.stats.len();
+    let peers = (index..shared.plan.peers.len())
+        .step_by(shards)
+        .map(|number| Rc::new(Peer::new(&shared.plan, number as u32)))
+        .collect();
+    let legacy = shared.behaviour.legacy;
+    let shard = Rc::new(Shard {
+        index,
+        shared,
+        peers,
+        buffer: RefCell::new(vec![0; if legacy { LEGACY_BUFFER_BYTES } else { BUFFER_BYTES }]),
+        pieces: RefCell::default(),
+        latency: RefCell::new(Latency::new()),
+        measuring: Cell::new(false),
+    });
+    runtime.block_on(shard.obey(commands));
+}
+
+/// A shard from inside: what its tasks share.
+pub struct Shard {
+    index: usize,
+    /// What all shards share.
+    pub shared: Arc<Shared>,
+    peers: Vec<Rc<Peer>>,
+    buffer: RefCell<Vec<u8>>,
+    pieces: RefCell<Vec<Vec<u8>>>,
+    /// What was measured in this stage.
+    pub latency: RefCell<Latency>,
+    /// Whether latencies are measured.
+    pub measuring: Cell<bool>,
+}
+
+impl Shard {
+    /// The shard's counters.
+    pub fn stats(&self) -> &Stats {
+        &self.shared.stats[self.index]
+    }
+
+    /// The peer with this number, if it lives here.
+    pub fn peer(&self, number: u32) -> Option<&Rc<Peer>> {
+        let (number, shards) = (number as usize, self.shared.stats.len());
+        (number % shards == self.index).then(|| &self.peers[number / shards])
+    }
+
+    /// Sees to it that what a peer has to send is sent.
+    pub fn kick(self: &Rc<Self>, peer: &Rc<Peer>) {
+        if !peer.sending.get()
+            && let Some(socket) = peer.socket.borrow().clone()
+        {
+            peer.sending.set(true);
+            let (shard, peer) = (Rc::clone(self), Rc::clone(peer));
+            tokio_uring::spawn(async move { shard.send(&peer, &socket).await });
+        }
+    }
+
+    async fn obey(self: &Rc<Self>, mut commands: UnboundedReceiver<Command>) {
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.execute(command),
+                    None => return,
+                },
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+    }
+
+    fn execute(self: &Rc<Self>, command: Command) {
+        let plan = &self.shared.plan;
+        match command {
+            Command::Connect(peers, at_once) => {
+                let waiting: Vec<Rc<Peer>> = self.mine(&peers).cloned().collect();
+                let waiting = Rc::new(RefCell::new(waiting));
+                for _ in 0..CONNECTING_MAX {
+                    let (shard, waiting) = (Rc::clone(self), Rc::clone(&waiting));
+                    tokio_uring::spawn(async move { shard.connect_all(&waiting, at_once).await });
+                }
+            }
+            Command::Disconnect(peers) => self.mine(&peers).for_each(|peer| {
+                peer.leaving.set(true);
+                if let Some(socket) = &*peer.socket.borrow() {
+                    socket.close();
+                }
+            }),
+            Command::ExpectClose(peers) => {
+                self.mine(&peers).for_each(|peer| peer.leaving.set(true));
+            }
+            Command::Subscribe(peers) => self.each(&peers, |peer| peer.subscribe(plan)),
+            Command::Announce(peers, action) => self.each(&peers, |peer| peer.start_job(action)),
+            Command::Barrier(peers) => self.each(&peers, |peer| peer.start_barrier()),
+            Command::Pause(peers, until_ns) => self.mine(&peers).for_each(|peer| {
+                peer.paused_until_ns.set(until_ns);
+                peer.measured.set(false);
+            }),
+            Command::Stream(stream) => {
+                let shard = Rc::clone(self);
+                tokio_uring::spawn(async move { stream::run(&shard, &stream).await });
+            }
+            Command::Measure(None) => {
+                self.latency.replace(Latency::new());
+                self.peers.iter().for_each(|peer| peer.measured.set(true));
+                self.measuring.set(true);
+            }
+            Command::Measure(Some(reply)) => {
+                self.measuring.set(false);
+                let _ = reply.send(self.latency.replace(Latency::new()));
+            }
+            Command::Check(reply) => {
+                let _ = reply.send(self.check());
+            }
+        }
+    }
+
+    fn mine(&self, peers: &PeerSet) -> impl Iterator<Item = &Rc<Peer>> {
+        peers.iter().filter_map(|&number| self.peer(number))
+    }
+
+    fn each(self: &Rc<Self>, peers: &PeerSet, what: impl Fn(&Peer)) {
+        for peer in self.mine(peers) {
+            what(peer);
+            self.kick(peer);
+        }
+    }
+
+    fn check(&self) -> CheckReply {
+        let mut reply = CheckReply::default();
+        for peer in self.peers.iter().filter(|peer| peer.state.get() == State::Established) {
+            let plan = &self.shared.plan;
+            let difference = peer.view.borrow().difference(plan, &self.shared.announced);
+            if let Some(first) = &difference.first {
+                reply.peers += 1;
+                reply.difference.merge(&difference);
+                if reply.first.len() < FIRST_MAX {
+                    reply.first.push(first.describe(plan, peer.number));
+                }
+            }
+        }
+        reply
+    }
+
+    /// KEEPALIVEs that are due, and servers that have become silent.
+    fn sweep(self: &Rc<Self>) {
+        let now_ns = self.shared.clock.now_ns();
+        for peer in &self.peers {
+            if !matches!(peer.state.get(), State::Greeted | State::Established) {
+                continue;
+            }
+            if peer.keepalive_if_due(now_ns) {
+                self.kick(peer);
+            }
+            // 5/2 of the interval, like any client (protocol section 4). One that does not read hears nothing.
+            let limit_ns = peer.interval_ns.get().saturating_mul(5) / 2;
+            let silent_ns =
+                now_ns.saturating_sub(peer.heard_ns.get().max(peer.paused_until_ns.get()));
+            if silent_ns > limit_ns && !peer.leaving.get() {
+                let silent_s = silent_ns / 1_000_000_000;
+                self.lose(peer, &format!("the server was silent for {silent_s} s"));
+                peer.leaving.set(true);
+                if let Some(socket) = &*peer.socket.borrow() {
+                    socket.close();
+                }
+            }
+        }
+    }
+
+    fn lose(&self, peer: &Peer, reason: &str) {
+        if !self.shared.over.load(Ordering::Relaxed) {
+            self.shared.find(|| format!("peer {}: {reason}", peer.number));
+            Stats::count(&self.stats().lost, 1);
+        }
+    }
+
+    /// Connects one peer after the other, beside others that do the same.
+    async fn connect_all(self: &Rc<Self>, waiting: &RefCell<Vec<Rc<Peer>>>, at_once: AtOnce) {
+        loop {
+            let Some(peer) = waiting.borrow_mut().pop() else {
+                return;
+            };
+            peer.open(&self.shared.plan, at_once);
+            match Socket::connect(self.shared.behaviour.target).await {
+                Ok(socket) => {
+                    peer.socket.replace(Some(Rc::clone(&socket)));
+                    peer.heard_ns.set(self.shared.clock.now_ns());
+                    peer.greet(&self.shared);
+                    self.kick(&peer);
+                    let shard = Rc::clone(self);
+                    tokio_uring::spawn(async move { shard.live(&peer, &socket).await });
+                }
+                Err(error) => {
+                    peer.state.set(State::Closed);
+                    self.lose(&peer, &format!("cannot connect: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Reads until the connection ends, and does away with it.
+    async fn live(self: &Rc<Self>, peer: &Rc<Peer>, socket: &Rc<Socket>) {
+        let reason = self.read(peer, socket).await;
+        socket.close();
+        peer.socket.replace(None);
+        peer.state.set(State::Closed);
+        if peer.leaving.get() {
+            Stats::count(&self.stats().left, 1);
+        } else {
+            self.lose(peer, &reason);
+        }
+    }
+
+    /// Reads to the end; says why it came.
+    async fn read(self: &Rc<Self>, peer: &Rc<Peer>, socket: &Rc<Socket>) -> String {
+        let behaviour = self.shared.behaviour;
+        let mut deframer = Deframer::new();
+        loop {
+            let mut now_ns = self.shared.clock.now_ns();
+            while peer.paused_until_ns.get() > now_ns && !peer.leaving.get() {
+                tokio::time::sleep(SWEEP).await;
+                now_ns = self.shared.clock.now_ns();
+            }
+            if let Err(error) = socket.readable().await {
+                return format!("cannot wait for the server: {error}");
+            }
+            if peer.leaving.get() {
+                return "left".to_owned();
+            }
+            if peer.paused_until_ns.get() > self.shared.clock.now_ns() && !peer.leaving.get() {
+                continue;
+            }
+            let updates = match self.take_in(peer, socket, &mut deframer) {
+                Ok(updates) => updates,
+                Err(reason) => return reason,
+            };
+            if behaviour.process_us > 0 && updates > 0 {
+                tokio::time::sleep(Duration::from_micros(behaviour.process_us * updates)).await;
+            }
+        }
+    }
+
+    /// One receive, and what it means. How many updates it brought.
+    fn take_in(
+        self: &Rc<Self>,
+        peer: &Rc<Peer>,
+        socket: &Rc<Socket>,
+        deframer: &mut Deframer,
+    ) -> Result<u64, String> {
+        let mut buffer = self.buffer.borrow_mut();
+        let length = match socket.receive(&mut buffer) {
+            Ok(0) => return Err("the server closed the connection".to_owned()),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) => return Err(format!("the server broke the connection: {error}")),
+        };
+        let now_ns = self.shared.clock.now_ns();
+        peer.heard_ns.set(now_ns);
+        let stats = self.stats();
+        Stats::count(&stats.received_bytes, length as u64);
+        let mut arrivals = Counter { shard: self, now_ns, count: 0, measured: self.measures(peer) };
+        let result = peer.receive(&self.shared, stats, deframer, &buffer[..length], &mut arrivals);
+        let count = arrivals.count;
+        if count > 0 {
+            Stats::count(&stats.deliveries, count);
+            stats.last_delivery_ns.store(now_ns, Ordering::Relaxed);
+        }
+        let received = result?;
+        if received.wants_send {
+            self.kick(peer);
+        }
+        if self.shared.behaviour.legacy {
+            let fault = legacy_fault(length, deframer.buffered_bytes());
+            if let Some(fault) = fault {
+                Stats::count(&stats.unaligned, 1);
+                return Err(fault);
+            }
+        }
+        Ok(received.updates)
+    }
+
+    fn measures(&self, peer: &Peer) -> bool {
+        self.measuring.get() && peer.measured.get()
+    }
+
+    /// Sends until there is nothing more to send.
+    async fn send(self: &Rc<Self>, peer: &Rc<Peer>, socket: &Rc<Socket>) {
+        let mut piece = self.pieces.borrow_mut().pop().unwrap_or_default();
+        loop {
+            piece.clear();
+            peer.fill(&self.shared, self.stats(), &mut piece);
+            if piece.is_empty() {
+                break;
+            }
+            let (result, back) = socket.send(piece).await;
+            piece = back;
+            if result.is_err() {
+                // The reader will see why.
+                break;
+            }
+        }
+        peer.sending.set(false);
+        let mut pieces = self.pieces.borrow_mut();
+        if pieces.len() < POOLED_MAX {
+            pieces.push(piece);
+        }
+    }
+}
+
+/// Why a reader that does not reassemble, and has the Go client's buffer, would be lost after this read.
+fn legacy_fault(length: usize, rest_bytes: usize) -> Option<String> {
+    if length == LEGACY_BUFFER_BYTES {
+        return Some(format!("a read filled the buffer of {length} bytes (legacy peers give up)"));
+    }
+    (rest_bytes > 0).then(|| {
+        format!("a read of {length} bytes ended inside a frame (legacy peers cannot reassemble)")
+    })
+}
+
+/// Counts what is right, and measures how long it took.
+struct Counter<'a> {
+    shard: &'a Shard,
+    now_ns: u64,
+    count: u64,
+    measured: bool,
+}
+
+impl Arrivals for Counter<'_> {
+    #[inline]
+    fn arrived(&mut self, bit: usize, action: Action) {
+        self.count += 1;
+        if self.measured {
+            let scheduled_ns = self.shard.shared.scheduled_ns(bit, action);
+            let delivery_ns = self.now_ns.saturating_sub(scheduled_ns);
+            self.shard.latency.borrow_mut().delivery_ns.saturating_record(delivery_ns);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_go_client_would_not_survive() {
+        assert_eq!(legacy_fault(100, 0), None);
+        assert_eq!(legacy_fault(65_534, 0), None);
+        assert!(legacy_fault(65_535, 0).is_some_and(|words| words.contains("filled the buffer")));
+        assert!(legacy_fault(100, 3).is_some_and(|words| words.contains("inside a frame")));
+    }
+}

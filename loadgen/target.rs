@@ -1,0 +1,136 @@
+//! Whether a server is there and speaks MetalBond, found out before thousands of peers come.
+//!
+//! Owns one short conversation. Must never wait without a limit.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use metalbond_uring::wire::{Deframer, Hello, KEEPALIVE_FRAME, Message, decode};
+use thiserror::Error;
+
+/// How long the server may take for each step.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a target is of no use.
+#[derive(Error, Debug)]
+pub enum TargetError {
+    /// No connection.
+    #[error(
+        "nothing answers at {0}: {1}. Start the server, or check --target; without --target loadgen starts \
+         a reflector by itself"
+    )]
+    Connect(SocketAddr, io::Error),
+    /// Something else listens there.
+    #[error("the server at {0} does not speak MetalBond: {1}. Check --target")]
+    Foreign(SocketAddr, String),
+    /// It hung up.
+    #[error(
+        "the server at {0} closed the connection during the handshake: its log may say why (a limit of \
+         peers?), or it does not speak MetalBond"
+    )]
+    Closed(SocketAddr),
+    /// It says nothing.
+    #[error(
+        "the server at {0} did not answer {1} within 5 s: it does not speak MetalBond, or is overloaded"
+    )]
+    Silent(SocketAddr, &'static str),
+}
+
+/// Whether something listens there.
+pub fn listens(target: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&target, LIMIT).is_ok()
+}
+
+/// Makes a handshake and hangs up.
+///
+/// # Errors
+/// See [`TargetError`].
+pub fn probe(target: SocketAddr, keepalive_s: u32) -> Result<(), TargetError> {
+    let connect = |error| TargetError::Connect(target, error);
+    let mut stream = TcpStream::connect_timeout(&target, LIMIT).map_err(connect)?;
+    stream.set_read_timeout(Some(LIMIT)).map_err(connect)?;
+    stream.set_write_timeout(Some(LIMIT)).map_err(connect)?;
+    let mut deframer = Deframer::new();
+    let mut hello = Vec::new();
+    let message = Hello { keepalive_interval_s: keepalive_s, is_server: false, reassembles: true };
+    Message::Hello(message).encode(&mut hello);
+    let answer = ask(target, &mut stream, &mut deframer, &hello, "HELLO")?;
+    if !matches!(answer, Message::Hello(_)) {
+        let found = format!("it answered HELLO with {}", answer.message_type());
+        return Err(TargetError::Foreign(target, found));
+    }
+    let answer = ask(target, &mut stream, &mut deframer, &KEEPALIVE_FRAME, "KEEPALIVE")?;
+    if answer != Message::Keepalive {
+        let found = format!("it answered KEEPALIVE with {}", answer.message_type());
+        return Err(TargetError::Foreign(target, found));
+    }
+    Ok(())
+}
+
+fn ask(
+    target: SocketAddr,
+    stream: &mut TcpStream,
+    deframer: &mut Deframer,
+    question: &[u8],
+    name: &'static str,
+) -> Result<Message, TargetError> {
+    let foreign = |found: String| TargetError::Foreign(target, found);
+    let broken = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => TargetError::Silent(target, name),
+        _ => TargetError::Closed(target),
+    };
+    stream.write_all(question).map_err(broken)?;
+    // One byte at a time: nothing of a later frame is taken.
+    let mut byte = [0];
+    loop {
+        if stream.read(&mut byte).map_err(broken)? == 0 {
+            return Err(TargetError::Closed(target));
+        }
+        match deframer.next(&mut &byte[..]) {
+            Ok(Some(frame)) => return decode(frame).map_err(|error| foreign(error.to_string())),
+            Ok(None) => {}
+            Err(error) => return Err(foreign(error.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What the probe says about a server that reads something and then sends these bytes.
+    fn said_of(answer: &'static [u8]) -> String {
+        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        let server = std::thread::Builder::new()
+            .spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 64]);
+                let _ = stream.write_all(answer);
+            })
+            .unwrap();
+        let error = probe(target, 5).unwrap_err();
+        server.join().unwrap();
+        error.to_string()
+    }
+
+    #[test]
+    fn others_are_told_apart() {
+        let words = said_of(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        assert!(words.contains("does not speak MetalBond: protocol version 72"), "{words}");
+        assert!(said_of(b"").contains("closed the connection"));
+        assert!(said_of(&KEEPALIVE_FRAME).contains("answered HELLO with KEEPALIVE"));
+        assert!(said_of(&[1, 0, 0, 1]).contains("interval 0"));
+    }
+
+    #[test]
+    fn nobody_there() {
+        let free = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+        assert!(!listens(free));
+        let words = probe(free, 5).unwrap_err().to_string();
+        assert!(words.starts_with(&format!("nothing answers at {free}")), "{words}");
+    }
+}

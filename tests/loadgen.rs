@@ -1,0 +1,382 @@
+//! The program `loadgen`: its scenarios against a reflector, what it finds when an update is damaged, and
+//! what it says of servers that are none.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use metalbond_uring::io::{Server, ServerConfig};
+use metalbond_uring::types::{Pace, ReflectOwn};
+use metalbond_uring::wire::{Deframer, Hello, KEEPALIVE_FRAME, Message, decode};
+use serde_json::Value;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_loadgen");
+
+/// What a run of loadgen came to.
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    fn of(output: Output) -> Run {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    fn all(&self) -> String {
+        format!("exit {:?}\n{}\n{}", self.code, self.stdout, self.stderr)
+    }
+
+    /// The objects of `--json`.
+    fn stages(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn stage(&self, name: &str) -> Value {
+        let stages = self.stages();
+        stages.into_iter().find(|stage| stage["stage"] == name).unwrap_or_else(|| {
+            panic!("no stage {name}: {}", self.all());
+        })
+    }
+
+    #[track_caller]
+    fn failed_with(&self, words: &str) {
+        assert_eq!(self.code, Some(1), "{}", self.all());
+        assert!(self.all().contains(words), "{words}: {}", self.all());
+    }
+}
+
+fn run(arguments: &str) -> Run {
+    let output = Command::new(BINARY)
+        .args(arguments.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Run::of(output)
+}
+
+/// A run that must find everything right, with `--json`.
+#[track_caller]
+fn right(arguments: &str) -> Run {
+    let run = run(&format!("{arguments} --json"));
+    assert_eq!(run.code, Some(0), "{}", run.all());
+    for stage in run.stages() {
+        assert_eq!(stage["ok"], true, "{stage}");
+        for fault in ["missing", "stale", "duplicate", "unexpected", "wrong", "connections_lost"] {
+            assert_eq!(stage[fault], 0, "{fault} {stage}");
+        }
+        assert!(stage["server_cpu_s"].is_number(), "{stage}");
+        // Those who leave may be told that others left before them, and those who join of routes that are
+        // gone again.
+        if !["vanish", "restart", "return"].contains(&stage["stage"].as_str().unwrap()) {
+            assert_eq!(stage["deliveries"], stage["deliveries_expected"], "{stage}");
+        }
+    }
+    run
+}
+
+/// The process of the reflector that a run had started.
+fn reflector_of(run: &Run) -> u32 {
+    let (_, rest) =
+        run.all().split_once("(process ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    rest.split(')').next().unwrap().parse().unwrap()
+}
+
+fn server() -> Server {
+    Server::start(ServerConfig {
+        listen: vec!["[::1]:0".parse().unwrap()],
+        cores: 2,
+        keepalive_interval_s: 5,
+        reflect_own: ReflectOwn::None,
+        pace: Pace::Auto,
+        routes_per_peer_max: 100_000,
+        vnis_per_peer_max: 1000,
+        peers_max: 1000,
+        queue_bytes_max: 1 << 30,
+    })
+    .unwrap()
+}
+
+#[test]
+fn mix() {
+    let run = right("--peers 50 --duration-s 1 --rate 200");
+    assert!(run.stderr.contains("loading a reflector of my own at [::1]:"), "{}", run.stderr);
+    let updates = run.stage("updates");
+    assert_eq!(updates["updates_sent"], 200);
+    assert_eq!(updates["latency_samples"], updates["deliveries"]);
+    let latency = &updates["latency"];
+    assert!(latency["p50_ms"].as_f64().unwrap() > 0.0);
+    assert!(latency["p50_ms"].as_f64() <= latency["p999_ms"].as_f64());
+    assert_eq!(run.stage("vanish")["peers"], 45);
+    assert_eq!(run.stage("return")["peers"], 50);
+    // 2 VNIs, all 50 in both, 5 routes of each in each, to 49 others.
+    assert_eq!(run.stage("announce")["deliveries"], 2 * 50 * 5 * 49);
+    let reflector = reflector_of(&run);
+    assert!(!std::path::Path::new(&format!("/proc/{reflector}")).exists(), "left behind");
+}
+
+#[test]
+fn fanout() {
+    let run = right("--scenario fanout --subscribers 50 --routes 500 --announcers 2");
+    assert_eq!(run.stage("announce")["deliveries"], 50_000);
+    assert_eq!(run.stage("withdraw")["deliveries"], 50_000);
+    let run = right("--scenario fanout --subscribers 5 --routes 100 --rate 400");
+    assert!(run.stage("announce")["wall_s"].as_f64().unwrap() > 0.2);
+}
+
+#[test]
+fn mesh() {
+    let run = right("--scenario=mesh --peers=50 --vnis=10");
+    assert_eq!(run.stage("announce")["deliveries"], 50 * 4 * 10 * 19);
+    assert!(run.stage("vanish")["deliveries"].as_u64() > Some(0));
+}
+
+#[test]
+fn join() {
+    let run = right("--scenario join --joiners 10 --routes 3000 --cores 1 --threads 1");
+    assert_eq!(run.stage("join")["deliveries"], 30_000);
+}
+
+#[test]
+fn herd() {
+    let run = right("--scenario herd --peers 50 --vnis 5");
+    assert_eq!(run.stage("restart")["peers"], 0);
+    assert_eq!(run.stage("herd")["peers"], 50);
+}
+
+#[test]
+fn latency() {
+    let run = right("--scenario latency --announcers 2 --subscribers 20 --rate 300 --duration-s 1");
+    assert_eq!(run.stage("updates")["latency_samples"], 6000);
+    assert!(run.stage("updates")["generator_lag_ms"]["p99_ms"].is_number());
+}
+
+#[test]
+fn churn() {
+    let arguments = "--scenario churn --announcers 4 --subscribers 10 --routes 50 --rounds 3";
+    let run = right(arguments);
+    assert_eq!(run.stage("churn")["deliveries"], 4 * 50 * 10 * 2 * 3);
+    assert_eq!(run.stage("vanish")["peers"], 12);
+}
+
+#[test]
+fn slow() {
+    let arguments = "--scenario slow --announcers 2 --subscribers 5 --rate 1000 --duration-s 0.5";
+    // Twice the hold time of a server that would take not reading for being dead.
+    let run = right(&format!("{arguments} --stall-s 5 --keepalive 1"));
+    let stage = run.stage("one stalls");
+    // The one that stalls is not measured.
+    assert_eq!(stage["latency_samples"], 4 * 5000);
+}
+
+#[test]
+fn idle_peers_keep_their_connections() {
+    let run = right("--scenario idle --peers 50 --duration-s 4 --keepalive 1");
+    assert!(run.stage("connect")["server_rss_bytes_per_new_peer"].is_number());
+    assert_eq!(run.stage("all answer")["peers"], 50);
+}
+
+#[test]
+fn legacy_peers_survive_a_paced_reflector() {
+    let run = right("--scenario join --joiners 5 --routes 4000 --legacy --process-us 10");
+    assert_eq!(run.stage("join")["unaligned_reads"], 0);
+    // 20,000 routes at once are more than the Go client's buffer holds.
+    let arguments = "--scenario join --joiners 2 --routes 20000 --legacy --pace off";
+    let run = run_until_failure(arguments);
+    run.failed_with("unaligned reads");
+    run.failed_with("legacy peers");
+}
+
+/// The kernel decides how much lies ready at a read, so one run may be lucky.
+fn run_until_failure(arguments: &str) -> Run {
+    for _ in 0..5 {
+        let run = run(&format!("{arguments} --process-us 20"));
+        if run.code != Some(0) {
+            return run;
+        }
+    }
+    panic!("no run failed");
+}
+
+#[test]
+fn a_server_that_somebody_else_started() {
+    let server = server();
+    let (target, pid) = (server.local_addr(), std::process::id());
+    for scenario in ["fanout --inflight 50", "herd --peers 30 --vnis 3"] {
+        let run = right(&format!("--scenario {scenario} --target {target} --server-pid {pid}"));
+        assert!(
+            run.stderr.starts_with(&format!("loading the server at {target}")),
+            "{}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn damage_is_found_and_named() {
+    let base = "--scenario fanout --subscribers 5 --routes 100 --patience-s 1";
+    let skipped = run(&format!("{base} --sabotage skip"));
+    skipped.failed_with("WRONG: 1 missing\n");
+    skipped.failed_with("peer 1 lacks 10.0.0.2/32 via 2001:db8::2 in VNI 15728640");
+    let corrupt = run(&format!("{base} --sabotage corrupt"));
+    corrupt.failed_with("WRONG: 1 missing, 1 wrong\n");
+    corrupt.failed_with("next hop is 2001:db8::3 instead of 2001:db8::2");
+    let doubled = run(&format!("{base} --sabotage duplicate"));
+    doubled.failed_with("WRONG: 1 duplicate\n");
+    doubled.failed_with("peer 1 got a duplicate ADD of 10.0.0.2/32");
+    let json = run(&format!("{base} --sabotage duplicate --json"));
+    assert_eq!(json.code, Some(1));
+    assert_eq!(json.stage("announce")["ok"], false);
+    assert_eq!(json.stage("announce")["duplicate"], 1);
+    assert_eq!(run(base).code, Some(0));
+}
+
+#[test]
+fn wrong_command_lines() {
+    for (arguments, words) in [
+        ("--frob", "--frob"),
+        ("--peers 0", "at least 1"),
+        ("--scenario everything", "mix, fanout"),
+        ("--peers 4000000000", "too many"),
+        ("--scenario fanout --peers 5", "means nothing"),
+        ("--target nowhere", "an address and a port"),
+    ] {
+        let run = run(arguments);
+        assert_eq!(run.code, Some(2), "{}", run.all());
+        assert!(run.stderr.contains(words) && run.stdout.is_empty(), "{}", run.all());
+    }
+    let help = run("--help");
+    assert_eq!(help.code, Some(0));
+    assert!(help.stdout.contains("--scenario") && help.stdout.contains("fanout   --announcers"));
+}
+
+#[test]
+fn nobody_listens() {
+    let free = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+    let run = run(&format!("--target {free} --peers 5"));
+    run.failed_with(&format!("loadgen: nothing answers at {free}"));
+    run.failed_with("without --target loadgen starts a reflector by itself");
+}
+
+#[test]
+fn no_such_process() {
+    run("--server-pid 4194304 --peers 5").failed_with("cannot watch process 4194304");
+}
+
+#[test]
+fn too_few_descriptors() {
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 200; exec \"$0\" --peers 500", BINARY])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Run::of(output).failed_with("500 peers need 600 open descriptors, but 200 are allowed");
+}
+
+#[test]
+fn a_report_is_written_or_refused_at_once() {
+    let path = std::env::temp_dir().join(format!("loadgen-{}.html", std::process::id()));
+    let arguments = "--scenario latency --subscribers 3 --rate 200 --duration-s 1";
+    right(&format!("{arguments} --report {}", path.display()));
+    let page = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(page.contains("Latency by percentile") && page.contains("<polyline"));
+    assert!(page.trim_end().ends_with("</html>"));
+    let begun = Instant::now();
+    run(&format!("{arguments} --report /nowhere/report.html")).failed_with("cannot write /nowhere");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+/// A server of its own kind: `answer` is called with each message, and false hangs up.
+fn strange_server(answer: fn(&Message, &mut TcpStream) -> bool) -> SocketAddr {
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let spawn = |body: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().spawn(body).unwrap();
+    };
+    spawn(Box::new(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::Builder::new()
+                .spawn(move || {
+                    let (mut deframer, mut buffer) = (Deframer::new(), [0; 4096]);
+                    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                        let mut bytes = &buffer[..length];
+                        while let Ok(Some(frame)) = deframer.next(&mut bytes) {
+                            if !answer(&decode(frame).unwrap(), &mut stream) {
+                                return;
+                            }
+                        }
+                    }
+                })
+                .unwrap();
+        }
+    }));
+    address
+}
+
+/// Answers as a server does, but passes no routes on.
+fn handshake(message: &Message, stream: &mut TcpStream) -> bool {
+    let mut frame = Vec::new();
+    match message {
+        Message::Hello(hello) => {
+            Message::Hello(Hello { is_server: true, ..*hello }).encode(&mut frame)
+        }
+        Message::Keepalive => frame.extend_from_slice(&KEEPALIVE_FRAME),
+        _ => {}
+    }
+    stream.write_all(&frame).is_ok()
+}
+
+#[test]
+fn a_server_that_speaks_something_else() {
+    let target = strange_server(|_, stream| {
+        let _ = stream.write_all(b"220 mail.example ESMTP\r\n");
+        true
+    });
+    let run = run(&format!("--target {target} --peers 5"));
+    run.failed_with("does not speak MetalBond: protocol version 50, expected 1");
+}
+
+#[test]
+fn a_server_that_hangs_up_in_the_middle() {
+    let target = strange_server(|message, stream| {
+        !matches!(message, Message::Update(_)) && handshake(message, stream)
+    });
+    let run = run(&format!("--scenario fanout --subscribers 3 --routes 50 --target {target}"));
+    run.failed_with("1 connection was lost; first: peer 0: the server ");
+}
+
+#[test]
+fn a_server_that_passes_nothing_on() {
+    let target = strange_server(handshake);
+    let arguments = "--scenario fanout --subscribers 3 --routes 50 --patience-s 1";
+    let run = run(&format!("{arguments} --target {target}"));
+    run.failed_with("3 peers have not what they should: 150 routes missing");
+    run.failed_with(
+        "peer 1 lacks 10.0.0.0/32 via 2001:db8:: in VNI 15728640 (announced by peer 0)",
+    );
+}
+
+#[test]
+fn a_server_that_stops_answering() {
+    let target = strange_server(|message, stream| {
+        // Silent from the first SUBSCRIBE on.
+        !matches!(message, Message::Subscribe(_)) && handshake(message, stream) || {
+            std::thread::sleep(Duration::from_secs(20));
+            false
+        }
+    });
+    let arguments = "--scenario latency --subscribers 3 --patience-s 1 --target";
+    let begun = Instant::now();
+    run(&format!("{arguments} {target}"))
+        .failed_with("of waiting for 0 of 3 KEEPALIVEs to be answered; is the server stuck");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    // The hold time ends it where more patience is had.
+    run(&format!("--keepalive 1 {arguments} {target}").replace("--patience-s 1", ""))
+        .failed_with("the server was silent for 2 s");
+}
