@@ -133,6 +133,7 @@ pub fn serve(flags: &[&str]) -> ExitCode {
             vnis_per_peer_max: options.vnis_per_peer_max,
             peers_max: options.peers_max,
             queue_bytes_max: options.queue_bytes_max,
+            ..ServerConfig::default()
         };
         io::serve(config).map_err(|error| error.to_string())
     });

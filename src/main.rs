@@ -5,7 +5,8 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use metalbond_uring::api::{Config, DummyClient, MetalBond};
+use anyhow::Context;
+use metalbond_uring::api::{Config, DummyClient, MetalBond, NetlinkClient, NetlinkClientConfig};
 use metalbond_uring::cli::{self, ClientOptions, Exit, Invocation, ServerOptions, Stream};
 use metalbond_uring::io::{self, ServerConfig};
 use tracing_subscriber::EnvFilter;
@@ -18,7 +19,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Server(options)) => serve(options),
         Ok(Invocation::Client(options)) => match client(options) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
+            Err(error) => fail(&format_args!("{error:#}")),
         },
         Err(exit) => say(&exit),
     }
@@ -51,7 +52,18 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
         hold_time: options.hold_time,
         ..Config::default()
     };
-    let metalbond = MetalBond::new(config, DummyClient)?;
+    let metalbond = match options.tun {
+        Some(link_name) if !options.install_routes.is_empty() => {
+            let client = NetlinkClient::new(NetlinkClientConfig {
+                vni_table_map: options.install_routes,
+                link_name,
+                ipv4_only: options.ipv4_only,
+                resync: options.resync,
+            });
+            MetalBond::new(config, client.context("--tun, --install-routes")?)?
+        }
+        _ => MetalBond::new(config, DummyClient)?,
+    };
     for vni in options.subscribe {
         metalbond.subscribe(vni)?;
     }

@@ -97,6 +97,7 @@ fn server() -> Server {
         vnis_per_peer_max: 1000,
         peers_max: 1000,
         queue_bytes_max: 1 << 30,
+        ..ServerConfig::default()
     })
     .unwrap()
 }

@@ -34,9 +34,10 @@
 
 mod installer;
 mod metalbond;
+mod netlink;
 
 pub use installer::{DummyClient, RouteClient, RouteError};
 pub use metalbond::{Config, Error, MetalBond};
+pub use netlink::{NetlinkClient, NetlinkClientConfig};
 
-/// The routing protocol number of the kernel routes that we install (`rtm_protocol`).
-pub const METALBOND_RT_PROTO: u8 = 254;
+pub use crate::kernel::METALBOND_RT_PROTO;

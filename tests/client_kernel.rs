@@ -1,0 +1,114 @@
+//! The client program and the kernel: routes are installed, a reflector's restart is not seen, and the end
+//! leaves them or cleans up, as asked for.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod common;
+#[path = "common/netns.rs"]
+mod netns;
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use netns::{Monitor, TUNNEL, in_namespace, ip};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Our program in the namespace of this thread; killed when dropped.
+struct Program(Child);
+
+impl Program {
+    fn start(args: &[&str]) -> Program {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_metalbond-uring"));
+        Program(command.args(args).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn reflector() -> Program {
+        Program::start(&["--listen", "[::1]:4711", "--cores", "1"])
+    }
+
+    fn client(args: &[&str]) -> Program {
+        Program::start(&[&["client", "--server", "[::1]:4711"], args].concat())
+    }
+
+    /// Ends it as a service manager does.
+    fn terminate(mut self) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-s", "TERM", &id]).status().unwrap().success());
+        eventually("the end", || self.0.try_wait().unwrap().is_some());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !check() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}; {}", shown());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn shown() -> String {
+    // A table without routes does not exist.
+    netns::try_ip("route show table 100").unwrap_or_default()
+}
+
+const ANNOUNCED: &str =
+    "7#10.0.1.0/24#2001:db8::1,7#10.0.2.0/24#2001:db8::1,7#2001:db8:9::/64#2001:db8::2";
+
+#[test]
+fn a_restart_of_the_reflector_is_not_seen_in_the_kernel() {
+    in_namespace("a_restart_of_the_reflector_is_not_seen_in_the_kernel", || {
+        ip("link set lo up");
+        let reflector = Program::reflector();
+        let announcer = Program::client(&["--announce", ANNOUNCED]);
+        let installing =
+            ["--subscribe=7", "--install-routes", "7#100", "--tun", TUNNEL, "--hold-time=60"];
+        let installer = Program::client(&installing);
+        let installed = || shown().contains("10.0.1.0/24") && shown().contains("10.0.2.0/24");
+        eventually("the routes", installed);
+        let line = shown();
+        assert!(line.contains("encap ip6") && line.contains("dst 2001:db8::1"), "{line}");
+        assert!(line.contains("proto 254") && line.contains(TUNNEL), "{line}");
+        assert!(ip("-6 route show table 100").contains("2001:db8:9::/64"));
+        let monitor = Monitor::start();
+        reflector.terminate();
+        let reflector = Program::reflector();
+        // Both come back within 10 s. What is announced then shows that they did.
+        std::thread::sleep(Duration::from_secs(1));
+        let late = Program::client(&["--announce", "7#10.0.3.0/24#2001:db8::3"]);
+        eventually("a route of the new reflector", || shown().contains("10.0.3.0/24"));
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(installed());
+        for prefix in ["10.0.1.0/24", "10.0.2.0/24", "2001:db8:9::/64"] {
+            assert_eq!(monitor.lines_about(prefix), Vec::<String>::new(), "nothing was touched");
+        }
+        // The end leaves the routes; the next run takes over those that are still wanted.
+        late.terminate();
+        eventually("a withdrawal", || !shown().contains("10.0.3.0/24"));
+        installer.terminate();
+        assert!(installed(), "they stay");
+        let installer = Program::client(&[&installing[..], &["--cleanup"]].concat());
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(installed());
+        assert_eq!(monitor.lines_about("10.0.1.0/24"), Vec::<String>::new(), "taken over");
+        installer.terminate();
+        assert_eq!(shown(), "", "cleaned up");
+        drop((announcer, reflector));
+    });
+}
+
+#[test]
+fn what_is_wrong_with_the_device_is_said() {
+    let args = ["client", "--server", "a:1", "--install-routes=7#100", "--tun", "no-such-device"];
+    let output = Command::new(env!("CARGO_BIN_EXE_metalbond-uring")).args(args).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("no-such-device") && text.contains("--tun"), "{text}");
+}
