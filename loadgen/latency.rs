@@ -54,7 +54,7 @@ impl Latency {
             .then(|| {
                 format!(
                     "loadgen itself was late: 99 % of its updates within {:.2} ms, so the latency says \
-                     more about this machine than about the server; lower --rate",
+                     more about this machine than about the server; lower --rate, or give it more CPUs",
                     lag.p99_ms
                 )
             })

@@ -54,12 +54,27 @@ pub fn table(stages: &[Stage], findings: &[String], failure: Option<&str>) -> St
         text += "\n";
     }
     text += &format!("({LEGEND})\n");
+    text += &memory(stages).unwrap_or_default();
     for stage in stages {
         for warning in &stage.warnings {
             text += &format!("warning: {}: {warning}\n", stage.stage);
         }
     }
     text + &verdict(stages, findings, failure)
+}
+
+/// The server's memory in a line, if it is known.
+fn memory(stages: &[Stage]) -> Option<String> {
+    let before = HumanBytes(stages.first()?.server_rss_bytes_before?);
+    let peak = HumanBytes(stages.iter().filter_map(|stage| stage.server_rss_bytes_peak).max()?);
+    let mut line = format!("server memory: {before} before the run, {peak} at most");
+    // The first stage that connects peers: later ones find memory that was used before.
+    let connecting = stages.iter().find(|stage| stage.server_rss_bytes_per_new_peer.is_some());
+    if let Some(stage) = connecting {
+        let bytes = stage.server_rss_bytes_per_new_peer.unwrap_or_default();
+        line += &format!(", {bytes:.0} bytes for each peer in stage {}", stage.stage);
+    }
+    Some(line + "\n")
 }
 
 /// Whether all went well, and if not, what did not.
@@ -136,8 +151,20 @@ mod tests {
         assert!(text.ends_with("OK: 12,345 updates verified, every view was right\n"), "{text}");
         let json = json(&[stage(), stage()]);
         assert_eq!(json.lines().count(), 2);
+        assert!(!text.contains("server memory"), "not known: {text}");
         let value: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
         assert_eq!(value["deliveries"], 12_345);
+    }
+
+    #[test]
+    fn memory_is_told_where_it_is_known() {
+        let mut stage = stage();
+        stage.server_rss_bytes_before = Some(4 << 20);
+        stage.server_rss_bytes_peak = Some(24 << 20);
+        stage.server_rss_bytes_per_new_peer = Some(3899.4);
+        let words =
+            "server memory: 4.00 MiB before the run, 24.00 MiB at most, 3899 bytes for each peer";
+        assert!(table(&[stage], &[], None).contains(words));
     }
 
     #[test]

@@ -26,10 +26,10 @@ pub enum TargetError {
     Foreign(SocketAddr, String),
     /// It hung up.
     #[error(
-        "the server at {0} closed the connection during the handshake: its log may say why (a limit of \
+        "the server at {0} closed the connection during the handshake ({1}): its log may say why (a limit of \
          peers?), or it does not speak MetalBond"
     )]
-    Closed(SocketAddr),
+    Closed(SocketAddr, String),
     /// It says nothing.
     #[error(
         "the server at {0} did not answer {1} within 5 s: it does not speak MetalBond, or is overloaded"
@@ -78,14 +78,19 @@ fn ask(
     let foreign = |found: String| TargetError::Foreign(target, found);
     let broken = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => TargetError::Silent(target, name),
-        _ => TargetError::Closed(target),
+        _ => TargetError::Closed(target, error.to_string()),
     };
     stream.write_all(question).map_err(broken)?;
     // One byte at a time: nothing of a later frame is taken.
     let mut byte = [0];
     loop {
-        if stream.read(&mut byte).map_err(broken)? == 0 {
-            return Err(TargetError::Closed(target));
+        let length = match stream.read(&mut byte) {
+            // The teardown of a ring (the probe's) interrupts a read that has a time limit.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => result.map_err(broken)?,
+        };
+        if length == 0 {
+            return Err(TargetError::Closed(target, format!("instead of an answer to {name}")));
         }
         match deframer.next(&mut &byte[..]) {
             Ok(Some(frame)) => return decode(frame).map_err(|error| foreign(error.to_string())),
