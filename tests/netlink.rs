@@ -3,6 +3,8 @@
 //! Owns scenes with a veth device as the tunnel device. `ip` is the judge: what it shows is what
 //! there is.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "common/netns.rs"]
 mod netns;
 

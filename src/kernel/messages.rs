@@ -466,3 +466,79 @@ fn address_of(address: &netlink_packet_route::route::RouteAddress) -> Option<IpA
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes_of(op: &Op) -> String {
+        let mut bytes = Vec::new();
+        put_op(&mut bytes, op, 9, 1, true);
+        hex::encode(bytes)
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn an_encapsulation_is_aligned() {
+        let destination = Destination { prefix: "10.0.0.0".parse().unwrap(), length: 24 };
+        let prefix = Prefix { table: 100, destination };
+        let form = Form::Inline(Hops::from_slice(&["fd00::1".parse().unwrap()]));
+        let expected = concat!(
+            "6c000000 1800 0506 01000000 00000000", // 108 bytes, RTM_NEWROUTE, ack, create, excl
+            "02 18 00 00 64 fe 00 01 00000000",     // IPv4, /24, table 100, protocol 254, unicast
+            "0800 0100 0a000000",                   // RTA_DST
+            "0800 0400 09000000",                   // RTA_OIF
+            "0600 1500 0400 0000",                  // RTA_ENCAP_TYPE ip6
+            "3800 1600",                            // RTA_ENCAP, 56 bytes
+            "0c00 0100 0000000000000000",           // ID 0
+            "1400 0200 fd000000000000000000000000000001",
+            "1400 0300 00000000000000000000000000000000",
+        );
+        assert_eq!(bytes_of(&Op::Add { prefix, form }), expected.replace(' ', ""));
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_group_lists_its_members() {
+        let members = vec![NexthopId(0x4d00_0002), NexthopId(0x4d00_0003)];
+        let expected = concat!(
+            "34000000 6800 0506 01000000 00000000", // RTM_NEWNEXTHOP
+            "00 00 fe 00 00000000",                 // no family, protocol 254
+            "0800 0100 0100004d",                   // NHA_ID
+            "1400 0200 0200004d 00000000 0300004d 00000000",
+        );
+        let found = bytes_of(&Op::AddGroup { id: NexthopId(0x4d00_0001), members });
+        assert_eq!(found, expected.replace(' ', ""));
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_kernel_says_is_found_again(
+            hops in prop::collection::btree_set(any::<u128>().prop_map(Ipv6Addr::from_bits), 1..9),
+            table in prop_oneof![Just(254u32), any::<u32>()],
+            v6 in any::<bool>(),
+        ) {
+            let prefix: IpAddr =
+                if v6 { "2001:db8::".parse().unwrap() } else { "10.0.0.0".parse().unwrap() };
+            let prefix = Prefix { table, destination: Destination { prefix, length: 24 } };
+            let form = Form::Inline(hops.into_iter().collect());
+            let mut message = route(prefix, &form, 9);
+            if v6 {
+                message.attributes.push(RouteAttribute::Priority(IPV6_METRIC));
+            }
+            let mut bytes = Vec::new();
+            append(&mut bytes, &message);
+            let seen = seen_route(&bytes, 9).unwrap();
+            prop_assert_eq!(seen.prefix, prefix);
+            prop_assert_eq!(seen.form, form);
+            prop_assert!(seen_route(&bytes, 8).is_none(), "of another link");
+        }
+
+        #[test]
+        fn nonsense_does_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (seen_route(&bytes, 9), seen_nexthop(&bytes, 9), seen_link(&bytes));
+        }
+    }
+}

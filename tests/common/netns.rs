@@ -2,6 +2,8 @@
 //!
 //! Owns the namespace. Must never touch the namespace that the program was started in.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -99,7 +101,6 @@ impl Monitor {
     }
 
     /// Makes a change and waits until it is seen.
-    #[allow(clippy::disallowed_methods)] // a test's patience
     fn mark(&self, address: &str) {
         let deadline = Instant::now() + Duration::from_secs(10);
         self.lines.lock().unwrap().retain(|line| !line.contains(address));
