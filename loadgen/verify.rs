@@ -343,7 +343,8 @@ mod tests {
         let plan = plan();
         let mut view = View::new(&plan, 2);
         let good = update(&plan, Action::Add, 5);
-        let damage: [(fn(&mut Update), Verdict); 9] = [
+        type Damage = (fn(&mut Update), Verdict);
+        let damage: [Damage; 9] = [
             (|it| it.vni = Vni(1001), Verdict::Unexpected),
             (|it| it.vni = Vni(3), Verdict::Unexpected),
             (|it| it.route.destination.length = 31, Verdict::Unexpected),

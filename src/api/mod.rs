@@ -40,4 +40,5 @@ pub use installer::{DummyClient, RouteClient, RouteError};
 pub use metalbond::{Config, Error, MetalBond};
 pub use netlink::{NetlinkClient, NetlinkClientConfig};
 
+pub use crate::io::RETRY_INTERVAL;
 pub use crate::kernel::METALBOND_RT_PROTO;

@@ -21,9 +21,9 @@ use crate::session::State;
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The pause between attempts, in milliseconds: this, and up to as much again, so that a fleet does not
-/// come back all at once.
-const RETRY_MS: u64 = 5_000;
+/// The pause between attempts: this, and up to as much again, so that a fleet does not come back all at
+/// once.
+pub const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the outside knows of a connection to a server.
 #[derive(Debug)]
@@ -106,10 +106,10 @@ pub(super) async fn dial_loop(worker: Rc<Worker>, dial: Rc<Dial>) {
         }
         if !dial.is_cancelled() {
             state.set(State::Retry);
-            let pause = RETRY_MS + RandomState::new().hash_one(failures) % RETRY_MS;
+            let share = RandomState::new().hash_one(failures) as u32;
+            let pause = RETRY_INTERVAL + RETRY_INTERVAL * (share >> 16) / (1 << 16);
             // Waking early is for the cancelled; anybody else tries a little sooner.
-            let _ =
-                tokio::time::timeout(Duration::from_millis(pause), dial.changed.notified()).await;
+            let _ = tokio::time::timeout(pause, dial.changed.notified()).await;
         }
     }
     state.set(State::Closed);

@@ -37,7 +37,7 @@ use tracing::{info, warn};
 use self::acceptor::{Acceptor, Dispatcher, ShardHandle};
 use self::clock::Clock;
 use self::dial::DialOrder;
-pub use self::dial::ServerState;
+pub use self::dial::{RETRY_INTERVAL, ServerState};
 pub use self::feed::{Feed, FeedSink};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::sys::{raise_descriptor_limit, receive_ready};
