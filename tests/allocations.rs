@@ -52,6 +52,9 @@ const UPDATES: u32 = 20_000;
 fn allocations(shards: u16, subscribers: u32, home: ShardId, read_updates: usize) -> u64 {
     let vni = (1..).map(Vni).find(|&vni| ShardId::home_of(vni, shards) == home).unwrap();
     let mut core = Core::new(shards);
+    // Routes that stay: an emptied table would be given back, and grow anew.
+    let other = core.connect(ShardId(0));
+    core.receive(other, &updates(Action::Add, vni, UPDATES..2 * UPDATES));
     let announcer = core.connect(ShardId(0));
     for at in 0..subscribers {
         core.subscriber(ShardId((at % u32::from(shards)) as u16), vni);
@@ -81,14 +84,14 @@ fn check(what: &str, allocations: u64, units: u64, most: f64) {
     assert!(each < most, "{what}: {allocations} allocations for {units}: {each:.4} each");
 }
 
-/// Tables that are added to and removed from have their places; nothing is encoded.
+/// What remains: the requests of a turn, a vector that grows anew in each, so by the logarithm of a read.
 #[test]
 fn taking_in_allocates_nothing_by_the_update() {
     let counted = allocations(1, 0, ShardId(0), 1_000);
-    check("updates taken in", counted, u64::from(UPDATES), 0.01);
+    check("updates taken in", counted, u64::from(UPDATES), 0.02);
 }
 
-/// What remains: the chunks of the log, and for a piece gathered from parts its bytes.
+/// What remains besides: the records of a turn, and the chunks of the log, whatever the number of receivers.
 #[test]
 fn delivering_allocates_nothing_by_the_delivery() {
     for subscribers in [1, 10, 100] {
@@ -98,11 +101,13 @@ fn delivering_allocates_nothing_by_the_delivery() {
     }
 }
 
-/// Each update alone, in a turn of its own, to 100: the turn's cost is shared by the deliveries.
+/// Each update alone, in a turn of its own, to 100. What remains: the requests, records, bytes and accounts
+/// of the turn, and a chunk (three allocations), since a log that everybody has read holds none.
 #[test]
-fn lone_updates_share_a_chunk() {
+fn a_lone_update_allocates_by_the_turn() {
     let counted = allocations(1, 100, ShardId(0), 1);
-    check("lone deliveries to 100", counted, u64::from(UPDATES * 100), 0.05);
+    check("turns with a lone update", counted, u64::from(UPDATES), 10.0);
+    check("lone deliveries to 100", counted, u64::from(UPDATES * 100), 0.1);
 }
 
 /// What remains: the vectors of a block of mail, which go with it to the other thread.

@@ -15,7 +15,6 @@ use argh::FromArgs;
 
 use crate::report::Report;
 use crate::run::Candidate;
-use crate::scenario::Scenario;
 
 /// The word that makes this program a server of the other implementation.
 const RUSTBOND_WORD: &str = "rustbond-server";

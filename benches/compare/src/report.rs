@@ -133,12 +133,17 @@ impl Report {
 
     fn cells(&self, row: &Row, figure: usize) -> Option<Vec<String>> {
         let summaries: Vec<_> = row.runs.iter().map(|runs| summary(&runs.values[figure])).collect();
-        // What a stage without deliveries cost is of interest as a whole only.
-        let per_delivery = FIGURES[figure].pointer.ends_with("per_delivery");
-        if summaries.iter().all(Option::is_none) || (per_delivery && !row.has_deliveries) {
+        // What a stage without deliveries cost is of interest as a whole, if it cost something.
+        let highest = summaries.iter().flatten().map(|it| it.median).fold(0.0, f64::max);
+        let of_interest = match FIGURES[figure].title {
+            "CPU s" => !row.has_deliveries && highest >= 0.01,
+            "RSS MiB" => row.has_deliveries || row.scenario == "idle",
+            _ => row.has_deliveries,
+        };
+        if !of_interest || highest == 0.0 {
             return None;
         }
-        let ours = summaries[0].as_ref().map(|it| it.median);
+        let ours = summaries[0].as_ref().map(|it| it.median).filter(|&ours| ours > 0.0);
         let mut cells = vec![format!("{} / {}", row.scenario, row.stage)];
         for (at, summary) in summaries.iter().enumerate() {
             cells.push(summary.as_ref().map_or_else(|| "-".to_owned(), |it| self.cell(it)));
@@ -203,7 +208,8 @@ mod tests {
         let mut report = Report::new(["ours", "theirs"].map(str::to_owned).into_iter(), 3);
         for (server, values) in [(0, [3.0, 1.0, 2.0]), (1, [10.0, 9.0, 20.0])] {
             for value in values {
-                let stage = json!({"stage": "a", "deliveries": 1, "server_cpu_us_per_delivery": value});
+                let stage =
+                    json!({"stage": "a", "deliveries": 1, "server_cpu_us_per_delivery": value});
                 report.take("s", server, &[stage]);
             }
         }
@@ -211,6 +217,9 @@ mod tests {
         let text = report.text();
         assert!(text.contains("2.00 (1.00-3.00)  10.0 (9.00-20.0)        5.00"), "{text}");
         assert!(text.contains("FAILED: s: theirs: why"), "{text}");
-        assert_eq!(report.json()["rows"][0]["servers"]["theirs"]["CPU us/delivery"]["median"], 10.0);
+        assert_eq!(
+            report.json()["rows"][0]["servers"]["theirs"]["CPU us/delivery"]["median"],
+            10.0
+        );
     }
 }

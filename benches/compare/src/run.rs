@@ -42,13 +42,23 @@ impl Drop for Process {
 ///
 /// # Errors
 /// If the server does not start, or loadgen finds anything wrong.
-pub fn run(loadgen: &Path, scenario: &Scenario, candidate: &Candidate) -> anyhow::Result<Vec<Value>> {
+pub fn run(
+    loadgen: &Path,
+    scenario: &Scenario,
+    candidate: &Candidate,
+) -> anyhow::Result<Vec<Value>> {
     let port = free_port()?;
     let target = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
     let server = start(candidate, target)?;
     let mut load = Command::new(loadgen);
     load.args(scenario.arguments.split(' '))
-        .args(["--target", &target.to_string(), "--server-pid", &server.0.id().to_string(), "--json"])
+        .args([
+            "--target",
+            &target.to_string(),
+            "--server-pid",
+            &server.0.id().to_string(),
+            "--json",
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut load = Process(load.spawn().with_context(|| loadgen.display().to_string())?);
