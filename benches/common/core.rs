@@ -1,0 +1,134 @@
+//! Shards without sockets: a driver that passes mail on at once and sends into the void.
+//!
+//! Owns the order of calls, which is that of `io`: receive, turn, mail, then the writers. Must never
+//! allocate once its queues have grown, or the test of allocations would count it.
+#![allow(dead_code)]
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use metalbond_uring::shard::{Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake};
+use metalbond_uring::types::{Pace, PeerId, ReflectOwn, ShardId, Time, Vni};
+use metalbond_uring::wire::{Hello, Message};
+
+/// Shards that run on the caller's thread.
+pub struct Core {
+    shards: Vec<Shard>,
+    busy: Vec<bool>,
+    writers: VecDeque<PeerId>,
+    now: Time,
+    bytes_sent: u64,
+}
+
+impl Core {
+    /// Shards without peers.
+    pub fn new(shards: u16) -> Core {
+        let shard = |at| {
+            let limits = Limits { routes_per_peer_max: u32::MAX, ..Limits::default() };
+            let config = ShardConfig {
+                id: ShardId(at),
+                shards,
+                hash_seed: [1, 2, 3, 4],
+                keepalive_interval_s: 86_400,
+                reflect_own: ReflectOwn::None,
+                pace: Pace::Off,
+                limits,
+                hold_time: Duration::ZERO,
+                budgets: Budgets::default(),
+            };
+            Shard::new(config, Time(1))
+        };
+        Core {
+            shards: (0..shards).map(shard).collect(),
+            busy: vec![false; usize::from(shards)],
+            writers: VecDeque::new(),
+            now: Time(1),
+            bytes_sent: 0,
+        }
+    }
+
+    /// An established peer of a shard that reassembles.
+    pub fn connect(&mut self, shard: ShardId) -> PeerId {
+        let id = self.shards[shard.index()].accept(self.now, ([127, 0, 0, 1], 1).into());
+        self.writers.push_back(id);
+        let hello = Hello { keepalive_interval_s: 86_400, is_server: false, reassembles: true };
+        for message in [Message::Hello(hello), Message::Keepalive] {
+            self.say(id, &message);
+        }
+        id
+    }
+
+    /// An established peer that has joined a VNI.
+    pub fn subscriber(&mut self, shard: ShardId, vni: Vni) -> PeerId {
+        let id = self.connect(shard);
+        self.say(id, &Message::Subscribe(vni));
+        id
+    }
+
+    /// A peer's bytes arrive, in reads of 64 KiB with a turn after each.
+    pub fn receive(&mut self, id: PeerId, bytes: &[u8]) {
+        for piece in bytes.chunks(1 << 16) {
+            let at = id.shard().index();
+            self.shards[at].receive(self.now, id, piece);
+            self.busy[at] = true;
+            self.settle();
+            assert!(self.shards[at].wants_read(id), "settled, so there is room");
+        }
+    }
+
+    /// Bytes that peers were sent so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes_sent
+    }
+
+    /// Routes in all tables.
+    pub fn routes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.held().routes).sum()
+    }
+
+    fn say(&mut self, id: PeerId, message: &Message) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        self.receive(id, &bytes);
+    }
+
+    /// Turns until nothing is left to do.
+    fn settle(&mut self) {
+        self.now = Time(self.now.0 + 100);
+        while self.busy.contains(&true) {
+            for at in 0..self.shards.len() {
+                if self.busy[at] {
+                    self.turn(at);
+                }
+            }
+            while let Some(id) = self.writers.pop_front() {
+                self.write(id);
+            }
+        }
+    }
+
+    fn turn(&mut self, at: usize) {
+        self.busy[at] = self.shards[at].turn(self.now);
+        while let Some((to, mail)) = self.shards[at].take_mail() {
+            self.shards[to.index()].deliver(mail);
+            self.busy[to.index()] = true;
+        }
+        while let Some((id, wake)) = self.shards[at].take_woken() {
+            match wake {
+                Wake::Write => self.writers.push_back(id),
+                Wake::Close => panic!("nobody is closed"),
+                Wake::Read | Wake::Sample | Wake::State => {}
+            }
+        }
+    }
+
+    fn write(&mut self, id: PeerId) {
+        let shard = &mut self.shards[id.shard().index()];
+        while let Transmit::Send(piece) = shard.transmit(self.now, id, TcpSample::default()) {
+            let length = std::hint::black_box(piece.as_slice()).len();
+            drop(piece);
+            self.bytes_sent += length as u64;
+            shard.transmitted(self.now, id, length);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Cost of what lies between the table and the sockets: logs with cursors, bases, conflation.
+//!
+//! Owns the measurement. Must never copy what cursors read: the kernel does that elsewhere.
+#![allow(missing_docs)] // criterion_group! makes a public function without any.
+
+mod common;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use ahash::RandomState;
+use common::routes::{route, updates};
+use common::{ThreadCpu, criterion};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use metalbond_uring::log::{Conflation, Cursor, Frames, LiveBytes, Scope, VniLog, merged};
+use metalbond_uring::rib::{BASE_KEPT, Group, Join, Joined, RecordSink, Rib};
+use metalbond_uring::types::{
+    Action, GroupClass, PeerClass, PeerId, ReflectOwn, ShardId, SourceId, Time, Vni,
+};
+use metalbond_uring::wire::frames;
+
+const VNI: Vni = Vni(7);
+
+fn source(number: u32) -> SourceId {
+    SourceId(PeerId::new(ShardId(0), number, 0))
+}
+
+fn hasher() -> RandomState {
+    RandomState::with_seeds(1, 2, 3, 4)
+}
+
+/// A block of frames goes into the log, and every cursor reads it to the end.
+fn cursors(criterion: &mut Criterion<ThreadCpu>) {
+    for block_frames in [20, 1_000] {
+        let mut group = criterion.benchmark_group(format!("log, blocks of {block_frames}"));
+        let block = updates(Action::Add, VNI, 0..block_frames);
+        for count in [10_u32, 100, 1_000, 5_000] {
+            group.throughput(Throughput::Elements(u64::from(count * block_frames)));
+            let mut log = VniLog::new(LiveBytes::default());
+            let mut cursors: Vec<Cursor> = (0..count).map(|_| Cursor::at_end(0)).collect();
+            group.bench_function(BenchmarkId::new("cursors", count), |bencher| {
+                bencher.iter(|| {
+                    let read = fan_out(&mut log, &mut cursors, &block);
+                    assert_eq!(read, block.len() * count as usize);
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+/// Returns how many bytes were read.
+fn fan_out(log: &mut VniLog, cursors: &mut [Cursor], block: &[u8]) -> usize {
+    let anchor = log.anchor(block);
+    for cursor in cursors.iter_mut() {
+        cursor.wake(&anchor);
+    }
+    log.append(block);
+    let mut read = 0;
+    for cursor in cursors {
+        while let Some((chunk, range)) = cursor.readable(log.end()) {
+            read += black_box(chunk.slice(range.clone())).len();
+            cursor.advance_to(cursor.position() + range.len() as u64);
+        }
+        cursor.rest_at(log.end());
+    }
+    log.let_go();
+    read
+}
+
+#[derive(Default)]
+struct Answers(Vec<Joined>);
+
+impl RecordSink for Answers {
+    fn record(&mut self, _: ShardId, _: Group, _: Scope, _: &[u8], _: usize) {}
+
+    fn joined(&mut self, _: ShardId, joined: Joined) {
+        self.0.push(joined);
+    }
+}
+
+/// A subscriber joins a table that has no base yet.
+fn base(criterion: &mut Criterion<ThreadCpu>) {
+    const ROUTES: u32 = 100_000;
+    let mut rib = Rib::new(hasher(), ReflectOwn::None, 16 << 10);
+    let mut answers = Answers::default();
+    for number in 0..ROUTES {
+        rib.add(source(number % 10), PeerClass::Client, VNI, &route(number), &mut answers);
+    }
+    let group = Group::new(VNI, GroupClass::Client);
+    let peer = PeerId::new(ShardId(0), 99, 0);
+    let mut now = Time(1);
+    let mut benches = criterion.benchmark_group("base");
+    benches.throughput(Throughput::Elements(u64::from(ROUTES)));
+    benches.bench_function(BenchmarkId::new("encode", ROUTES), |bencher| {
+        bencher.iter(|| {
+            rib.join(group, Join { peer, epoch: 1 }, &mut answers, now);
+            while rib.run_jobs(8_192, &mut answers, now) {}
+            let joined = answers.0.pop().expect("the join is answered");
+            assert_eq!(frames(joined.blocks[0].bytes()).count(), ROUTES as usize);
+            drop(joined);
+            rib.leave(group, peer.shard());
+            now = now.after(BASE_KEPT + Duration::from_secs(1));
+            rib.expire_bases(now);
+        });
+    });
+    benches.finish();
+}
+
+/// A slow peer's backlog becomes a difference of states.
+fn conflation(criterion: &mut Criterion<ThreadCpu>) {
+    const ROUTES: u32 = 50_000;
+    let hasher = hasher();
+    let adds = updates(Action::Add, VNI, 0..ROUTES);
+    let removes = updates(Action::Remove, VNI, 0..ROUTES);
+    let mut group = criterion.benchmark_group("conflation");
+    group.throughput(Throughput::Elements(u64::from(ROUTES)));
+    group.bench_function("queue", |bencher| {
+        bencher.iter(|| {
+            let mut queue = Conflation::default();
+            frames(&adds).for_each(|frame| queue.push(frame, &hasher));
+            assert_eq!(queue.pending_bytes(), adds.len());
+        });
+    });
+    group.throughput(Throughput::Elements(u64::from(2 * ROUTES)));
+    group.bench_function("queue and annihilate", |bencher| {
+        bencher.iter(|| {
+            let mut queue = Conflation::default();
+            frames(&adds).for_each(|frame| queue.push(frame, &hasher));
+            frames(&removes).for_each(|frame| queue.push(frame, &hasher));
+            assert_eq!(queue.pending_bytes(), 0);
+        });
+    });
+    group.bench_function("queue and take", |bencher| {
+        let mut out = Vec::with_capacity(1 << 17);
+        bencher.iter(|| {
+            let mut queue = Conflation::default();
+            frames(&adds).for_each(|frame| queue.push(frame, &hasher));
+            while queue.take(&mut out, 1 << 16, &hasher) > 0 {
+                out.clear();
+            }
+        });
+    });
+    group.finish();
+}
+
+/// What happened behind a base is shortened to what differs.
+fn merging(criterion: &mut Criterion<ThreadCpu>) {
+    const ROUTES: u32 = 50_000;
+    let parts: Vec<Frames> = (0..10)
+        .map(|part| {
+            let action = if part % 2 == 0 { Action::Add } else { Action::Remove };
+            let mut frames = Frames::default();
+            let numbers = (0..ROUTES / 5).map(|number| number + ROUTES / 5 * (part / 2));
+            frames.push(&updates(action, VNI, numbers), Scope::AllBut(source(part / 2)));
+            frames
+        })
+        .collect();
+    let hasher = hasher();
+    let mut group = criterion.benchmark_group("merged");
+    group.throughput(Throughput::Elements(u64::from(ROUTES)));
+    group.bench_function("all different", |bencher| {
+        bencher.iter(|| assert!(!merged(parts.iter().step_by(2), &hasher).is_empty()));
+    });
+    group.throughput(Throughput::Elements(u64::from(2 * ROUTES)));
+    group.bench_function("come and gone", |bencher| {
+        bencher.iter(|| assert!(merged(parts.iter(), &hasher).is_empty()));
+    });
+    group.finish();
+}
+
+criterion_group!(
+    name = benches;
+    config = criterion();
+    targets = cursors, base, conflation, merging
+);
+criterion_main!(benches);
