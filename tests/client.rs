@@ -182,6 +182,9 @@ fn a_restart_within_the_hold_time_is_not_seen() {
         "7 10.0.3.0/24 2001:db8::a",
     ]);
     assert_eq!(seen.calls(), 3, "no route flapped");
+    // What the new server says counts at once, whatever is held.
+    withdraw(&a, 7, "10.0.1.0/24", "2001:db8::a");
+    seen.wait_for(&["7 10.0.2.0/24 2001:db8::a", "7 10.0.3.0/24 2001:db8::a"]);
     drop(server);
 }
 
@@ -253,7 +256,6 @@ impl FieldServer {
                     self.stream.write_all(&common::keepalive()).unwrap();
                 }
                 SUBSCRIBE => {
-                    assert!(self.updates.is_empty() || !self.subscribed.is_empty());
                     assert!(!self.subscribed.contains(&frame.payload), "subscribed twice");
                     self.subscribed.push(frame.payload);
                 }
@@ -261,6 +263,25 @@ impl FieldServer {
                 kind => panic!("type {kind} has no place here"),
             }
         }
+    }
+}
+
+impl FieldServer {
+    fn serve_updates(&mut self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.updates.len() < count {
+            assert!(Instant::now() < deadline, "waited in vain");
+            let Some(frame) = self.next() else { continue };
+            match frame.kind {
+                KEEPALIVE => self.stream.write_all(&common::keepalive()).unwrap(),
+                UPDATE => self.updates.push(frame),
+                _ => self.subscribed.push(frame.payload),
+            }
+        }
+    }
+
+    fn serve_subscribes(&mut self, count: usize) {
+        self.serve(|server| server.subscribed.len() >= count);
     }
 }
 
@@ -309,4 +330,65 @@ fn servers_of_the_field_are_handled_with_care() {
     seen.wait_for(&[]);
     assert!(server.next().is_none_or(|frame| frame.kind == KEEPALIVE));
     let _ = UNSUBSCRIBE;
+}
+
+/// A field server that is established with the one client.
+fn established(listener: &TcpListener) -> FieldServer {
+    let mut server = FieldServer::accept(listener);
+    wait("HELLO", || server.next().is_some());
+    server.stream.write_all(&common::hello(5, true, false)).unwrap();
+    wait("KEEPALIVE", || server.next().is_some());
+    server.stream.write_all(&common::keepalive()).unwrap();
+    server
+}
+
+#[test]
+fn an_own_route_in_a_dump_is_not_installed_after_its_withdrawal() {
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    let (node, seen) = client(&[listener.local_addr().unwrap()], Duration::ZERO);
+    let own = common::route(100, 1, 9);
+    announce(&node, 100, "10.0.0.1/32", "2001:db8::9");
+    let mut server = established(&listener);
+    server.serve_updates(1);
+    node.subscribe(Vni(100)).unwrap();
+    server.serve_subscribes(1);
+    // Servers in the field dump it to its announcer, and never withdraw it from there.
+    server.stream.write_all(&common::add(&own)).unwrap();
+    server.stream.write_all(&common::add(&common::route(100, 2, 9))).unwrap();
+    seen.wait_for(&["100 10.0.0.2/32 2001:db8::9"]);
+    withdraw(&node, 100, "10.0.0.1/32", "2001:db8::9");
+    server.serve_updates(2);
+    std::thread::sleep(QUIET);
+    assert_eq!(seen.routes(), ["100 10.0.0.2/32 2001:db8::9"]);
+}
+
+#[test]
+fn a_removed_server_is_not_held() {
+    let server = Server::start(server_config(1, 5)).unwrap();
+    let address = server.local_addr();
+    let (a, _) = client(&[address], Duration::ZERO);
+    let (b, seen) = client(&[address], Duration::from_secs(3600));
+    announce(&a, 7, "10.0.1.0/24", "2001:db8::a");
+    b.subscribe(Vni(7)).unwrap();
+    seen.wait_for(&["7 10.0.1.0/24 2001:db8::a"]);
+    b.remove_peer(&address.to_string()).unwrap();
+    seen.wait_for(&[]);
+}
+
+#[test]
+fn a_server_of_the_field_gets_everything_at_a_shutdown() {
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    let (node, _) = client(&[listener.local_addr().unwrap()], Duration::ZERO);
+    for number in 0..3_000u32 {
+        announce(&node, 7, &format!("10.{}.{}.1/32", number >> 8, number & 255), "::5");
+    }
+    let mut server = established(&listener);
+    server.serve_updates(1);
+    let ending = std::thread::spawn(move || node.shutdown());
+    std::thread::sleep(QUIET);
+    let begun = Instant::now();
+    server.serve_updates(3_000);
+    drop(server);
+    ending.join().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }

@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::installer::{ClientEvent, Installer, RouteClient};
 use crate::io::{ServeError, Server, ServerConfig, ServerState};
 use crate::session::State;
-use crate::types::{Action, Destination, NextHop, Route, Vni};
+use crate::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
 
 /// What a node is told at its start.
 #[derive(Clone, Debug)]
@@ -206,6 +206,7 @@ impl MetalBond {
         destination: Destination,
         next_hop: NextHop,
     ) -> Result<(), Error> {
+        let next_hop = as_told(next_hop);
         let route = Route { destination, next_hop };
         let mut wishes = self.wishes();
         let hops = wishes.announced.entry((vni, destination)).or_default();
@@ -229,6 +230,7 @@ impl MetalBond {
         destination: Destination,
         next_hop: NextHop,
     ) -> Result<(), Error> {
+        let next_hop = as_told(next_hop);
         let route = Route { destination, next_hop };
         let mut wishes = self.wishes();
         let hops = wishes.announced.get_mut(&(vni, destination));
@@ -251,7 +253,7 @@ impl MetalBond {
         destination: Destination,
         next_hop: NextHop,
     ) -> bool {
-        let wishes = self.wishes();
+        let (wishes, next_hop) = (self.wishes(), as_told(next_hop));
         wishes.announced.get(&(vni, destination)).is_some_and(|hops| hops.contains(&next_hop))
     }
 
@@ -294,6 +296,14 @@ impl MetalBond {
     fn wishes(&self) -> MutexGuard<'_, Wishes> {
         // A panic between two changes cannot leave them half done: each is one insert or remove.
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What others hear of a next hop: only NAT has ports (protocol section 2.1).
+fn as_told(next_hop: NextHop) -> NextHop {
+    match next_hop.kind {
+        NextHopType::NAT => next_hop,
+        _ => NextHop { nat_port_from: 0, nat_port_to: 0, ..next_hop },
     }
 }
 

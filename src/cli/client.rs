@@ -168,6 +168,9 @@ fn server(text: &str) -> Result<&str, String> {
     if host.is_empty() || (host.contains(':') && !(host.starts_with('[') && host.ends_with(']'))) {
         return Err("an IPv6 address goes into brackets".into());
     }
+    if host.contains('%') {
+        return Err("an address with a zone cannot be connected to by name".into());
+    }
     match port.parse::<u16>() {
         Ok(port) if port > 0 => Ok(text),
         _ => Err(format!("{port:?} is no port")),
@@ -262,6 +265,7 @@ mod tests {
             ("", "--server"),
             ("--server ::1:4711", "brackets"),
             ("--server [::1]", "--server"),
+            ("--server [fe80::1%eth0]:4711", "zone"),
             ("--server a:1 --server a:1", "twice"),
             ("--server a:1 --subscribe -1", "--subscribe"),
             ("--server a:1 --subscribe 1,1", "twice"),

@@ -6,14 +6,15 @@
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use tokio::net::TcpSocket;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tracing::{info, warn};
 
 use super::worker::Worker;
@@ -60,13 +61,15 @@ pub(super) struct DialOrder {
 /// A server that is being connected to, or is connected.
 pub(super) struct Dial {
     pub order: DialOrder,
+    /// Tells the server from others, whatever its address is at the moment.
+    pub number: u64,
     cancelled: Cell<bool>,
     pub changed: Notify,
 }
 
 impl Dial {
-    pub(super) fn new(order: DialOrder) -> Rc<Dial> {
-        Rc::new(Dial { order, cancelled: Cell::new(false), changed: Notify::new() })
+    pub(super) fn new(order: DialOrder, number: u64) -> Rc<Dial> {
+        Rc::new(Dial { order, number, cancelled: Cell::new(false), changed: Notify::new() })
     }
 
     /// Ends it: no further attempt.
@@ -86,7 +89,12 @@ pub(super) async fn dial_loop(worker: Rc<Worker>, dial: Rc<Dial>) {
     let mut failures = 0u32;
     while !dial.is_cancelled() {
         state.set(State::Connecting);
-        match connect(server, *local_ip).await {
+        let connected = tokio::select! {
+            connected = connect(server, *local_ip) => connected,
+            // For the cancelled alone.
+            () = dial.changed.notified() => break,
+        };
+        match connected {
             Ok((stream, remote)) if !dial.is_cancelled() => {
                 failures = 0;
                 info!(%server, %remote, "connected");
@@ -115,21 +123,37 @@ pub(super) async fn dial_loop(worker: Rc<Worker>, dial: Rc<Dial>) {
     state.set(State::Closed);
 }
 
-/// One attempt: the name is resolved each time, and its addresses are tried in order.
+/// One attempt: the name is resolved each time, and its addresses are tried in order, each within the
+/// limit: one that swallows packets must not take the time of those behind it.
 async fn connect(
     server: &str,
     local_ip: Option<IpAddr>,
 ) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-    let attempt = async {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for remote in tokio::net::lookup_host(server).await? {
-            match connect_to(remote, local_ip).await {
-                Ok(stream) => return Ok((stream, remote)),
-                Err(error) => last = error,
-            }
+    let addresses = within_limit(resolve(server)).await?;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for remote in addresses {
+        match within_limit(connect_to(remote, local_ip)).await {
+            Ok(stream) => return Ok((stream, remote)),
+            Err(error) => last = error,
         }
-        Err(last)
-    };
+    }
+    Err(last)
+}
+
+/// On a thread that nobody waits for: a name server that is away would hold up the runtime's end.
+async fn resolve(server: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = server.parse() {
+        return Ok(vec![address]);
+    }
+    let (found, addresses) = oneshot::channel();
+    let server = server.to_owned();
+    thread::Builder::new().name("resolver".to_owned()).spawn(move || {
+        let _ = found.send(server.to_socket_addrs().map(Vec::from_iter));
+    })?;
+    addresses.await.unwrap_or_else(|_| Err(io::Error::other("the resolver failed")))
+}
+
+async fn within_limit<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
         Ok(result) => result,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s")),

@@ -33,6 +33,9 @@ pub(super) async fn feed_loop(worker: Rc<Worker>, id: PeerId, sink: FeedSink) {
                 let frames = piece.as_slice().to_vec();
                 let length = frames.len();
                 if !sink(Feed { frames, done }) {
+                    if !worker.shard().is_draining() {
+                        tracing::error!("the route client is gone: routes go nowhere any more");
+                    }
                     return;
                 }
                 // An error means that the client dropped it: it is dealt with all the same.

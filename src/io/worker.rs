@@ -89,6 +89,7 @@ pub(super) fn run(start: WorkerStart) {
         client: Cell::new(None),
         feed: Notify::new(),
         dials: RefCell::new(Vec::new()),
+        dials_made: Cell::new(1),
         shards: start.shards,
         peers: start.peers,
     });
@@ -108,6 +109,7 @@ pub(super) struct Worker {
     client: Cell<Option<PeerId>>,
     feed: Notify,
     dials: RefCell<Vec<Rc<Dial>>>,
+    dials_made: Cell<u64>,
     shards: Vec<UnboundedSender<Letter>>,
     peers: Arc<AtomicUsize>,
 }
@@ -223,12 +225,21 @@ impl Worker {
             Letter::Attach(sink) => {
                 let id = self.shard().attach_client(self.now());
                 self.client.set(Some(id));
-                tokio_uring::spawn(feed::feed_loop(Rc::clone(self), id, sink));
+                let worker = Rc::clone(self);
+                tokio_uring::spawn(async move {
+                    let _abort = AbortOnPanic;
+                    feed::feed_loop(worker, id, sink).await;
+                });
             }
             Letter::Dial(order) => {
-                let dial = Dial::new(order);
+                let dial = Dial::new(order, self.dials_made.get());
+                self.dials_made.set(self.dials_made.get() + 1);
                 self.dials.borrow_mut().push(Rc::clone(&dial));
-                tokio_uring::spawn(dial::dial_loop(Rc::clone(self), dial));
+                let worker = Rc::clone(self);
+                tokio_uring::spawn(async move {
+                    let _abort = AbortOnPanic;
+                    dial::dial_loop(worker, dial).await;
+                });
             }
             Letter::HangUp(server) => self.hang_up(&server),
             Letter::Call(call) => call(&mut self.shard(), self.now()),
@@ -269,7 +280,7 @@ impl Worker {
             return ended;
         }
         self.peers.fetch_add(1, Ordering::Relaxed);
-        let id = self.shard().dialled(self.now(), remote);
+        let id = self.shard().dialled(self.now(), remote, dial.number);
         let mut connection = Connection::new(id, remote, socket, Some(dial));
         connection.ended = Some(Rc::clone(&ended));
         self.start_tasks(Rc::new(connection));
@@ -291,6 +302,7 @@ impl Worker {
         });
         for connection in self.connections.borrow().slots.iter().flatten() {
             if connection.dial.as_ref().is_some_and(|dial| dial.is_cancelled()) {
+                self.shard().hang_up(self.now(), connection.id());
                 connection.close();
             }
         }

@@ -10,7 +10,7 @@ use super::mail::Request;
 use super::peer::{Ending, Role};
 use super::{Shard, Wake};
 use crate::rib::Group;
-use crate::session::{CloseReason, Verdict};
+use crate::session::{CloseReason, State, Verdict};
 use crate::types::{Action, PeerId, ShardId, SourceId, Time, Vni};
 use crate::wire::{self, Fault, Message, Reaction, Update};
 
@@ -179,10 +179,10 @@ impl Shard {
     /// A change of the peer's routes, on its way to the home of its VNI. False if it has to wait.
     pub(super) fn on_update(&mut self, now: Time, id: PeerId, update: &Update) -> bool {
         let home = ShardId::home_of(update.vni, self.config.shards);
-        let Some(peer) = self.peers.find_mut(id) else { return true };
-        if !Self::wants_update(peer, update.vni) {
+        if !self.peers.find(id).is_some_and(|peer| self.wants_update(peer, update)) {
             return true;
         }
+        let Some(peer) = self.peers.find_mut(id) else { return true };
         let routes_max = match peer.role {
             Role::Accepted => i64::from(self.config.limits.routes_per_peer_max),
             Role::Dialled | Role::Own => i64::MAX,
@@ -216,7 +216,11 @@ impl Shard {
             route: update.route,
         };
         self.counters.updates_received += 1;
+        let is_dialled = peer.role == Role::Dialled;
         self.outboxes.request(home, change);
+        if is_dialled {
+            self.supersede(id, home, update);
+        }
         if self.outboxes.is_home_full(home) {
             self.pause(now, id, Some(home));
         }
@@ -340,18 +344,21 @@ impl Shard {
         peer.hello = None;
         peer.keepalives_owed = 0;
         peer.keepalives_unasked = 0;
-        peer.uplink = None;
+        let server = peer.uplink.take().map_or(0, |uplink| uplink.server);
         peer.rest = None;
         let homes = peer.homes();
-        let is_dialled = peer.role == Role::Dialled;
+        // CLOSED is what we ended ourselves; what is lost is in RETRY.
+        let may_return = peer.role == Role::Dialled && peer.session.state() != State::Closed;
         self.uplink_lost(id);
         for (_, sub) in subscriptions {
             self.drop_subscription(sub);
         }
-        let hold = if is_dialled { self.config.hold_time } else { Duration::ZERO };
-        if hold > Duration::ZERO {
-            self.held_sources.push_back((now.after(hold), id, homes.collect()));
-        } else if !self.draining {
+        let hold = if may_return { self.config.hold_time } else { Duration::ZERO };
+        if self.draining {
+            // Nothing is withdrawn any more.
+        } else if hold > Duration::ZERO {
+            self.hold(now.after(hold), id, homes.collect(), server);
+        } else {
             for home in homes {
                 self.outboxes.request(home, Request::Lost(SourceId(id)));
             }

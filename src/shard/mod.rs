@@ -25,11 +25,11 @@ use ahash::RandomState;
 
 use crate::rib::{BASE_KEPT, Rib};
 use crate::session::{CloseReason, Direction, Session, SessionConfig, Verdict};
-use crate::types::{Pace, PeerId, ReflectOwn, ShardId, SourceId, Time};
+use crate::types::{Pace, PeerId, ReflectOwn, ShardId, Time};
 
 use groups::Groups;
 use mail::{Outboxes, Request};
-use node::Node;
+use node::{HeldSource, Node};
 use peer::{Ending, Peer, Peers, Role};
 
 pub use mail::Mail;
@@ -199,7 +199,7 @@ pub struct Shard {
     draining: bool,
     node: Node,
     /// Lost servers whose routes stay until then, and the homes that know them.
-    held_sources: VecDeque<(Time, PeerId, Vec<ShardId>)>,
+    held_sources: VecDeque<HeldSource>,
     log_bytes_seen: usize,
     counters: Counters,
 }
@@ -305,7 +305,7 @@ impl Shard {
     pub fn next_wakeup(&self) -> Time {
         let paced = self.pace_timers.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
         let expiry = if self.rib.has_bases() { self.next_expiry } else { Time::NEVER };
-        let held = self.held_sources.front().map_or(Time::NEVER, |held| held.0);
+        let held = self.held_sources.front().map_or(Time::NEVER, |held| held.until);
         self.next_sweep.min(paced).min(expiry).min(held)
     }
 
@@ -313,12 +313,13 @@ impl Shard {
     /// begins to drain: who has connections to two of them may end both when one ends.
     pub fn stop_withdrawing(&mut self) {
         self.draining = true;
+        self.held_sources.clear();
     }
 
     /// From now on what closes withdraws nothing, and every peer ends when it was sent what is
     /// pending for it: those that stay elsewhere see no withdrawal of a reflector that comes back.
     pub fn drain(&mut self, _now: Time) {
-        self.draining = true;
+        self.stop_withdrawing();
         for id in self.peers.ids() {
             if let Some(peer) = self.peers.find_mut(id)
                 && peer.ending == Ending::No
@@ -327,6 +328,11 @@ impl Shard {
                 self.wake_writer(id);
             }
         }
+    }
+
+    /// Whether it withdraws nothing any more, since it is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Connections not released yet.
@@ -367,13 +373,7 @@ impl Shard {
             self.pace_timers.pop();
             self.wake_writer(id);
         }
-        while self.held_sources.front().is_some_and(|held| held.0 <= now)
-            && let Some((_, id, homes)) = self.held_sources.pop_front()
-        {
-            for home in homes {
-                self.outboxes.request(home, Request::Lost(SourceId(id)));
-            }
-        }
+        self.give_up_held(now);
         if now >= self.next_expiry {
             let all = self.rib.expire_bases(now);
             self.next_expiry = now.after(if all { BASE_KEPT } else { BASE_KEPT / 64 });
@@ -430,6 +430,10 @@ impl Shard {
         for (id, bytes) in self.groups.hungriest() {
             if self.groups.private_bytes() as u64 <= queue_bytes_max {
                 break;
+            }
+            if self.peers.find(id).is_some_and(|peer| peer.role == Role::Own) {
+                // With it the node's announcements would go, and it cannot connect again.
+                continue;
             }
             self.counters.peers_over_budget += 1;
             let remote = self.peers.find(id).map(|peer| peer.remote);

@@ -15,7 +15,7 @@ use super::mail::Request;
 use super::peer::{Ending, Peer, Role};
 use crate::rib::Group;
 use crate::session::{Direction, Session, SessionConfig, State, Verdict};
-use crate::types::{Action, GroupClass, PeerId, Route, ShardId, SourceId, Time, Vni};
+use crate::types::{Action, GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, Time, Vni};
 use crate::wire::{Hello, Message, MessageType, Update};
 
 /// What a server that does not reassemble is sent before it has to answer a KEEPALIVE, in bytes.
@@ -27,8 +27,8 @@ pub(super) struct Node {
     client: Option<PeerId>,
     uplinks: BTreeSet<PeerId>,
     subscribed: BTreeSet<Vni>,
-    /// VNIs in which the node announces something, and how much.
-    announced: BTreeMap<Vni, usize>,
+    /// What the node announces.
+    announced: BTreeMap<Vni, BTreeSet<Route>>,
 }
 
 /// What a dialled server, or the node's own route client, is to be told besides UPDATEs.
@@ -45,7 +45,23 @@ pub(super) struct Uplink {
     gate_bytes: usize,
     /// The gate opens with this KEEPALIVE's answer.
     gate_answer: Option<u64>,
+    /// Which server this is: the same whenever it is connected.
+    pub server: u64,
+    /// Earlier connections to the same server, whose routes are held: what it says now about one of
+    /// them counts for them too.
+    pub predecessors: Vec<PeerId>,
 }
+
+/// A lost server whose routes stay for a while.
+pub(super) struct HeldSource {
+    pub until: Time,
+    pub id: PeerId,
+    pub homes: Vec<ShardId>,
+    pub server: u64,
+}
+
+/// Lost connections to one server whose routes are held at a time.
+const HELD_PER_SERVER_MAX: usize = 4;
 
 /// A VNI at a dialled server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,8 +98,8 @@ impl Shard {
         id
     }
 
-    /// A connection to a server was made. The caller dialled it.
-    pub fn dialled(&mut self, now: Time, remote: SocketAddr) -> PeerId {
+    /// A connection to a server was made. The caller dialled it, and knows it again as `server`.
+    pub fn dialled(&mut self, now: Time, remote: SocketAddr, server: u64) -> PeerId {
         let config = SessionConfig {
             direction: Direction::Outgoing,
             keepalive_interval_s: self.config.keepalive_interval_s,
@@ -92,7 +108,12 @@ impl Shard {
             reflector: false,
         };
         let session = Session::new(&config, now);
-        let peer = Peer::new(remote, session, Role::Dialled, self.config.pace, now);
+        let mut peer = Peer::new(remote, session, Role::Dialled, self.config.pace, now);
+        if let Some(uplink) = &mut peer.uplink {
+            let held = self.held_sources.iter().filter(|held| held.server == server);
+            uplink.predecessors = held.map(|held| held.id).collect();
+            uplink.server = server;
+        }
         let id = self.peers.insert(peer);
         self.counters.connections += 1;
         let verdict = self.peers.find_mut(id).map(|peer| peer.session.connected(now));
@@ -128,6 +149,10 @@ impl Shard {
             return;
         }
         self.unsubscribe(client, vni);
+        let home = ShardId::home_of(vni, self.config.shards);
+        for held in &self.held_sources {
+            self.outboxes.request(home, Request::LostIn(SourceId(held.id), vni));
+        }
         if let Some(own) = self.uplink(client) {
             own.commands.push_back(Message::Unsubscribe(vni));
             self.wake_writer(client);
@@ -140,7 +165,6 @@ impl Shard {
             if reassembles && let Some(uplink) = self.uplink(id) {
                 uplink.unsubscribe(vni);
                 self.wake_writer(id);
-                let home = ShardId::home_of(vni, self.config.shards);
                 self.outboxes.request(home, Request::LostIn(SourceId(id), vni));
             }
         }
@@ -150,11 +174,15 @@ impl Shard {
     pub fn own_change(&mut self, now: Time, action: Action, vni: Vni, route: Route) {
         let Some(client) = self.node.client else { return };
         let announced = self.node.announced.entry(vni).or_default();
+        let is_first = announced.is_empty() && action == Action::Add;
         match action {
-            Action::Add => *announced += 1,
-            Action::Remove => *announced = announced.saturating_sub(1),
+            Action::Add => announced.insert(route),
+            Action::Remove => announced.remove(&route),
+        };
+        if announced.is_empty() {
+            self.node.announced.remove(&vni);
         }
-        if *announced == 1 && action == Action::Add {
+        if is_first {
             for id in self.node.uplinks.clone() {
                 self.announce_to(now, id, vni);
             }
@@ -177,6 +205,14 @@ impl Shard {
         }
     }
 
+    /// The node wants no more of a server that it dialled: its routes go at once, hold time or not.
+    pub fn hang_up(&mut self, now: Time, id: PeerId) {
+        if let Some(peer) = self.peers.find_mut(id) {
+            let verdict = peer.session.close();
+            self.obey(now, id, verdict);
+        }
+    }
+
     /// A dialled server is lost.
     pub(super) fn uplink_lost(&mut self, id: PeerId) {
         self.node.uplinks.remove(&id);
@@ -184,18 +220,73 @@ impl Shard {
 
     /// A dialled server said KEEPALIVE; `is_answer` unless it said so unasked.
     pub(super) fn uplink_heard_keepalive(&mut self, id: PeerId, is_answer: bool) {
-        if is_answer && let Some(uplink) = self.uplink(id) {
+        // One that drains is heard as well: its gate has to open for what is still pending.
+        if is_answer
+            && let Some(peer) = self.peers.find_mut(id)
+            && peer.session.state() == State::Established
+            && let Some(uplink) = &mut peer.uplink
+        {
             uplink.heard_keepalive();
             self.wake_writer(id);
         }
     }
 
     /// Whether an UPDATE from this peer is wanted: what a server sends for a VNI that we have left,
-    /// or never asked for, is not.
-    pub(super) fn wants_update(peer: &Peer, vni: Vni) -> bool {
-        match (&peer.role, &peer.uplink) {
-            (Role::Dialled, Some(uplink)) => uplink.vnis.get(&vni) == Some(&UplinkVni::Subscribed),
-            _ => true,
+    /// or never asked for, is not. Nor is our own announcement, which servers in the field dump to
+    /// us, but do not withdraw from us (protocol section 6.3): it would stay for ever.
+    pub(super) fn wants_update(&self, peer: &Peer, update: &Update) -> bool {
+        let (Role::Dialled, Some(uplink)) = (&peer.role, &peer.uplink) else { return true };
+        let is_own = || {
+            let announced = self.node.announced.get(&update.vni);
+            announced.is_some_and(|routes| routes.contains(&update.route))
+        };
+        let reassembles = peer.session.peer_reassembles();
+        uplink.vnis.get(&update.vni) == Some(&UplinkVni::Subscribed)
+            && (reassembles || update.action == Action::Remove || !is_own())
+    }
+
+    /// Holds the routes of a lost server until its hold time is over.
+    pub(super) fn hold(&mut self, until: Time, id: PeerId, homes: Vec<ShardId>, server: u64) {
+        self.held_sources.push_back(HeldSource { until, id, homes, server });
+        let same = |held: &HeldSource| held.server == server;
+        if self.held_sources.iter().filter(|held| same(held)).count() > HELD_PER_SERVER_MAX
+            && let Some(oldest) = self.held_sources.iter().position(same)
+        {
+            self.give_up(oldest);
+        }
+    }
+
+    /// Withdraws what is held and not held any longer.
+    pub(super) fn give_up_held(&mut self, now: Time) {
+        while self.held_sources.front().is_some_and(|held| held.until <= now) {
+            self.give_up(0);
+        }
+    }
+
+    fn give_up(&mut self, at: usize) {
+        let Some(held) = self.held_sources.remove(at) else { return };
+        for home in held.homes {
+            self.outboxes.request(home, Request::Lost(SourceId(held.id)));
+        }
+        for id in self.node.uplinks.clone() {
+            if let Some(uplink) = self.uplink(id) {
+                uplink.predecessors.retain(|&predecessor| predecessor != held.id);
+            }
+        }
+    }
+
+    /// What a server says about a route after it came back replaces what it said before it was lost.
+    pub(super) fn supersede(&mut self, id: PeerId, home: ShardId, update: &Update) {
+        let Some(uplink) = self.uplink(id) else { return };
+        for predecessor in uplink.predecessors.clone() {
+            let change = Request::Change {
+                source: SourceId(predecessor),
+                class: PeerClass::Server,
+                action: Action::Remove,
+                vni: update.vni,
+                route: update.route,
+            };
+            self.outboxes.request(home, change);
         }
     }
 
@@ -284,7 +375,8 @@ impl Uplink {
     }
 
     fn heard_keepalive(&mut self) {
-        self.keepalives_heard += 1;
+        // What answers none of ours would open later gates and barriers too early.
+        self.keepalives_heard = (self.keepalives_heard + 1).min(self.keepalives_sent);
         let heard = self.keepalives_heard;
         if self.gate_answer.is_some_and(|answer| answer <= heard) {
             self.gate_answer = None;

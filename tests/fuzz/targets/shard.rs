@@ -148,7 +148,7 @@ impl World {
             let shard = &mut self.nodes[node].shard;
             let remote = ([127, 0, 0, 1], 1).into();
             let id = match is_dialled {
-                true => shard.dialled(self.now, remote),
+                true => shard.dialled(self.now, remote, 1),
                 false => shard.accept(self.now, remote),
             };
             let received = Deframer::new();
