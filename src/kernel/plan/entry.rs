@@ -63,6 +63,8 @@ pub(super) struct Entry {
     pub dirty: bool,
     /// A foreign route was in the way at the last attempt.
     pub conflict: bool,
+    /// Hops that are wanted and left out.
+    pub left_out: usize,
     /// The hops that a former run has left. They count as wanted until the sweep, so that a route
     /// which is announced hop by hop does not lose some of them meanwhile.
     pub stale: Option<Hops>,

@@ -174,7 +174,7 @@ pub struct Counters {
     pub repaired: u64,
     /// Verifications by a dump.
     pub verified: u64,
-    /// Hops left out of routes that have too many.
+    /// Hops that are left out of routes that have too many, now.
     pub hops_left_out: u64,
     /// Routes not installed: VNI without a table.
     pub skipped_no_table: u64,
@@ -518,6 +518,8 @@ impl Plan {
             return; // as it is, until the sweep
         }
         let (want, left_out) = entry.want(prefix, &self.own, &self.config);
+        let before = std::mem::replace(&mut entry.left_out, left_out);
+        self.counters.hops_left_out = self.counters.hops_left_out + left_out as u64 - before as u64;
         let form = match want {
             Want::Nothing if entry.kernel == InKernel::Absent => {
                 self.counters.conflicts -= u64::from(std::mem::take(&mut entry.conflict));
@@ -555,7 +557,6 @@ impl Plan {
         {
             self.nexthops.hold(*id);
         }
-        self.counters.hops_left_out += left_out as u64;
         ops.push(op);
     }
 }
