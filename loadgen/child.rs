@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metalbond_uring::cli::{self, Invocation};
-use metalbond_uring::io::{self, ServerConfig};
+use metalbond_uring::io;
 
 /// The word that makes loadgen a reflector; the server's flags follow it.
 pub const WORD: &str = "__reflector";
@@ -109,7 +109,6 @@ impl Drop for Reflector {
 pub fn serve(flags: &[&str]) -> ExitCode {
     let options = match cli::parse(flags) {
         Ok(Invocation::Server(options)) => options,
-        #[allow(unreachable_patterns)] // the program may learn more words
         Ok(_) => return ExitCode::from(2),
         Err(exit) => {
             let _ = std::io::stderr().write_all(exit.text.as_bytes());
@@ -122,21 +121,9 @@ pub fn serve(flags: &[&str]) -> ExitCode {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
     });
-    let served = watch.map_err(|error| error.to_string()).and_then(|_| {
-        let config = ServerConfig {
-            listen: options.listen,
-            cores: options.cores,
-            keepalive_interval_s: options.keepalive_interval_s,
-            reflect_own: options.reflect_own,
-            pace: options.pace,
-            routes_per_peer_max: options.routes_per_peer_max,
-            vnis_per_peer_max: options.vnis_per_peer_max,
-            peers_max: options.peers_max,
-            queue_bytes_max: options.queue_bytes_max,
-            ..ServerConfig::default()
-        };
-        io::serve(config).map_err(|error| error.to_string())
-    });
+    let served = watch
+        .map_err(|error| error.to_string())
+        .and_then(|_| io::serve(options.server).map_err(|error| error.to_string()));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

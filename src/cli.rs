@@ -13,6 +13,7 @@ use std::num::NonZero;
 
 use argh::FromArgs;
 
+use crate::io::ServerConfig;
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::types::{Pace, PeerId, ReflectOwn, ShardId};
 
@@ -53,24 +54,8 @@ pub struct Exit {
 /// What a server is started with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerOptions {
-    /// Where to listen: at least one address, more only if a name has several.
-    pub listen: Vec<SocketAddr>,
-    /// How many shards to run, 1..=1024.
-    pub cores: u16,
-    /// The keepalive interval to offer, in seconds: 1..=86400.
-    pub keepalive_interval_s: u32,
-    /// Which of its own routes a peer gets back.
-    pub reflect_own: ReflectOwn,
-    /// How fast routes are sent.
-    pub pace: Pace,
-    /// Routes that one peer may announce.
-    pub routes_per_peer_max: u32,
-    /// VNIs that one peer may subscribe to.
-    pub vnis_per_peer_max: u32,
-    /// Connections at a time.
-    pub peers_max: u32,
-    /// Memory for what slow peers have not read yet, in bytes, all shards together.
-    pub queue_bytes_max: u64,
+    /// The server: at least one address, more only if a name has several.
+    pub server: ServerConfig,
     /// Whether to log what happens to single routes and messages.
     pub verbose: bool,
 }
@@ -180,7 +165,7 @@ struct ServerFlags {
 
 impl From<ServerFlags> for ServerOptions {
     fn from(flags: ServerFlags) -> ServerOptions {
-        ServerOptions {
+        let server = ServerConfig {
             listen: flags.listen,
             cores: flags.cores,
             keepalive_interval_s: flags.keepalive,
@@ -190,8 +175,9 @@ impl From<ServerFlags> for ServerOptions {
             vnis_per_peer_max: flags.vnis_per_peer_max,
             peers_max: flags.peers_max,
             queue_bytes_max: u64::from(flags.queue_mib_max) << 20,
-            verbose: flags.verbose,
-        }
+            ..ServerConfig::default()
+        };
+        ServerOptions { server, verbose: flags.verbose }
     }
 }
 
@@ -361,20 +347,23 @@ mod tests {
     #[test]
     fn defaults() {
         let options = server(&[]);
-        let cores = options.cores;
+        let cores = options.server.cores;
         assert!((1..=1024).contains(&cores));
         assert_eq!(
             options,
             ServerOptions {
-                listen: vec!["[::]:4711".parse().unwrap()],
-                cores,
-                keepalive_interval_s: 5,
-                reflect_own: ReflectOwn::None,
-                pace: Pace::Auto,
-                routes_per_peer_max: 100_000,
-                vnis_per_peer_max: 16_384,
-                peers_max: 65_536,
-                queue_bytes_max: 1 << 30,
+                server: ServerConfig {
+                    listen: vec!["[::]:4711".parse().unwrap()],
+                    cores,
+                    keepalive_interval_s: 5,
+                    reflect_own: ReflectOwn::None,
+                    pace: Pace::Auto,
+                    routes_per_peer_max: 100_000,
+                    vnis_per_peer_max: 16_384,
+                    peers_max: 65_536,
+                    queue_bytes_max: 1 << 30,
+                    hold_time: std::time::Duration::ZERO,
+                },
                 verbose: false,
             }
         );
@@ -396,15 +385,18 @@ mod tests {
             ("--queue-mib-max", "4294967295"),
         ];
         let expected = ServerOptions {
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
-            cores: 3,
-            keepalive_interval_s: 7,
-            reflect_own: ReflectOwn::LoadBalancer,
-            pace: Pace::RoutesPerS(12),
-            routes_per_peer_max: u32::MAX,
-            vnis_per_peer_max: 2,
-            peers_max: 1_048_576,
-            queue_bytes_max: 4_294_967_295 * 1_048_576,
+            server: ServerConfig {
+                listen: vec!["127.0.0.1:0".parse().unwrap()],
+                cores: 3,
+                keepalive_interval_s: 7,
+                reflect_own: ReflectOwn::LoadBalancer,
+                pace: Pace::RoutesPerS(12),
+                routes_per_peer_max: u32::MAX,
+                vnis_per_peer_max: 2,
+                peers_max: 1_048_576,
+                queue_bytes_max: 4_294_967_295 * 1_048_576,
+                hold_time: std::time::Duration::ZERO,
+            },
             verbose: true,
         };
         let mut apart: Vec<&str> = vec!["server", "--verbose"];
@@ -419,18 +411,21 @@ mod tests {
 
     #[test]
     fn words() {
-        assert_eq!(server(&["--reflect-own", "none"]).reflect_own, ReflectOwn::None);
-        assert_eq!(server(&["--reflect-own", "all-but-nat"]).reflect_own, ReflectOwn::AllButNat);
-        assert_eq!(server(&["--pace", "off"]).pace, Pace::Off);
-        assert_eq!(server(&["--pace", "auto"]).pace, Pace::Auto);
-        assert_eq!(server(&["--keepalive", "0"]).keepalive_interval_s, 5);
-        assert_eq!(server(&["--keepalive", "86400"]).keepalive_interval_s, 86_400);
-        assert_eq!(server(&["--cores", "1024"]).cores, 1024);
+        assert_eq!(server(&["--reflect-own", "none"]).server.reflect_own, ReflectOwn::None);
+        assert_eq!(
+            server(&["--reflect-own", "all-but-nat"]).server.reflect_own,
+            ReflectOwn::AllButNat
+        );
+        assert_eq!(server(&["--pace", "off"]).server.pace, Pace::Off);
+        assert_eq!(server(&["--pace", "auto"]).server.pace, Pace::Auto);
+        assert_eq!(server(&["--keepalive", "0"]).server.keepalive_interval_s, 5);
+        assert_eq!(server(&["--keepalive", "86400"]).server.keepalive_interval_s, 86_400);
+        assert_eq!(server(&["--cores", "1024"]).server.cores, 1024);
     }
 
     #[test]
     fn addresses() {
-        let listen = |value: &str| server(&["--listen", value]).listen;
+        let listen = |value: &str| server(&["--listen", value]).server.listen;
         let parsed = |text: &str| vec![text.parse::<SocketAddr>().unwrap()];
         assert_eq!(listen("[::]:4711"), parsed("[::]:4711"));
         assert_eq!(listen(":4711"), parsed("[::]:4711"));

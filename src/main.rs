@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use metalbond_uring::api::{Config, DummyClient, MetalBond, NetlinkClient, NetlinkClientConfig};
 use metalbond_uring::cli::{self, ClientOptions, Exit, Invocation, ServerOptions, Stream};
-use metalbond_uring::io::{self, ServerConfig};
+use metalbond_uring::io;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -27,19 +27,7 @@ fn main() -> ExitCode {
 
 fn serve(options: ServerOptions) -> ExitCode {
     start_log(options.verbose);
-    let config = ServerConfig {
-        listen: options.listen,
-        cores: options.cores,
-        keepalive_interval_s: options.keepalive_interval_s,
-        reflect_own: options.reflect_own,
-        pace: options.pace,
-        routes_per_peer_max: options.routes_per_peer_max,
-        vnis_per_peer_max: options.vnis_per_peer_max,
-        peers_max: options.peers_max,
-        queue_bytes_max: options.queue_bytes_max,
-        hold_time: std::time::Duration::ZERO,
-    };
-    match io::serve(config) {
+    match io::serve(options.server) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }

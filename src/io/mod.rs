@@ -46,7 +46,7 @@ use crate::shard::{Budgets, Limits, Shard, ShardConfig};
 use crate::types::{Pace, ReflectOwn, ShardId, Time};
 
 /// What a server is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerConfig {
     /// Addresses to listen on; port 0 takes a free one. An IPv6 address that stands for all
     /// (`[::]:4711`) takes IPv4 as well.
