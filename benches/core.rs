@@ -14,28 +14,44 @@ use metalbond_uring::types::{Action, PeerId, ShardId, Vni};
 /// Updates in one pass, half of them ADDs, half REMOVEs of the same routes.
 const UPDATES: u32 = 10_000;
 
-/// ADDs and then REMOVEs of routes that no table holds, and how many bytes they are.
+/// Two runs of UPDATEs, the second of which undoes the first.
 struct Wave {
-    adds: Vec<u8>,
-    removes: Vec<u8>,
+    there: Vec<u8>,
+    back: Vec<u8>,
 }
 
 impl Wave {
+    /// ADDs, and then REMOVEs, of routes that no table holds.
     fn new(vni: Vni) -> Wave {
         let numbers = 5_000_000..5_000_000 + UPDATES / 2;
         Wave {
-            adds: updates(Action::Add, vni, numbers.clone()),
-            removes: updates(Action::Remove, vni, numbers),
+            there: updates(Action::Add, vni, numbers.clone()),
+            back: updates(Action::Remove, vni, numbers),
         }
     }
 
+    /// REMOVEs, and then ADDs, of routes here and there in a table of this length; the next wave has
+    /// others, as far as the table goes.
+    fn spread(vni: Vni, routes: u32) -> Vec<Wave> {
+        // A prime, so every route comes once in `routes` steps, and neighbours never in a row.
+        let stride = |at: u32| (u64::from(at) * 15_485_863 % u64::from(routes)) as u32;
+        let of_wave = |wave: u32| {
+            let numbers = (wave * UPDATES / 2..(wave + 1) * UPDATES / 2).map(stride);
+            Wave {
+                there: updates(Action::Remove, vni, numbers.clone()),
+                back: updates(Action::Add, vni, numbers),
+            }
+        };
+        (0..routes / (UPDATES / 2)).map(of_wave).collect()
+    }
+
     fn pass(&self, core: &mut Core, from: PeerId) {
-        core.receive(from, &self.adds);
-        core.receive(from, &self.removes);
+        core.receive(from, &self.there);
+        core.receive(from, &self.back);
     }
 
     fn bytes(&self) -> u64 {
-        (self.adds.len() + self.removes.len()) as u64
+        (self.there.len() + self.back.len()) as u64
     }
 }
 
@@ -49,22 +65,25 @@ fn taking_in(criterion: &mut Criterion<ThreadCpu>) {
     let mut group = criterion.benchmark_group("take in");
     group.throughput(Throughput::Elements(u64::from(UPDATES)));
     let vni = Vni(7);
-    let wave = Wave::new(vni);
-    for (subscribers, routes) in
-        [(0, 1_000), (0, 100_000), (0, 1_000_000), (1, 1_000), (1, 1_000_000)]
-    {
-        let mut core = Core::new(1);
-        let other = core.connect(ShardId(0));
-        core.receive(other, &updates(Action::Add, vni, 0..routes));
-        let announcer = core.connect(ShardId(0));
-        for _ in 0..subscribers {
-            core.subscriber(ShardId(0), vni);
+    for routes in [10_000, 100_000, 1_000_000] {
+        for subscribers in [0, 1] {
+            let mut core = Core::new(1);
+            let announcer = core.connect(ShardId(0));
+            core.receive(announcer, &updates(Action::Add, vni, 0..routes));
+            for _ in 0..subscribers {
+                core.subscriber(ShardId(0), vni);
+            }
+            core.rest();
+            let shapes = [("new", vec![Wave::new(vni)]), ("spread", Wave::spread(vni, routes))];
+            for (shape, waves) in shapes {
+                let name = format!("{shape}, {subscribers} subscribers, table");
+                let mut waves = waves.iter().cycle();
+                group.bench_function(BenchmarkId::new(name, routes), |bencher| {
+                    bencher.iter(|| waves.next().map(|wave| wave.pass(&mut core, announcer)));
+                });
+                assert_eq!(core.routes(), routes as usize);
+            }
         }
-        let name = format!("{subscribers} subscribers, table");
-        group.bench_function(BenchmarkId::new(name, routes), |bencher| {
-            bencher.iter(|| wave.pass(&mut core, announcer));
-        });
-        assert_eq!(core.routes(), routes as usize);
     }
     group.finish();
 }

@@ -76,6 +76,15 @@ impl Core {
         }
     }
 
+    /// Seconds pass in which nothing comes in: what joiners were given is forgotten.
+    pub fn rest(&mut self) {
+        for _ in 0..5 {
+            self.now = self.now.after(Duration::from_secs(1));
+            self.busy.fill(true);
+            self.settle();
+        }
+    }
+
     /// Bytes that peers were sent so far.
     pub fn bytes_sent(&self) -> u64 {
         self.bytes_sent

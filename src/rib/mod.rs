@@ -4,6 +4,7 @@
 //! and what has to be told goes to a [`RecordSink`].
 
 mod base;
+mod home;
 mod table;
 mod visibility;
 
@@ -17,15 +18,20 @@ use crate::log::{Frames, Scope};
 use crate::types::{
     GroupClass, PeerClass, PeerId, ReflectOwn, Route, SeededMap, ShardId, SourceId, Time, Vni,
 };
-use crate::wire::encode_update;
 
+use base::GroupHome;
 pub use base::{BASE_KEPT, Join};
-use base::{GroupHome, Record};
-use table::VniTable;
+use home::{Common, Home};
+use table::RouteHash;
 pub use visibility::Visibility;
 
 /// Bases that are looked at at a time for whether they may be forgotten.
 const BASES_PER_TURN: usize = 1_024;
+
+/// Changes that [`Rib::foresee`] looks at.
+pub const FORESIGHT: usize = 16;
+/// Smaller tables lie in the cache.
+const FORESIGHT_ROUTES_MIN: usize = 1 << 14;
 
 /// The subscribers of one VNI that belong to one class: they see the same, but for their own routes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -65,8 +71,6 @@ pub trait RecordSink {
     fn joined(&mut self, shard: ShardId, joined: Joined);
 }
 
-type Visibilities = [Visibility; GroupClass::ALL.len()];
-
 /// Where a source announces, or did: forgotten in bulk, since a search for one would cost its length.
 #[derive(Debug, Default)]
 struct VnisOf {
@@ -75,16 +79,9 @@ struct VnisOf {
     left: usize,
 }
 
-#[derive(Debug, Default)]
-struct Home {
-    table: VniTable,
-    groups: [Option<Box<GroupHome>>; GroupClass::ALL.len()],
-}
-
 /// All route tables of one home shard.
 pub struct Rib {
-    hasher: RandomState,
-    reflect: ReflectOwn,
+    common: Common,
     homes: SeededMap<Vni, Home>,
     /// The VNIs in which a source announces something.
     vnis_of: SeededMap<SourceId, VnisOf>,
@@ -92,8 +89,6 @@ pub struct Rib {
     building: VecDeque<Group>,
     /// Groups that have a base to be forgotten in time.
     with_base: VecDeque<Group>,
-    frame: Vec<u8>,
-    routes: usize,
     tail_bytes_min: usize,
 }
 
@@ -104,20 +99,17 @@ impl Rib {
         Rib {
             homes: SeededMap::with_hasher(hasher.clone()),
             vnis_of: SeededMap::with_hasher(hasher.clone()),
-            hasher,
-            reflect,
+            common: Common::new(hasher, reflect),
             losing: VecDeque::new(),
             building: VecDeque::new(),
             with_base: VecDeque::new(),
-            frame: Vec::with_capacity(128),
-            routes: 0,
             tail_bytes_min,
         }
     }
 
     /// Routes in all tables (each counted once, however many sources it has).
     pub fn routes(&self) -> usize {
-        self.routes
+        self.common.routes
     }
 
     /// VNIs that have a route, a subscriber or a base.
@@ -134,24 +126,13 @@ impl Rib {
         route: &Route,
         sink: &mut impl RecordSink,
     ) -> bool {
-        let home = self.homes.entry(vni).or_default();
-        let is_first = !home.table.has_source(source, &self.hasher);
-        let place = home.table.find_or_insert(route, &self.hasher);
-        let before = visibilities(&home.table, place, self.reflect);
-        if before == [Visibility::Nobody; GroupClass::ALL.len()]
-            && home.table.entry(place).is_vacant()
-        {
-            self.routes += 1;
-        }
-        if !home.table.add_source(place, source, class, &self.hasher) {
-            return false;
-        }
-        let after = visibilities(&home.table, place, self.reflect);
-        if is_first {
+        let hash = RouteHash::of(route, &self.common.hasher);
+        let home = self.homes.entry(vni).or_insert_with(|| Home::new(vni));
+        let routes = home.add(source, class, route, hash, &mut self.common, sink);
+        if routes == Some(1) {
             self.vnis_of.entry(source).or_default().listed.push(vni);
         }
-        self.tell(vni, place, route, before, after, sink);
-        true
+        routes.is_some()
     }
 
     /// `source` withdraws a route. False if it does not announce it.
@@ -162,16 +143,35 @@ impl Rib {
         route: &Route,
         sink: &mut impl RecordSink,
     ) -> bool {
-        let place = self.homes.get(&vni).and_then(|home| home.table.find(route, &self.hasher));
-        let Some(place) = place else { return false };
-        if !self.remove_at(vni, place, source, sink) {
-            return false;
+        let hash = RouteHash::of(route, &self.common.hasher);
+        let Some(home) = self.homes.get_mut(&vni) else { return false };
+        let Some(place) = home.table.find(route, hash) else { return false };
+        let Some(left) = home.remove(source, place, &mut self.common, sink) else { return false };
+        if home.tidy() {
+            self.homes.remove(&vni);
         }
-        if !self.homes.get(&vni).is_some_and(|home| home.table.has_source(source, &self.hasher)) {
+        if left == 0 {
             self.note_left(source);
         }
-        self.tidy(vni);
         true
+    }
+
+    /// Looks up what these routes are about to need, so that memory is waited for once and not once a
+    /// route: in large tables a change costs little else.
+    pub fn foresee<'a>(&self, routes: impl Iterator<Item = (Vni, &'a Route)>) {
+        if self.common.routes < FORESIGHT_ROUTES_MIN {
+            return;
+        }
+        let hashed = routes.filter_map(|(vni, route)| {
+            Some((&self.homes.get(&vni)?.table, RouteHash::of(route, &self.common.hasher)))
+        });
+        let hashed: SmallVec<[_; FORESIGHT]> = hashed.take(FORESIGHT).collect();
+        // No step of these loops waits for another one's memory.
+        let placed =
+            hashed.iter().filter_map(|(table, hash)| Some((table, table.find_likely(*hash)?)));
+        let placed: SmallVec<[_; FORESIGHT]> = placed.collect();
+        let seen = placed.iter().filter(|&&(table, place)| table.entry(place).is_vacant());
+        std::hint::black_box(seen.count());
     }
 
     /// `source` is gone: everything that it announced is to be withdrawn (by [`Rib::run_jobs`]).
@@ -191,11 +191,11 @@ impl Rib {
 
     /// A subscriber wants the table of a group and all records from then on.
     pub fn join(&mut self, group: Group, join: Join, sink: &mut impl RecordSink, now: Time) {
-        let home = self.homes.entry(group.vni).or_default();
+        let home = self.homes.entry(group.vni).or_insert_with(|| Home::new(group.vni));
         let tail_bytes_min = self.tail_bytes_min;
         let at = home.groups[group.class.index()]
             .get_or_insert_with(|| Box::new(GroupHome::new(tail_bytes_min)));
-        if at.join(group, join, &mut home.table, sink, &self.hasher, now) {
+        if at.join(group, join, &mut home.table, sink, &self.common.hasher, now) {
             self.building.push_back(group);
         }
     }
@@ -277,62 +277,6 @@ impl Rib {
         groups.map(|at| at.bases_alive()).max().unwrap_or(0)
     }
 
-    fn remove_at(
-        &mut self,
-        vni: Vni,
-        place: u32,
-        source: SourceId,
-        sink: &mut impl RecordSink,
-    ) -> bool {
-        let Some(home) = self.homes.get_mut(&vni) else {
-            return false;
-        };
-        let route = home.table.entry(place).route;
-        let before = visibilities(&home.table, place, self.reflect);
-        if !home.table.remove_source(place, source, &self.hasher) {
-            return false;
-        }
-        if home.table.entry(place).is_vacant() {
-            self.routes -= 1;
-        }
-        let after = visibilities(&home.table, place, self.reflect);
-        self.tell(vni, place, &route, before, after, sink);
-        true
-    }
-
-    fn tell(
-        &mut self,
-        vni: Vni,
-        place: u32,
-        route: &Route,
-        before: Visibilities,
-        after: Visibilities,
-        sink: &mut impl RecordSink,
-    ) {
-        let Some(home) = self.homes.get_mut(&vni) else {
-            return;
-        };
-        self.frame.clear();
-        for class in GroupClass::ALL {
-            let Some(at) = &mut home.groups[class.index()] else {
-                continue;
-            };
-            if !at.is_listening() {
-                continue;
-            }
-            let change = Visibility::change(before[class.index()], after[class.index()]);
-            let Some((action, scope)) = change else {
-                continue;
-            };
-            if self.frame.is_empty() {
-                // One source came or went: what classes are told differs in scope only.
-                encode_update(&mut self.frame, action, vni, route);
-            }
-            let record = Record { place, frame: &self.frame, scope, routes_now: home.table.len() };
-            at.record(Group::new(vni, class), &record, sink, &self.hasher);
-        }
-    }
-
     /// True when nothing of the source is left.
     fn withdraw(
         &mut self,
@@ -360,18 +304,12 @@ impl Rib {
         budget: &mut usize,
         sink: &mut impl RecordSink,
     ) -> bool {
-        while let Some(place) =
-            self.homes.get(&vni).and_then(|home| home.table.last_of(source, &self.hasher))
-        {
-            if *budget == 0 {
-                return false;
-            }
-            *budget -= 1;
-            let removed = self.remove_at(vni, place, source, sink);
-            assert!(removed, "a listed route has the source");
+        let Some(home) = self.homes.get_mut(&vni) else { return true };
+        let done = home.withdraw(source, budget, &mut self.common, sink);
+        if home.tidy() {
+            self.homes.remove(&vni);
         }
-        self.tidy(vni);
-        true
+        done
     }
 
     fn build(
@@ -387,7 +325,7 @@ impl Rib {
         let Some(at) = &mut home.groups[group.class.index()] else {
             return true;
         };
-        let done = at.run_build(group, &mut home.table, self.reflect, budget, sink, now);
+        let done = at.run_build(group, &mut home.table, self.common.reflect, budget, sink, now);
         // A build of nothing costs something too.
         *budget = budget.saturating_sub(1);
         done
@@ -412,7 +350,7 @@ impl Rib {
         vnis.left = 0;
         vnis.listed.sort_unstable();
         vnis.listed.dedup();
-        let (homes, hasher) = (&self.homes, &self.hasher);
+        let (homes, hasher) = (&self.homes, &self.common.hasher);
         vnis.listed
             .retain(|vni| homes.get(vni).is_some_and(|h| h.table.has_source(source, hasher)));
         if vnis.listed.is_empty() {
@@ -425,22 +363,10 @@ impl Rib {
         let Some(home) = self.homes.get_mut(&vni) else {
             return;
         };
-        for group in &mut home.groups {
-            if group.as_ref().is_some_and(|at| at.is_idle()) {
-                *group = None;
-            }
-        }
-        home.table.shrink(&self.hasher);
-        if home.table.is_empty() && home.groups.iter().all(Option::is_none) {
+        if home.tidy() {
             self.homes.remove(&vni);
         }
     }
-}
-
-fn visibilities(table: &VniTable, place: u32, reflect: ReflectOwn) -> Visibilities {
-    let entry = table.entry(place);
-    let reflected = reflect.permits(entry.route.next_hop.kind);
-    GroupClass::ALL.map(|class| Visibility::of(entry.sources(), class, reflected))
 }
 
 #[cfg(test)]

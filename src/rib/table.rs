@@ -39,12 +39,36 @@ impl Entry {
     }
 }
 
+/// Where a route stands, and its hash: so that neither a table that grows nor a chance meeting of two
+/// routes has to look at entries, which lie scattered over memory.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    hash: RouteHash,
+    place: u32,
+}
+
+/// A route's hash in the tables of one home.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteHash(u32);
+
+impl RouteHash {
+    /// The hash of a route.
+    pub fn of(route: &Route, hasher: &RandomState) -> RouteHash {
+        RouteHash(hasher.hash_one(route) as u32)
+    }
+
+    /// As wide as the index wants it: it uses the lowest bits and the highest.
+    fn wide(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
+    }
+}
+
 /// The routes of a VNI. An entry keeps its place for as long as it has a source.
 #[derive(Debug, Default)]
 pub struct VniTable {
     entries: Vec<Entry>,
     free: Vec<u32>,
-    index: HashTable<u32>,
+    index: HashTable<Slot>,
     /// Entries by source.
     adj_in: HashTable<(SourceId, Vec<u32>)>,
     /// While bases are under construction, places are not used again: see `base`.
@@ -73,48 +97,54 @@ impl VniTable {
     }
 
     /// The place of a route.
-    pub fn find(&self, route: &Route, hasher: &RandomState) -> Option<u32> {
-        let found = |&at: &u32| self.entries[at as usize].route == *route;
-        self.index.find(hasher.hash_one(route), found).copied()
+    pub fn find(&self, route: &Route, hash: RouteHash) -> Option<u32> {
+        let entries = &self.entries;
+        let found = |slot: &Slot| slot.hash == hash && entries[slot.place as usize].route == *route;
+        self.index.find(hash.wide(), found).map(|slot| slot.place)
+    }
+
+    /// The place at which a route with this hash stands, if any does: most likely the only one.
+    pub fn find_likely(&self, hash: RouteHash) -> Option<u32> {
+        self.index.find(hash.wide(), |slot| slot.hash == hash).map(|slot| slot.place)
     }
 
     /// The place of a route; a vacant one if it has none yet.
-    pub fn find_or_insert(&mut self, route: &Route, hasher: &RandomState) -> u32 {
+    pub fn find_or_insert(&mut self, route: &Route, hash: RouteHash) -> u32 {
         let VniTable { entries, free, index, frozen, .. } = self;
         let slot = index.entry(
-            hasher.hash_one(route),
-            |&at| entries[at as usize].route == *route,
-            |&at| hasher.hash_one(entries[at as usize].route),
+            hash.wide(),
+            |slot| slot.hash == hash && entries[slot.place as usize].route == *route,
+            |slot| slot.hash.wide(),
         );
         match slot {
-            TableEntry::Occupied(occupied) => *occupied.get(),
+            TableEntry::Occupied(occupied) => occupied.get().place,
             TableEntry::Vacant(vacant) => {
                 let reused = if *frozen == 0 { free.pop() } else { None };
-                let at = reused.unwrap_or_else(|| {
+                let place = reused.unwrap_or_else(|| {
                     u32::try_from(entries.len()).expect("a VNI has below 2^32 routes")
                 });
-                vacant.insert(at);
+                vacant.insert(Slot { hash, place });
                 let entry = Entry { route: *route, members: SmallVec::new() };
-                match entries.get_mut(at as usize) {
-                    Some(place) => *place = entry,
+                match entries.get_mut(place as usize) {
+                    Some(vacant) => *vacant = entry,
                     None => entries.push(entry),
                 }
-                at
+                place
             }
         }
     }
 
-    /// Adds a source; false if it is one already.
+    /// Adds a source. Says how many routes it has here now; none if it was one already.
     pub fn add_source(
         &mut self,
         place: u32,
         source: SourceId,
         class: PeerClass,
         hasher: &RandomState,
-    ) -> bool {
+    ) -> Option<usize> {
         let members = &mut self.entries[place as usize].members;
         let Err(at) = members.binary_search_by_key(&source, |member| member.source) else {
-            return false;
+            return None;
         };
         let (_, list) = self
             .adj_in
@@ -123,27 +153,32 @@ impl VniTable {
             .into_mut();
         members.insert(at, Member { source, class, position: list.len() as u32 });
         list.push(place);
-        true
+        Some(list.len())
     }
 
-    /// Removes a source; false if it is none. Frees the place with the last one.
-    pub fn remove_source(&mut self, place: u32, source: SourceId, hasher: &RandomState) -> bool {
+    /// Removes a source, and frees the place with the last one. Says how many routes the source has
+    /// left here; none if it was no source.
+    pub fn remove_source(
+        &mut self,
+        place: u32,
+        source: SourceId,
+        hasher: &RandomState,
+    ) -> Option<usize> {
         let entry = &mut self.entries[place as usize];
         let Ok(at) = entry.members.binary_search_by_key(&source, |member| member.source) else {
-            return false;
+            return None;
         };
         let position = entry.members.remove(at).position as usize;
         if entry.members.is_empty() {
             entry.members.shrink_to_fit();
-            let hash = hasher.hash_one(entry.route);
-            match self.index.find_entry(hash, |&found| found == place) {
+            let hash = RouteHash::of(&entry.route, hasher);
+            match self.index.find_entry(hash.wide(), |slot| slot.place == place) {
                 Ok(indexed) => drop(indexed.remove()),
                 Err(_) => unreachable!("every route is in the index"),
             }
             self.free.push(place);
         }
-        self.unlist(source, position, hasher);
-        true
+        Some(self.unlist(source, position, hasher))
     }
 
     /// Some route of `source`, if it has one left here.
@@ -168,22 +203,23 @@ impl VniTable {
     }
 
     /// Gives memory back where a large table has become a small one.
-    pub fn shrink(&mut self, hasher: &RandomState) {
+    pub fn shrink(&mut self) {
         if self.is_empty() && self.frozen == 0 {
             *self = VniTable::default();
         } else if self.index.capacity() > 64 && self.index.len() < self.index.capacity() / 8 {
-            let VniTable { entries, index, .. } = self;
-            index.shrink_to(0, |&at| hasher.hash_one(entries[at as usize].route));
+            self.index.shrink_to(0, |slot| slot.hash.wide());
         }
     }
 
-    fn unlist(&mut self, source: SourceId, position: usize, hasher: &RandomState) {
+    /// Returns how many routes the source has left.
+    fn unlist(&mut self, source: SourceId, position: usize, hasher: &RandomState) -> usize {
         let hash = hasher.hash_one(source);
         let Ok(mut listed) = self.adj_in.find_entry(hash, |(id, _)| *id == source) else {
             unreachable!("whoever announces a route has a list");
         };
         let (_, list) = listed.get_mut();
         list.swap_remove(position);
+        let left = list.len();
         match list.get(position) {
             Some(&moved) => {
                 let members = &mut self.entries[moved as usize].members;
@@ -195,5 +231,38 @@ impl VniTable {
             None if list.is_empty() => drop(listed.remove()),
             None => {}
         }
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Destination, NextHop, NextHopType, Vni};
+
+    fn route(number: u8) -> Route {
+        let next_hop = NextHop {
+            address: [0xfd00, 0, 0, 0, 0, 0, 0, 1].into(),
+            vni: Vni(0),
+            kind: NextHopType::STANDARD,
+            nat_port_from: 0,
+            nat_port_to: 0,
+        };
+        let destination = Destination { prefix: [10, 0, 0, number].into(), length: 32 };
+        Route { destination, next_hop }
+    }
+
+    #[test]
+    fn routes_of_one_hash_are_told_apart() {
+        let mut table = VniTable::default();
+        let hash = RouteHash(7);
+        let places: Vec<u32> =
+            (0..100).map(|number| table.find_or_insert(&route(number), hash)).collect();
+        assert_eq!(table.len(), 100);
+        for (number, &place) in (0..100).zip(&places) {
+            assert_eq!(table.find(&route(number), hash), Some(place));
+            assert_eq!(table.find_or_insert(&route(number), hash), place);
+        }
+        assert_eq!(table.find(&route(100), hash), None);
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::log::FramesCursor;
 use crate::types::{Action, Destination, NextHop, NextHopType};
+use crate::wire::encode_update;
 use crate::wire::{action_and_key, frames};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};

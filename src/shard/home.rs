@@ -5,7 +5,7 @@
 
 use super::Shard;
 use super::mail::{Delivery, Mail, Request};
-use crate::rib::Join;
+use crate::rib::{FORESIGHT, Join};
 use crate::types::{Action, ShardId, SourceId, Time};
 
 impl Shard {
@@ -63,6 +63,9 @@ impl Shard {
     fn serve(&mut self, from: ShardId, share: usize, now: Time) -> usize {
         let mut served = 0;
         while served < share && !self.outboxes.is_any_full() {
+            if served % FORESIGHT == 0 {
+                self.rib.foresee(self.inbox[from.index()].iter().filter_map(Request::route));
+            }
             let Some(request) = self.inbox[from.index()].pop_front() else {
                 break;
             };

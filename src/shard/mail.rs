@@ -22,6 +22,16 @@ pub(super) enum Request {
     Leave(Group),
 }
 
+impl Request {
+    /// The route that changes, if one does.
+    pub fn route(&self) -> Option<(Vni, &Route)> {
+        match self {
+            Request::Change { vni, route, .. } => Some((*vni, route)),
+            _ => None,
+        }
+    }
+}
+
 /// What a home shard tells the shards of its VNIs' subscribers.
 #[derive(Debug)]
 pub(super) enum Delivery {

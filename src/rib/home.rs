@@ -1,0 +1,162 @@
+//! One VNI at its home: its routes, and the groups that are told of their changes.
+//!
+//! Owns the order of things when a source comes or goes: table, visibility, record. Must never know
+//! another VNI.
+
+use ahash::RandomState;
+
+use super::base::{GroupHome, Record};
+use super::table::{RouteHash, VniTable};
+use super::visibility::Visibility;
+use super::{Group, RecordSink};
+use crate::types::{GroupClass, PeerClass, ReflectOwn, Route, SourceId, Vni};
+use crate::wire::encode_update;
+
+const CLASSES: usize = GroupClass::ALL.len();
+
+/// What all VNIs of a home shard have in common.
+pub struct Common {
+    /// The seed of all tables.
+    pub hasher: RandomState,
+    /// Which routes are shown to their own source.
+    pub reflect: ReflectOwn,
+    /// Routes of all VNIs.
+    pub routes: usize,
+    /// The record being made.
+    frame: Vec<u8>,
+}
+
+impl Common {
+    /// Of no VNIs yet.
+    pub fn new(hasher: RandomState, reflect: ReflectOwn) -> Common {
+        Common { hasher, reflect, routes: 0, frame: Vec::with_capacity(128) }
+    }
+}
+
+/// A VNI.
+#[derive(Debug)]
+pub struct Home {
+    /// Which one.
+    pub vni: Vni,
+    /// Its routes.
+    pub table: VniTable,
+    /// Its subscribers, by class.
+    pub groups: [Option<Box<GroupHome>>; CLASSES],
+}
+
+impl Home {
+    /// Nothing yet.
+    pub fn new(vni: Vni) -> Home {
+        Home { vni, table: VniTable::default(), groups: Default::default() }
+    }
+
+    /// A source announces a route. Says how many it announces here now; none if it did so already.
+    pub fn add(
+        &mut self,
+        source: SourceId,
+        class: PeerClass,
+        route: &Route,
+        hash: RouteHash,
+        common: &mut Common,
+        sink: &mut impl RecordSink,
+    ) -> Option<usize> {
+        let place = self.table.find_or_insert(route, hash);
+        let before = self.views(place, common.reflect);
+        common.routes += usize::from(self.table.entry(place).is_vacant());
+        let routes = self.table.add_source(place, source, class, &common.hasher)?;
+        let after = self.views(place, common.reflect);
+        self.tell(place, route, before, after, common, sink);
+        Some(routes)
+    }
+
+    /// A source withdraws the route at `place`. Says how many it has left here; none if it does not
+    /// announce it.
+    pub fn remove(
+        &mut self,
+        source: SourceId,
+        place: u32,
+        common: &mut Common,
+        sink: &mut impl RecordSink,
+    ) -> Option<usize> {
+        let route = self.table.entry(place).route;
+        let before = self.views(place, common.reflect);
+        let left = self.table.remove_source(place, source, &common.hasher)?;
+        common.routes -= usize::from(self.table.entry(place).is_vacant());
+        let after = self.views(place, common.reflect);
+        self.tell(place, &route, before, after, common, sink);
+        Some(left)
+    }
+
+    /// Withdraws what a source announces here, as far as `budget` goes. True when nothing is left.
+    pub fn withdraw(
+        &mut self,
+        source: SourceId,
+        budget: &mut usize,
+        common: &mut Common,
+        sink: &mut impl RecordSink,
+    ) -> bool {
+        while let Some(place) = self.table.last_of(source, &common.hasher) {
+            if *budget == 0 {
+                return false;
+            }
+            *budget -= 1;
+            let removed = self.remove(source, place, common, sink);
+            assert!(removed.is_some(), "a listed route has the source");
+        }
+        true
+    }
+
+    /// Forgets groups that are over, and gives memory back. True if nothing is left of the VNI.
+    pub fn tidy(&mut self) -> bool {
+        for group in &mut self.groups {
+            if group.as_ref().is_some_and(|at| at.is_idle()) {
+                *group = None;
+            }
+        }
+        self.table.shrink();
+        self.table.is_empty() && self.groups.iter().all(Option::is_none)
+    }
+
+    /// Who sees the route at `place`, for the classes in which somebody listens.
+    fn views(&self, place: u32, reflect: ReflectOwn) -> [Visibility; CLASSES] {
+        let entry = self.table.entry(place);
+        let mut views = [Visibility::Nobody; CLASSES];
+        for class in GroupClass::ALL {
+            if self.groups[class.index()].as_ref().is_some_and(|at| at.is_listening()) {
+                let reflected = reflect.permits(entry.route.next_hop.kind);
+                views[class.index()] = Visibility::of(entry.sources(), class, reflected);
+            }
+        }
+        views
+    }
+
+    fn tell(
+        &mut self,
+        place: u32,
+        route: &Route,
+        before: [Visibility; CLASSES],
+        after: [Visibility; CLASSES],
+        common: &mut Common,
+        sink: &mut impl RecordSink,
+    ) {
+        let frame = &mut common.frame;
+        frame.clear();
+        for class in GroupClass::ALL {
+            // Where nobody listens, nobody saw it before and nobody sees it now.
+            let Some((action, scope)) =
+                Visibility::change(before[class.index()], after[class.index()])
+            else {
+                continue;
+            };
+            let Some(at) = &mut self.groups[class.index()] else {
+                unreachable!("a group that listens is there");
+            };
+            if frame.is_empty() {
+                // One source came or went: what classes are told differs in scope only.
+                encode_update(frame, action, self.vni, route);
+            }
+            let record = Record { place, frame, scope, routes_now: self.table.len() };
+            at.record(Group::new(self.vni, class), &record, sink, &common.hasher);
+        }
+    }
+}
