@@ -60,7 +60,7 @@ impl Home {
         common: &mut Common,
         sink: &mut impl RecordSink,
     ) -> Option<usize> {
-        let place = self.table.find_or_insert(route, hash);
+        let place = self.table.find_or_insert(route, hash, &common.hasher);
         let before = self.views(place, common.reflect);
         common.routes += usize::from(self.table.entry(place).is_vacant());
         let routes = self.table.add_source(place, source, class, &common.hasher)?;
@@ -107,13 +107,13 @@ impl Home {
     }
 
     /// Forgets groups that are over, and gives memory back. True if nothing is left of the VNI.
-    pub fn tidy(&mut self) -> bool {
+    pub fn tidy(&mut self, hasher: &RandomState) -> bool {
         for group in &mut self.groups {
             if group.as_ref().is_some_and(|at| at.is_idle()) {
                 *group = None;
             }
         }
-        self.table.shrink();
+        self.table.shrink(hasher);
         self.table.is_empty() && self.groups.iter().all(Option::is_none)
     }
 

@@ -22,7 +22,7 @@ use crate::types::{
 use base::GroupHome;
 pub use base::{BASE_KEPT, Join};
 use home::{Common, Home};
-use table::RouteHash;
+use table::{RouteHash, VniTable};
 pub use visibility::Visibility;
 
 /// Bases that are looked at at a time for whether they may be forgotten.
@@ -147,7 +147,7 @@ impl Rib {
         let Some(home) = self.homes.get_mut(&vni) else { return false };
         let Some(place) = home.table.find(route, hash) else { return false };
         let Some(left) = home.remove(source, place, &mut self.common, sink) else { return false };
-        if home.tidy() {
+        if home.tidy(&self.common.hasher) {
             self.homes.remove(&vni);
         }
         if left == 0 {
@@ -162,16 +162,12 @@ impl Rib {
         if self.common.routes < FORESIGHT_ROUTES_MIN {
             return;
         }
-        let hashed = routes.filter_map(|(vni, route)| {
-            Some((&self.homes.get(&vni)?.table, RouteHash::of(route, &self.common.hasher)))
+        let hasher = &self.common.hasher;
+        let hashed = routes.take(FORESIGHT).filter_map(|(vni, route)| {
+            Some((&self.homes.get(&vni)?.table, RouteHash::of(route, hasher)))
         });
-        let hashed: SmallVec<[_; FORESIGHT]> = hashed.take(FORESIGHT).collect();
-        // No step of these loops waits for another one's memory.
-        let placed =
-            hashed.iter().filter_map(|(table, hash)| Some((table, table.find_likely(*hash)?)));
-        let placed: SmallVec<[_; FORESIGHT]> = placed.collect();
-        let seen = placed.iter().filter(|&&(table, place)| table.entry(place).is_vacant());
-        std::hint::black_box(seen.count());
+        let hashed: SmallVec<[_; FORESIGHT]> = hashed.collect();
+        VniTable::foresee(&hashed, hasher);
     }
 
     /// `source` is gone: everything that it announced is to be withdrawn (by [`Rib::run_jobs`]).
@@ -306,7 +302,7 @@ impl Rib {
     ) -> bool {
         let Some(home) = self.homes.get_mut(&vni) else { return true };
         let done = home.withdraw(source, budget, &mut self.common, sink);
-        if home.tidy() {
+        if home.tidy(&self.common.hasher) {
             self.homes.remove(&vni);
         }
         done
@@ -363,7 +359,7 @@ impl Rib {
         let Some(home) = self.homes.get_mut(&vni) else {
             return;
         };
-        if home.tidy() {
+        if home.tidy(&self.common.hasher) {
             self.homes.remove(&vni);
         }
     }

@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as TableEntry;
 use smallvec::SmallVec;
 
+use super::FORESIGHT;
 use crate::types::{PeerClass, Route, SourceId};
 
 /// One source of a route.
@@ -31,6 +32,11 @@ impl Entry {
     /// Who announces the route.
     pub fn sources(&self) -> impl Iterator<Item = (SourceId, PeerClass)> {
         self.members.iter().map(|member| (member.source, member.class))
+    }
+
+    /// Whether this source announces it.
+    fn has(&self, source: SourceId) -> bool {
+        self.members.iter().any(|member| member.source == source)
     }
 
     /// Whether nobody announces it: a free place in the table.
@@ -67,13 +73,23 @@ impl RouteHash {
 #[derive(Debug, Default)]
 pub struct VniTable {
     entries: Vec<Entry>,
-    free: Vec<u32>,
-    index: HashTable<Slot>,
-    /// Entries by source.
-    adj_in: HashTable<(SourceId, Vec<u32>)>,
+    /// None in a small table: it is looked through as fast, and there may be 100,000 such VNIs.
+    indexes: Option<Box<Indexes>>,
     /// While bases are under construction, places are not used again: see `base`.
     frozen: u32,
 }
+
+/// Ways to an entry.
+#[derive(Debug, Default)]
+struct Indexes {
+    by_route: HashTable<Slot>,
+    by_source: HashTable<(SourceId, Vec<u32>)>,
+    /// Vacant places.
+    free: Vec<u32>,
+}
+
+/// Places of a table without indexes.
+const SMALL_PLACES_MAX: usize = 8;
 
 impl VniTable {
     /// Number of places, vacant ones included.
@@ -83,12 +99,18 @@ impl VniTable {
 
     /// Number of routes.
     pub fn len(&self) -> usize {
-        self.index.len()
+        match &self.indexes {
+            Some(indexes) => indexes.by_route.len(),
+            None => self.entries.iter().filter(|entry| !entry.is_vacant()).count(),
+        }
     }
 
     /// Whether there is no route.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        match &self.indexes {
+            Some(indexes) => indexes.by_route.is_empty(),
+            None => self.entries.iter().all(Entry::is_vacant),
+        }
     }
 
     /// The entry at `place`.
@@ -98,20 +120,26 @@ impl VniTable {
 
     /// The place of a route.
     pub fn find(&self, route: &Route, hash: RouteHash) -> Option<u32> {
-        let entries = &self.entries;
-        let found = |slot: &Slot| slot.hash == hash && entries[slot.place as usize].route == *route;
-        self.index.find(hash.wide(), found).map(|slot| slot.place)
+        let Some(indexes) = &self.indexes else {
+            return position(&self.entries, |it| !it.is_vacant() && it.route == *route);
+        };
+        let found =
+            |slot: &Slot| slot.hash == hash && self.entries[slot.place as usize].route == *route;
+        indexes.by_route.find(hash.wide(), found).map(|slot| slot.place)
     }
 
-    /// The place at which a route with this hash stands, if any does: most likely the only one.
-    pub fn find_likely(&self, hash: RouteHash) -> Option<u32> {
-        self.index.find(hash.wide(), |slot| slot.hash == hash).map(|slot| slot.place)
-    }
-
-    /// The place of a route; a vacant one if it has none yet.
-    pub fn find_or_insert(&mut self, route: &Route, hash: RouteHash) -> u32 {
-        let VniTable { entries, free, index, frozen, .. } = self;
-        let slot = index.entry(
+    /// The place of a route; a vacant one, that a source must be added to, if it has none yet.
+    pub fn find_or_insert(&mut self, route: &Route, hash: RouteHash, hasher: &RandomState) -> u32 {
+        if self.indexes.is_none() {
+            if let Some(place) = self.find_or_insert_small(route) {
+                return place;
+            }
+            self.indexes = Some(Indexes::of(&mut self.entries, hasher));
+        }
+        let VniTable { entries, indexes: Some(indexes), frozen } = self else {
+            unreachable!("just made");
+        };
+        let slot = indexes.by_route.entry(
             hash.wide(),
             |slot| slot.hash == hash && entries[slot.place as usize].route == *route,
             |slot| slot.hash.wide(),
@@ -119,19 +147,30 @@ impl VniTable {
         match slot {
             TableEntry::Occupied(occupied) => occupied.get().place,
             TableEntry::Vacant(vacant) => {
-                let reused = if *frozen == 0 { free.pop() } else { None };
-                let place = reused.unwrap_or_else(|| {
-                    u32::try_from(entries.len()).expect("a VNI has below 2^32 routes")
-                });
+                let reused = if *frozen == 0 { indexes.free.pop() } else { None };
+                let place = place_in(entries, reused, route);
                 vacant.insert(Slot { hash, place });
-                let entry = Entry { route: *route, members: SmallVec::new() };
-                match entries.get_mut(place as usize) {
-                    Some(vacant) => *vacant = entry,
-                    None => entries.push(entry),
-                }
                 place
             }
         }
+    }
+
+    /// None if there is no room for one more without indexes.
+    fn find_or_insert_small(&mut self, route: &Route) -> Option<u32> {
+        if let Some(place) = position(&self.entries, |it| !it.is_vacant() && it.route == *route) {
+            return Some(place);
+        }
+        let reused =
+            if self.frozen == 0 { position(&self.entries, Entry::is_vacant) } else { None };
+        if reused.is_none() {
+            match self.entries.len() {
+                SMALL_PLACES_MAX.. => return None,
+                // A Vec would begin with four.
+                full if full == self.entries.capacity() => self.entries.reserve_exact(full.max(1)),
+                _ => {}
+            }
+        }
+        Some(place_in(&mut self.entries, reused, route))
     }
 
     /// Adds a source. Says how many routes it has here now; none if it was one already.
@@ -146,14 +185,15 @@ impl VniTable {
         let Err(at) = members.binary_search_by_key(&source, |member| member.source) else {
             return None;
         };
-        let (_, list) = self
-            .adj_in
-            .entry(hasher.hash_one(source), |(id, _)| *id == source, |(id, _)| hasher.hash_one(id))
-            .or_insert_with(|| (source, Vec::new()))
-            .into_mut();
-        members.insert(at, Member { source, class, position: list.len() as u32 });
-        list.push(place);
-        Some(list.len())
+        let position = match &mut self.indexes {
+            Some(indexes) => indexes.list(place, source, hasher),
+            None => 0,
+        };
+        members.insert(at, Member { source, class, position });
+        Some(match &self.indexes {
+            Some(_) => position as usize + 1,
+            None => self.count(source),
+        })
     }
 
     /// Removes a source, and frees the place with the last one. Says how many routes the source has
@@ -165,26 +205,32 @@ impl VniTable {
         hasher: &RandomState,
     ) -> Option<usize> {
         let entry = &mut self.entries[place as usize];
-        let Ok(at) = entry.members.binary_search_by_key(&source, |member| member.source) else {
-            return None;
-        };
+        let at = entry.members.binary_search_by_key(&source, |member| member.source).ok()?;
         let position = entry.members.remove(at).position as usize;
-        if entry.members.is_empty() {
+        let is_vacant = entry.members.is_empty();
+        if is_vacant {
             entry.members.shrink_to_fit();
+        }
+        let Some(indexes) = &mut self.indexes else {
+            return Some(self.count(source));
+        };
+        if is_vacant {
             let hash = RouteHash::of(&entry.route, hasher);
-            match self.index.find_entry(hash.wide(), |slot| slot.place == place) {
+            match indexes.by_route.find_entry(hash.wide(), |slot| slot.place == place) {
                 Ok(indexed) => drop(indexed.remove()),
                 Err(_) => unreachable!("every route is in the index"),
             }
-            self.free.push(place);
+            indexes.free.push(place);
         }
-        Some(self.unlist(source, position, hasher))
+        Some(indexes.unlist(&mut self.entries, source, position, hasher))
     }
 
     /// Some route of `source`, if it has one left here.
     pub fn last_of(&self, source: SourceId, hasher: &RandomState) -> Option<u32> {
-        let found = self.adj_in.find(hasher.hash_one(source), |(id, _)| *id == source);
-        found.and_then(|(_, list)| list.last().copied())
+        match &self.indexes {
+            Some(indexes) => indexes.listed(source, hasher).and_then(|list| list.last().copied()),
+            None => position(&self.entries, |entry| entry.has(source)),
+        }
     }
 
     /// Whether `source` announces anything here.
@@ -203,18 +249,93 @@ impl VniTable {
     }
 
     /// Gives memory back where a large table has become a small one.
-    pub fn shrink(&mut self) {
-        if self.is_empty() && self.frozen == 0 {
-            *self = VniTable::default();
-        } else if self.index.capacity() > 64 && self.index.len() < self.index.capacity() / 8 {
-            self.index.shrink_to(0, |slot| slot.hash.wide());
+    pub fn shrink(&mut self, hasher: &RandomState) {
+        let is_sparse = self.places() > 8 * SMALL_PLACES_MAX && self.len() < self.places() / 8;
+        if self.frozen > 0 || !is_sparse {
+            return;
+        }
+        self.entries.retain(|entry| !entry.is_vacant());
+        self.entries.shrink_to_fit();
+        self.indexes = None;
+        if self.entries.len() > SMALL_PLACES_MAX {
+            self.indexes = Some(Indexes::of(&mut self.entries, hasher));
         }
     }
 
-    /// Returns how many routes the source has left.
-    fn unlist(&mut self, source: SourceId, position: usize, hasher: &RandomState) -> usize {
+    /// Reads what a change of the route with each of these hashes is going to need, step by step for
+    /// all: no step waits for another's memory.
+    pub fn foresee(changes: &[(&VniTable, RouteHash)], hasher: &RandomState) {
+        let mut places: SmallVec<[_; FORESIGHT]> = SmallVec::new();
+        for (table, hash) in changes {
+            let Some(indexes) = &table.indexes else { continue };
+            let slot = indexes.by_route.find(hash.wide(), |slot| slot.hash == *hash);
+            places.extend(slot.map(|slot| (table, indexes, slot.place)));
+        }
+        let mut listed: SmallVec<[_; FORESIGHT]> = SmallVec::new();
+        for (table, indexes, place) in places {
+            listed.extend(table.entry(place).members.first().map(|member| (indexes, *member)));
+        }
+        let mut seen = 0;
+        for (indexes, Member { source, position, .. }) in listed {
+            let list = indexes.listed(source, hasher);
+            seen ^= list.and_then(|list| list.get(position as usize)).copied().unwrap_or_default();
+        }
+        std::hint::black_box(seen);
+    }
+
+    fn count(&self, source: SourceId) -> usize {
+        self.entries.iter().filter(|entry| entry.has(source)).count()
+    }
+}
+
+impl Indexes {
+    /// Of these entries.
+    fn of(entries: &mut [Entry], hasher: &RandomState) -> Box<Indexes> {
+        let mut indexes = Box::new(Indexes::default());
+        indexes.by_route.reserve(entries.len(), |slot| slot.hash.wide());
+        for (place, entry) in (0..).zip(entries) {
+            if entry.is_vacant() {
+                indexes.free.push(place);
+                continue;
+            }
+            let hash = RouteHash::of(&entry.route, hasher);
+            indexes
+                .by_route
+                .insert_unique(hash.wide(), Slot { hash, place }, |slot| slot.hash.wide());
+            for member in &mut entry.members {
+                member.position = indexes.list(place, member.source, hasher);
+            }
+        }
+        indexes
+    }
+
+    /// The places of what a source announces.
+    fn listed(&self, source: SourceId, hasher: &RandomState) -> Option<&Vec<u32>> {
+        let found = self.by_source.find(hasher.hash_one(source), |(id, _)| *id == source);
+        found.map(|(_, list)| list)
+    }
+
+    /// Notes that a source announces what stands at `place`. Returns the position in its list.
+    fn list(&mut self, place: u32, source: SourceId, hasher: &RandomState) -> u32 {
+        let (_, list) = self
+            .by_source
+            .entry(hasher.hash_one(source), |(id, _)| *id == source, |(id, _)| hasher.hash_one(id))
+            .or_insert_with(|| (source, Vec::new()))
+            .into_mut();
+        list.push(place);
+        list.len() as u32 - 1
+    }
+
+    /// Takes what stands at `position` off a source's list. Returns how many routes it has left.
+    fn unlist(
+        &mut self,
+        entries: &mut [Entry],
+        source: SourceId,
+        position: usize,
+        hasher: &RandomState,
+    ) -> usize {
         let hash = hasher.hash_one(source);
-        let Ok(mut listed) = self.adj_in.find_entry(hash, |(id, _)| *id == source) else {
+        let Ok(mut listed) = self.by_source.find_entry(hash, |(id, _)| *id == source) else {
             unreachable!("whoever announces a route has a list");
         };
         let (_, list) = listed.get_mut();
@@ -222,7 +343,7 @@ impl VniTable {
         let left = list.len();
         match list.get(position) {
             Some(&moved) => {
-                let members = &mut self.entries[moved as usize].members;
+                let members = &mut entries[moved as usize].members;
                 let at = members
                     .binary_search_by_key(&source, |member| member.source)
                     .expect("a listed route has the source among its members");
@@ -235,10 +356,31 @@ impl VniTable {
     }
 }
 
+/// The first place whose entry is such a one.
+fn position(entries: &[Entry], is_such: impl Fn(&Entry) -> bool) -> Option<u32> {
+    entries.iter().position(is_such).map(|place| place as u32)
+}
+
+/// Puts a route at a place that is used again, or else at a new one.
+fn place_in(entries: &mut Vec<Entry>, reused: Option<u32>, route: &Route) -> u32 {
+    let entry = Entry { route: *route, members: SmallVec::new() };
+    if let Some(place) = reused {
+        entries[place as usize] = entry;
+        return place;
+    }
+    entries.push(entry);
+    u32::try_from(entries.len() - 1).expect("a VNI has below 2^32 routes")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Destination, NextHop, NextHopType, Vni};
+    use crate::types::{Destination, NextHop, NextHopType, PeerId, ShardId, Vni};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn source(slot: u32) -> SourceId {
+        SourceId(PeerId::new(ShardId(0), slot, 0))
+    }
 
     fn route(number: u8) -> Route {
         let next_hop = NextHop {
@@ -254,15 +396,81 @@ mod tests {
 
     #[test]
     fn routes_of_one_hash_are_told_apart() {
-        let mut table = VniTable::default();
+        let hasher = RandomState::with_seeds(1, 2, 3, 4);
+        let mut table = VniTable { indexes: Some(Box::default()), ..VniTable::default() };
         let hash = RouteHash(7);
         let places: Vec<u32> =
-            (0..100).map(|number| table.find_or_insert(&route(number), hash)).collect();
+            (0..100).map(|number| table.find_or_insert(&route(number), hash, &hasher)).collect();
         assert_eq!(table.len(), 100);
         for (number, &place) in (0..100).zip(&places) {
             assert_eq!(table.find(&route(number), hash), Some(place));
-            assert_eq!(table.find_or_insert(&route(number), hash), place);
+            assert_eq!(table.find_or_insert(&route(number), hash, &hasher), place);
         }
         assert_eq!(table.find(&route(100), hash), None);
+    }
+
+    /// Adds and removes at random, a table that grows large and falls empty again and again: after each
+    /// step it is what a plain map of sets says.
+    #[test]
+    fn a_table_that_grows_and_shrinks_agrees_with_a_plain_map() {
+        for (numbers, compactions_min) in [(12, 0), (200, 2)] {
+            let mut compactions = 0;
+            let mut was_small = 0;
+            let mut was_large = 0;
+            churn(numbers, |table, places_before| {
+                was_small += u32::from(table.indexes.is_none() && table.len() > 0);
+                was_large += u32::from(table.indexes.is_some());
+                compactions += u32::from(table.places() < places_before);
+            });
+            assert!(was_small > 10 && was_large > 10, "was of both kinds");
+            assert!(compactions >= compactions_min, "gave memory back");
+        }
+    }
+
+    fn churn(numbers: u64, mut look: impl FnMut(&VniTable, usize)) {
+        let hasher = RandomState::with_seeds(1, 2, 3, 4);
+        let mut table = VniTable::default();
+        let mut model = BTreeMap::<u8, BTreeSet<SourceId>>::new();
+        let mut random = 1_u64;
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        for step in 0..200_000 {
+            match step % 1_000 {
+                0 => table.freeze(),
+                200 => table.thaw(),
+                _ => {}
+            }
+            let (number, source) = (draw(numbers) as u8, source(draw(3) as u32));
+            let hash = RouteHash::of(&route(number), &hasher);
+            let places = table.places();
+            let (mut is_change, mut changed) = (false, None);
+            if draw(100) < [70, 1, 30, 1][step / 2_900 % 4] {
+                let place = table.find_or_insert(&route(number), hash, &hasher);
+                let is_new = !model.contains_key(&number);
+                assert!(step % 1_000 > 199 || !is_new || place as usize == places, "frozen");
+                is_change = model.entry(number).or_default().insert(source);
+                changed = table.add_source(place, source, PeerClass::Client, &hasher);
+            } else if let Some(place) = table.find(&route(number), hash) {
+                let sources = model.get_mut(&number).expect("found, so it has sources");
+                is_change = sources.remove(&source);
+                if sources.is_empty() {
+                    model.remove(&number);
+                }
+                changed = table.remove_source(place, source, &hasher);
+                table.shrink(&hasher);
+            } else {
+                assert!(!model.contains_key(&number));
+            }
+            let of_source = model.values().filter(|sources| sources.contains(&source)).count();
+            assert_eq!(changed, is_change.then_some(of_source));
+            assert_eq!(table.len(), model.len());
+            let last = table.last_of(source, &hasher).map(|place| table.entry(place));
+            assert_eq!(last.is_some(), of_source > 0);
+            assert!(last.is_none_or(|entry| entry.has(source)));
+            assert!(step % 1_000 > 199 || table.places() >= places, "frozen");
+            look(&table, places);
+        }
     }
 }
