@@ -76,6 +76,16 @@ impl Core {
         }
     }
 
+    /// Time passes without anything else happening, in steps that are short for all timers.
+    pub fn rest(&mut self, duration: Duration) {
+        let until = self.now.after(duration);
+        while self.now < until {
+            self.now = self.now.after(Duration::from_millis(10));
+            self.busy.fill(true);
+            self.settle();
+        }
+    }
+
     /// Bytes that peers were sent so far.
     pub fn bytes_sent(&self) -> u64 {
         self.bytes_sent
