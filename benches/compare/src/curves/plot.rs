@@ -38,11 +38,12 @@ pub fn draw(curve: &Curve, measured: &Measured, path: &Path) -> anyhow::Result<(
     drawn.map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
-/// A dashed line: how high, its colour, and what is said of it.
+/// A dashed line: how high, its colour, the places that it is meant for, and what is said of it.
 struct Dashed {
     value: f64,
     colour: RGBColor,
-    label: String,
+    places: Vec<String>,
+    limit: String,
 }
 
 fn on_area(curve: &Curve, measured: &Measured, area: &Area<'_>) -> Result<(), Failure> {
@@ -108,13 +109,14 @@ fn legend(measured: &Measured, dashed: &[Dashed], area: &Area<'_>) -> Result<(),
         area.draw(&Text::new(line.name.clone(), (36, y - 6), style.clone()))?;
         y += 24;
     }
-    let mut labels: Vec<&str> = dashed.iter().map(|it| it.label.as_str()).collect();
+    let label = |it: &Dashed| format!("goal at {}: {}", it.places.join(", "), it.limit);
+    let mut labels: Vec<String> = dashed.iter().map(label).collect();
     labels.dedup();
     for label in labels {
         for x in [4, 16] {
             area.draw(&PathElement::new([(x, y), (x + 7, y)], INK.stroke_width(1)))?;
         }
-        area.draw(&Text::new(label.to_owned(), (36, y - 6), style.clone()))?;
+        area.draw(&Text::new(label, (36, y - 6), style.clone()))?;
         y += 24;
     }
     area.draw(&Text::new("points: medians; bars: lowest and highest", (4, y), style))
@@ -127,16 +129,17 @@ fn dashed(curve: &Curve, measured: &Measured) -> Vec<Dashed> {
     let mut dashed: Vec<Dashed> = Vec::new();
     for goal in curve.goals.iter().filter(|goal| !has_absolute || absolute(goal)) {
         let Some(value) = goal.limit_value(measured) else { continue };
-        let label = match &goal.limit {
-            Limit::Value(value) => format!("goal at {}: {value} {}", count(goal.at.x), curve.unit),
-            Limit::Times(times, of) => {
-                format!("goal at {}: {times} times {}", count(goal.at.x), count(of.x))
-            }
+        let limit = match &goal.limit {
+            Limit::Value(value) => format!("{value} {}", curve.unit),
+            Limit::Times(times, of) => format!("{times} times that at {}", count(of.x)),
         };
         let line = measured.lines.iter().position(|line| line.name == goal.at.line);
         let colour = if has_absolute { INK } else { COLOURS[line.unwrap_or(0) % COLOURS.len()] };
-        if !dashed.iter().any(|it| it.value == value && it.colour == colour) {
-            dashed.push(Dashed { value, colour, label });
+        let place = count(goal.at.x);
+        match dashed.iter_mut().find(|it| it.value == value && it.colour == colour) {
+            Some(it) if it.places.contains(&place) => {}
+            Some(it) => it.places.push(place),
+            None => dashed.push(Dashed { value, colour, places: vec![place], limit }),
         }
     }
     dashed

@@ -33,12 +33,11 @@ pub fn values(curve: &Curve, measured: &Measured, rounds: u32) -> String {
 
 /// The goals of all curves: the figure, the goal, met or not.
 pub fn goals(curves: &[(&Curve, &Measured)]) -> String {
-    let mut rows = vec![["curve", "what", "figure", "goal", ""].map(str::to_owned).to_vec()];
+    let mut rows = vec![["curve: what", "figure", "goal", ""].map(str::to_owned).to_vec()];
     for (curve, measured) in curves {
         for judgement in judgements(curve, measured) {
-            let mut row = vec![curve.name.to_owned()];
-            row.extend(judgement.cells());
-            rows.push(row);
+            let [what, cells @ ..] = judgement.cells();
+            rows.push([vec![format!("{}: {what}", curve.name)], cells.to_vec()].concat());
         }
     }
     aligned(&rows)
