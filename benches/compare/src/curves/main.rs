@@ -42,8 +42,15 @@ struct Flags {
     quick: bool,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let flags: Flags = argh::from_env();
+fn main() -> ExitCode {
+    run(&argh::from_env()).unwrap_or_else(|error| {
+        eprintln!("curves: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// A failure if any run failed.
+fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     ensure!(flags.rounds > 0, "--rounds must be at least 1");
     let size = if flags.quick { Size::Quick } else { Size::Full };
     let rounds = if flags.quick { 1 } else { flags.rounds };

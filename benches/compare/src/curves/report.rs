@@ -112,7 +112,7 @@ mod tests {
         assert!(text.contains("1.00 (1.00-1.00) 1 missing"), "{text}");
         assert!(text.ends_with("FAILED: a, 1: why\n"), "{text}");
         let text = goals(&[(&curve, &measured)]);
-        assert!(text.contains("2.00 ns    at most 2 ns      met\n"), "{text}");
+        assert!(text.contains("2.00 ns       at most 2 ns      met\n"), "{text}");
         assert!(text.contains("2.00 times  at most 1.5 times  NOT met\n"), "{text}");
         let json = json(&curve, &measured, 2, false);
         assert_eq!(json["lines"][0]["points"][1]["median"], 2.0);
