@@ -96,6 +96,11 @@ impl Core {
         self.shards.iter().map(|shard| shard.held().routes).sum()
     }
 
+    /// The most bases that any group keeps: records go into their tails too.
+    pub fn bases_alive(&self) -> usize {
+        self.shards.iter().map(|shard| shard.held().bases_alive_max).max().unwrap_or_default()
+    }
+
     fn say(&mut self, id: PeerId, message: &Message) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);

@@ -63,6 +63,7 @@ pub fn take_in_ns(routes: u32, has_subscriber: bool, shape: Shape, passes: u32) 
         core.subscriber(SHARD, VNI);
     }
     core.rest(REST);
+    assert_eq!(core.bases_alive(), 0, "joining is over");
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let pass = |core: &mut Core, random: &mut Random| {
         let bytes = wave(routes, shape, random);
@@ -109,6 +110,7 @@ pub fn heap_bytes(routes: u32, vnis: u32) -> HeapBytes {
     let tables = per_route(heap::live_bytes());
     // Its time does not pass, so the base that it was sent is still kept.
     core.subscriber(SHARD, Vni(1));
+    assert_eq!(core.bases_alive(), 1);
     HeapBytes { tables, with_base: per_route(heap::live_bytes()) }
 }
 
