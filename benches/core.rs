@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::core::Core;
 use common::routes::updates;
 use common::{ThreadCpu, criterion};
@@ -73,7 +75,7 @@ fn taking_in(criterion: &mut Criterion<ThreadCpu>) {
             for _ in 0..subscribers {
                 core.subscriber(ShardId(0), vni);
             }
-            core.rest();
+            core.rest(Duration::from_secs(5));
             let shapes = [("new", vec![Wave::new(vni)]), ("spread", Wave::spread(vni, routes))];
             for (shape, waves) in shapes {
                 let name = format!("{shape}, {subscribers} subscribers, table");

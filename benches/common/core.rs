@@ -76,10 +76,11 @@ impl Core {
         }
     }
 
-    /// Seconds pass in which nothing comes in: what joiners were given is forgotten.
-    pub fn rest(&mut self) {
-        for _ in 0..5 {
-            self.now = self.now.after(Duration::from_secs(1));
+    /// Time passes without anything else happening, in steps that are short for all timers.
+    pub fn rest(&mut self, duration: Duration) {
+        let until = self.now.after(duration);
+        while self.now < until {
+            self.now = self.now.after(Duration::from_millis(10));
             self.busy.fill(true);
             self.settle();
         }
@@ -93,6 +94,11 @@ impl Core {
     /// Routes in all tables.
     pub fn routes(&self) -> usize {
         self.shards.iter().map(|shard| shard.held().routes).sum()
+    }
+
+    /// The most bases that any group keeps: records go into their tails too.
+    pub fn bases_alive(&self) -> usize {
+        self.shards.iter().map(|shard| shard.held().bases_alive_max).max().unwrap_or_default()
     }
 
     fn say(&mut self, id: PeerId, message: &Message) {

@@ -4,12 +4,15 @@
 #![allow(dead_code)]
 
 pub mod core;
+pub mod cpu;
 pub mod routes;
 
 use std::time::Duration;
 
 use criterion::measurement::{Measurement, ValueFormatter};
 use criterion::{Criterion, Throughput};
+
+pub use cpu::thread_cpu;
 
 /// CPU time of the measuring thread, user and system. A throughput is shown as time per update.
 pub struct ThreadCpu;
@@ -23,15 +26,6 @@ pub fn criterion() -> Criterion<ThreadCpu> {
         .measurement_time(Duration::from_millis(1_000))
         .without_plots()
         .configure_from_args()
-}
-
-/// CPU time that this thread has used.
-pub fn thread_cpu() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel fills the struct that it is given.
-    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    assert_eq!(failed, 0, "Linux has this clock");
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 impl Measurement for ThreadCpu {

@@ -418,7 +418,7 @@ mod tests {
             let mut was_small = 0;
             let mut was_large = 0;
             churn(numbers, |table, places_before| {
-                was_small += u32::from(table.indexes.is_none() && table.len() > 0);
+                was_small += u32::from(table.indexes.is_none() && !table.is_empty());
                 was_large += u32::from(table.indexes.is_some());
                 compactions += u32::from(table.places() < places_before);
             });

@@ -4,17 +4,16 @@
 //! Owns the command line and the order of the runs. Must never judge a server by a run that failed.
 
 mod report;
-mod run;
 mod scenario;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use argh::FromArgs;
+use metalbond_uring_compare::binaries::Binaries;
+use metalbond_uring_compare::run::{self, Candidate};
 
 use crate::report::Report;
-use crate::run::Candidate;
 
 /// The word that makes this program a server of the other implementation.
 const RUSTBOND_WORD: &str = "rustbond-server";
@@ -60,18 +59,15 @@ fn main() -> anyhow::Result<()> {
     let flags: Flags = argh::from_env();
     let scenarios = scenario::chosen(&flags.scenario)?;
     ensure!(flags.rounds > 0, "--rounds must be at least 1");
-    let binaries = match &flags.binaries {
-        Some(folder) => folder.clone(),
-        None => build()?,
-    };
-    let loadgen = binaries.join("loadgen");
+    let binaries = Binaries::at(flags.binaries.as_deref())?;
+    let loadgen = binaries.loadgen();
     let candidates = candidates(&flags, &binaries)?;
     let mut report = Report::new(candidates.iter().map(|it| it.name.clone()), flags.rounds);
     for round in 1..=flags.rounds {
         for scenario in &scenarios {
             for (at, candidate) in candidates.iter().enumerate() {
                 eprintln!("round {round}/{}: {}: {}", flags.rounds, scenario.name, candidate.name);
-                match run::run(&loadgen, scenario, candidate) {
+                match run::run(&loadgen, scenario.arguments, candidate) {
                     Ok(stages) => report.take(scenario.name, at, &stages),
                     Err(error) => {
                         eprintln!("  FAILED: {error:#}");
@@ -93,31 +89,17 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn candidates(flags: &Flags, binaries: &Path) -> anyhow::Result<Vec<Candidate>> {
-    let quoted = |path: &Path| format!("'{}'", path.display());
-    let reflector = quoted(&binaries.join("metalbond-uring"));
-    // The routes of all scenarios come from few peers; loadgen's reassemble.
-    let ours = format!(
-        "{reflector} server --listen [::1]:{{port}} --cores {} --routes-per-peer-max 10000000",
-        flags.cores
-    );
+fn candidates(flags: &Flags, binaries: &Binaries) -> anyhow::Result<Vec<Candidate>> {
+    // loadgen's peers reassemble.
+    let ours = binaries.server_command(&format!("--cores {}", flags.cores));
     let mut candidates = vec![Candidate { name: "metalbond-uring".to_owned(), command: ours }];
     if !flags.no_rustbond {
         let program = std::env::current_exe().context("the path of this program")?;
-        let command = format!("{} {RUSTBOND_WORD} {{port}}", quoted(&program));
+        let command = format!("'{}' {RUSTBOND_WORD} {{port}}", program.display());
         candidates.push(Candidate { name: "rustbond".to_owned(), command });
     }
     candidates.extend(flags.peer.iter().cloned());
     Ok(candidates)
-}
-
-/// Builds the release binaries and returns their folder.
-fn build() -> anyhow::Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let status = cargo.args(["build", "--release", "--bins"]).current_dir(&root).status()?;
-    ensure!(status.success(), "cargo build --release: {status}");
-    Ok(root.join("target/release"))
 }
 
 fn parse_peer(text: &str) -> Result<Candidate, String> {

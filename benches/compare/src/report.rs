@@ -2,6 +2,7 @@
 //!
 //! Owns the arithmetic. Must never mix runs of different stages or servers.
 
+use metalbond_uring_compare::summary::{Summary, aligned};
 use serde_json::{Value, json};
 
 /// A figure of a stage: loadgen's field, the title in the table, and a factor for its unit.
@@ -38,13 +39,6 @@ pub struct Report {
     rounds: u32,
     rows: Vec<Row>,
     failures: Vec<(String, String)>,
-}
-
-struct Summary {
-    median: f64,
-    lowest: f64,
-    highest: f64,
-    runs: usize,
 }
 
 impl Report {
@@ -109,7 +103,7 @@ impl Report {
         let rows = self.rows.iter().map(|row| {
             let servers = self.servers.iter().zip(&row.runs).map(|(server, runs)| {
                 let figures = FIGURES.iter().zip(&runs.values).filter_map(|(figure, values)| {
-                    let it = summary(values)?;
+                    let it = Summary::of(values)?;
                     let body = json!({
                         "median": it.median,
                         "lowest": it.lowest,
@@ -132,7 +126,8 @@ impl Report {
     }
 
     fn cells(&self, row: &Row, figure: usize) -> Option<Vec<String>> {
-        let summaries: Vec<_> = row.runs.iter().map(|runs| summary(&runs.values[figure])).collect();
+        let summaries: Vec<_> =
+            row.runs.iter().map(|runs| Summary::of(&runs.values[figure])).collect();
         // What a stage without deliveries cost is of interest as a whole, if it cost something.
         let highest = summaries.iter().flatten().map(|it| it.median).fold(0.0, f64::max);
         let of_interest = match FIGURES[figure].title {
@@ -146,7 +141,7 @@ impl Report {
         let ours = summaries[0].as_ref().map(|it| it.median).filter(|&ours| ours > 0.0);
         let mut cells = vec![format!("{} / {}", row.scenario, row.stage)];
         for (at, summary) in summaries.iter().enumerate() {
-            cells.push(summary.as_ref().map_or_else(|| "-".to_owned(), |it| self.cell(it)));
+            cells.push(summary.as_ref().map_or_else(|| "-".to_owned(), |it| it.cell(self.rounds)));
             if at > 0 {
                 let ratio = summary.as_ref().zip(ours).map(|(it, ours)| it.median / ours);
                 cells.push(ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")));
@@ -154,49 +149,6 @@ impl Report {
         }
         Some(cells)
     }
-
-    fn cell(&self, summary: &Summary) -> String {
-        let Summary { median, lowest, highest, runs } = *summary;
-        let missing = self.rounds as usize - runs.min(self.rounds as usize);
-        let failed = if missing > 0 { format!(" {missing} missing") } else { String::new() };
-        format!("{} ({}-{}){failed}", short(median), short(lowest), short(highest))
-    }
-}
-
-fn summary(values: &[f64]) -> Option<Summary> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let (lowest, highest) = (*sorted.first()?, *sorted.last()?);
-    let half = sorted.len() / 2;
-    let median =
-        if sorted.len() % 2 == 1 { sorted[half] } else { (sorted[half - 1] + sorted[half]) / 2.0 };
-    Some(Summary { median, lowest, highest, runs: sorted.len() })
-}
-
-/// Three digits that count.
-fn short(value: f64) -> String {
-    let digits = match value.abs() {
-        it if it >= 100.0 => 0,
-        it if it >= 10.0 => 1,
-        it if it >= 1.0 => 2,
-        _ => 3,
-    };
-    format!("{value:.digits$}")
-}
-
-fn aligned(rows: &[Vec<String>]) -> String {
-    let widths: Vec<usize> = (0..rows[0].len())
-        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default())
-        .collect();
-    let mut text = String::new();
-    for row in rows {
-        text += &format!("{:width$}", row[0], width = widths[0]);
-        for (cell, width) in row.iter().zip(&widths).skip(1) {
-            text += &format!("  {cell:>width$}");
-        }
-        text += "\n";
-    }
-    text
 }
 
 #[cfg(test)]

@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use crate::scenario::Scenario;
-
 /// How long a server may take to listen.
 const START_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a run may take.
@@ -40,25 +38,60 @@ impl Drop for Process {
     }
 }
 
-/// Runs a scenario once. Returns loadgen's objects, one for each stage.
+/// A running server, which ends with its owner.
+pub struct Server {
+    process: Process,
+    /// Where it listens.
+    pub target: SocketAddr,
+}
+
+impl Server {
+    /// Starts the server at a free port and waits until it accepts.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn start(candidate: &Candidate) -> anyhow::Result<Server> {
+        let target = SocketAddr::from((Ipv6Addr::LOCALHOST, free_port()?));
+        let command = candidate.command.replace("{port}", &target.port().to_string());
+        // `exec`, so that the process measured is the server and not a shell.
+        let process = Command::new("sh")
+            .args(["-c", &format!("exec {command}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("sh")?;
+        let mut server = Server { process: Process(process), target };
+        let deadline = Instant::now() + START_TIME_MAX;
+        while TcpStream::connect(target).is_err() {
+            if let Some(status) = server.process.0.try_wait()? {
+                bail!("the server ended ({status}): {command}");
+            }
+            ensure!(Instant::now() < deadline, "nothing listens at {target}: {command}");
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+}
+
+/// Runs loadgen once, with arguments that spaces separate. Returns its objects, one for each stage.
 ///
 /// # Errors
 /// If the server does not start, or loadgen finds anything wrong.
-pub fn run(
-    loadgen: &Path,
-    scenario: &Scenario,
-    candidate: &Candidate,
-) -> anyhow::Result<Vec<Value>> {
-    let port = free_port()?;
-    let target = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-    let server = start(candidate, target)?;
+pub fn run(loadgen: &Path, arguments: &str, candidate: &Candidate) -> anyhow::Result<Vec<Value>> {
+    let server = Server::start(candidate)?;
     let mut load = Command::new(loadgen);
-    load.args(scenario.arguments.split(' '))
+    load.args(arguments.split(' '))
         .args([
             "--target",
-            &target.to_string(),
+            &server.target.to_string(),
             "--server-pid",
-            &server.0.id().to_string(),
+            &server.pid().to_string(),
             "--json",
         ])
         .stdout(Stdio::piped())
@@ -85,29 +118,6 @@ pub fn run(
         bail!("loadgen: {status}: {}", why.unwrap_or_default());
     }
     Ok(stages)
-}
-
-/// Starts the server and waits until it accepts.
-fn start(candidate: &Candidate, target: SocketAddr) -> anyhow::Result<Process> {
-    let command = candidate.command.replace("{port}", &target.port().to_string());
-    // `exec`, so that the process measured is the server and not a shell.
-    let server = Command::new("sh")
-        .args(["-c", &format!("exec {command}")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("sh")?;
-    let mut server = Process(server);
-    let deadline = Instant::now() + START_TIME_MAX;
-    while TcpStream::connect(target).is_err() {
-        if let Some(status) = server.0.try_wait()? {
-            bail!("the server ended ({status}): {command}");
-        }
-        ensure!(Instant::now() < deadline, "nothing listens at {target}: {command}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(server)
 }
 
 fn free_port() -> anyhow::Result<u16> {
