@@ -1,7 +1,8 @@
 //! Compares servers of the protocol: the same loadgen scenarios against each in turn, interleaved and
 //! repeated, with a fresh process for every run.
 //!
-//! Owns the command line and the order of the runs. Must never judge a server by a run that failed.
+//! Owns the command line and the order of the runs. Must never judge a server by a run that failed, nor end
+//! without its links and processes being gone.
 
 mod link;
 mod report;
@@ -21,6 +22,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::link::{Link, LinkKind};
 use crate::report::Report;
 use crate::run::{Candidate, Run};
+use crate::scenario::Scenario;
 use crate::setting::{Receivers, Setting};
 
 /// The number of this project's reflector among the candidates.
@@ -89,6 +91,21 @@ fn main() -> anyhow::Result<ExitCode> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
+    let mut report = Report::new(candidates.iter().map(|it| it.name.clone()), flags.rounds);
+    compare(&flags, &loadgen, &scenarios, &candidates, &interrupted, &mut report)?;
+    publish(&flags, &report)?;
+    Ok(if report.has_failed(OURS) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// All runs, interleaved. A run that fails goes into the report; what is wrong here is an error.
+fn compare(
+    flags: &Flags,
+    loadgen: &Path,
+    scenarios: &[Scenario],
+    candidates: &[Candidate],
+    interrupted: &AtomicBool,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let settings = Setting::all(&flags.link, &flags.receivers);
     let mut links: Vec<Link> = Vec::new();
     for setting in &settings {
@@ -96,41 +113,30 @@ fn main() -> anyhow::Result<ExitCode> {
             links.push(Link::up(setting.link)?);
         }
     }
-    let mut report = Report::new(candidates.iter().map(|it| it.name.clone()), flags.rounds);
     for round in 1..=flags.rounds {
-        for scenario in &scenarios {
-            for &setting in &settings {
-                let link = links.iter().find(|link| link.kind() == setting.link);
-                let link = link.context("every link was brought up")?;
-                for (at, candidate) in candidates.iter().enumerate() {
-                    let (name, of) = (&candidate.name, flags.rounds);
-                    eprintln!("round {round}/{of}: {}, {setting}: {name}", scenario.name);
-                    let run = Run {
-                        loadgen: &loadgen,
-                        scenario,
-                        receivers: setting.receivers,
-                        candidate,
-                        link,
-                        interrupted: &interrupted,
-                    };
-                    let result = run.execute();
-                    ensure!(
-                        !interrupted.load(Ordering::Relaxed),
-                        "interrupted: nothing is reported"
-                    );
-                    match result {
-                        Ok(stages) => report.take(scenario.name, setting, at, &stages),
-                        Err(error) => {
-                            eprintln!("  FAILED: {error:#}");
-                            report.fail(scenario.name, setting, at, &format!("{error:#}"));
-                        }
+        for (scenario, &setting) in
+            scenarios.iter().flat_map(|it| settings.iter().map(move |setting| (it, setting)))
+        {
+            let link = links.iter().find(|link| link.kind() == setting.link);
+            let link = link.context("every link was brought up")?;
+            let receivers = setting.receivers;
+            for (at, candidate) in candidates.iter().enumerate() {
+                let (name, rounds) = (&candidate.name, flags.rounds);
+                eprintln!("round {round}/{rounds}: {}, {setting}: {name}", scenario.name);
+                let run = Run { loadgen, scenario, receivers, candidate, link, interrupted };
+                let result = run.execute();
+                ensure!(!interrupted.load(Ordering::Relaxed), "interrupted: nothing is reported");
+                match result {
+                    Ok(stages) => report.take(scenario.name, setting, at, &stages),
+                    Err(error) => {
+                        eprintln!("  FAILED: {error:#}");
+                        report.fail(scenario.name, setting, at, &format!("{error:#}"));
                     }
                 }
             }
         }
     }
-    publish(&flags, &report)?;
-    Ok(if report.has_failed(OURS) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(())
 }
 
 fn publish(flags: &Flags, report: &Report) -> anyhow::Result<()> {

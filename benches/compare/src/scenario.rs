@@ -38,7 +38,8 @@ const fn named(name: &'static str, arguments: &'static str) -> Scenario {
     Scenario { name, arguments, only_named: true }
 }
 
-/// The scenarios with these names (a name stands for all that begin with it), or all but those that are run only when named.
+/// The scenarios with these names (a name stands for all that begin with it), or all but those that are
+/// run only when named.
 ///
 /// # Errors
 /// If a name is unknown; the text lists the known ones.
