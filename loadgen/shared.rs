@@ -38,7 +38,8 @@ pub struct Behaviour {
 pub enum Reading {
     /// As much as there is, and put frames together.
     Reassembling,
-    /// As much as there is; a read that ends inside a frame is a failure.
+    /// As much as there is; a read of less than the Go client's buffer that ends inside a frame is
+    /// a failure.
     Aligned,
     /// As the Go client: a read that fills its buffer is a failure, too.
     Legacy,
