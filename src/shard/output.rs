@@ -18,7 +18,7 @@ use crate::wire::{self, KEEPALIVE_FRAME, Message};
 
 /// From this size on, in bytes, a part is sent as it lies; smaller ones are gathered by copying: a
 /// copy costs some 4 ns a frame, a SEND 4,500 ns.
-const DIRECT_BYTES_MIN: usize = 16 << 10;
+pub(super) const DIRECT_BYTES_MIN: usize = 16 << 10;
 
 /// A KEEPALIVE that answers none, for peers of our kind: all others ignore a KEEPALIVE's payload, so
 /// a client that counts answers (a barrier) is not misled.
@@ -79,10 +79,12 @@ impl Shard {
         Transmit::Send(piece)
     }
 
-    /// Whether `transmit` needs to know how TCP stands: for peers that do not reassemble.
-    pub fn wants_sample(&self, id: PeerId) -> bool {
+    /// Whether `transmit` at `now` needs to know how TCP stands: for peers that do not reassemble.
+    pub fn wants_sample(&self, now: Time, id: PeerId) -> bool {
         self.peers.find(id).is_some_and(|peer| {
-            peer.session.state() == State::Established && !peer.session.peer_reassembles()
+            peer.session.state() == State::Established
+                && !peer.session.peer_reassembles()
+                && peer.pacer.wants_sample(now)
         })
     }
 
@@ -188,9 +190,10 @@ impl Shard {
         };
         let piece = self.gather(id, bytes_max, end_of_record)?;
         if end_of_record {
-            let routes = wire::frames(piece.as_slice()).count();
             if let Some(peer) = self.peers.find_mut(id) {
-                peer.pacer.sent(now, routes);
+                if peer.pacer.counts_routes() {
+                    peer.pacer.sent(now, wire::frames(piece.as_slice()).count());
+                }
                 if let Some(uplink) = &mut peer.uplink
                     && uplink.pass_gate(piece.as_slice().len())
                 {
