@@ -189,16 +189,14 @@ impl Shard {
             },
         };
         let piece = self.gather(id, bytes_max, end_of_record)?;
-        if end_of_record {
-            if let Some(peer) = self.peers.find_mut(id) {
-                if peer.pacer.counts_routes() {
-                    peer.pacer.sent(now, wire::frames(piece.as_slice()).count());
-                }
-                if let Some(uplink) = &mut peer.uplink
-                    && uplink.pass_gate(piece.as_slice().len())
-                {
-                    peer.keepalives_owed += 1;
-                }
+        if end_of_record && let Some(peer) = self.peers.find_mut(id) {
+            if peer.pacer.counts_routes() {
+                peer.pacer.sent(now, wire::frames(piece.as_slice()).count());
+            }
+            if let Some(uplink) = &mut peer.uplink
+                && uplink.pass_gate(piece.as_slice().len())
+            {
+                peer.keepalives_owed += 1;
             }
         }
         Some(piece)
@@ -289,5 +287,98 @@ fn keepalives(peer: &mut Peer, bytes: &mut Vec<u8>) {
     }
     if let Some(uplink) = &mut peer.uplink {
         uplink.sent_keepalives(u64::from(answers));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::shard::{Budgets, Limits, ShardConfig};
+    use crate::types::{
+        Action, Destination, NextHop, NextHopType, Pace, ReflectOwn, Route, ShardId, Vni,
+    };
+    use crate::wire::{Hello, encode_update};
+
+    const NOW: Time = Time(1);
+    const VNI: Vni = Vni(7);
+
+    fn shard() -> Shard {
+        let config = ShardConfig {
+            id: ShardId(0),
+            shards: 1,
+            hash_seed: [1, 2, 3, 4],
+            keepalive_interval_s: 86_400,
+            reflect_own: ReflectOwn::None,
+            pace: Pace::Off,
+            limits: Limits::default(),
+            hold_time: Duration::ZERO,
+            budgets: Budgets::default(),
+        };
+        Shard::new(config, NOW)
+    }
+
+    /// An established peer that reassembles and has said this.
+    fn peer(shard: &mut Shard, message: &Message) -> PeerId {
+        let id = shard.accept(NOW, ([127, 0, 0, 1], 1).into());
+        let hello = Hello { keepalive_interval_s: 86_400, is_server: false, reassembles: true };
+        for message in [&Message::Hello(hello), &Message::Keepalive, message] {
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            shard.receive(NOW, id, &bytes);
+            turns(shard);
+        }
+        drain(shard, id);
+        id
+    }
+
+    fn turns(shard: &mut Shard) {
+        while shard.turn(NOW) {}
+        while shard.take_woken().is_some() {}
+    }
+
+    fn drain(shard: &mut Shard, id: PeerId) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        while let Transmit::Send(piece) = shard.transmit(NOW, id, TcpSample::default()) {
+            shard.transmitted(NOW, id, piece.as_slice().len());
+            pieces.push(piece);
+        }
+        pieces
+    }
+
+    fn announce(shard: &mut Shard, id: PeerId, numbers: std::ops::Range<u32>) {
+        for number in numbers {
+            let destination = Destination { prefix: number.to_be_bytes().into(), length: 32 };
+            let next_hop = NextHop {
+                address: [0xfd; 16].into(),
+                vni: Vni(0),
+                kind: NextHopType::STANDARD,
+                nat_port_from: 0,
+                nat_port_to: 0,
+            };
+            let mut frame = Vec::new();
+            encode_update(&mut frame, Action::Add, VNI, &Route { destination, next_hop });
+            shard.receive(NOW, id, &frame);
+        }
+        turns(shard);
+    }
+
+    #[test]
+    fn a_peer_at_the_end_of_a_chunk_gets_the_next_ones_as_they_lie() {
+        let mut shard = shard();
+        let announcer = peer(&mut shard, &Message::Keepalive);
+        // It reads nothing, so the log keeps its chunks and goes on in the last one.
+        let _stalled = peer(&mut shard, &Message::Subscribe(VNI));
+        let reader = peer(&mut shard, &Message::Subscribe(VNI));
+        announce(&mut shard, announcer, 0..2_000);
+        drain(&mut shard, reader);
+        announce(&mut shard, announcer, 2_000..6_000);
+        let pieces = drain(&mut shard, reader);
+        let lengths: Vec<usize> = pieces.iter().map(|piece| piece.as_slice().len()).collect();
+        // What is left of the chunk, then whole chunks.
+        assert!(lengths[0] < DIRECT_BYTES_MIN, "{lengths:?}");
+        let whole = CHUNK_BYTES_MAX - 100..=CHUNK_BYTES_MAX;
+        assert!(lengths.len() > 3 && whole.contains(&lengths[1]) && whole.contains(&lengths[2]));
     }
 }
