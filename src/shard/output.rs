@@ -371,9 +371,9 @@ mod tests {
         // It reads nothing, so the log keeps its chunks and goes on in the last one.
         let _stalled = peer(&mut shard, &Message::Subscribe(VNI));
         let reader = peer(&mut shard, &Message::Subscribe(VNI));
-        announce(&mut shard, announcer, 0..2_000);
+        announce(&mut shard, announcer, 0..3_400);
         drain(&mut shard, reader);
-        announce(&mut shard, announcer, 2_000..6_000);
+        announce(&mut shard, announcer, 3_400..7_400);
         let pieces = drain(&mut shard, reader);
         let lengths: Vec<usize> = pieces.iter().map(|piece| piece.as_slice().len()).collect();
         // What is left of the chunk, then whole chunks.
