@@ -1,5 +1,6 @@
 //! Fan-out over loopback sockets, end to end, and beside it the floor: a bare loop that knows no protocol
-//! sends the same bytes to the same number of sockets.
+//! sends the same bytes to the same number of sockets. For readers that reassemble, and for those that need
+//! whole frames in each segment.
 //!
 //! Owns the measurement: CPU time of the sending thread for each delivered update, which on loopback holds
 //! the receive half of TCP. Must never count the readers.
@@ -9,6 +10,7 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::{OnceLock, mpsc};
 use std::thread;
@@ -19,10 +21,13 @@ use common::{ThreadCpu, criterion, thread_cpu};
 use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
+use io_uring::{cqueue, opcode, types};
 use metalbond_uring::io::{Server, ServerConfig, runtime_builder};
-use metalbond_uring::types::{Action, Vni};
-use metalbond_uring::wire::{HEADER_BYTES, Hello, Message};
+use metalbond_uring::shard::BATCH_BYTES_MAX;
+use metalbond_uring::types::{Action, Pace, Vni};
+use metalbond_uring::wire::{HEADER_BYTES, Hello, Message, frames};
 use socket2::SockRef;
+use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 const VNI: Vni = Vni(7);
 const SUBSCRIBERS: usize = 100;
@@ -91,10 +96,10 @@ async fn read(stream: tokio::net::TcpStream, bytes: usize) -> tokio::net::TcpStr
 }
 
 /// An established peer.
-fn connect(server: SocketAddr) -> TcpStream {
+fn connect(server: SocketAddr, reassembles: bool) -> TcpStream {
     let mut stream = TcpStream::connect(server).expect("the server listens");
     stream.set_nodelay(true).expect("a socket");
-    let hello = Hello { keepalive_interval_s: 3_600, is_server: false, reassembles: true };
+    let hello = Hello { keepalive_interval_s: 3_600, is_server: false, reassembles };
     say(&mut stream, &Message::Hello(hello));
     hear(&mut stream);
     barrier(&mut stream);
@@ -141,23 +146,29 @@ fn waves() -> [&'static [u8]; 2] {
 }
 
 fn reflector(criterion: &mut Criterion<ThreadCpu>) {
+    fan_out(criterion, "reflector", true);
+    fan_out(criterion, "reflector, aligned", false);
+}
+
+fn fan_out(criterion: &mut Criterion<ThreadCpu>, name: &str, reassembles: bool) {
     let config = ServerConfig {
         listen: vec![SocketAddr::from((Ipv6Addr::LOCALHOST, 0))],
         cores: 1,
         keepalive_interval_s: 3_600,
+        pace: Pace::Off,
         ..ServerConfig::default()
     };
     let server = Server::start(config).expect("io_uring");
-    let mut announcer = connect(server.local_addr());
+    let mut announcer = connect(server.local_addr(), true);
     let subscribe = |_| {
-        let mut stream = connect(server.local_addr());
+        let mut stream = connect(server.local_addr(), reassembles);
         say(&mut stream, &Message::Subscribe(VNI));
         barrier(&mut stream);
         stream
     };
     let readers = Readers::new((0..SUBSCRIBERS).map(subscribe).collect());
     let waves = WAVES.get_or_init(waves);
-    bench(criterion, "reflector", |times| {
+    bench(criterion, name, |times| {
         let before = shard_cpu();
         for wave in (0..times).flat_map(|_| waves) {
             readers.expect(wave.len());
@@ -184,14 +195,58 @@ fn floor(criterion: &mut Criterion<ThreadCpu>) {
         socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX).expect("a socket");
     }
     let readers = Readers::new(near);
-    for piece_bytes in [64 << 10, 16 << 10] {
-        let name = format!("floor, {} KiB a SEND", piece_bytes >> 10);
-        bench(criterion, &name, |times| {
+    let pieces = [
+        ("floor, 64 KiB a SEND", 64 << 10, libc::MSG_WAITALL),
+        ("floor, 16 KiB a SEND", 16 << 10, libc::MSG_WAITALL),
+        ("floor, aligned", BATCH_BYTES_MAX, libc::MSG_WAITALL | libc::MSG_EOR),
+    ];
+    for (name, bytes_max, flags) in pieces {
+        let waves = WAVES.get_or_init(waves).map(|wave| cut(wave, bytes_max));
+        bench(criterion, name, |times| {
             let streams = far.iter().map(|stream| stream.try_clone().expect("a descriptor"));
             let streams: Vec<TcpStream> = streams.collect();
             // The ring is set up before, and torn down after, what is measured.
-            runtime_builder().start(send_waves(streams, &readers, times, piece_bytes))
+            runtime_builder().start(send_waves(streams, &readers, times, &waves, flags))
         });
+    }
+}
+
+/// Pieces of whole frames, of at most so many bytes.
+fn cut(mut wave: &'static [u8], bytes_max: usize) -> Rc<[&'static [u8]]> {
+    let mut pieces = Vec::new();
+    while !wave.is_empty() {
+        let mut length = 0;
+        for frame in frames(wave) {
+            if length + frame.len() > bytes_max {
+                break;
+            }
+            length += frame.len();
+        }
+        let (piece, rest) = wave.split_at(length);
+        pieces.push(piece);
+        wave = rest;
+    }
+    pieces.into()
+}
+
+/// SEND of bytes that live for ever, with flags: what `io::send` does, without its peer.
+async fn send(socket: Rc<tokio_uring::net::TcpStream>, bytes: &'static [u8], flags: i32) -> usize {
+    let fd = types::Fd(socket.as_raw_fd());
+    let entry = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32).flags(flags).build();
+    UnsubmittedOneshot::new(Kept(socket), BytesSent, entry).submit().await
+}
+
+/// The socket, until the completion.
+struct Kept(#[allow(dead_code)] Rc<tokio_uring::net::TcpStream>);
+
+struct BytesSent;
+
+impl OneshotOutputTransform for BytesSent {
+    type Output = usize;
+    type StoredData = Kept;
+
+    fn transform_oneshot_output(self, _: Kept, completion: cqueue::Entry) -> usize {
+        usize::try_from(completion.result()).expect("a SEND")
     }
 }
 
@@ -199,19 +254,20 @@ async fn send_waves(
     streams: Vec<TcpStream>,
     readers: &Readers,
     times: u64,
-    piece_bytes: usize,
+    waves: &[Rc<[&'static [u8]]>; 2],
+    flags: i32,
 ) -> Duration {
     let to_ring = |stream| Rc::new(tokio_uring::net::TcpStream::from_std(stream));
     let sockets: Vec<_> = streams.into_iter().map(to_ring).collect();
-    let waves = WAVES.get_or_init(waves);
     let before = thread_cpu();
     for wave in (0..times).flat_map(|_| waves) {
-        readers.expect(wave.len());
+        readers.expect(wave.iter().map(|piece| piece.len()).sum());
         let sending = sockets.iter().map(|socket| {
-            let socket = Rc::clone(socket);
+            let (socket, wave) = (Rc::clone(socket), Rc::clone(wave));
             tokio_uring::spawn(async move {
-                for piece in wave.chunks(piece_bytes) {
-                    socket.write_all(piece).await.0.expect("a write");
+                for &piece in &*wave {
+                    let sent = send(Rc::clone(&socket), piece, flags).await;
+                    assert_eq!(sent, piece.len(), "MSG_WAITALL");
                 }
             })
         });

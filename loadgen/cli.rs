@@ -12,7 +12,7 @@ use metalbond_uring::cli::{Exit, Stream, Takes, parse_flags, usage_of};
 
 use crate::route::ROUTES_PER_VNI_MAX;
 use crate::scenario;
-use crate::shared::Sabotage;
+use crate::shared::{Reading, Sabotage};
 use crate::sizes::{Given, Sizes};
 
 /// The program's name in its texts.
@@ -71,8 +71,8 @@ pub struct Options {
     pub vni_base: u32,
     /// Keepalive interval to offer, in seconds.
     pub keepalive_s: u32,
-    /// Peers that do not reassemble.
-    pub legacy: bool,
+    /// How peers read.
+    pub reading: Reading,
     /// Work for each route received, in microseconds.
     pub process_us: u64,
     /// Updates sent before an answer is awaited; 0 for no limit.
@@ -131,6 +131,15 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
         rounds: flags.rounds,
     };
     let sizes = given.sizes(flags.scenario).map_err(|words| usage_of(PROGRAM, &words))?;
+    let reading = match (flags.legacy, flags.aligned) {
+        (false, false) => Reading::Reassembling,
+        (false, true) => Reading::Aligned,
+        (true, false) => Reading::Legacy,
+        (true, true) => {
+            let words = "--legacy and --aligned exclude each other: --legacy is the stricter one\n";
+            return Err(usage_of(PROGRAM, words));
+        }
+    };
     let options = Options {
         scenario: flags.scenario,
         sizes,
@@ -141,7 +150,7 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
         threads: flags.threads,
         vni_base: flags.vni_base,
         keepalive_s: flags.keepalive,
-        legacy: flags.legacy,
+        reading,
         process_us: u64::from(flags.process_us),
         inflight: flags.inflight,
         patience_s: flags.patience_s,
@@ -227,7 +236,8 @@ struct Flags {
     /// shards of a reflector that loadgen starts, default one for each CPU
     #[argh(option, arg_name = "n", from_str_fn(one_to_1024))]
     cores: Option<u32>,
-    /// speed of a reflector that loadgen starts towards --legacy peers: auto (default), off or routes/s
+    /// speed of a reflector that loadgen starts towards --legacy and --aligned peers: auto (default), off or
+    /// routes/s
     #[argh(option, arg_name = "pace", from_str_fn(pace))]
     pace: Option<String>,
     /// threads of loadgen, default one for each CPU, up to 8
@@ -242,6 +252,9 @@ struct Flags {
     /// read as the Go client does: 65,535 bytes, no reassembly; a read that it would not survive is a failure
     #[argh(switch)]
     legacy: bool,
+    /// read without reassembly, but whatever is unread: for a server with --pace off
+    #[argh(switch)]
+    aligned: bool,
     /// work for each received route, in microseconds, default 0
     #[argh(option, arg_name = "us", from_str_fn(number_up_to_u32), default = "0")]
     process_us: u32,
@@ -292,7 +305,7 @@ const VALUES: [Takes; 24] = [
     Takes("--sabotage", "corrupt, skip or duplicate", "skip"),
 ];
 
-const SWITCHES: [&str; 5] = ["--legacy", "--json", "--version", "--help", "-h"];
+const SWITCHES: [&str; 6] = ["--legacy", "--aligned", "--json", "--version", "--help", "-h"];
 
 impl Options {
     /// Whether the sizes make sense together.
@@ -475,6 +488,7 @@ mod tests {
             (&["--target=4711"], "an address and a port"),
             (&["--keepalive=0"], "seconds from 1"),
             (&["--cores=2", "--target=[::1]:1"], "not for --target"),
+            (&["--legacy", "--aligned"], "exclude each other"),
             (&["--frob"], "--frob"),
             (&["now"], "\"now\""),
         ] {

@@ -85,7 +85,7 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     let behaviour = Behaviour {
         target: server.target,
         keepalive_s: options.keepalive_s,
-        legacy: options.legacy,
+        reading: options.reading,
         process_us: options.process_us,
         inflight: options.inflight,
         sabotage: options.sabotage,

@@ -12,7 +12,7 @@ use metalbond_uring::wire::{
 };
 
 use crate::plan::Plan;
-use crate::shared::{Sabotage, Shared, Stats};
+use crate::shared::{Reading, Sabotage, Shared, Stats};
 use crate::socket::Socket;
 use crate::verify::{self, Verdict, View};
 
@@ -147,7 +147,7 @@ impl Peer {
         let hello = Hello {
             keepalive_interval_s: behaviour.keepalive_s,
             is_server: false,
-            reassembles: !behaviour.legacy,
+            reassembles: behaviour.reading == Reading::Reassembling,
         };
         Message::Hello(hello).encode(&mut self.out.borrow_mut());
     }

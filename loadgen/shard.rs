@@ -18,7 +18,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::latency::Latency;
 use crate::peer::{Arrivals, AtOnce, Peer, State};
-use crate::shared::{Shared, Stats};
+use crate::shared::{Reading, Shared, Stats};
 use crate::socket::Socket;
 use crate::stream::{self, Stream};
 use crate::verify::Difference;
@@ -94,12 +94,15 @@ pub fn run(
         .step_by(shards)
         .map(|number| Rc::new(Peer::new(&shared.plan, number as u32)))
         .collect();
-    let legacy = shared.behaviour.legacy;
+    let buffer_bytes = match shared.behaviour.reading {
+        Reading::Legacy => LEGACY_BUFFER_BYTES,
+        Reading::Reassembling | Reading::Aligned => BUFFER_BYTES,
+    };
     let shard = Rc::new(Shard {
         index,
         shared,
         peers,
-        buffer: RefCell::new(vec![0; if legacy { LEGACY_BUFFER_BYTES } else { BUFFER_BYTES }]),
+        buffer: RefCell::new(vec![0; buffer_bytes]),
         pieces: RefCell::default(),
         latency: RefCell::new(Latency::new()),
         measuring: Cell::new(false),
@@ -357,12 +360,17 @@ impl Shard {
         if received.wants_send {
             self.kick(peer);
         }
-        if self.shared.behaviour.legacy {
-            let fault = legacy_fault(length, deframer.buffered_bytes());
-            if let Some(fault) = fault {
-                Stats::count(&stats.unaligned, 1);
-                return Err(fault);
-            }
+        let fault = match self.shared.behaviour.reading {
+            Reading::Reassembling => None,
+            // A Go client would be gone, so nothing keeps servers from letting so much pile up; and then
+            // the window closes, and the kernel may probe it with a part of a segment.
+            Reading::Aligned if length >= LEGACY_BUFFER_BYTES => None,
+            Reading::Aligned => unaligned_fault(length, deframer.buffered_bytes()),
+            Reading::Legacy => legacy_fault(length, deframer.buffered_bytes()),
+        };
+        if let Some(fault) = fault {
+            Stats::count(&stats.unaligned, 1);
+            return Err(fault);
         }
         Ok(received.updates)
     }
@@ -400,6 +408,10 @@ fn legacy_fault(length: usize, rest_bytes: usize) -> Option<String> {
     if length == LEGACY_BUFFER_BYTES {
         return Some(format!("a read filled the buffer of {length} bytes (legacy peers give up)"));
     }
+    unaligned_fault(length, rest_bytes)
+}
+
+fn unaligned_fault(length: usize, rest_bytes: usize) -> Option<String> {
     (rest_bytes > 0).then(|| {
         format!("a read of {length} bytes ended inside a frame (legacy peers cannot reassemble)")
     })

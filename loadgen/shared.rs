@@ -23,14 +23,26 @@ pub struct Behaviour {
     pub target: SocketAddr,
     /// The interval offered in HELLO, in seconds.
     pub keepalive_s: u32,
-    /// Read as the Go client does, and do not say `reassembles`.
-    pub legacy: bool,
+    /// How they read.
+    pub reading: Reading,
     /// Time that each route takes at a receiver, in microseconds.
     pub process_us: u64,
     /// Updates sent before an answer is awaited; 0 for no limit.
     pub inflight: u32,
     /// Damage to do to what one peer received: loadgen's own negative control.
     pub sabotage: Option<Sabotage>,
+}
+
+/// How simulated peers read. Only those that reassemble say so in HELLO.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reading {
+    /// As much as there is, and put frames together.
+    Reassembling,
+    /// As much as there is; a read of less than the Go client's buffer that ends inside a frame is
+    /// a failure.
+    Aligned,
+    /// As the Go client: a read that fills its buffer is a failure, too.
+    Legacy,
 }
 
 /// What to do to one received update, so that verification has something to find.

@@ -51,7 +51,7 @@ pub struct Stage {
     pub wrong: u64,
     /// A peer's own routes that came back to it; allowed.
     pub own_returned: u64,
-    /// Reads that `--legacy` peers would not have survived.
+    /// Reads that peers without reassembly would not have survived.
     pub unaligned_reads: u64,
     /// Connections that the server ended, or left silent.
     pub connections_lost: u64,

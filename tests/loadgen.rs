@@ -190,6 +190,9 @@ fn legacy_peers_survive_a_paced_reflector() {
     let run = run_until_failure(arguments);
     run.failed_with("unaligned reads");
     run.failed_with("legacy peers");
+    // The bound on unread bytes apart, every read is whole frames.
+    let run = right("--scenario join --joiners 2 --routes 20000 --aligned --pace off");
+    assert_eq!(run.stage("join")["unaligned_reads"], 0);
 }
 
 /// The kernel decides how much lies ready at a read, so one run may be lucky.

@@ -140,9 +140,12 @@ pub(super) async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
     while !connection.is_closed() {
         let transmit = {
             let mut shard = worker.shard();
-            let sample =
-                if shard.wants_sample(id) { connection.sample() } else { TcpSample::default() };
-            shard.transmit(worker.now(), id, sample)
+            let now = worker.now();
+            let sample = match shard.wants_sample(now, id) {
+                true => connection.sample(),
+                false => TcpSample::default(),
+            };
+            shard.transmit(now, id, sample)
         };
         match transmit {
             Transmit::Send(piece) => {

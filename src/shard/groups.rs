@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use slab::Slab;
 
+use super::output::DIRECT_BYTES_MIN;
 use crate::log::{
     Chunk, ChunkBytes, Conflation, Cursor, Frames, FramesCursor, LiveBytes, Scope, TaggedQueue,
     VniLog, frames_within,
@@ -256,6 +257,15 @@ impl Groups {
             let position = subscription.cursor.position();
             match subscription.next_in_log() {
                 Some((chunk, range)) => {
+                    // Not to top up what was copied with a part of what can go as it lies: then the
+                    // rest would be small, and copied with a part of the next chunk, and so on.
+                    let piece_bytes_max = copied.len() + bytes_max;
+                    if !copied.is_empty()
+                        && range.len() > bytes_max
+                        && range.len().min(piece_bytes_max) >= DIRECT_BYTES_MIN
+                    {
+                        return Part::Full;
+                    }
                     let fitting = frames_within(chunk.slice(range.clone()), bytes_max);
                     if fitting > bytes_max && !copied.is_empty() {
                         return Part::Full;

@@ -18,7 +18,7 @@ use crate::wire::{self, KEEPALIVE_FRAME, Message};
 
 /// From this size on, in bytes, a part is sent as it lies; smaller ones are gathered by copying: a
 /// copy costs some 4 ns a frame, a SEND 4,500 ns.
-const DIRECT_BYTES_MIN: usize = 16 << 10;
+pub(super) const DIRECT_BYTES_MIN: usize = 16 << 10;
 
 /// A KEEPALIVE that answers none, for peers of our kind: all others ignore a KEEPALIVE's payload, so
 /// a client that counts answers (a barrier) is not misled.
@@ -79,10 +79,12 @@ impl Shard {
         Transmit::Send(piece)
     }
 
-    /// Whether `transmit` needs to know how TCP stands: for peers that do not reassemble.
-    pub fn wants_sample(&self, id: PeerId) -> bool {
+    /// Whether `transmit` at `now` needs to know how TCP stands: for peers that do not reassemble.
+    pub fn wants_sample(&self, now: Time, id: PeerId) -> bool {
         self.peers.find(id).is_some_and(|peer| {
-            peer.session.state() == State::Established && !peer.session.peer_reassembles()
+            peer.session.state() == State::Established
+                && !peer.session.peer_reassembles()
+                && peer.pacer.wants_sample(now)
         })
     }
 
@@ -187,15 +189,14 @@ impl Shard {
             },
         };
         let piece = self.gather(id, bytes_max, end_of_record)?;
-        if end_of_record {
-            let routes = wire::frames(piece.as_slice()).count();
-            if let Some(peer) = self.peers.find_mut(id) {
-                peer.pacer.sent(now, routes);
-                if let Some(uplink) = &mut peer.uplink
-                    && uplink.pass_gate(piece.as_slice().len())
-                {
-                    peer.keepalives_owed += 1;
-                }
+        if end_of_record && let Some(peer) = self.peers.find_mut(id) {
+            if peer.pacer.counts_routes() {
+                peer.pacer.sent(now, wire::frames(piece.as_slice()).count());
+            }
+            if let Some(uplink) = &mut peer.uplink
+                && uplink.pass_gate(piece.as_slice().len())
+            {
+                peer.keepalives_owed += 1;
             }
         }
         Some(piece)
@@ -286,5 +287,98 @@ fn keepalives(peer: &mut Peer, bytes: &mut Vec<u8>) {
     }
     if let Some(uplink) = &mut peer.uplink {
         uplink.sent_keepalives(u64::from(answers));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::shard::{Budgets, Limits, ShardConfig};
+    use crate::types::{
+        Action, Destination, NextHop, NextHopType, Pace, ReflectOwn, Route, ShardId, Vni,
+    };
+    use crate::wire::{Hello, encode_update};
+
+    const NOW: Time = Time(1);
+    const VNI: Vni = Vni(7);
+
+    fn shard() -> Shard {
+        let config = ShardConfig {
+            id: ShardId(0),
+            shards: 1,
+            hash_seed: [1, 2, 3, 4],
+            keepalive_interval_s: 86_400,
+            reflect_own: ReflectOwn::None,
+            pace: Pace::Off,
+            limits: Limits::default(),
+            hold_time: Duration::ZERO,
+            budgets: Budgets::default(),
+        };
+        Shard::new(config, NOW)
+    }
+
+    /// An established peer that reassembles and has said this.
+    fn peer(shard: &mut Shard, message: &Message) -> PeerId {
+        let id = shard.accept(NOW, ([127, 0, 0, 1], 1).into());
+        let hello = Hello { keepalive_interval_s: 86_400, is_server: false, reassembles: true };
+        for message in [&Message::Hello(hello), &Message::Keepalive, message] {
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            shard.receive(NOW, id, &bytes);
+            turns(shard);
+        }
+        drain(shard, id);
+        id
+    }
+
+    fn turns(shard: &mut Shard) {
+        while shard.turn(NOW) {}
+        while shard.take_woken().is_some() {}
+    }
+
+    fn drain(shard: &mut Shard, id: PeerId) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        while let Transmit::Send(piece) = shard.transmit(NOW, id, TcpSample::default()) {
+            shard.transmitted(NOW, id, piece.as_slice().len());
+            pieces.push(piece);
+        }
+        pieces
+    }
+
+    fn announce(shard: &mut Shard, id: PeerId, numbers: std::ops::Range<u32>) {
+        for number in numbers {
+            let destination = Destination { prefix: number.to_be_bytes().into(), length: 32 };
+            let next_hop = NextHop {
+                address: [0xfd; 16].into(),
+                vni: Vni(0),
+                kind: NextHopType::STANDARD,
+                nat_port_from: 0,
+                nat_port_to: 0,
+            };
+            let mut frame = Vec::new();
+            encode_update(&mut frame, Action::Add, VNI, &Route { destination, next_hop });
+            shard.receive(NOW, id, &frame);
+        }
+        turns(shard);
+    }
+
+    #[test]
+    fn a_peer_at_the_end_of_a_chunk_gets_the_next_ones_as_they_lie() {
+        let mut shard = shard();
+        let announcer = peer(&mut shard, &Message::Keepalive);
+        // It reads nothing, so the log keeps its chunks and goes on in the last one.
+        let _stalled = peer(&mut shard, &Message::Subscribe(VNI));
+        let reader = peer(&mut shard, &Message::Subscribe(VNI));
+        announce(&mut shard, announcer, 0..3_400);
+        drain(&mut shard, reader);
+        announce(&mut shard, announcer, 3_400..7_400);
+        let pieces = drain(&mut shard, reader);
+        let lengths: Vec<usize> = pieces.iter().map(|piece| piece.as_slice().len()).collect();
+        // What is left of the chunk, then whole chunks.
+        assert!(lengths[0] < DIRECT_BYTES_MIN, "{lengths:?}");
+        let whole = CHUNK_BYTES_MAX - 100..=CHUNK_BYTES_MAX;
+        assert!(lengths.len() > 3 && whole.contains(&lengths[1]) && whole.contains(&lengths[2]));
     }
 }

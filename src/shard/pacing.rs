@@ -10,6 +10,9 @@ use crate::types::{Pace, Time};
 pub const BATCH_BYTES_MAX: usize = 1188;
 /// What the first IPv4-mapped or IPv6 segments may lose to SACK blocks, in bytes.
 const SACK_BYTES: u32 = 28;
+/// How long a sample of the segment's size holds: one costs a tenth of a SEND. An MTU that shrinks below a batch
+/// is noticed so much later at most; what was under way when it shrank the kernel cuts anew in any case.
+const SEGMENT_HOLDS: Duration = Duration::from_millis(100);
 /// What `auto` means until it measures: see the design, "two kinds of readers".
 const AUTO_ROUTES_PER_S: u32 = 10_000;
 
@@ -57,6 +60,9 @@ pub struct Pacer {
     route_us: f64,
     /// When the allowance is used up; up to [`Pacer::BURST`] in the past.
     spent_until_us: f64,
+    /// Bytes that a batch may have, and until when that holds.
+    batch_bytes: usize,
+    sampled_until: Time,
 }
 
 impl Pacer {
@@ -67,31 +73,54 @@ impl Pacer {
     pub fn new(pace: Pace) -> Pacer {
         let routes_per_s = match pace {
             Pace::Off => {
-                return Pacer { route_us: 0.0, spent_until_us: 0.0 };
+                return Pacer::with(0.0);
             }
             Pace::Auto => AUTO_ROUTES_PER_S,
             Pace::RoutesPerS(routes_per_s) => routes_per_s.max(1),
         };
-        Pacer { route_us: 1e6 / f64::from(routes_per_s), spent_until_us: 0.0 }
+        Pacer::with(1e6 / f64::from(routes_per_s))
     }
 
-    /// What may be sent at `now`, as TCP stands.
+    /// Whether `permit` needs to know how TCP stands.
+    pub fn wants_sample(&self, now: Time) -> bool {
+        now >= self.sampled_until
+    }
+
+    /// Whether `sent` needs to know how much it was.
+    pub fn counts_routes(&self) -> bool {
+        self.route_us > 0.0
+    }
+
+    /// What may be sent at `now`. `sample` counts where [`Pacer::wants_sample`] says so.
     pub fn permit(&mut self, now: Time, sample: &TcpSample) -> Permit {
         let now_us = now.0 as f64;
         if self.route_us > 0.0 && self.spent_until_us > now_us {
             return Permit::Wait(Time(self.spent_until_us.ceil() as u64));
         }
-        let segment = match sample.snd_mss {
-            0 => BATCH_BYTES_MAX,
-            mss => mss.saturating_sub(SACK_BYTES) as usize,
-        };
-        Permit::Batch { bytes_max: segment.min(BATCH_BYTES_MAX) }
+        if self.wants_sample(now) {
+            let segment = match sample.snd_mss {
+                0 => BATCH_BYTES_MAX,
+                mss => mss.saturating_sub(SACK_BYTES) as usize,
+            };
+            self.batch_bytes = segment.min(BATCH_BYTES_MAX);
+            self.sampled_until = now.after(SEGMENT_HOLDS);
+        }
+        Permit::Batch { bytes_max: self.batch_bytes }
     }
 
     /// A batch of this many routes was sent.
     pub fn sent(&mut self, now: Time, routes: usize) {
         let earliest = now.0 as f64 - Self::BURST.as_micros() as f64;
         self.spent_until_us = self.spent_until_us.max(earliest) + routes as f64 * self.route_us;
+    }
+
+    fn with(route_us: f64) -> Pacer {
+        Pacer {
+            route_us,
+            spent_until_us: 0.0,
+            batch_bytes: BATCH_BYTES_MAX,
+            sampled_until: Time::default(),
+        }
     }
 }
 
@@ -131,9 +160,15 @@ mod tests {
     fn no_batch_is_larger_than_a_segment() {
         let mut pacer = Pacer::new(Pace::Off);
         let sample = |snd_mss| TcpSample { snd_mss, ..TcpSample::default() };
+        let mut now = Time(0);
         for (snd_mss, bytes_max) in [(0, 1188), (65_483, 1188), (1_208, 1180), (536, 508)] {
-            pacer.sent(Time(0), 1_000_000);
-            assert_eq!(pacer.permit(Time(0), &sample(snd_mss)), Permit::Batch { bytes_max });
+            pacer.sent(now, 1_000_000);
+            assert!(pacer.wants_sample(now));
+            assert_eq!(pacer.permit(now, &sample(snd_mss)), Permit::Batch { bytes_max });
+            // It holds for a while, whatever the caller says then.
+            assert!(!pacer.wants_sample(now));
+            assert_eq!(pacer.permit(now, &TcpSample::default()), Permit::Batch { bytes_max });
+            now = now.after(SEGMENT_HOLDS);
         }
     }
 }

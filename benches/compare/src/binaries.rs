@@ -32,11 +32,11 @@ impl Binaries {
         self.0.join("loadgen")
     }
 
-    /// A shell's command line that serves at `{port}`, with more flags. Peers may announce any number of routes: in
+    /// A shell's command line that serves at `{address}` and `{port}`, with more flags. Peers may announce any number of routes: in
     /// all scenarios they come from few.
     pub fn server_command(&self, flags: &str) -> String {
         format!(
-            "'{}' server --listen [::1]:{{port}} --routes-per-peer-max 10000000 {flags}",
+            "'{}' server --listen [{{address}}]:{{port}} --routes-per-peer-max 10000000 {flags}",
             self.reflector().display()
         )
     }

@@ -5,6 +5,8 @@
 use metalbond_uring_compare::summary::{Summary, aligned};
 use serde_json::{Value, json};
 
+use crate::setting::Setting;
+
 /// A figure of a stage: loadgen's field, the title in the table, and a factor for its unit.
 struct Figure {
     pointer: &'static str,
@@ -28,6 +30,7 @@ struct Runs {
 
 struct Row {
     scenario: &'static str,
+    setting: Setting,
     stage: String,
     has_deliveries: bool,
     runs: Vec<Runs>,
@@ -38,7 +41,14 @@ pub struct Report {
     servers: Vec<String>,
     rounds: u32,
     rows: Vec<Row>,
-    failures: Vec<(String, String)>,
+    failures: Vec<Failure>,
+}
+
+struct Failure {
+    scenario: &'static str,
+    setting: Setting,
+    server: usize,
+    why: String,
 }
 
 impl Report {
@@ -48,14 +58,22 @@ impl Report {
     }
 
     /// Takes the stages of a run of the server with this number.
-    pub fn take(&mut self, scenario: &'static str, server: usize, stages: &[Value]) {
+    pub fn take(
+        &mut self,
+        scenario: &'static str,
+        setting: Setting,
+        server: usize,
+        stages: &[Value],
+    ) {
         for stage in stages {
             let name = stage["stage"].as_str().unwrap_or_default();
-            let found = self.rows.iter().position(|it| it.scenario == scenario && it.stage == name);
+            let found = self.rows.iter().position(|it| {
+                it.scenario == scenario && it.setting == setting && it.stage == name
+            });
             let at = found.unwrap_or_else(|| {
                 let runs = vec![Runs::default(); self.servers.len()];
                 let stage = name.to_owned();
-                self.rows.push(Row { scenario, stage, has_deliveries: false, runs });
+                self.rows.push(Row { scenario, setting, stage, has_deliveries: false, runs });
                 self.rows.len() - 1
             });
             let row = &mut self.rows[at];
@@ -68,8 +86,13 @@ impl Report {
     }
 
     /// A run failed: its figures do not count.
-    pub fn fail(&mut self, scenario: &'static str, server: usize, why: &str) {
-        self.failures.push((format!("{scenario}: {}", self.servers[server]), why.to_owned()));
+    pub fn fail(&mut self, scenario: &'static str, setting: Setting, server: usize, why: &str) {
+        self.failures.push(Failure { scenario, setting, server, why: why.to_owned() });
+    }
+
+    /// Whether a run of the server with this number failed.
+    pub fn has_failed(&self, server: usize) -> bool {
+        self.failures.iter().any(|it| it.server == server)
     }
 
     /// The table: a block for each figure.
@@ -92,8 +115,8 @@ impl Report {
             "Medians of {} interleaved runs, lowest and highest in brackets; each with a fresh server process.\n",
             self.rounds
         );
-        for (what, why) in &self.failures {
-            text += &format!("FAILED: {what}: {why}\n");
+        for Failure { scenario, setting, server, why } in &self.failures {
+            text += &format!("FAILED: {scenario}, {setting}: {}: {why}\n", self.servers[*server]);
         }
         text
     }
@@ -115,9 +138,23 @@ impl Report {
                 (server.clone(), Value::Object(figures.collect()))
             });
             let servers: serde_json::Map<String, Value> = servers.collect();
-            json!({"scenario": row.scenario, "stage": row.stage, "servers": servers})
+            json!({
+                "scenario": row.scenario,
+                "link": row.setting.link.name(),
+                "receivers": row.setting.receivers.name(),
+                "stage": row.stage,
+                "servers": servers,
+            })
         });
-        let failures = self.failures.iter().map(|(what, why)| json!({"run": what, "why": why}));
+        let failures = self.failures.iter().map(|it| {
+            json!({
+                "scenario": it.scenario,
+                "link": it.setting.link.name(),
+                "receivers": it.setting.receivers.name(),
+                "server": self.servers[it.server],
+                "why": it.why,
+            })
+        });
         json!({
             "rounds": self.rounds,
             "rows": rows.collect::<Vec<_>>(),
@@ -139,9 +176,10 @@ impl Report {
             return None;
         }
         let ours = summaries[0].as_ref().map(|it| it.median).filter(|&ours| ours > 0.0);
-        let mut cells = vec![format!("{} / {}", row.scenario, row.stage)];
+        let mut cells = vec![format!("{}, {} / {}", row.scenario, row.setting, row.stage)];
         for (at, summary) in summaries.iter().enumerate() {
-            cells.push(summary.as_ref().map_or_else(|| "-".to_owned(), |it| it.cell(self.rounds)));
+            let missing = || if self.failed_in(row, at) { "failed" } else { "-" }.to_owned();
+            cells.push(summary.as_ref().map_or_else(missing, |it| it.cell(self.rounds)));
             if at > 0 {
                 let ratio = summary.as_ref().zip(ours).map(|(it, ours)| it.median / ours);
                 cells.push(ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")));
@@ -149,11 +187,42 @@ impl Report {
         }
         Some(cells)
     }
+
+    fn failed_in(&self, row: &Row, server: usize) -> bool {
+        self.failures.iter().any(|it| {
+            it.server == server && it.scenario == row.scenario && it.setting == row.setting
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setting::Receivers;
+    use metalbond_uring_compare::link::LinkKind;
+
+    const LOOPBACK: Setting =
+        Setting { link: LinkKind::Loopback, receivers: Receivers::Reassemble };
+    const VETH: Setting = Setting { link: LinkKind::Veth, receivers: Receivers::Aligned };
+
+    #[test]
+    fn settings_are_rows_of_their_own_and_failures_no_figures() {
+        let mut report = Report::new(["ours", "theirs"].map(str::to_owned).into_iter(), 1);
+        for (setting, value) in [(LOOPBACK, 1.0), (VETH, 4.0)] {
+            let stage = json!({"stage": "a", "deliveries": 1, "server_cpu_us_per_delivery": value});
+            report.take("s", setting, 0, &[stage]);
+        }
+        report.fail("s", VETH, 1, "why");
+        let text = report.text();
+        let cells = |row: &str| -> Vec<String> {
+            let line = text.lines().find_map(|line| line.strip_prefix(row));
+            line.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+        };
+        assert_eq!(cells("s, loopback, reassemble / a "), ["1.00", "(1.00-1.00)", "-", "-"]);
+        assert_eq!(cells("s, veth, aligned / a "), ["4.00", "(4.00-4.00)", "failed", "-"]);
+        assert!(report.has_failed(1) && !report.has_failed(0));
+        assert_eq!(report.json()["failures"][0]["link"], "veth");
+    }
 
     #[test]
     fn medians_and_ratios() {
@@ -162,13 +231,13 @@ mod tests {
             for value in values {
                 let stage =
                     json!({"stage": "a", "deliveries": 1, "server_cpu_us_per_delivery": value});
-                report.take("s", server, &[stage]);
+                report.take("s", LOOPBACK, server, &[stage]);
             }
         }
-        report.fail("s", 1, "why");
+        report.fail("s", LOOPBACK, 1, "why");
         let text = report.text();
         assert!(text.contains("2.00 (1.00-3.00)  10.0 (9.00-20.0)        5.00"), "{text}");
-        assert!(text.contains("FAILED: s: theirs: why"), "{text}");
+        assert!(text.contains("FAILED: s, loopback, reassemble: theirs: why"), "{text}");
         assert_eq!(
             report.json()["rows"][0]["servers"]["theirs"]["CPU us/delivery"]["median"],
             10.0

@@ -12,10 +12,10 @@ pub struct Scenario {
     /// loadgen's arguments.
     pub arguments: &'static str,
     /// Run only when named.
-    pub is_long: bool,
+    pub only_named: bool,
 }
 
-const SCENARIOS: [Scenario; 11] = [
+const SCENARIOS: [Scenario; 12] = [
     short("fanout 10x10000", "--scenario fanout --subscribers 10 --routes 10000"),
     short("fanout 100x5000", "--scenario fanout --subscribers 100 --routes 5000"),
     short("fanout 1000x300", "--scenario fanout --subscribers 1000 --routes 300"),
@@ -24,20 +24,22 @@ const SCENARIOS: [Scenario; 11] = [
     short("mesh", "--scenario mesh"),
     short("herd", "--scenario herd --peers 300"),
     short("churn", "--scenario churn"),
-    long("latency", "--scenario latency"),
-    long("idle", "--scenario idle"),
-    long("slow", "--scenario slow --stall-s 25"),
+    named("tiny", "--scenario fanout --subscribers 5 --routes 200"),
+    named("latency", "--scenario latency"),
+    named("idle", "--scenario idle"),
+    named("slow", "--scenario slow --stall-s 25"),
 ];
 
 const fn short(name: &'static str, arguments: &'static str) -> Scenario {
-    Scenario { name, arguments, is_long: false }
+    Scenario { name, arguments, only_named: false }
 }
 
-const fn long(name: &'static str, arguments: &'static str) -> Scenario {
-    Scenario { name, arguments, is_long: true }
+const fn named(name: &'static str, arguments: &'static str) -> Scenario {
+    Scenario { name, arguments, only_named: true }
 }
 
-/// The scenarios with these names (a name stands for all that begin with it), or all but the long ones.
+/// The scenarios with these names (a name stands for all that begin with it), or all but those that are
+/// run only when named.
 ///
 /// # Errors
 /// If a name is unknown; the text lists the known ones.
@@ -50,6 +52,6 @@ pub fn chosen(names: &[String]) -> anyhow::Result<Vec<Scenario>> {
         }
     }
     let named = |it: &Scenario| names.iter().any(|name| it.name.starts_with(name.as_str()));
-    let wanted = |it: &Scenario| if names.is_empty() { !it.is_long } else { named(it) };
+    let wanted = |it: &Scenario| if names.is_empty() { !it.only_named } else { named(it) };
     Ok(SCENARIOS.into_iter().filter(wanted).collect())
 }

@@ -4,12 +4,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use metalbond_uring::wire::{Deframer, Hello, Message, MessageType};
 use metalbond_uring_compare::binaries::Binaries;
-use metalbond_uring_compare::run::{self, Candidate, Server};
+use metalbond_uring_compare::link::{Link, LinkKind};
+use metalbond_uring_compare::run::{Candidate, Run, Server};
 use serde_json::Value;
 
 use crate::in_process::adds;
@@ -26,8 +28,14 @@ impl Stages {
     /// # Errors
     /// If anything went wrong.
     pub fn of(binaries: &Binaries, server: &str, loadgen: &str) -> anyhow::Result<Stages> {
-        let stages = run::run(&binaries.loadgen(), loadgen, &candidate(binaries, server))?;
-        Ok(Stages(stages))
+        let run = Run {
+            loadgen: &binaries.loadgen(),
+            arguments: loadgen,
+            candidate: &candidate(binaries, server),
+            link: &Link::up(LinkKind::Loopback)?,
+            interrupted: &AtomicBool::new(false),
+        };
+        Ok(Stages(run.execute()?))
     }
 
     /// A figure of a stage.
@@ -58,7 +66,9 @@ pub fn resident_bytes_per_route(
     vnis: u32,
 ) -> anyhow::Result<f64> {
     // No KEEPALIVE comes by itself meanwhile.
-    let server = Server::start(&candidate(binaries, "--cores 1 --keepalive 3600"))?;
+    let candidate = candidate(binaries, "--cores 1 --keepalive 3600");
+    let (link, uninterrupted) = (Link::up(LinkKind::Loopback)?, AtomicBool::new(false));
+    let server = Server::start(&candidate, &link, &uninterrupted)?;
     let mut peer = Peer::connect(&server)?;
     let before = resident_bytes(server.pid())?;
     for first in (0..routes).step_by(10_000) {
