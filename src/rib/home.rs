@@ -41,13 +41,54 @@ pub struct Home {
     /// Its routes.
     pub table: VniTable,
     /// Its subscribers, by class.
-    pub groups: [Option<Box<GroupHome>>; CLASSES],
+    pub groups: Groups,
+}
+
+/// The groups of a VNI: one word where nobody subscribes, for there may be 100,000 such VNIs.
+#[derive(Debug, Default)]
+pub struct Groups(Option<Box<[Option<Box<GroupHome>>; CLASSES]>>);
+
+impl Groups {
+    /// The group of a class, if there is one.
+    pub fn of(&self, class: GroupClass) -> Option<&GroupHome> {
+        self.0.as_ref()?[class.index()].as_deref()
+    }
+
+    /// The same, to be changed.
+    pub fn of_mut(&mut self, class: GroupClass) -> Option<&mut GroupHome> {
+        self.0.as_mut()?[class.index()].as_deref_mut()
+    }
+
+    /// The group of a class; this one if there is none yet.
+    pub fn of_or(&mut self, class: GroupClass, new: impl FnOnce() -> GroupHome) -> &mut GroupHome {
+        let groups = self.0.get_or_insert_with(Box::default);
+        groups[class.index()].get_or_insert_with(|| Box::new(new()))
+    }
+
+    /// All that there are.
+    pub fn iter(&self) -> impl Iterator<Item = &GroupHome> {
+        self.0.iter().flat_map(|groups| groups.iter().flatten()).map(|at| &**at)
+    }
+
+    /// Forgets those that are over. True if none is left.
+    fn tidy(&mut self) -> bool {
+        let Some(groups) = &mut self.0 else { return true };
+        for group in groups.iter_mut() {
+            if group.as_ref().is_some_and(|at| at.is_idle()) {
+                *group = None;
+            }
+        }
+        if groups.iter().all(Option::is_none) {
+            self.0 = None;
+        }
+        self.0.is_none()
+    }
 }
 
 impl Home {
     /// Nothing yet.
     pub fn new(vni: Vni) -> Home {
-        Home { vni, table: VniTable::default(), groups: Default::default() }
+        Home { vni, table: VniTable::default(), groups: Groups::default() }
     }
 
     /// A source announces a route. Says how many it announces here now; none if it did so already.
@@ -108,13 +149,8 @@ impl Home {
 
     /// Forgets groups that are over, and gives memory back. True if nothing is left of the VNI.
     pub fn tidy(&mut self, hasher: &RandomState) -> bool {
-        for group in &mut self.groups {
-            if group.as_ref().is_some_and(|at| at.is_idle()) {
-                *group = None;
-            }
-        }
         self.table.shrink(hasher);
-        self.table.is_empty() && self.groups.iter().all(Option::is_none)
+        self.groups.tidy() && self.table.is_empty()
     }
 
     /// Who sees the route at `place`, for the classes in which somebody listens.
@@ -122,7 +158,7 @@ impl Home {
         let entry = self.table.entry(place);
         let mut views = [Visibility::Nobody; CLASSES];
         for class in GroupClass::ALL {
-            if self.groups[class.index()].as_ref().is_some_and(|at| at.is_listening()) {
+            if self.groups.of(class).is_some_and(GroupHome::is_listening) {
                 let reflected = reflect.permits(entry.route.next_hop.kind);
                 views[class.index()] = Visibility::of(entry.sources(), class, reflected);
             }
@@ -148,7 +184,7 @@ impl Home {
             else {
                 continue;
             };
-            let Some(at) = &mut self.groups[class.index()] else {
+            let Some(at) = self.groups.of_mut(class) else {
                 unreachable!("a group that listens is there");
             };
             if frame.is_empty() {

@@ -189,8 +189,7 @@ impl Rib {
     pub fn join(&mut self, group: Group, join: Join, sink: &mut impl RecordSink, now: Time) {
         let home = self.homes.entry(group.vni).or_insert_with(|| Home::new(group.vni));
         let tail_bytes_min = self.tail_bytes_min;
-        let at = home.groups[group.class.index()]
-            .get_or_insert_with(|| Box::new(GroupHome::new(tail_bytes_min)));
+        let at = home.groups.of_or(group.class, || GroupHome::new(tail_bytes_min));
         if at.join(group, join, &mut home.table, sink, &self.common.hasher, now) {
             self.building.push_back(group);
         }
@@ -199,7 +198,7 @@ impl Rib {
     /// `shard` has no subscriber of `group` any more.
     pub fn leave(&mut self, group: Group, shard: ShardId) {
         if let Some(home) = self.homes.get_mut(&group.vni)
-            && let Some(at) = &mut home.groups[group.class.index()]
+            && let Some(at) = home.groups.of_mut(group.class)
         {
             at.leave(shard);
             self.tidy(group.vni);
@@ -250,7 +249,7 @@ impl Rib {
         for _ in 0..looked_at {
             let Some(group) = self.with_base.pop_front() else { break };
             let home = self.homes.get_mut(&group.vni);
-            let at = home.and_then(|home| home.groups[group.class.index()].as_mut());
+            let at = home.and_then(|home| home.groups.of_mut(group.class));
             if let Some(at) = at {
                 at.watched = !at.expire(now);
                 if at.watched {
@@ -269,7 +268,7 @@ impl Rib {
 
     /// The most bases that any group has alive: the design allows 2.
     pub fn bases_alive_max(&self) -> usize {
-        let groups = self.homes.values().flat_map(|home| home.groups.iter().flatten());
+        let groups = self.homes.values().flat_map(|home| home.groups.iter());
         groups.map(|at| at.bases_alive()).max().unwrap_or(0)
     }
 
@@ -318,7 +317,7 @@ impl Rib {
         let Some(home) = self.homes.get_mut(&group.vni) else {
             return true;
         };
-        let Some(at) = &mut home.groups[group.class.index()] else {
+        let Some(at) = home.groups.of_mut(group.class) else {
             return true;
         };
         let done = at.run_build(group, &mut home.table, self.common.reflect, budget, sink, now);
@@ -329,7 +328,7 @@ impl Rib {
 
     fn watch(&mut self, group: Group) {
         let home = self.homes.get_mut(&group.vni);
-        if let Some(at) = home.and_then(|home| home.groups[group.class.index()].as_mut())
+        if let Some(at) = home.and_then(|home| home.groups.of_mut(group.class))
             && !at.watched
         {
             at.watched = true;

@@ -265,20 +265,33 @@ impl VniTable {
     /// Reads what a change of the route with each of these hashes is going to need, step by step for
     /// all: no step waits for another's memory.
     pub fn foresee(changes: &[(&VniTable, RouteHash)], hasher: &RandomState) {
-        let mut places: SmallVec<[_; FORESIGHT]> = SmallVec::new();
-        for (table, hash) in changes {
+        let mut seen = 0;
+        let mut found: SmallVec<[_; FORESIGHT]> = SmallVec::new();
+        let mut next: SmallVec<[_; FORESIGHT]> = SmallVec::new();
+        for (at, (table, hash)) in changes.iter().enumerate() {
             let Some(indexes) = &table.indexes else { continue };
-            let slot = indexes.by_route.find(hash.wide(), |slot| slot.hash == *hash);
-            places.extend(slot.map(|slot| (table, indexes, slot.place)));
+            match indexes.by_route.find(hash.wide(), |slot| slot.hash == *hash) {
+                Some(slot) => found.push((table, indexes, slot.place)),
+                // It will get the place that was vacated last.
+                None => next.extend(indexes.free.iter().nth_back(at).map(|&place| (table, place))),
+            }
         }
         let mut listed: SmallVec<[_; FORESIGHT]> = SmallVec::new();
-        for (table, indexes, place) in places {
-            listed.extend(table.entry(place).members.first().map(|member| (indexes, *member)));
+        for (table, indexes, place) in found {
+            let entry = table.entry(place);
+            seen ^= u32::from(entry.route.destination.length);
+            listed.extend(entry.members.first().map(|member| (table, indexes, *member)));
         }
-        let mut seen = 0;
-        for (indexes, Member { source, position, .. }) in listed {
-            let list = indexes.listed(source, hasher);
-            seen ^= list.and_then(|list| list.get(position as usize)).copied().unwrap_or_default();
+        for (at, (table, indexes, Member { source, position, .. })) in
+            listed.into_iter().enumerate()
+        {
+            let Some(list) = indexes.listed(source, hasher) else { continue };
+            seen ^= list.get(position as usize).copied().unwrap_or_default();
+            // The last of the list takes the place of the one that is withdrawn.
+            next.extend(list.iter().nth_back(at).map(|&place| (table, place)));
+        }
+        for (table, place) in next {
+            seen ^= table.entry(place).members.len() as u32;
         }
         std::hint::black_box(seen);
     }
