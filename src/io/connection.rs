@@ -147,14 +147,20 @@ pub(super) async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
         match transmit {
             Transmit::Send(piece) => {
                 let result = send::send(Rc::clone(connection), piece).await;
+                worker.want_turn();
                 match result {
-                    Ok(length) => worker.shard().transmitted(worker.now(), id, length),
+                    Ok(length) => {
+                        let has_more = worker.shard().transmitted(worker.now(), id, length);
+                        if has_more && !connection.is_closed() {
+                            worker.write_after_turn(id);
+                            connection.writer.notified().await;
+                        }
+                    }
                     Err(error) => {
                         worker.shard().transmit_failed(worker.now(), id, &error);
                         connection.close();
                     }
                 }
-                worker.want_turn();
             }
             Transmit::Idle => connection.writer.notified().await,
             // Boxed: its timer would make every idle writer larger.
