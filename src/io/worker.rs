@@ -33,7 +33,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Writers that one turn sets off. Their SENDs go out before the next turn, which takes in what was read
 /// meanwhile; and what they gather stays in the processor's cache.
-const WRITERS_PER_TURN: usize = 64;
+const WRITERS_PER_TURN: usize = 128;
 
 /// What another thread wants done with a core, on the core's thread.
 type Call = Box<dyn FnOnce(&mut Shard, Time) + Send>;

@@ -12,7 +12,7 @@ use ahash::RandomState;
 use slab::Slab;
 
 use crate::log::{
-    Chunk, ChunkBytes, Conflation, Cursor, Frames, FramesCursor, LiveBytes, Scope, TaggedQueue,
+    Chunk, ChunkBytes, ChunkPool, Conflation, Cursor, Frames, FramesCursor, Scope, TaggedQueue,
     VniLog, frames_within,
 };
 use crate::rib::{Group, Joined};
@@ -77,7 +77,7 @@ pub(super) struct Groups {
     by_key: SeededMap<Group, u32>,
     groups: Slab<LocalGroup>,
     subscriptions: Slab<Subscription>,
-    live_bytes: LiveBytes,
+    chunks: Rc<ChunkPool>,
     private_bytes: usize,
     lag_bytes_max: u64,
     /// Groups whose logs grew enough to look for slow readers.
@@ -97,7 +97,7 @@ impl Groups {
             hasher,
             groups: Slab::new(),
             subscriptions: Slab::new(),
-            live_bytes: LiveBytes::default(),
+            chunks: Rc::default(),
             private_bytes: 0,
             lag_bytes_max,
             grown: Vec::new(),
@@ -109,7 +109,7 @@ impl Groups {
     /// Adds a subscription that waits for its join to be answered.
     pub fn subscribe(&mut self, key: Group, peer: PeerId, epoch: u64) -> SubIndex {
         let group = *self.by_key.entry(key).or_insert_with(|| {
-            let log = VniLog::new(self.live_bytes.clone());
+            let log = VniLog::new(self.chunks.clone());
             let members = Vec::new();
             let group = LocalGroup {
                 key,
@@ -344,7 +344,7 @@ impl Groups {
 
     /// Bytes of log chunks alive.
     pub fn live_bytes(&self) -> usize {
-        self.live_bytes.get()
+        self.chunks.live_bytes()
     }
 
     /// Bytes of all private queues.

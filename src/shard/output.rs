@@ -20,8 +20,8 @@ use crate::wire::{self, KEEPALIVE_FRAME, Message};
 /// copy costs some 4 ns a frame, a SEND 4,500 ns.
 const DIRECT_BYTES_MIN: usize = 16 << 10;
 
-/// Buffers to gather in that are kept for later (4 MiB a shard).
-pub(super) const GATHERED_MAX: usize = 64;
+/// Buffers to gather in that are kept for later (at most 8 MiB a shard).
+const GATHERED_MAX: usize = 128;
 
 /// A KEEPALIVE that answers none, for peers of our kind: all others ignore a KEEPALIVE's payload, so
 /// a client that counts answers (a barrier) is not misled.
