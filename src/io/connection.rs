@@ -150,9 +150,10 @@ pub(super) async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
                 worker.want_turn();
                 match result {
                     Ok(length) => {
-                        let has_more = worker.shard().transmitted(worker.now(), id, length);
-                        if has_more && !connection.is_closed() {
+                        if worker.shard().transmitted(worker.now(), id, length) {
                             worker.write_after_turn(id);
+                        }
+                        if !connection.is_closed() {
                             connection.writer.notified().await;
                         }
                     }

@@ -73,6 +73,7 @@ impl Shard {
             }
             return Transmit::Idle;
         };
+        peer.writer_waits = false;
         peer.in_flight = Some(piece.clone());
         peer.in_flight_since = now;
         if peer.role != Role::Own {
@@ -89,8 +90,8 @@ impl Shard {
         })
     }
 
-    /// `bytes` of the piece in flight went out. True if `transmit` may have more already: it may
-    /// wait for the turn, which adds to it. What is left comes first.
+    /// `bytes` of the piece in flight went out. True if `transmit` has more: best asked after the
+    /// turn, which may add to it. If not, a [`Wake::Write`] will come.
     pub fn transmitted(&mut self, now: Time, id: PeerId, bytes: usize) -> bool {
         self.counters.bytes_sent += bytes as u64;
         let Some(peer) = self.peers.find_mut(id) else {
@@ -102,14 +103,18 @@ impl Shard {
         }
         let gathered;
         (peer.rest, gathered) = piece.rest(bytes);
-        peer.session.send_progressed(now);
-        let has_output = peer.has_output();
         if let Some(bytes) = gathered
             && self.gathered.len() < GATHERED_MAX
         {
             self.gathered.push(bytes);
         }
-        has_output
+        if peer.has_output() || peer.ending == Ending::Gracefully {
+            peer.session.send_progressed(now);
+            return true;
+        }
+        peer.session.send_idle();
+        peer.writer_waits = true;
+        false
     }
 
     /// The SEND failed: the connection is over.
