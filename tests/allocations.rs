@@ -1,4 +1,4 @@
-//! What the core allocates once it runs: by the piece and by the turn, never by the update.
+//! What the core allocates once it runs: nothing by the delivery, the update or the turn.
 //!
 //! Owns the counting allocator. A file of its own, since it counts all that its process allocates.
 #![allow(clippy::unwrap_used)]
