@@ -142,7 +142,9 @@ pub(super) async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
             let mut shard = worker.shard();
             let sample =
                 if shard.wants_sample(id) { connection.sample() } else { TcpSample::default() };
-            shard.transmit(worker.now(), id, sample)
+            let transmit = shard.transmit(worker.now(), id, sample);
+            worker.want_turn_by(shard.next_wakeup());
+            transmit
         };
         match transmit {
             Transmit::Send(piece) => {

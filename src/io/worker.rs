@@ -90,6 +90,7 @@ pub(super) fn run(start: WorkerStart) {
         shard: RefCell::new(Shard::new(start.shard, start.clock.now())),
         clock: start.clock,
         turn: Notify::new(),
+        alarm_at: Cell::new(Time::default()),
         writers: RefCell::new(VecDeque::new()),
         buffers: BufferPool::default(),
         connections: RefCell::new(Connections::default()),
@@ -117,6 +118,8 @@ pub(super) struct Worker {
     shard: RefCell<Shard>,
     clock: Clock,
     turn: Notify,
+    /// When the turn loop wakes by itself.
+    alarm_at: Cell<Time>,
     /// Peers whose writers have something to send, in the order of their turns.
     writers: RefCell<VecDeque<PeerId>>,
     buffers: BufferPool,
@@ -151,6 +154,13 @@ impl Worker {
         self.turn.notify_one();
     }
 
+    /// A writer may have set a timer since the turn: sees to it that it does not come late.
+    pub(super) fn want_turn_by(&self, wakeup: Time) {
+        if wakeup < self.alarm_at.get() {
+            self.want_turn();
+        }
+    }
+
     /// Has a writer woken after the next turn, which comes now: it sends what that one brings, too.
     pub(super) fn write_after_turn(&self, id: PeerId) {
         self.writers.borrow_mut().push_back(id);
@@ -159,7 +169,6 @@ impl Worker {
     async fn turn_loop(self: Rc<Self>, mut mailbox: UnboundedReceiver<Letter>) {
         let alarm = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(alarm);
-        let mut deadline = Time::default();
         let mut stop_deadline = None;
         let mut work_left = true;
         loop {
@@ -174,7 +183,7 @@ impl Worker {
                         }
                     }
                     () = self.turn.notified() => {}
-                    () = &mut alarm => deadline = Time::default(),
+                    () = &mut alarm => self.alarm_at.set(Time::default()),
                 }
             }
             behind_the_ready().await;
@@ -194,9 +203,8 @@ impl Worker {
                 let _ = tokio_uring::no_op().await;
             }
             let wakeup = self.shard().next_wakeup().min(stop_deadline.unwrap_or(Time::NEVER));
-            if wakeup != deadline {
-                deadline = wakeup;
-                alarm.as_mut().reset(self.clock.instant_of(deadline));
+            if self.alarm_at.replace(wakeup) != wakeup {
+                alarm.as_mut().reset(self.clock.instant_of(wakeup));
             }
         }
     }
