@@ -6,13 +6,14 @@
 mod common;
 
 use std::hint::black_box;
+use std::rc::Rc;
 use std::time::Duration;
 
 use ahash::RandomState;
 use common::routes::{route, updates};
 use common::{ThreadCpu, criterion};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use metalbond_uring::log::{Conflation, Cursor, Frames, LiveBytes, Scope, VniLog, merged};
+use metalbond_uring::log::{Conflation, Cursor, Frames, Scope, VniLog, merged};
 use metalbond_uring::rib::{BASE_KEPT, Group, Join, Joined, RecordSink, Rib};
 use metalbond_uring::types::{
     Action, GroupClass, PeerClass, PeerId, ReflectOwn, ShardId, SourceId, Time, Vni,
@@ -36,7 +37,7 @@ fn cursors(criterion: &mut Criterion<ThreadCpu>) {
         let block = updates(Action::Add, VNI, 0..block_frames);
         for count in [10_u32, 100, 1_000, 5_000] {
             group.throughput(Throughput::Elements(u64::from(count * block_frames)));
-            let mut log = VniLog::new(LiveBytes::default());
+            let mut log = VniLog::new(Rc::default());
             let mut cursors: Vec<Cursor> = (0..count).map(|_| Cursor::at_end(0)).collect();
             group.bench_function(BenchmarkId::new("cursors", count), |bencher| {
                 bencher.iter(|| {

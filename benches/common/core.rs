@@ -143,7 +143,9 @@ impl Core {
             let length = std::hint::black_box(piece.as_slice()).len();
             drop(piece);
             self.bytes_sent += length as u64;
-            shard.transmitted(self.now, id, length);
+            if !shard.transmitted(self.now, id, length) {
+                break;
+            }
         }
     }
 }

@@ -145,19 +145,28 @@ pub(super) async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
                 true => connection.sample(),
                 false => TcpSample::default(),
             };
-            shard.transmit(now, id, sample)
+            let transmit = shard.transmit(now, id, sample);
+            worker.want_turn_by(shard.next_wakeup());
+            transmit
         };
         match transmit {
             Transmit::Send(piece) => {
                 let result = send::send(Rc::clone(connection), piece).await;
+                worker.want_turn();
                 match result {
-                    Ok(length) => worker.shard().transmitted(worker.now(), id, length),
+                    Ok(length) => {
+                        if worker.shard().transmitted(worker.now(), id, length) {
+                            worker.write_after_turn(id);
+                        }
+                        if !connection.is_closed() {
+                            connection.writer.notified().await;
+                        }
+                    }
                     Err(error) => {
                         worker.shard().transmit_failed(worker.now(), id, &error);
                         connection.close();
                     }
                 }
-                worker.want_turn();
             }
             Transmit::Idle => connection.writer.notified().await,
             // Boxed: its timer would make every idle writer larger.

@@ -4,6 +4,7 @@
 //! appended, nor be used by two threads (it is `!Send` by its `Cell`s).
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -13,8 +14,22 @@ pub const CHUNK_BYTES_MIN: usize = 1 << 10;
 /// The largest chunk, in bytes: also the most that one SEND carries.
 pub const CHUNK_BYTES_MAX: usize = 1 << 16;
 
-/// Counts the bytes that live chunks hold.
+/// Chunks of the smallest size that are kept for use again.
+const SPARE_MAX: usize = 64;
+/// Spare chunks that are looked at for one that no SEND holds any more.
+const SPARE_TRIES: usize = 4;
+
+/// Counts the bytes that chunks hold.
 pub type LiveBytes = Rc<Cell<usize>>;
+
+/// Where the logs of a shard get their chunks from: small ones are used again, since a log that everybody
+/// has read lets go of its chunk, be it after each frame.
+#[derive(Default)]
+pub struct ChunkPool {
+    live: LiveBytes,
+    /// The oldest first: what is in flight may still hold the bytes of the others.
+    spare: RefCell<VecDeque<Rc<Chunk>>>,
+}
 
 /// The bytes of a chunk; those below `len` never change. What is in flight holds these alone: it
 /// must not keep the chunks that follow.
@@ -31,6 +46,37 @@ pub struct Chunk {
     start: u64,
     bytes: Rc<ChunkBytes>,
     next: RefCell<Option<Rc<Chunk>>>,
+}
+
+impl ChunkPool {
+    /// Bytes of the chunks that are not spare.
+    pub fn live_bytes(&self) -> usize {
+        self.live.get() - self.spare.borrow().len() * CHUNK_BYTES_MIN
+    }
+
+    /// An empty chunk whose first byte has the log position `start`.
+    pub fn chunk(&self, start: u64, capacity: usize) -> Rc<Chunk> {
+        let mut spare = self.spare.borrow_mut();
+        let tries = if capacity == CHUNK_BYTES_MIN { SPARE_TRIES.min(spare.len()) } else { 0 };
+        for _ in 0..tries {
+            if let Some(mut chunk) = spare.pop_front() {
+                if chunk.restart_at(start) {
+                    return chunk;
+                }
+                spare.push_back(chunk);
+            }
+        }
+        Chunk::new(start, capacity, &self.live)
+    }
+
+    /// Takes back the last chunk of a log that everybody has read.
+    pub fn give_back(&self, chunk: Rc<Chunk>) {
+        let mut spare = self.spare.borrow_mut();
+        let is_last_reader = Rc::strong_count(&chunk) == 1;
+        if chunk.bytes.capacity == CHUNK_BYTES_MIN && is_last_reader && spare.len() < SPARE_MAX {
+            spare.push_back(chunk);
+        }
+    }
 }
 
 impl ChunkBytes {
@@ -75,6 +121,16 @@ impl Chunk {
         let bytes = NonNull::from(Box::leak(boxed)).cast();
         let bytes = ChunkBytes { bytes, capacity, len: Cell::new(0), live: live.clone() };
         Rc::new(Chunk { start, bytes: Rc::new(bytes), next: RefCell::new(None) })
+    }
+
+    /// Empties the chunk for use at another place; false if somebody holds it or its bytes.
+    fn restart_at(self: &mut Rc<Chunk>, start: u64) -> bool {
+        let Some(chunk) = Rc::get_mut(self) else { return false };
+        let Some(bytes) = Rc::get_mut(&mut chunk.bytes) else { return false };
+        bytes.len.set(0);
+        chunk.start = start;
+        chunk.next.take();
+        true
     }
 
     /// The bytes, without what follows.
@@ -184,6 +240,29 @@ mod tests {
         drop(last);
         drop(first);
         assert_eq!(live.get(), 0);
+    }
+
+    #[test]
+    fn a_chunk_is_used_again_when_nobody_holds_its_bytes() {
+        let pool = ChunkPool::default();
+        let chunk = pool.chunk(0, CHUNK_BYTES_MIN);
+        chunk.append(b"abcd");
+        let in_flight = chunk.bytes().clone();
+        pool.give_back(chunk);
+        assert_eq!(pool.live_bytes(), 0);
+        let other = pool.chunk(4, CHUNK_BYTES_MIN);
+        other.append(b"efgh");
+        assert_eq!(in_flight.slice(0..4), b"abcd");
+        let address = in_flight.slice(0..4).as_ptr();
+        drop(in_flight);
+        let again = pool.chunk(8, CHUNK_BYTES_MIN);
+        assert_eq!((again.start(), again.end(), again.free()), (8, 8, CHUNK_BYTES_MIN));
+        again.append(b"ijkl");
+        assert_eq!(again.slice(0..4).as_ptr(), address);
+        assert_eq!(pool.live_bytes(), 2 * CHUNK_BYTES_MIN);
+        pool.give_back(again.clone());
+        pool.give_back(pool.chunk(9, 2 * CHUNK_BYTES_MIN));
+        assert_eq!(pool.spare.borrow().len(), 0, "held by a reader, or too large");
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod merge;
 mod queue;
 mod vni_log;
 
-pub use chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkBytes, LiveBytes};
+pub use chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkBytes, ChunkPool};
 pub use frames::{Frames, FramesCursor, Scope};
 pub use merge::merged;
 pub use queue::{Conflation, TaggedQueue, frames_within};

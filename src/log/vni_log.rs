@@ -6,20 +6,20 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, LiveBytes};
+use super::chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkPool};
 use crate::wire::frame_len;
 
 /// An append-only sequence of frames. Positions count bytes since the log began.
 pub struct VniLog {
     tail: Option<Rc<Chunk>>,
     end: u64,
-    live: LiveBytes,
+    pool: Rc<ChunkPool>,
 }
 
 impl VniLog {
-    /// An empty log, whose chunks are counted in `live`.
-    pub fn new(live: LiveBytes) -> VniLog {
-        VniLog { tail: None, end: 0, live }
+    /// An empty log, whose chunks come from `pool`.
+    pub fn new(pool: Rc<ChunkPool>) -> VniLog {
+        VniLog { tail: None, end: 0, pool }
     }
 
     /// The position behind the last frame.
@@ -51,7 +51,9 @@ impl VniLog {
 
     /// Lets go of the chunk that would be appended to. For a log whose cursors all stand at its end.
     pub fn let_go(&mut self) {
-        self.tail = None;
+        if let Some(tail) = self.tail.take() {
+            self.pool.give_back(tail);
+        }
     }
 
     fn grow(&mut self, bytes_next: usize, frame_bytes: usize) -> Rc<Chunk> {
@@ -64,7 +66,7 @@ impl VniLog {
             .next_power_of_two()
             .clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX)
             .max(frame_bytes);
-        let chunk = Chunk::new(self.end, capacity, &self.live);
+        let chunk = self.pool.chunk(self.end, capacity);
         if let Some(tail) = self.tail.replace(chunk.clone()) {
             tail.link(chunk.clone());
         }
@@ -165,8 +167,8 @@ mod tests {
 
     #[test]
     fn cursors_read_what_was_appended_after_them() {
-        let live = LiveBytes::default();
-        let mut log = VniLog::new(live.clone());
+        let pool = Rc::new(ChunkPool::default());
+        let mut log = VniLog::new(pool.clone());
         let mut early = Cursor::at_end(0);
         let mut expected = Vec::new();
         for number in 0..5_000 {
@@ -187,12 +189,12 @@ mod tests {
         log.let_go();
         early.rest_at(log.end());
         late.rest_at(log.end());
-        assert_eq!(live.get(), 0, "nobody has anything left to read");
+        assert_eq!(pool.live_bytes(), 0, "nobody has anything left to read");
     }
 
     #[test]
     fn a_large_run_is_split_at_frames() {
-        let mut log = VniLog::new(LiveBytes::default());
+        let mut log = VniLog::new(Rc::default());
         let run: Vec<u8> = (0..9_000).flat_map(frame).collect();
         let mut cursor = Cursor::at_end(0);
         cursor.wake(&log.anchor(&run));
@@ -210,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_limit_cuts_and_skipping_hops_over_chunks() {
-        let mut log = VniLog::new(LiveBytes::default());
+        let mut log = VniLog::new(Rc::default());
         let run: Vec<u8> = (0..4_000).flat_map(frame).collect();
         let mut cursor = Cursor::at_end(0);
         cursor.wake(&log.anchor(&run));

@@ -13,7 +13,7 @@ use slab::Slab;
 
 use super::output::DIRECT_BYTES_MIN;
 use crate::log::{
-    Chunk, ChunkBytes, Conflation, Cursor, Frames, FramesCursor, LiveBytes, Scope, TaggedQueue,
+    Chunk, ChunkBytes, ChunkPool, Conflation, Cursor, Frames, FramesCursor, Scope, TaggedQueue,
     VniLog, frames_within,
 };
 use crate::rib::{Group, Joined};
@@ -78,7 +78,7 @@ pub(super) struct Groups {
     by_key: SeededMap<Group, u32>,
     groups: Slab<LocalGroup>,
     subscriptions: Slab<Subscription>,
-    live_bytes: LiveBytes,
+    chunks: Rc<ChunkPool>,
     private_bytes: usize,
     lag_bytes_max: u64,
     /// Groups whose logs grew enough to look for slow readers.
@@ -98,7 +98,7 @@ impl Groups {
             hasher,
             groups: Slab::new(),
             subscriptions: Slab::new(),
-            live_bytes: LiveBytes::default(),
+            chunks: Rc::default(),
             private_bytes: 0,
             lag_bytes_max,
             grown: Vec::new(),
@@ -110,7 +110,7 @@ impl Groups {
     /// Adds a subscription that waits for its join to be answered.
     pub fn subscribe(&mut self, key: Group, peer: PeerId, epoch: u64) -> SubIndex {
         let group = *self.by_key.entry(key).or_insert_with(|| {
-            let log = VniLog::new(self.live_bytes.clone());
+            let log = VniLog::new(self.chunks.clone());
             let members = Vec::new();
             let group = LocalGroup {
                 key,
@@ -354,7 +354,7 @@ impl Groups {
 
     /// Bytes of log chunks alive.
     pub fn live_bytes(&self) -> usize {
-        self.live_bytes.get()
+        self.chunks.live_bytes()
     }
 
     /// Bytes of all private queues.

@@ -10,19 +10,23 @@ use crate::types::{Action, ShardId, SourceId, Time};
 
 impl Shard {
     /// Mail from another shard.
-    pub fn deliver(&mut self, mail: Mail) {
+    pub fn deliver(&mut self, mut mail: Mail) {
         let from = mail.from;
         self.outboxes.requests_done(from, mail.requests_done);
         self.outboxes.records_taken(from, mail.record_bytes_taken);
-        for settled in &mail.settled {
+        for settled in mail.settled.drain(..) {
             if let Some(peer) = self.peers.find_mut(settled.source.0) {
                 peer.changes_under_way -= i64::from(settled.changes);
                 peer.adds_under_way -= i64::from(settled.adds);
                 peer.routes += i64::from(settled.stored);
             }
         }
-        self.take_deliveries(from, mail.deliveries, &mail.bytes);
-        self.inbox[from.index()].extend(mail.requests);
+        self.take_deliveries(from, &mut mail.deliveries, &mail.bytes);
+        self.inbox[from.index()].extend(mail.requests.drain(..));
+        for empty in mail.returned.drain(..) {
+            self.outboxes.keep(empty);
+        }
+        self.outboxes.keep(mail);
     }
 
     /// Serves requests and goes on with jobs, within a turn's budget. True if some are left.
@@ -104,9 +108,9 @@ impl Shard {
         }
     }
 
-    fn take_deliveries(&mut self, from: ShardId, deliveries: Vec<Delivery>, mut bytes: &[u8]) {
+    fn take_deliveries(&mut self, from: ShardId, deliveries: &mut Vec<Delivery>, mut bytes: &[u8]) {
         self.outboxes.block(from).record_bytes_taken += bytes.len();
-        for delivery in deliveries {
+        for delivery in deliveries.drain(..) {
             match delivery {
                 Delivery::Records { group, scope, length, routes } => {
                     let (records, rest) = bytes.split_at(length);

@@ -7,6 +7,9 @@ use crate::log::Scope;
 use crate::rib::{Group, Joined, RecordSink};
 use crate::types::{Action, PeerClass, PeerId, Route, ShardId, SourceId, Vni};
 
+/// Capacity of the emptied blocks that a shard keeps for use again, in bytes.
+const SPARE_BYTES_MAX: usize = 4 << 20;
+
 /// What a peer's shard asks of a VNI's home shard.
 #[derive(Debug)]
 pub(super) enum Request {
@@ -66,6 +69,8 @@ pub struct Mail {
     pub(super) requests_done: usize,
     /// Bytes of records of the receiver that the sender took.
     pub(super) record_bytes_taken: usize,
+    /// An empty block that the sender has too many.
+    pub(super) returned: Vec<Mail>,
 }
 
 impl Mail {
@@ -78,6 +83,7 @@ impl Mail {
             settled: Vec::new(),
             requests_done: 0,
             record_bytes_taken: 0,
+            returned: Vec::new(),
         }
     }
 
@@ -87,6 +93,14 @@ impl Mail {
             && self.settled.is_empty()
             && self.requests_done == 0
             && self.record_bytes_taken == 0
+    }
+
+    /// Memory that the block takes even when it is empty, in bytes.
+    fn capacity_bytes(&self) -> usize {
+        self.bytes.capacity()
+            + self.requests.capacity() * size_of::<Request>()
+            + self.deliveries.capacity() * size_of::<Delivery>()
+            + self.settled.capacity() * size_of::<Settled>()
     }
 
     /// Memory that the block holds, in bytes, shared bases not counted.
@@ -100,6 +114,10 @@ impl Mail {
 /// Blocks under construction, one for each shard (for the shard itself too).
 pub(super) struct Outboxes {
     blocks: Vec<Mail>,
+    /// Emptied blocks, our own and those of other shards, and what they take in bytes.
+    spare: Vec<Mail>,
+    spare_bytes: usize,
+    me: ShardId,
     /// Requests sent to each home and not dealt with.
     requests_under_way: Vec<usize>,
     /// Bytes of records sent to each shard and not taken.
@@ -116,6 +134,9 @@ impl Outboxes {
     pub fn new(me: ShardId, shards: u16, requests_max: usize, record_bytes_max: usize) -> Outboxes {
         Outboxes {
             blocks: (0..shards).map(|_| Mail::new(me)).collect(),
+            spare: Vec::new(),
+            spare_bytes: 0,
+            me,
             requests_under_way: vec![0; usize::from(shards)],
             record_bytes_under_way: vec![0; usize::from(shards)],
             full: 0,
@@ -177,8 +198,32 @@ impl Outboxes {
         if block.is_empty() {
             return None;
         }
-        let from = block.from;
-        Some(std::mem::replace(block, Mail::new(from)))
+        let next = self.spare.pop().unwrap_or_else(|| Mail::new(self.me));
+        self.spare_bytes -= next.capacity_bytes();
+        let mut mail = std::mem::replace(block, next);
+        if shard != self.me && self.spare.len() > self.blocks.len() {
+            // Receipts make more blocks go one way than the other.
+            let surplus = self.spare.remove(0);
+            self.spare_bytes -= surplus.capacity_bytes();
+            mail.returned.push(surplus);
+        }
+        Some(mail)
+    }
+
+    /// Keeps a block that everything was taken out of for use again.
+    pub fn keep(&mut self, mut mail: Mail) {
+        mail.bytes.clear();
+        mail.from = self.me;
+        mail.requests_done = 0;
+        mail.record_bytes_taken = 0;
+        assert!(mail.is_empty(), "all of it was delivered");
+        let bytes = mail.capacity_bytes();
+        if self.spare.len() < 2 * self.blocks.len() + 2
+            && self.spare_bytes + bytes <= SPARE_BYTES_MAX
+        {
+            self.spare_bytes += bytes;
+            self.spare.push(mail);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod peer;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -201,6 +202,8 @@ pub struct Shard {
     /// Lost servers whose routes stay until then, and the homes that know them.
     held_sources: VecDeque<HeldSource>,
     log_bytes_seen: usize,
+    /// Buffers to gather in, for use again.
+    gathered: Vec<Rc<Vec<u8>>>,
     counters: Counters,
 }
 
@@ -233,6 +236,7 @@ impl Shard {
             node: Node::default(),
             held_sources: VecDeque::new(),
             log_bytes_seen: 0,
+            gathered: Vec::new(),
             counters: Counters::default(),
             config,
         }

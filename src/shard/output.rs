@@ -20,6 +20,9 @@ use crate::wire::{self, KEEPALIVE_FRAME, Message};
 /// copy costs some 4 ns a frame, a SEND 4,500 ns.
 pub(super) const DIRECT_BYTES_MIN: usize = 16 << 10;
 
+/// Buffers to gather in that are kept for later (at most 8 MiB a shard).
+const GATHERED_MAX: usize = 128;
+
 /// A KEEPALIVE that answers none, for peers of our kind: all others ignore a KEEPALIVE's payload, so
 /// a client that counts answers (a barrier) is not misled.
 const KEEPALIVE_UNASKED: [u8; 6] = [1, 0, 2, 2, 0x08, 0x01];
@@ -70,6 +73,7 @@ impl Shard {
             }
             return Transmit::Idle;
         };
+        peer.writer_waits = false;
         peer.in_flight = Some(piece.clone());
         peer.in_flight_since = now;
         if peer.role != Role::Own {
@@ -88,17 +92,31 @@ impl Shard {
         })
     }
 
-    /// `bytes` of the piece in flight went out. What is left comes with the next `transmit`.
-    pub fn transmitted(&mut self, now: Time, id: PeerId, bytes: usize) {
+    /// `bytes` of the piece in flight went out. True if `transmit` has more: best asked after the
+    /// turn, which may add to it. If not, a [`Wake::Write`] will come.
+    pub fn transmitted(&mut self, now: Time, id: PeerId, bytes: usize) -> bool {
         self.counters.bytes_sent += bytes as u64;
         let Some(peer) = self.peers.find_mut(id) else {
-            return;
+            return false;
         };
         let piece = peer.in_flight.take().expect("reported once for each SEND");
-        if peer.ending != Ending::Closed {
-            peer.rest = piece.rest(bytes);
-            peer.session.send_progressed(now);
+        if peer.ending == Ending::Closed {
+            return false;
         }
+        let gathered;
+        (peer.rest, gathered) = piece.rest(bytes);
+        if let Some(bytes) = gathered
+            && self.gathered.len() < GATHERED_MAX
+        {
+            self.gathered.push(bytes);
+        }
+        if peer.has_output() || peer.ending == Ending::Gracefully {
+            peer.session.send_progressed(now);
+            return true;
+        }
+        peer.session.send_idle();
+        peer.writer_waits = true;
+        false
     }
 
     /// The SEND failed: the connection is over.
@@ -204,7 +222,9 @@ impl Shard {
 
     /// One contiguous part if it is large or all there is, else several copied together.
     fn gather(&mut self, id: PeerId, bytes_max: usize, end_of_record: bool) -> Option<Piece> {
-        let mut copied = Vec::new();
+        let mut gathered = self.gathered.pop().unwrap_or_default();
+        let copied = Rc::get_mut(&mut gathered).expect("nobody else holds a spare one");
+        copied.clear();
         loop {
             let peer = self.peers.find_mut(id)?;
             let Some(&(sub, epoch)) = peer.pending.front() else { break };
@@ -213,7 +233,7 @@ impl Shard {
                 continue;
             }
             let room = bytes_max.saturating_sub(copied.len()).max(1);
-            let part = self.groups.next_part(sub, &mut copied, room);
+            let part = self.groups.next_part(sub, copied, room);
             let (payload, range) = match part {
                 Part::Nothing => {
                     peer.pending.pop_front();
@@ -236,6 +256,7 @@ impl Shard {
             let is_all = peer.pending.len() == 1 && self.groups.is_exhausted(sub);
             let piece = Piece::new(payload, range, end_of_record);
             if copied.is_empty() && (is_large || is_all) {
+                self.gathered.push(gathered);
                 return Some(piece);
             }
             copied.extend_from_slice(piece.as_slice());
@@ -244,8 +265,11 @@ impl Shard {
             }
         }
         let length = copied.len();
-        (length > 0)
-            .then(|| Piece::new(Payload::Gathered(Rc::new(copied)), 0..length, end_of_record))
+        if length == 0 {
+            self.gathered.push(gathered);
+            return None;
+        }
+        Some(Piece::new(Payload::Gathered(gathered), 0..length, end_of_record))
     }
 }
 

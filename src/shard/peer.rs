@@ -48,11 +48,18 @@ impl Piece {
         }
     }
 
-    /// What is left after the first `sent` bytes; None if nothing is.
-    pub(super) fn rest(mut self, sent: usize) -> Option<Piece> {
+    /// What is left after the first `sent` bytes. If nothing is, and nobody else holds it, the buffer
+    /// in which it was gathered.
+    pub(super) fn rest(mut self, sent: usize) -> (Option<Piece>, Option<Rc<Vec<u8>>>) {
         assert!(sent <= self.range.len(), "no more is sent than was given");
         self.range.start += sent;
-        (!self.range.is_empty()).then_some(self)
+        if !self.range.is_empty() {
+            return (Some(self), None);
+        }
+        match self.payload {
+            Payload::Gathered(bytes) => (None, (Rc::strong_count(&bytes) == 1).then_some(bytes)),
+            _ => (None, None),
+        }
     }
 }
 

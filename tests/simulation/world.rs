@@ -255,8 +255,8 @@ impl World {
         let (shard, id) = (connection.shard, connection.id);
         let node = &mut self.nodes[shard];
         node.dirty = true;
-        node.writers.push_back(id);
         if connection.hung_up {
+            node.writers.push_back(id);
             let error = std::io::Error::from_raw_os_error(32);
             return node.shard.transmit_failed(self.now, id, &error);
         }
@@ -266,7 +266,11 @@ impl World {
         self.trace.write(&bytes[..sent]);
         self.trace.write_usize(at);
         client.received += connection.read(&bytes[..sent], client.is_server, client.reassembles);
-        node.shard.transmitted(self.now, id, sent);
+        // As the kernel does: its buffer is used again from here on.
+        drop(piece);
+        if node.shard.transmitted(self.now, id, sent) {
+            node.writers.push_back(id);
+        }
     }
 
     fn deliver_some_mail(&mut self) {

@@ -201,6 +201,7 @@ impl World {
         while let Some(frame) = peer.received.next(&mut input).expect("whole frames") {
             decode(frame).expect("what we send can be read");
         }
+        drop(piece);
         shard.transmitted(self.now, peer.id, sent);
     }
 
