@@ -138,19 +138,40 @@ fn shard_cpu() -> Duration {
     panic!("no thread is named shard-0");
 }
 
-/// ADDs, and REMOVEs of the same routes. For ever, since the ring borrows them.
-static WAVES: OnceLock<[&'static [u8]; 2]> = OnceLock::new();
+/// ADDs, and REMOVEs of the same routes, each told in full before the other is sent. For ever, since the
+/// ring borrows them.
+#[derive(Clone, Copy)]
+struct Load {
+    waves: [&'static [u8]; 2],
+    updates: u64,
+}
 
-fn waves() -> [&'static [u8]; 2] {
-    [Action::Add, Action::Remove].map(|action| &*updates(action, VNI, 0..ROUTES).leak())
+impl Load {
+    /// A table at once.
+    fn many() -> Load {
+        static MANY: OnceLock<Load> = OnceLock::new();
+        *MANY.get_or_init(|| Load::of(ROUTES))
+    }
+
+    /// One update, as it comes when little happens.
+    fn lone() -> Load {
+        static LONE: OnceLock<Load> = OnceLock::new();
+        *LONE.get_or_init(|| Load::of(1))
+    }
+
+    fn of(routes: u32) -> Load {
+        let wave = |action| &*updates(action, VNI, 0..routes).leak();
+        Load { waves: [Action::Add, Action::Remove].map(wave), updates: 2 * u64::from(routes) }
+    }
 }
 
 fn reflector(criterion: &mut Criterion<ThreadCpu>) {
-    fan_out(criterion, "reflector", true);
-    fan_out(criterion, "reflector, aligned", false);
+    fan_out(criterion, "reflector", true, Load::many());
+    fan_out(criterion, "reflector, aligned", false, Load::many());
+    fan_out(criterion, "reflector, lone updates", true, Load::lone());
 }
 
-fn fan_out(criterion: &mut Criterion<ThreadCpu>, name: &str, reassembles: bool) {
+fn fan_out(criterion: &mut Criterion<ThreadCpu>, name: &str, reassembles: bool, load: Load) {
     let config = ServerConfig {
         listen: vec![SocketAddr::from((Ipv6Addr::LOCALHOST, 0))],
         cores: 1,
@@ -167,10 +188,9 @@ fn fan_out(criterion: &mut Criterion<ThreadCpu>, name: &str, reassembles: bool) 
         stream
     };
     let readers = Readers::new((0..SUBSCRIBERS).map(subscribe).collect());
-    let waves = WAVES.get_or_init(waves);
-    bench(criterion, name, |times| {
+    bench(criterion, name, load, |times| {
         let before = shard_cpu();
-        for wave in (0..times).flat_map(|_| waves) {
+        for wave in (0..times).flat_map(|_| load.waves) {
             readers.expect(wave.len());
             announcer.write_all(wave).expect("a write");
             readers.wait();
@@ -195,14 +215,16 @@ fn floor(criterion: &mut Criterion<ThreadCpu>) {
         socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX).expect("a socket");
     }
     let readers = Readers::new(near);
+    let (many, lone) = (Load::many(), Load::lone());
     let pieces = [
-        ("floor, 64 KiB a SEND", 64 << 10, libc::MSG_WAITALL),
-        ("floor, 16 KiB a SEND", 16 << 10, libc::MSG_WAITALL),
-        ("floor, aligned", BATCH_BYTES_MAX, libc::MSG_WAITALL | libc::MSG_EOR),
+        ("floor, 64 KiB a SEND", many, 64 << 10, libc::MSG_WAITALL),
+        ("floor, 16 KiB a SEND", many, 16 << 10, libc::MSG_WAITALL),
+        ("floor, aligned", many, BATCH_BYTES_MAX, libc::MSG_WAITALL | libc::MSG_EOR),
+        ("floor, lone updates", lone, 64 << 10, libc::MSG_WAITALL),
     ];
-    for (name, bytes_max, flags) in pieces {
-        let waves = WAVES.get_or_init(waves).map(|wave| cut(wave, bytes_max));
-        bench(criterion, name, |times| {
+    for (name, load, bytes_max, flags) in pieces {
+        let waves = load.waves.map(|wave| cut(wave, bytes_max));
+        bench(criterion, name, load, |times| {
             let streams = far.iter().map(|stream| stream.try_clone().expect("a descriptor"));
             let streams: Vec<TcpStream> = streams.collect();
             // The ring is set up before, and torn down after, what is measured.
@@ -282,11 +304,12 @@ async fn send_waves(
 fn bench(
     criterion: &mut Criterion<ThreadCpu>,
     name: &str,
+    load: Load,
     mut measure: impl FnMut(u64) -> Duration,
 ) {
     let mut group = criterion.benchmark_group("sockets");
     group.sampling_mode(SamplingMode::Flat);
-    group.throughput(Throughput::Elements(2 * u64::from(ROUTES) * SUBSCRIBERS as u64));
+    group.throughput(Throughput::Elements(load.updates * SUBSCRIBERS as u64));
     group.bench_function(BenchmarkId::new(name, SUBSCRIBERS), |bencher| {
         bencher.iter_custom(&mut measure);
     });
