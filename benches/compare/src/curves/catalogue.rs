@@ -49,20 +49,18 @@ fn sample(line: impl Into<String>, x: impl Into<u64>, value: f64) -> Sample {
 
 const CPU_PER_DELIVERY: &str = "server_cpu_us_per_delivery";
 
-/// How subscribers are fed: so many deliveries in all, but at least so many routes; and loadgen's and the server's flags.
+/// The same table for each of so many subscribers; and loadgen's and the server's flags.
 struct Fanout {
     line: &'static str,
-    deliveries: u32,
-    routes_min: u32,
+    routes: u32,
     loadgen: &'static str,
     server: &'static str,
 }
 
 impl Fanout {
     fn jobs(self, subscribers: &[u32]) -> Vec<Job> {
-        let Fanout { line, deliveries, routes_min, loadgen, server } = self;
+        let Fanout { line, routes, loadgen, server } = self;
         let of = |&subscribers: &u32| {
-            let routes = (deliveries / subscribers).max(routes_min);
             job(format!("{subscribers} subscribers"), move |binaries| {
                 let arguments = format!(
                     "--scenario fanout --subscribers {subscribers} --routes {routes}{loadgen}"
@@ -87,13 +85,7 @@ fn first_and_last(places: &[u32]) -> (u64, u64) {
 fn fanout(size: Size) -> Curve {
     let line = "peers that reassemble";
     let (first, last) = first_and_last(subscribers(size));
-    let fanout = Fanout {
-        line,
-        deliveries: size.pick(5_000_000, 20_000),
-        routes_min: size.pick(1_000, 100),
-        loadgen: "",
-        server: "--cores 1",
-    };
+    let fanout = Fanout { line, routes: size.pick(5_000, 100), loadgen: "", server: "--cores 1" };
     Curve {
         name: "fanout",
         title: "An update to many subscribers",
@@ -111,10 +103,9 @@ fn fanout_aligned(size: Size) -> Curve {
     let (first, last) = first_and_last(subscribers(size));
     let fanout = Fanout {
         line,
-        // As many for each, however few subscribers: more could fill the 65,535 bytes that such a reader bears.
-        deliveries: 0,
-        routes_min: size.pick(1_000, 100),
-        loadgen: " --legacy",
+        routes: size.pick(2_000, 100),
+        // Not --legacy, which bears 65,535 unread bytes only: nobody is paced here.
+        loadgen: " --aligned",
         server: "--cores 1 --pace off",
     };
     Curve {
