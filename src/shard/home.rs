@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use super::Shard;
 use super::mail::{Delivery, Mail, Request};
+use super::peer::Ending;
 use crate::rib::{FORESIGHT, Join};
 use crate::types::{Action, Route, ShardId, SourceId, Time, Vni};
 
@@ -124,7 +125,12 @@ impl Shard {
                 Delivery::Joined(joined) => {
                     let peer = self.peers.find(joined.peer);
                     let sub = peer.and_then(|peer| peer.subscription(joined.group.vni));
+                    let id = joined.peer;
                     self.groups.joined(sub, *joined);
+                    if self.peers.find(id).is_some_and(|it| it.ending == Ending::Gracefully) {
+                        // It may have waited for this alone, and bring nothing to send.
+                        self.wake_writer(id);
+                    }
                 }
             }
         }

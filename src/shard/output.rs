@@ -405,4 +405,19 @@ mod tests {
         let whole = CHUNK_BYTES_MAX - 100..=CHUNK_BYTES_MAX;
         assert!(lengths.len() > 3 && whole.contains(&lengths[1]) && whole.contains(&lengths[2]));
     }
+
+    #[test]
+    fn a_draining_peer_whose_join_brings_nothing_is_let_go() {
+        let mut shard = shard();
+        let id = peer(&mut shard, &Message::Keepalive);
+        let mut bytes = Vec::new();
+        Message::Subscribe(VNI).encode(&mut bytes);
+        shard.receive(NOW, id, &bytes);
+        shard.drain(NOW);
+        while shard.take_woken().is_some() {}
+        assert!(matches!(shard.transmit(NOW, id, TcpSample::default()), Transmit::Idle));
+        while shard.turn(NOW) {}
+        assert_eq!(shard.take_woken(), Some((id, Wake::Write)), "the join was answered");
+        assert!(matches!(shard.transmit(NOW, id, TcpSample::default()), Transmit::Finish));
+    }
 }
