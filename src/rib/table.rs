@@ -36,7 +36,7 @@ impl Entry {
 
     /// Whether this source announces it.
     fn has(&self, source: SourceId) -> bool {
-        self.members.iter().any(|member| member.source == source)
+        self.members.binary_search_by_key(&source, |member| member.source).is_ok()
     }
 
     /// Whether nobody announces it: a free place in the table.
