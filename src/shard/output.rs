@@ -420,4 +420,22 @@ mod tests {
         assert_eq!(shard.take_woken(), Some((id, Wake::Write)), "the join was answered");
         assert!(matches!(shard.transmit(NOW, id, TcpSample::default()), Transmit::Finish));
     }
+
+    #[test]
+    fn no_more_spare_buffers_are_kept_than_fit() {
+        let mut shard = shard();
+        let ids: Vec<PeerId> =
+            (0..2 * GATHERED_MAX).map(|_| peer(&mut shard, &Message::Keepalive)).collect();
+        let mut lengths = Vec::new();
+        for &id in &ids {
+            shard.receive(NOW, id, &KEEPALIVE_FRAME);
+            if let Transmit::Send(piece) = shard.transmit(NOW, id, TcpSample::default()) {
+                lengths.push(piece.as_slice().len());
+            }
+        }
+        for (id, length) in ids.into_iter().zip(lengths) {
+            shard.transmitted(NOW, id, length);
+        }
+        assert_eq!(shard.gathered.len(), GATHERED_MAX);
+    }
 }
