@@ -66,6 +66,10 @@ impl ChunkPool {
                 spare.push_back(chunk);
             }
         }
+        if tries > 0 && spare.len() == SPARE_MAX {
+            // Or chunks that stalled readers hold would keep all others out.
+            spare.pop_front();
+        }
         Chunk::new(start, capacity, &self.live)
     }
 
@@ -263,6 +267,27 @@ mod tests {
         pool.give_back(again.clone());
         pool.give_back(pool.chunk(9, 2 * CHUNK_BYTES_MIN));
         assert_eq!(pool.spare.borrow().len(), 0, "held by a reader, or too large");
+    }
+
+    #[test]
+    fn chunks_of_stalled_readers_do_not_fill_the_pool() {
+        let pool = ChunkPool::default();
+        let chunks: Vec<_> = (0..SPARE_MAX).map(|_| pool.chunk(0, CHUNK_BYTES_MIN)).collect();
+        let held: Vec<_> = chunks.iter().map(|chunk| chunk.bytes().clone()).collect();
+        chunks.into_iter().for_each(|chunk| pool.give_back(chunk));
+        let mut reused = 0;
+        for _ in 0..10 * SPARE_MAX {
+            let before = pool.live.get();
+            let chunk = pool.chunk(0, CHUNK_BYTES_MIN);
+            reused += usize::from(pool.live.get() == before);
+            pool.give_back(chunk);
+        }
+        assert!(reused > 8 * SPARE_MAX, "{reused} were used again");
+        assert_eq!(
+            pool.live_bytes() + pool.spare.borrow().len() * CHUNK_BYTES_MIN,
+            pool.live.get()
+        );
+        drop(held);
     }
 
     #[test]

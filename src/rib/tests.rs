@@ -231,3 +231,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_source_that_comes_and_goes_leaves_no_list_behind() {
+    let (mut rib, mut sink) = (rib(0), Sink::default());
+    let stays = source(1);
+    rib.add(stays, PeerClass::Client, Vni(0), &route(0), &mut sink);
+    for round in 0..10_000 {
+        for source in [stays, source(2)] {
+            rib.add(source, PeerClass::Client, Vni(1 + round % 50), &route(1), &mut sink);
+            rib.remove(source, Vni(1 + round % 50), &route(1), &mut sink);
+        }
+    }
+    assert_eq!((rib.vnis(), rib.vnis_of.len()), (1, 1), "what has nothing is forgotten");
+    assert!(rib.vnis_of[&stays].listed.len() <= 4);
+}

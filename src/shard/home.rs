@@ -3,10 +3,13 @@
 //! Owns the order in which requests are served. Must never wait for another shard: when one is
 //! full, requests stay where they are, and their senders pause.
 
+use std::collections::VecDeque;
+
 use super::Shard;
 use super::mail::{Delivery, Mail, Request};
+use super::peer::Ending;
 use crate::rib::{FORESIGHT, Join};
-use crate::types::{Action, ShardId, SourceId, Time};
+use crate::types::{Action, Route, ShardId, SourceId, Time, Vni};
 
 impl Shard {
     /// Mail from another shard.
@@ -68,7 +71,7 @@ impl Shard {
         let mut served = 0;
         while served < share && !self.outboxes.is_any_full() {
             if served % FORESIGHT == 0 {
-                self.rib.foresee(self.inbox[from.index()].iter().filter_map(Request::route));
+                self.rib.foresee(upcoming(&self.inbox[from.index()]));
             }
             let Some(request) = self.inbox[from.index()].pop_front() else {
                 break;
@@ -122,10 +125,55 @@ impl Shard {
                 Delivery::Joined(joined) => {
                     let peer = self.peers.find(joined.peer);
                     let sub = peer.and_then(|peer| peer.subscription(joined.group.vni));
+                    let id = joined.peer;
                     self.groups.joined(sub, *joined);
+                    if self.peers.find(id).is_some_and(|it| it.ending == Ending::Gracefully) {
+                        // It may have waited for this alone, and bring nothing to send.
+                        self.wake_writer(id);
+                    }
                 }
             }
         }
         assert!(bytes.is_empty(), "every byte of a block belongs to a delivery");
+    }
+}
+
+/// The routes that the next requests change. Of those alone: a search for more would look through the
+/// whole inbox where peers with many subscriptions come or go, and that again and again.
+fn upcoming(requests: &VecDeque<Request>) -> impl Iterator<Item = (Vni, &Route)> {
+    requests.iter().take(FORESIGHT).filter_map(Request::route)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rib::Group;
+    use crate::types::{Destination, GroupClass, NextHop, NextHopType, PeerClass, PeerId};
+
+    #[test]
+    fn only_the_next_requests_are_looked_at() {
+        let next_hop = NextHop {
+            address: [0xfd; 16].into(),
+            vni: Vni(0),
+            kind: NextHopType::STANDARD,
+            nat_port_from: 0,
+            nat_port_to: 0,
+        };
+        let change = |number: u8| Request::Change {
+            source: SourceId(PeerId::new(ShardId(0), 0, 0)),
+            class: PeerClass::Client,
+            action: Action::Add,
+            vni: Vni(7),
+            route: Route {
+                destination: Destination { prefix: [10, 0, 0, number].into(), length: 32 },
+                next_hop,
+            },
+        };
+        let leave = || Request::Leave(Group::new(Vni(7), GroupClass::Client));
+        let mut requests: VecDeque<Request> = (1..FORESIGHT).map(|_| leave()).collect();
+        requests.extend([change(1), change(2)]);
+        assert_eq!(upcoming(&requests).count(), 1, "the next but one is too far away");
+        requests.push_front(leave());
+        assert_eq!(upcoming(&requests).count(), 0);
     }
 }

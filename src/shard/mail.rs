@@ -262,3 +262,39 @@ impl RecordSink for Outboxes {
         self.blocks[shard.index()].deliveries.push(Delivery::Joined(Box::new(joined)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::GroupClass;
+
+    /// Blocks that go one way only: what the receiver has too many of comes back with its own mail, and
+    /// what it keeps is counted as it is.
+    #[test]
+    fn spare_blocks_are_counted() {
+        let (here, there) = (ShardId(0), ShardId(1));
+        let mut sender = Outboxes::new(here, 2, 10, 1 << 20);
+        let mut receiver = Outboxes::new(there, 2, 10, 1 << 20);
+        let group = Group::new(Vni(7), GroupClass::Client);
+        let mut returned = 0;
+        for round in 1..=20 {
+            for _ in 0..3 {
+                sender.record(there, group, Scope::All, &vec![0; 100 * round], 1);
+                let mut mail = sender.take(there).expect("there is a record");
+                mail.deliveries.clear();
+                receiver.keep(mail);
+            }
+            receiver.block(here).record_bytes_taken += 1;
+            let mut mail = receiver.take(here).expect("there is a receipt");
+            returned += mail.returned.len();
+            mail.returned.drain(..).for_each(|empty| sender.keep(empty));
+            sender.keep(mail);
+            for outboxes in [&sender, &receiver] {
+                let bytes: usize = outboxes.spare.iter().map(Mail::capacity_bytes).sum();
+                assert_eq!(outboxes.spare_bytes, bytes);
+                assert!(outboxes.spare.len() <= 2 * outboxes.blocks.len() + 2);
+            }
+        }
+        assert!(returned > 10);
+    }
+}

@@ -345,8 +345,12 @@ mod tests {
 
     /// An established peer that reassembles and has said this.
     fn peer(shard: &mut Shard, message: &Message) -> PeerId {
+        peer_that(true, shard, message)
+    }
+
+    fn peer_that(reassembles: bool, shard: &mut Shard, message: &Message) -> PeerId {
         let id = shard.accept(NOW, ([127, 0, 0, 1], 1).into());
-        let hello = Hello { keepalive_interval_s: 86_400, is_server: false, reassembles: true };
+        let hello = Hello { keepalive_interval_s: 86_400, is_server: false, reassembles };
         for message in [&Message::Hello(hello), &Message::Keepalive, message] {
             let mut bytes = Vec::new();
             message.encode(&mut bytes);
@@ -404,5 +408,61 @@ mod tests {
         assert!(lengths[0] < DIRECT_BYTES_MIN, "{lengths:?}");
         let whole = CHUNK_BYTES_MAX - 100..=CHUNK_BYTES_MAX;
         assert!(lengths.len() > 3 && whole.contains(&lengths[1]) && whole.contains(&lengths[2]));
+    }
+
+    #[test]
+    fn a_draining_peer_whose_join_brings_nothing_is_let_go() {
+        let mut shard = shard();
+        let id = peer(&mut shard, &Message::Keepalive);
+        let mut bytes = Vec::new();
+        Message::Subscribe(VNI).encode(&mut bytes);
+        shard.receive(NOW, id, &bytes);
+        shard.drain(NOW);
+        while shard.take_woken().is_some() {}
+        assert!(matches!(shard.transmit(NOW, id, TcpSample::default()), Transmit::Idle));
+        while shard.turn(NOW) {}
+        assert_eq!(shard.take_woken(), Some((id, Wake::Write)), "the join was answered");
+        assert!(matches!(shard.transmit(NOW, id, TcpSample::default()), Transmit::Finish));
+    }
+
+    #[test]
+    fn no_more_spare_buffers_are_kept_than_fit() {
+        let mut shard = shard();
+        let ids: Vec<PeerId> =
+            (0..2 * GATHERED_MAX).map(|_| peer(&mut shard, &Message::Keepalive)).collect();
+        let mut lengths = Vec::new();
+        for &id in &ids {
+            shard.receive(NOW, id, &KEEPALIVE_FRAME);
+            if let Transmit::Send(piece) = shard.transmit(NOW, id, TcpSample::default()) {
+                lengths.push(piece.as_slice().len());
+            }
+        }
+        for (id, length) in ids.into_iter().zip(lengths) {
+            shard.transmitted(NOW, id, length);
+        }
+        assert_eq!(shard.gathered.len(), GATHERED_MAX);
+    }
+
+    #[test]
+    fn a_batch_is_no_longer_than_the_segment_that_was_sampled() {
+        let mut shard = shard();
+        let announcer = peer(&mut shard, &Message::Keepalive);
+        let reader = peer_that(false, &mut shard, &Message::Subscribe(VNI));
+        announce(&mut shard, announcer, 0..500);
+        let mut now = Time(1_000_000);
+        for (snd_mss, bytes_max) in [(65_483, 1_188), (536, 508), (1_208, 1_180)] {
+            for is_wanted in [true, false] {
+                assert_eq!(shard.wants_sample(now, reader), is_wanted);
+                let snd_mss = if is_wanted { snd_mss } else { 0 };
+                let sample = TcpSample { snd_mss, ..TcpSample::default() };
+                let Transmit::Send(piece) = shard.transmit(now, reader, sample) else {
+                    panic!("there is more to send");
+                };
+                let length = piece.as_slice().len();
+                assert!((bytes_max - 100..=bytes_max).contains(&length), "{length} {bytes_max}");
+                shard.transmitted(now, reader, length);
+            }
+            now = now.after(Duration::from_secs(1));
+        }
     }
 }

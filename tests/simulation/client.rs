@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use metalbond_uring::shard::Piece;
+use metalbond_uring::shard::{BATCH_BYTES_MAX, Piece};
 use metalbond_uring::types::{Action, PeerId, Route, Vni};
 use metalbond_uring::wire::{self, Deframer, Hello, Message, Update};
 
@@ -160,4 +160,15 @@ impl Connection {
             Action::Remove => assert!(view.routes.remove(route), "{vni} {route} is unknown"),
         }
     }
+}
+
+/// What goes to a peer that takes each read for whole frames must be whole frames, few enough.
+pub fn check_piece(bytes: &[u8], end_of_record: bool, reassembles: bool) {
+    if reassembles {
+        assert!(bytes.len() <= 1 << 16);
+        return;
+    }
+    assert!(end_of_record, "a segment of its own");
+    let count = wire::frames(bytes).count();
+    assert!(bytes.len() <= BATCH_BYTES_MAX || count == 1, "{count} frames, {}", bytes.len());
 }

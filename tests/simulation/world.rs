@@ -4,14 +4,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 
 use metalbond_uring::shard::{
-    BATCH_BYTES_MAX, Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
+    Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
 use metalbond_uring::types::{
     Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
-use metalbond_uring::wire::{Message, frames};
+use metalbond_uring::wire::Message;
 
-use crate::client::{Client, Connection, Tables};
+use crate::client::{Client, Connection, Tables, check_piece};
 use crate::rng::Rng;
 
 struct Node {
@@ -505,6 +505,7 @@ impl World {
             self.act(client);
         }
         self.settle_input();
+        (0..self.clients.len()).for_each(|at| self.subscribe_unanswered(at));
         self.drained = Some(
             (0..self.clients.len())
                 .map(|at| {
@@ -522,6 +523,21 @@ impl World {
         self.rest();
         let peers: usize = self.nodes.iter().map(|node| node.shard.peer_count()).sum();
         assert_eq!(peers, 0, "everybody was let go");
+    }
+
+    /// A client may want something more; no turn deals with it yet.
+    fn subscribe_unanswered(&mut self, at: usize) {
+        let (vni, _) = self.route();
+        let Some(connection) = &mut self.clients[at].connection else { return };
+        let (shard, id) = (connection.shard, connection.id);
+        let hears = self.nodes[shard].shard.wants_read(id);
+        if !hears || !connection.is_live() || !connection.established || self.rng.chance(50) {
+            return;
+        }
+        connection.subscribe(vni, self.limits.vnis_per_peer_max as usize);
+        while self.clients[at].connection.as_ref().is_some_and(|c| !c.to_server.is_empty()) {
+            self.bytes_to_server(at);
+        }
     }
 
     /// All that clients said arrives and is dealt with; who is stuck stays stuck.
@@ -573,15 +589,4 @@ impl World {
             assert_eq!((held.routes, held.vnis, node.shard.peer_count()), (0, 0, 0), "{held:?}");
         }
     }
-}
-
-/// What goes to a peer that takes each read for whole frames must be whole frames, few enough.
-fn check_piece(bytes: &[u8], end_of_record: bool, reassembles: bool) {
-    if reassembles {
-        assert!(bytes.len() <= 1 << 16);
-        return;
-    }
-    assert!(end_of_record, "a segment of its own");
-    let count = frames(bytes).count();
-    assert!(bytes.len() <= BATCH_BYTES_MAX || count == 1, "{count} frames, {}", bytes.len());
 }
