@@ -179,7 +179,7 @@ fn cores(size: Size) -> Curve {
         y_title: "CPU of the server, us for each delivery",
         unit: "us",
         jobs: jobs.into(),
-        runs_per_round: size.pick(4, 1),
+        runs_per_round: size.pick(8, 1),
         goals: lines.map(|line| Goal::within(line, 2, 1.25, 1)).into(),
     }
 }
