@@ -301,9 +301,7 @@ impl Rib {
     ) -> bool {
         let Some(home) = self.homes.get_mut(&vni) else { return true };
         let done = home.withdraw(source, budget, &mut self.common, sink);
-        if home.tidy(&self.common.hasher) {
-            self.homes.remove(&vni);
-        }
+        self.tidy(vni);
         done
     }
 

@@ -25,6 +25,7 @@ struct Member {
 pub struct Entry {
     /// The route.
     pub route: Route,
+    hash: RouteHash,
     members: SmallVec<[Member; 1]>,
 }
 
@@ -120,9 +121,7 @@ impl VniTable {
 
     /// The place of a route.
     pub fn find(&self, route: &Route, hash: RouteHash) -> Option<u32> {
-        let Some(indexes) = &self.indexes else {
-            return position(&self.entries, |it| !it.is_vacant() && it.route == *route);
-        };
+        let Some(indexes) = &self.indexes else { return self.find_small(route) };
         let found =
             |slot: &Slot| slot.hash == hash && self.entries[slot.place as usize].route == *route;
         indexes.by_route.find(hash.wide(), found).map(|slot| slot.place)
@@ -131,7 +130,7 @@ impl VniTable {
     /// The place of a route; a vacant one, that a source must be added to, if it has none yet.
     pub fn find_or_insert(&mut self, route: &Route, hash: RouteHash, hasher: &RandomState) -> u32 {
         if self.indexes.is_none() {
-            if let Some(place) = self.find_or_insert_small(route) {
+            if let Some(place) = self.find_or_insert_small(route, hash) {
                 return place;
             }
             self.indexes = Some(Indexes::of(&mut self.entries, hasher));
@@ -148,7 +147,7 @@ impl VniTable {
             TableEntry::Occupied(occupied) => occupied.get().place,
             TableEntry::Vacant(vacant) => {
                 let reused = if *frozen == 0 { indexes.free.pop() } else { None };
-                let place = place_in(entries, reused, route);
+                let place = place_in(entries, reused, route, hash);
                 vacant.insert(Slot { hash, place });
                 place
             }
@@ -156,8 +155,8 @@ impl VniTable {
     }
 
     /// None if there is no room for one more without indexes.
-    fn find_or_insert_small(&mut self, route: &Route) -> Option<u32> {
-        if let Some(place) = position(&self.entries, |it| !it.is_vacant() && it.route == *route) {
+    fn find_or_insert_small(&mut self, route: &Route, hash: RouteHash) -> Option<u32> {
+        if let Some(place) = self.find_small(route) {
             return Some(place);
         }
         let reused =
@@ -170,7 +169,7 @@ impl VniTable {
                 _ => {}
             }
         }
-        Some(place_in(&mut self.entries, reused, route))
+        Some(place_in(&mut self.entries, reused, route, hash))
     }
 
     /// Adds a source. Says how many routes it has here now; none if it was one already.
@@ -215,8 +214,7 @@ impl VniTable {
             return Some(self.count(source));
         };
         if is_vacant {
-            let hash = RouteHash::of(&entry.route, hasher);
-            match indexes.by_route.find_entry(hash.wide(), |slot| slot.place == place) {
+            match indexes.by_route.find_entry(entry.hash.wide(), |slot| slot.place == place) {
                 Ok(indexed) => drop(indexed.remove()),
                 Err(_) => unreachable!("every route is in the index"),
             }
@@ -296,6 +294,10 @@ impl VniTable {
         std::hint::black_box(seen);
     }
 
+    fn find_small(&self, route: &Route) -> Option<u32> {
+        position(&self.entries, |entry| !entry.is_vacant() && entry.route == *route)
+    }
+
     fn count(&self, source: SourceId) -> usize {
         self.entries.iter().filter(|entry| entry.has(source)).count()
     }
@@ -311,7 +313,7 @@ impl Indexes {
                 indexes.free.push(place);
                 continue;
             }
-            let hash = RouteHash::of(&entry.route, hasher);
+            let hash = entry.hash;
             indexes
                 .by_route
                 .insert_unique(hash.wide(), Slot { hash, place }, |slot| slot.hash.wide());
@@ -375,8 +377,8 @@ fn position(entries: &[Entry], is_such: impl Fn(&Entry) -> bool) -> Option<u32> 
 }
 
 /// Puts a route at a place that is used again, or else at a new one.
-fn place_in(entries: &mut Vec<Entry>, reused: Option<u32>, route: &Route) -> u32 {
-    let entry = Entry { route: *route, members: SmallVec::new() };
+fn place_in(entries: &mut Vec<Entry>, reused: Option<u32>, route: &Route, hash: RouteHash) -> u32 {
+    let entry = Entry { route: *route, hash, members: SmallVec::new() };
     if let Some(place) = reused {
         entries[place as usize] = entry;
         return place;
