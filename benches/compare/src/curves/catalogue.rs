@@ -51,6 +51,8 @@ const CPU_PER_DELIVERY: &str = "server_cpu_us_per_delivery";
 
 /// The same table for each of so many subscribers; and loadgen's and the server's flags.
 struct Fanout {
+    name: &'static str,
+    title: &'static str,
     line: &'static str,
     routes: u32,
     loadgen: &'static str,
@@ -58,8 +60,8 @@ struct Fanout {
 }
 
 impl Fanout {
-    fn jobs(self, subscribers: &[u32]) -> Vec<Job> {
-        let Fanout { line, routes, loadgen, server } = self;
+    fn curve(self, subscribers: &[u32]) -> Curve {
+        let Fanout { name, title, line, routes, loadgen, server } = self;
         let of = |&subscribers: &u32| {
             job(format!("{subscribers} subscribers"), move |binaries| {
                 let arguments = format!(
@@ -70,7 +72,17 @@ impl Fanout {
                 Ok(vec![sample(line, subscribers, us)])
             })
         };
-        subscribers.iter().map(of).collect()
+        let (first, last) = first_and_last(subscribers);
+        Curve {
+            name,
+            title,
+            x_title: "subscribers of one VNI",
+            y_title: "CPU of the server, us for each delivery",
+            unit: "us",
+            jobs: subscribers.iter().map(of).collect(),
+            runs_per_round: 1,
+            goals: vec![Goal::within(line, last, 1.5, first)],
+        }
     }
 }
 
@@ -83,41 +95,28 @@ fn first_and_last(places: &[u32]) -> (u64, u64) {
 }
 
 fn fanout(size: Size) -> Curve {
-    let line = "peers that reassemble";
-    let (first, last) = first_and_last(subscribers(size));
-    let fanout = Fanout { line, routes: size.pick(5_000, 100), loadgen: "", server: "--cores 1" };
-    Curve {
+    let fanout = Fanout {
         name: "fanout",
         title: "An update to many subscribers",
-        x_title: "subscribers of one VNI",
-        y_title: "CPU of the server, us for each delivery",
-        unit: "us",
-        jobs: fanout.jobs(subscribers(size)),
-        runs_per_round: 1,
-        goals: vec![Goal::within(line, last, 1.5, first)],
-    }
+        line: "peers that reassemble",
+        routes: size.pick(5_000, 100),
+        loadgen: "",
+        server: "--cores 1",
+    };
+    fanout.curve(subscribers(size))
 }
 
 fn fanout_aligned(size: Size) -> Curve {
-    let line = "peers that read whole frames";
-    let (first, last) = first_and_last(subscribers(size));
     let fanout = Fanout {
-        line,
+        name: "fanout-aligned",
+        title: "An update to many subscribers that read whole frames",
+        line: "peers that read whole frames",
         routes: size.pick(2_000, 100),
         // Not --legacy, which bears 65,535 unread bytes only: nobody is paced here.
         loadgen: " --aligned",
         server: "--cores 1 --pace off",
     };
-    Curve {
-        name: "fanout-aligned",
-        title: "An update to many subscribers that read whole frames",
-        x_title: "subscribers of one VNI",
-        y_title: "CPU of the server, us for each delivery",
-        unit: "us",
-        jobs: fanout.jobs(subscribers(size)),
-        runs_per_round: 1,
-        goals: vec![Goal::within(line, last, 1.5, first)],
-    }
+    fanout.curve(subscribers(size))
 }
 
 fn take_in(size: Size) -> Curve {
