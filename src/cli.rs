@@ -222,6 +222,9 @@ fn normalise(
             words.push(arg.to_string());
             if values.iter().any(|Takes(flag, ..)| *flag == arg) {
                 words.extend(args.next().map(|value| value.to_string()));
+            } else if !switches.contains(&arg) {
+                // Or the value behind it would be blamed.
+                return Err(usage(&format!("Unrecognized argument: {arg}\n")));
             }
         }
     }
@@ -497,6 +500,7 @@ mod tests {
         assert!(wrong(&["--frob"]).contains("--frob"));
         assert!(wrong(&["--frob=3"]).contains("--frob"));
         assert!(wrong(&["--=3"]).contains("Unrecognized argument"));
+        assert!(wrong(&["--core", "2"]).contains("Unrecognized argument: --core\n"));
         assert!(wrong(&["-x"]).contains("-x"));
         assert!(wrong(&["-"]).contains("\"-\""));
         assert!(wrong(&[""]).contains("\"\""));
