@@ -25,7 +25,6 @@ struct Member {
 pub struct Entry {
     /// The route.
     pub route: Route,
-    hash: RouteHash,
     members: SmallVec<[Member; 1]>,
 }
 
@@ -130,7 +129,7 @@ impl VniTable {
     /// The place of a route; a vacant one, that a source must be added to, if it has none yet.
     pub fn find_or_insert(&mut self, route: &Route, hash: RouteHash, hasher: &RandomState) -> u32 {
         if self.indexes.is_none() {
-            if let Some(place) = self.find_or_insert_small(route, hash) {
+            if let Some(place) = self.find_or_insert_small(route) {
                 return place;
             }
             self.indexes = Some(Indexes::of(&mut self.entries, hasher));
@@ -147,7 +146,7 @@ impl VniTable {
             TableEntry::Occupied(occupied) => occupied.get().place,
             TableEntry::Vacant(vacant) => {
                 let reused = if *frozen == 0 { indexes.free.pop() } else { None };
-                let place = place_in(entries, reused, route, hash);
+                let place = place_in(entries, reused, route);
                 vacant.insert(Slot { hash, place });
                 place
             }
@@ -155,7 +154,7 @@ impl VniTable {
     }
 
     /// None if there is no room for one more without indexes.
-    fn find_or_insert_small(&mut self, route: &Route, hash: RouteHash) -> Option<u32> {
+    fn find_or_insert_small(&mut self, route: &Route) -> Option<u32> {
         if let Some(place) = self.find_small(route) {
             return Some(place);
         }
@@ -169,7 +168,7 @@ impl VniTable {
                 _ => {}
             }
         }
-        Some(place_in(&mut self.entries, reused, route, hash))
+        Some(place_in(&mut self.entries, reused, route))
     }
 
     /// Adds a source. Says how many routes it has here now; none if it was one already.
@@ -214,7 +213,8 @@ impl VniTable {
             return Some(self.count(source));
         };
         if is_vacant {
-            match indexes.by_route.find_entry(entry.hash.wide(), |slot| slot.place == place) {
+            let hash = RouteHash::of(&entry.route, hasher);
+            match indexes.by_route.find_entry(hash.wide(), |slot| slot.place == place) {
                 Ok(indexed) => drop(indexed.remove()),
                 Err(_) => unreachable!("every route is in the index"),
             }
@@ -313,7 +313,7 @@ impl Indexes {
                 indexes.free.push(place);
                 continue;
             }
-            let hash = entry.hash;
+            let hash = RouteHash::of(&entry.route, hasher);
             indexes
                 .by_route
                 .insert_unique(hash.wide(), Slot { hash, place }, |slot| slot.hash.wide());
@@ -377,8 +377,8 @@ fn position(entries: &[Entry], is_such: impl Fn(&Entry) -> bool) -> Option<u32> 
 }
 
 /// Puts a route at a place that is used again, or else at a new one.
-fn place_in(entries: &mut Vec<Entry>, reused: Option<u32>, route: &Route, hash: RouteHash) -> u32 {
-    let entry = Entry { route: *route, hash, members: SmallVec::new() };
+fn place_in(entries: &mut Vec<Entry>, reused: Option<u32>, route: &Route) -> u32 {
+    let entry = Entry { route: *route, members: SmallVec::new() };
     if let Some(place) = reused {
         entries[place as usize] = entry;
         return place;
