@@ -42,28 +42,31 @@ pub use self::feed::{Feed, FeedSink};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::sys::{raise_descriptor_limit, receive_ready};
 use self::worker::{Letter, WorkerStart};
+use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::shard::{Budgets, Limits, Shard, ShardConfig};
-use crate::types::{Pace, ReflectOwn, ShardId, Time};
+use crate::types::{Pace, PeerId, ReflectOwn, ShardId, Time};
 
-/// What a server is told.
+/// What a node is told at its start, be it a server, a client or both.
+///
+/// More settings may come: build it with `..ServerConfig::default()`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerConfig {
-    /// Addresses to listen on; port 0 takes a free one. An IPv6 address that stands for all
+    /// Addresses to listen on from the start; port 0 takes a free one. An IPv6 address that stands for all
     /// (`[::]:4711`) takes IPv4 as well.
     pub listen: Vec<SocketAddr>,
-    /// Shards, each a thread: 1..=1024; 0 means one for each CPU.
+    /// Shards, each a thread: 1..=1024, or 0 for one for each CPU. One is plenty for a hypervisor.
     pub cores: u16,
-    /// Own keepalive interval in seconds, 1..=86400.
+    /// The keepalive interval to offer, in seconds: 1..=86400, or 0 for the default of 5.
     pub keepalive_interval_s: u32,
     /// Which of its own routes a peer gets back.
     pub reflect_own: ReflectOwn,
-    /// How fast peers are fed that do not reassemble.
+    /// How fast peers are fed that do not reassemble; a rate is at least 1.
     pub pace: Pace,
     /// Routes that one peer may have announced at a time.
     pub routes_per_peer_max: u32,
     /// VNIs that one peer may have subscribed to at a time.
     pub vnis_per_peer_max: u32,
-    /// Connections at a time; more are closed at once.
+    /// Connections at a time, 1..=1048576; more are closed at once.
     pub peers_max: u32,
     /// Bytes of all private queues of slow peers; each shard has an equal part.
     pub queue_bytes_max: u64,
@@ -77,7 +80,7 @@ impl Default for ServerConfig {
         ServerConfig {
             listen: Vec::new(),
             cores: 1,
-            keepalive_interval_s: 5,
+            keepalive_interval_s: KEEPALIVE_INTERVAL_S_DEFAULT,
             reflect_own: ReflectOwn::None,
             pace: Pace::Auto,
             routes_per_peer_max: 100_000,
@@ -89,9 +92,47 @@ impl Default for ServerConfig {
     }
 }
 
+impl ServerConfig {
+    /// Whether each setting is in its range.
+    ///
+    /// # Errors
+    /// [`ServeError::OutOfRange`] with the first that is not.
+    fn judge(&self) -> Result<(), ServeError> {
+        let pace = match self.pace {
+            Pace::RoutesPerS(routes_per_s) => routes_per_s,
+            Pace::Auto | Pace::Off => 1,
+        };
+        let settings = [
+            ("cores", u32::from(self.cores), 0, u32::from(CORES_MAX)),
+            ("keepalive_interval_s", self.keepalive_interval_s, 0, KEEPALIVE_INTERVAL_S_MAX),
+            ("pace", pace, 1, u32::MAX),
+            ("peers_max", self.peers_max, 1, PeerId::SLOTS),
+        ];
+        for (setting, value, min, max) in settings {
+            if !(min..=max).contains(&value) {
+                return Err(ServeError::OutOfRange { setting, value, min, max });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Why a server could not start.
 #[derive(Error, Debug)]
+#[non_exhaustive]
 pub enum ServeError {
+    /// A setting of [`ServerConfig`].
+    #[error("{setting} is {value}: it must be from {min} to {max}")]
+    OutOfRange {
+        /// The field's name.
+        setting: &'static str,
+        /// What it was set to.
+        value: u32,
+        /// The least that it may be.
+        min: u32,
+        /// The most that it may be.
+        max: u32,
+    },
     /// Somebody listens there.
     #[error(
         "address in use: {address}: another program listens there (`ss -ltnp` tells which). Stop it, or \
@@ -312,6 +353,7 @@ struct Running {
 
 impl Running {
     fn start(config: &ServerConfig) -> Result<Running, ServeError> {
+        config.judge()?;
         probe::probe()?;
         if let Err(error) = sys::raise_descriptor_limit() {
             warn!(%error, "the limit of open descriptors stays as it is");
@@ -391,12 +433,15 @@ fn start_shards(config: &ServerConfig) -> Result<Started, ServeError> {
     Ok((Dispatcher::new(handles, config.peers_max), threads, all_ended))
 }
 
+/// The most shards that there may be.
+const CORES_MAX: u16 = ShardId::MAX.0 + 1;
+
 fn shard_count(cores: u16) -> u16 {
     if cores > 0 {
-        return cores.min(ShardId::MAX.0 + 1);
+        return cores;
     }
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    u16::try_from(cpus).unwrap_or(u16::MAX).min(ShardId::MAX.0 + 1)
+    u16::try_from(cpus).unwrap_or(u16::MAX).min(CORES_MAX)
 }
 
 fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig {
