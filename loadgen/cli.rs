@@ -8,7 +8,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 
 use argh::FromArgs;
-use metalbond_uring::cli::{Exit, Stream, Takes, parse_flags, usage_of};
+use metalbond_uring::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
 
 use crate::route::ROUTES_PER_VNI_MAX;
 use crate::scenario;
@@ -112,10 +112,9 @@ impl Scenario {
 /// # Errors
 /// An [`Exit`], also for `--help` and `--version`.
 pub fn parse(args: &[&str]) -> Result<Options, Exit> {
-    let flags: Flags = parse_flags(PROGRAM, args, &VALUES, &SWITCHES)?;
+    let flags: Flags = parse_flags(&GRAMMAR, args)?;
     if flags.version {
-        let text = format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"));
-        return Err(Exit { code: 0, text, stream: Stream::Stdout });
+        return Err(version_of(PROGRAM));
     }
     let given = Given {
         peers: flags.peers,
@@ -169,6 +168,7 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
 /// starts itself and ends afterwards. Its VNIs start at 15728640, far from those in use.
 #[derive(FromArgs)]
 #[argh(
+    usage = "[flags]",
     help_triggers("-h", "--help"),
     note = "Scenarios and their sizes (defaults):\n\
      \x20 mix      --peers 1000 --vnis P/50 --vnis-per-peer 2 --routes 5 --rate 500 --duration-s 10\n\
@@ -271,14 +271,22 @@ struct Flags {
     #[argh(option, arg_name = "file")]
     report: Option<String>,
     /// print the version
-    #[argh(switch)]
+    #[argh(switch, short = 'V')]
     version: bool,
     /// damage one received update: corrupt, skip or duplicate
     #[argh(option, arg_name = "how", from_str_fn(sabotage), hidden_help)]
     sabotage: Option<Sabotage>,
 }
 
-const VALUES: [Takes; 24] = [
+static GRAMMAR: Grammar = Grammar {
+    program: PROGRAM,
+    values: &VALUES,
+    lists: &[],
+    switches: &["--legacy", "--aligned", "--json", "--version", "-V", "--help", "-h"],
+    beside: None,
+};
+
+static VALUES: [Takes; 24] = [
     Takes("--scenario", "mix, fanout, mesh, join, herd, latency, churn, slow or idle", "fanout"),
     Takes("--peers", "a number of at least 1", "5000"),
     Takes("--vnis", "a number of at least 1", "100"),
@@ -304,8 +312,6 @@ const VALUES: [Takes; 24] = [
     Takes("--report", "the name of a file", "report.html"),
     Takes("--sabotage", "corrupt, skip or duplicate", "skip"),
 ];
-
-const SWITCHES: [&str; 6] = ["--legacy", "--aligned", "--json", "--version", "--help", "-h"];
 
 impl Options {
     /// Whether the sizes make sense together.
@@ -432,6 +438,7 @@ fn threads_default() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use metalbond_uring::cli::Stream;
 
     #[track_caller]
     fn wrong(args: &[&str]) -> String {
@@ -502,7 +509,7 @@ mod tests {
     fn help_names_every_flag_but_the_hidden_one() {
         let exit = parse(&["--help"]).unwrap_err();
         assert_eq!((exit.code, exit.stream), (0, Stream::Stdout));
-        for Takes(flag, _, example) in VALUES {
+        for Takes(flag, _, example) in &VALUES {
             assert_eq!(exit.text.contains(flag), flag != "--sabotage", "{flag}");
             let alone = parse(&[flag, example]);
             let fits =

@@ -9,6 +9,7 @@ use anyhow::Context;
 use metalbond_uring::api::{Config, DummyClient, MetalBond, NetlinkClient, NetlinkClientConfig};
 use metalbond_uring::cli::{self, ClientOptions, Exit, Invocation, ServerOptions, Stream};
 use metalbond_uring::io;
+use metalbond_uring::types::HostPort;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
 
 fn serve(options: ServerOptions) -> ExitCode {
     start_log(options.verbose);
+    warn_of_http(options.http.as_ref());
     match io::serve(options.server) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
@@ -35,6 +37,7 @@ fn serve(options: ServerOptions) -> ExitCode {
 
 fn client(options: ClientOptions) -> anyhow::Result<()> {
     start_log(options.verbose);
+    warn_of_http(options.http.as_ref());
     let config = Config {
         keepalive_interval_s: options.keepalive_interval_s,
         hold_time: options.hold_time,
@@ -68,6 +71,13 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
         false => metalbond.shutdown(),
     }
     Ok(())
+}
+
+/// Command lines of the Go program have `--http`: they work, and it is said what is missing.
+fn warn_of_http(http: Option<&HostPort>) {
+    if let Some(http) = http {
+        tracing::warn!("--http {http} is accepted and ignored: there is no HTTP view yet");
+    }
 }
 
 fn fail(error: &dyn std::fmt::Display) -> ExitCode {
