@@ -40,6 +40,18 @@ fn rooms_use_only_what_is_below() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
+/// A module that is built elsewhere has errors of its own, and the one that tells why is lost among them.
+#[test]
+fn outside_linux_there_is_one_error() {
+    let lib = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let lines: Vec<&str> = lib.lines().collect();
+    assert!(lib.contains("#[cfg(not(target_os = \"linux\"))]\ncompile_error!("));
+    for pair in lines.windows(2).filter(|pair| pair[1].contains("mod ")) {
+        let guarded = pair[0].starts_with("#[cfg(") && pair[0].contains("target_os = \"linux\"");
+        assert!(guarded || pair[1].starts_with("//"), "{}: nothing says Linux only", pair[1]);
+    }
+}
+
 #[test]
 fn the_generated_types_stay_in_wire() {
     for file in rust_files("src") {
