@@ -387,6 +387,7 @@ mod tests {
             ("--listen", "localhost", "port is missing"),
             ("--listen", "[::1]", "port is missing"),
             ("--listen", "::1:4711", "brackets"),
+            ("--listen", "[fe80::1]:4711", "needs its device"),
             ("--listen", "[::]:65536", "is no port"),
             ("--listen", "[::]:", "is no port"),
             ("--listen", "[::]:http", "is no port"),

@@ -153,7 +153,7 @@ fn what_is_no_servers_address_is_refused() {
         "http://foo:4711",
         "foo:4711/",
         "a b:4711",
-        "[fe80::1%lo]:4711",
+        "[fe80::1]:4711",
     ] {
         let refused = node.add_peer(wrong, None).expect_err(wrong);
         assert!(matches!(&refused, Error::PeerAddress { address, .. } if address == wrong));

@@ -293,7 +293,7 @@ mod tests {
             ("--server a:1 --listen [::]:1", "a flag of `metalbond-uring server`"),
             ("help", "Did you mean --help?"),
             ("--server a:1 --http 4713", "the host is missing"),
-            ("--server [fe80::1%eth0]:4711", "zone"),
+            ("--server [fe80::1]:4711", "needs its device"),
             ("--server a:1 --server a:1", "twice"),
             ("--server a:1 --subscribe -1", "--subscribe"),
             ("--server a:1 --subscribe 1,1", "twice"),

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::worker::Worker;
 use crate::session::State;
+use crate::types::HostPort;
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -146,9 +147,10 @@ async fn resolve(server: &str) -> io::Result<Vec<SocketAddr>> {
         return Ok(vec![address]);
     }
     let (found, addresses) = oneshot::channel();
-    let server = server.to_owned();
+    // Without its brackets an address may have a zone.
+    let HostPort { host, port } = HostPort::of_server(server).map_err(io::Error::other)?;
     thread::Builder::new().name("resolver".to_owned()).spawn(move || {
-        let _ = found.send(server.to_socket_addrs().map(Vec::from_iter));
+        let _ = found.send((host.as_str(), port).to_socket_addrs().map(Vec::from_iter));
     })?;
     addresses.await.unwrap_or_else(|_| Err(io::Error::other("the resolver failed")))
 }
@@ -172,4 +174,20 @@ async fn connect_to(
     // The ring waits for operations itself.
     stream.set_nonblocking(false)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_zones_are_resolved() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let resolved = |server: &str| runtime.block_on(resolve(server)).unwrap();
+        assert_eq!(resolved("[::1]:4711"), ["[::1]:4711".parse().unwrap()]);
+        let local = resolved("localhost:4711");
+        assert!(local.iter().all(|it| it.ip().is_loopback() && it.port() == 4711), "{local:?}");
+        let zoned = resolved("[fe80::1%lo]:4711");
+        assert!(matches!(zoned[..], [SocketAddr::V6(it)] if it.scope_id() == 1), "{zoned:?}");
+    }
 }

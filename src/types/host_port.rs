@@ -3,7 +3,7 @@
 //! Owns their one grammar, for flags and callers alike. Must never look a name up.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 /// A host and a port: `name:4711`, `192.0.2.1:4711`, `[2001:db8::1]:4711`, `:4711`.
@@ -45,14 +45,13 @@ pub enum HostPortError {
     /// White space, a path, or what else no name has.
     #[error("{0:?} is no name of a host")]
     Name(String),
-    /// The zone is one of this host's devices, whose number may change until the next attempt.
-    #[error("an address with a zone ({0:?}) cannot be connected to")]
-    Zone(String),
+    /// It could be on any link.
+    #[error("a link-local address needs its device, as in \"[{0}%eth0]:4711\"")]
+    NoZone(Ipv6Addr),
 }
 
 impl HostPort {
-    /// Reads the address of a server to connect to. Without a host it is this host; port 0 and zones
-    /// are refused.
+    /// Reads the address of a server to connect to. Without a host it is this host; port 0 is refused.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -61,11 +60,7 @@ impl HostPort {
         if host.is_empty() {
             host.push_str("localhost");
         }
-        match host.split_once('%') {
-            Some((_, zone)) => Err(HostPortError::Zone(zone.to_owned())),
-            None if port == 0 => Err(HostPortError::PortZero),
-            None => Ok(HostPort { host, port }),
-        }
+        if port == 0 { Err(HostPortError::PortZero) } else { Ok(HostPort { host, port }) }
     }
 }
 
@@ -77,8 +72,14 @@ impl FromStr for HostPort {
         let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
         let number = port.parse().ok().filter(|_| is_number);
         let port = number.ok_or_else(|| HostPortError::Port(port.to_owned()))?;
-        // One address has one text, however it was written.
-        let host = host.parse().map_or(host.to_owned(), |address: IpAddr| address.to_string());
+        let host = match ipv6(host) {
+            Some((address, "")) if address.is_unicast_link_local() => {
+                return Err(HostPortError::NoZone(address));
+            }
+            // One address has one text, however it was written.
+            Some((address, zone)) => format!("{address}{zone}"),
+            None => host.to_owned(),
+        };
         Ok(HostPort { host, port })
     }
 }
@@ -97,7 +98,7 @@ fn split(text: &str) -> Result<(&str, &str), HostPortError> {
     }
     if let Some(rest) = text.strip_prefix('[') {
         let (host, behind) = rest.split_once(']').ok_or(HostPortError::Brackets)?;
-        if !is_ipv6(host) {
+        if ipv6(host).is_none() {
             return Err(HostPortError::Address(host.to_owned()));
         }
         return match behind.strip_prefix(':') {
@@ -123,10 +124,10 @@ fn split(text: &str) -> Result<(&str, &str), HostPortError> {
     Ok((host, port))
 }
 
-/// Whether it is an IPv6 address, with or without a zone.
-fn is_ipv6(text: &str) -> bool {
-    let (address, zone) = text.split_once('%').unwrap_or((text, "-"));
-    address.parse::<std::net::Ipv6Addr>().is_ok() && !zone.is_empty()
+/// An IPv6 address and its zone (`%eth0`), which may be empty.
+fn ipv6(text: &str) -> Option<(Ipv6Addr, &str)> {
+    let (address, zone) = text.split_at(text.find('%').unwrap_or(text.len()));
+    (zone != "%").then(|| address.parse().ok())?.map(|address| (address, zone))
 }
 
 #[cfg(test)]
@@ -139,7 +140,7 @@ mod tests {
             ("rr.example:4711", "rr.example", 4711),
             ("192.0.2.1:1", "192.0.2.1", 1),
             ("[2001:DB8:0::1]:65535", "2001:db8::1", 65_535),
-            ("[fe80::1%eth0]:4711", "fe80::1%eth0", 4711),
+            ("[FE80:0::1%eth0]:4711", "fe80::1%eth0", 4711),
             (":4711", "", 4711),
             ("[::]:0", "::", 0),
         ] {
@@ -170,6 +171,7 @@ mod tests {
             ("[192.0.2.1]:4711", "\"192.0.2.1\" is no IPv6 address"),
             ("[]:4711", "\"\" is no IPv6 address"),
             ("[fe80::1%]:4711", "is no IPv6 address"),
+            ("[fe80::1]:4711", "as in \"[fe80::1%eth0]:4711\""),
             ("http://foo:4711", "without \"http://\""),
             ("a b:4711", "\"a b\" is no name"),
             ("foo/bar:4711", "\"foo/bar\" is no name"),
@@ -187,6 +189,6 @@ mod tests {
         assert_eq!(server("[::]:4711").as_deref(), Ok("[::]:4711"));
         assert_eq!(server("[0::1]:1"), server("[::1]:1"));
         assert_eq!(server("foo:0"), Err(HostPortError::PortZero));
-        assert_eq!(server("[fe80::1%eth0]:1"), Err(HostPortError::Zone("eth0".to_owned())));
+        assert_eq!(server("[fe80::1%eth0]:1").as_deref(), Ok("[fe80::1%eth0]:1"));
     }
 }
