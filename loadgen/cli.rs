@@ -280,13 +280,13 @@ struct Flags {
 
 static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
-    values: &VALUES,
+    values: VALUES,
     lists: &[],
     switches: &["--legacy", "--aligned", "--json", "--version", "-V", "--help", "-h"],
     beside: None,
 };
 
-static VALUES: [Takes; 24] = [
+static VALUES: &[Takes] = &[
     Takes("--scenario", "mix, fanout, mesh, join, herd, latency, churn, slow or idle", "fanout"),
     Takes("--peers", "a number of at least 1", "5000"),
     Takes("--vnis", "a number of at least 1", "100"),
@@ -509,8 +509,8 @@ mod tests {
     fn help_names_every_flag_but_the_hidden_one() {
         let exit = parse(&["--help"]).unwrap_err();
         assert_eq!((exit.code, exit.stream), (0, Stream::Stdout));
-        for Takes(flag, _, example) in &VALUES {
-            assert_eq!(exit.text.contains(flag), flag != "--sabotage", "{flag}");
+        for Takes(flag, _, example) in VALUES {
+            assert_eq!(exit.text.contains(flag), *flag != "--sabotage", "{flag}");
             let alone = parse(&[flag, example]);
             let fits =
                 alone.is_ok() || alone.is_err_and(|exit| exit.text.contains("means nothing"));

@@ -182,13 +182,13 @@ impl From<ServerFlags> for ServerOptions {
 
 static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
-    values: &VALUES,
+    values: VALUES,
     lists: &[],
     switches: &["--verbose", "-v", "--version", "-V", "--help", "-h"],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
 };
 
-static VALUES: [Takes; 10] = [
+static VALUES: &[Takes] = &[
     Takes("--listen", "an address and a port", "[::]:4711"),
     Takes("--cores", "a number from 1 to 1024", "4"),
     Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
@@ -429,7 +429,7 @@ mod tests {
 
     #[test]
     fn examples_and_missing_or_doubled_values() {
-        for Takes(flag, takes, example) in &VALUES {
+        for Takes(flag, takes, example) in VALUES {
             server(&[flag, example]);
             let text = wrong(&["server", flag]);
             assert!(text.contains(&format!("'{flag}'")) && text.contains(takes), "{text}");

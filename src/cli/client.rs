@@ -104,13 +104,13 @@ struct ClientFlags {
 
 pub(super) static GRAMMAR: Grammar = Grammar {
     program: "metalbond-uring client",
-    values: &VALUES,
+    values: VALUES,
     lists: &["--server", "--subscribe", "--announce", "--install-routes"],
     switches: &["--ipv4-only", "--cleanup", "--verbose", "-v", "--version", "-V", "--help", "-h"],
     beside: Some(("metalbond-uring server", &super::GRAMMAR)),
 };
 
-static VALUES: [Takes; 9] = [
+static VALUES: &[Takes] = &[
     Takes("--server", "addresses with ports", "[::1]:4711"),
     Takes("--subscribe", "VNIs from 0 to 4294967295", "100"),
     Takes("--announce", "vni#prefix#hop[#type[#from#to]]", "100#10.0.1.0/24#2001:db8::1"),
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn examples_are_right_and_can_be_pasted_into_a_shell() {
-        for Takes(flag, takes, example) in &VALUES {
+        for Takes(flag, takes, example) in VALUES {
             let line = format!("--server=a:1 --tun=t0 {flag}={example}");
             if !["--server", "--tun"].contains(flag) {
                 client(&line);
