@@ -46,10 +46,9 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     let metalbond = match options.tun {
         Some(link_name) if !options.install_routes.is_empty() => {
             let client = NetlinkClient::new(NetlinkClientConfig {
-                vni_table_map: options.install_routes,
-                link_name,
                 ipv4_only: options.ipv4_only,
                 resync: options.resync,
+                ..NetlinkClientConfig::new(link_name, options.install_routes)
             });
             MetalBond::new(config, client.context("--tun, --install-routes")?)?
         }
