@@ -538,9 +538,15 @@ mod tests {
     fn the_readme_has_each_flag_and_says_the_same_of_v() {
         let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
         let readme = std::fs::read_to_string(readme).unwrap();
-        for flag in GRAMMAR.flags().chain(client::GRAMMAR.flags()) {
-            let asks = ["--help", "-h", "--version", "-V"].contains(&flag);
-            assert!(asks || readme.contains(&format!("`{flag}")), "{flag}");
+        let (_, of_client) = readme.split_once("\n## Be a client\n").unwrap();
+        for (text, grammar) in [(readme.as_str(), &GRAMMAR), (of_client, &client::GRAMMAR)] {
+            // Up to the end of the first table.
+            let rows = text.lines().skip_while(|line| !line.starts_with("| flag "));
+            let table: String = rows.take_while(|line| line.starts_with('|')).collect();
+            for flag in grammar.flags() {
+                let asks = ["--help", "-h", "--version", "-V", "--verbose"].contains(&flag);
+                assert!(asks || table.contains(&format!("`{flag}")), "{flag}: {table}");
+            }
         }
         let verbose = "log more: what happens to single peers, routes and messages";
         for text in [&said(&["--help"]), &said(&["client", "--help"]), &readme] {
