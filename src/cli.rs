@@ -451,6 +451,7 @@ mod tests {
         assert!(wrong(&["-"]).contains("\"-\""));
         assert!(wrong(&[""]).contains("\"\""));
         assert!(wrong(&["server", "server"]).contains("\"server\""));
+        assert!(wrong(&["-v", "client"]).contains("command comes first"));
         assert!(wrong(&["--", "--cores"]).contains("\"--cores\" after `--`"));
         assert!(wrong(&["--verbose=maybe"]).contains("--verbose takes no value but true or false"));
         assert!(wrong(&["--server", "[::1]:1"]).contains("a flag of `metalbond-uring client`"));

@@ -151,6 +151,10 @@ impl Grammar {
             let value = value.trim_end_matches(',');
             let list = quoted(&format!("{value},{word}"));
             text += &format!("A list has commas between, and no spaces: {flag} {list}\n");
+        } else if let Some((command, _)) = self.beside
+            && command.split(' ').next_back() == Some(word)
+        {
+            text += &format!("The command comes first, and its flags after it: {command}\n");
         } else if let Some(flag) = nearest(word, self.flags()) {
             text += &format!("Did you mean {flag}?\n");
         }
