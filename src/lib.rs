@@ -4,6 +4,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`vital`] | threads that the service cannot do without, and the way out of the process |
 //! | [`types`] | VNIs, routes, ids, time: plain values |
 //! | [`wire`] | frames and messages, and what is wrong with them |
 //! | [`session`] | the state machine of one connection and its timers |
@@ -24,4 +25,5 @@ pub mod rib;
 pub mod session;
 pub mod shard;
 pub mod types;
+pub mod vital;
 pub mod wire;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -16,6 +16,7 @@ use super::installer::{ClientEvent, Installer, RouteClient};
 use crate::io::{ServeError, Server, ServerConfig, ServerState};
 use crate::session::State;
 use crate::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
+use crate::vital;
 
 /// What a node is told at its start.
 #[derive(Clone, Debug)]
@@ -99,9 +100,7 @@ impl MetalBond {
         let server = ServerConfig { keepalive_interval_s, cores, hold_time, ..server };
         let (events, receiver) = mpsc::channel();
         let installer = Installer::new(Box::new(client));
-        let installer = thread::Builder::new()
-            .name("route-client".to_owned())
-            .spawn(move || installer.run(&receiver))
+        let installer = vital::spawn("route-client", move || installer.run(&receiver))
             .map_err(Error::Thread)?;
         let io = Server::start(server)?;
         let feed = events.clone();
@@ -281,10 +280,9 @@ impl MetalBond {
     fn stop_installer(&mut self, cleanup: bool) {
         self.tell_client(ClientEvent::Stop { cleanup });
         let installer = self.installer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(installer) = installer
-            && installer.join().is_err()
-        {
-            tracing::error!("the route client panicked");
+        if let Some(installer) = installer {
+            // Its panic would have ended the process.
+            let _ = installer.join();
         }
     }
 
