@@ -56,6 +56,18 @@ fn the_generated_types_stay_in_wire() {
 }
 
 #[test]
+fn the_end_of_a_thread_is_never_overlooked() {
+    for file in rust_files("src").into_iter().filter(|file| room_of(file) != "vital") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (text, _) = text.split_once("mod tests {").unwrap_or((&text, ""));
+        for line in code(text) {
+            let starts = line.contains("thread::Builder") || line.contains("thread::spawn");
+            assert!(!starts, "{}: use vital::spawn: {line}", show(&file));
+        }
+    }
+}
+
+#[test]
 fn files_say_what_they_own_and_are_short() {
     let mut files: Vec<_> = ["src", "tests", "benches", "loadgen"]
         .iter()

@@ -6,6 +6,7 @@
 mod queue;
 mod ration;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
@@ -17,13 +18,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use queue::LogQueue;
+use queue::{LogQueue, Occasion};
 use ration::Ration;
 
 /// How long the end of the process waits for somebody to read the last lines.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
-/// How often it is looked whether counts of lines left out are due.
-const TICK: Duration = Duration::from_secs(1);
 
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
@@ -40,13 +39,18 @@ pub fn start(verbose: bool) -> std::io::Result<()> {
     };
     let ration = Ration::new();
     let lines = tracing_subscriber::fmt::layer()
-        .with_ansi(wants_colour())
+        .with_ansi(wants_colour(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR")))
         .log_internal_errors(false)
         .with_writer(queue.clone());
     tracing_subscriber::registry().with(filter).with(ration.clone()).with(lines).init();
-    queue.write_to_stderr(TICK, move || {
-        for (count, words) in ration.due() {
-            info!("{count} more lines were left out: {words}");
+    queue.write_to_stderr(move |occasion| match occasion {
+        Occasion::Tick => {
+            for (count, words) in ration.due() {
+                info!("{count} more lines were left out: {words}");
+            }
+        }
+        Occasion::Missing { left_out, failed } => {
+            warn!(left_out, failed, "log lines are missing: stderr was not read, or not writable");
         }
     })?;
     std::panic::set_hook(Box::new(end_on_panic));
@@ -90,8 +94,18 @@ fn end_on_panic(panic: &PanicHookInfo<'_>) {
     vital::exit(vital::PANIC_STATUS);
 }
 
-/// A terminal, unless NO_COLOR is set (no-color.org).
-fn wants_colour() -> bool {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stderr().is_terminal() && !refused
+/// On a terminal, unless NO_COLOR is set to anything (no-color.org).
+fn wants_colour(is_terminal: bool, no_color: Option<OsString>) -> bool {
+    is_terminal && no_color.is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_users_want_them() {
+        assert!(wants_colour(true, None) && wants_colour(true, Some("".into())));
+        assert!(!wants_colour(true, Some("1".into())) && !wants_colour(false, None));
+    }
 }

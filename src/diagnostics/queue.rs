@@ -11,13 +11,29 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metalbond_uring::vital;
-use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Bytes of lines that wait to be written.
 const PENDING_BYTES_MAX: usize = 1 << 20;
 /// Between two attempts at a descriptor that somebody made non-blocking and that is full.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// How often the thread looks up when there is nothing to write.
+const TICK: Duration = Duration::from_secs(1);
+
+/// When there may be something to log about the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Occasion {
+    /// A moment without lines.
+    Tick,
+    /// There is room again, after some lines did not fit and some could not be written.
+    Missing {
+        /// Lines that did not fit.
+        left_out: u64,
+        /// Lines that failed.
+        failed: u64,
+    },
+}
 
 /// Takes lines from any thread, without waiting.
 #[derive(Clone, Debug, Default)]
@@ -63,30 +79,26 @@ impl LogQueue {
         let _ = self.shared.emptied.wait_timeout_while(pending, patience, is_busy);
     }
 
-    /// Starts the thread that writes to this process's stderr. It calls `tick` about every
-    /// `tick_interval`, for lines that are due by the clock.
+    /// Starts the thread that writes to this process's stderr. It calls `on` at each occasion to log
+    /// something about the log itself.
     ///
     /// # Errors
     /// No descriptor or no thread.
-    pub fn write_to_stderr(
-        &self,
-        tick_interval: Duration,
-        tick: impl Fn() + Send + 'static,
-    ) -> io::Result<()> {
+    pub fn write_to_stderr(&self, on: impl Fn(Occasion) + Send + 'static) -> io::Result<()> {
         // Not std's handle: its lock would be held while a write is stuck.
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         let shared = Arc::clone(&self.shared);
-        vital::spawn("log", move || shared.write_all(stderr, tick_interval, tick))?;
+        vital::spawn("log", move || shared.write_all(stderr, on))?;
         Ok(())
     }
 }
 
 impl Shared {
-    fn write_all(&self, mut to: impl Write, tick_interval: Duration, tick: impl Fn()) {
+    fn write_all(&self, mut to: impl Write, on: impl Fn(Occasion)) {
         let mut failed = 0u64;
         loop {
-            let Some(line) = self.next_line(tick_interval) else {
-                tick();
+            let Some(line) = self.next_line(TICK) else {
+                on(Occasion::Tick);
                 continue;
             };
             let is_written = write_line(&mut to, &line).is_ok();
@@ -94,7 +106,7 @@ impl Shared {
             let left_out = self.dealt_with(line.len(), is_written);
             if is_written && (left_out > 0 || failed > 0) {
                 let failed = std::mem::take(&mut failed);
-                warn!(left_out, failed, "log lines are missing: stderr was not read, or not writable");
+                on(Occasion::Missing { left_out, failed });
             }
         }
     }
@@ -170,18 +182,43 @@ mod tests {
 
     use super::*;
 
-    const TICK: Duration = Duration::from_millis(10);
+    /// Returns what is said about missing lines.
+    fn start(queue: &LogQueue, to: impl Write + Send + 'static) -> Arc<Mutex<Vec<Occasion>>> {
+        let (shared, said) = (Arc::clone(&queue.shared), Arc::<Mutex<Vec<Occasion>>>::default());
+        let says = Arc::clone(&said);
+        let on = move |occasion| {
+            if occasion != Occasion::Tick {
+                says.lock().unwrap().push(occasion);
+            }
+        };
+        std::thread::Builder::new().spawn(move || shared.write_all(to, on)).unwrap();
+        said
+    }
 
-    fn start(queue: &LogQueue, to: impl Write + Send + 'static) {
-        let shared = Arc::clone(&queue.shared);
-        std::thread::Builder::new().spawn(move || shared.write_all(to, TICK, || {})).unwrap();
+    /// A disk that is full for its first `failing` lines.
+    struct Disk {
+        failing: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            if self.failing > 0 {
+                self.failing -= 1;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
     fn what_nobody_reads_is_bounded_and_counted() {
         let queue = LogQueue::default();
         let (mut reader, writer) = UnixStream::pair().unwrap();
-        start(&queue, writer);
+        let said = start(&queue, writer);
         let line = [b'x'; 1000];
         for _ in 0..10_000 {
             queue.push(&line); // would never return if it waited
@@ -199,19 +236,18 @@ mod tests {
             .unwrap();
         queue.flush(Duration::from_secs(30));
         assert_eq!(pending(&queue), (0, 0));
+        assert_eq!(*said.lock().unwrap(), [Occasion::Missing { left_out, failed: 0 }]);
     }
 
     #[test]
-    fn write_errors_are_swallowed() {
+    fn write_errors_are_swallowed_and_counted() {
         let queue = LogQueue::default();
-        let (reader, writer) = UnixStream::pair().unwrap();
-        drop(reader);
-        start(&queue, writer);
+        let said = start(&queue, Disk { failing: 60 });
         for _ in 0..100 {
             queue.push(b"line\n");
         }
         queue.flush(Duration::from_secs(30));
-        assert_eq!(queue.shared.pending().bytes, 0);
+        assert_eq!(*said.lock().unwrap(), [Occasion::Missing { left_out: 0, failed: 60 }]);
     }
 
     #[test]

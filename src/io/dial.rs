@@ -294,3 +294,29 @@ async fn connect_to(
     stream.set_nonblocking(false)?;
     Ok(stream)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_retries_are_quick() {
+        let ranges_ms = [200..=300, 500..=750, 1000..=1500, 2000..=3000, 5000..=10_000];
+        for (failures, range) in ranges_ms.iter().enumerate() {
+            let pauses = (0..50).map(|_| pause(failures as u32 + 1).as_millis());
+            let pauses: Vec<u128> = pauses.collect();
+            assert!(pauses.iter().all(|pause| range.contains(pause)), "{pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]), "a fleet comes back at once");
+        }
+        assert!(pause(1_000_000) >= RETRY_INTERVAL);
+    }
+
+    #[test]
+    fn the_address_of_the_last_session_comes_first_if_it_is_still_one() {
+        let [a, b, c] = ["[::1]:1", "[::1]:2", "127.0.0.1:1"].map(|text| text.parse().unwrap());
+        assert_eq!(in_turn(vec![a, b, a], None), [a, b]);
+        assert_eq!(in_turn(vec![a, b], Some(b)), [b, a]);
+        assert_eq!(in_turn(vec![a, b], Some(c)), [a, b]);
+        assert!(in_turn(vec![], Some(c)).is_empty());
+    }
+}

@@ -13,7 +13,7 @@ use crate::session::CloseReason;
 use crate::types::{PeerId, Time};
 
 /// The log's target for what anybody can provoke who never had a session.
-pub const STRANGERS: &str = "metalbond_uring::strangers";
+pub const STRANGERS: &str = concat!(env!("CARGO_CRATE_NAME"), "::strangers");
 
 /// After this time without a refusal they are summed up.
 const QUIET: Duration = Duration::from_secs(1);
