@@ -235,26 +235,46 @@ fn the_first_of_several_servers_is_enough_and_a_reachable_one_stops_the_clock() 
     assert_eq!(node.synchronized_at, None);
     let (mut silent, mut quick) = (node.connect(SERVER, false), node.connect(SERVER + 1, true));
     silent.answers = false;
+    node.tell(&mut quick, Action::Add, 2);
     node.pass(3.0, &mut [&mut silent, &mut quick]);
     assert_eq!(node.synchronized_s(), Some(24), "22 s and 2 quiet ones");
 }
 
 #[test]
 fn what_a_returned_server_no_longer_says_goes_when_its_dump_is_complete() {
-    let mut node = Node::new(3600);
+    // Of twenty routes: it has lost one, or so many that it may have been restarted.
+    for (told, quiet_s) in [(19, 2.0), (7, 10.0), (0, 10.0)] {
+        let mut node = Node::new(3600);
+        let mut server = node.connect(SERVER, true);
+        (0..20).for_each(|number| node.tell(&mut server, Action::Add, number));
+        node.pass(60.0, &mut [&mut server]);
+        node.lose(server);
+        node.pass(600.0, &mut []);
+        assert_eq!(node.routes, names(0..20), "held");
+        let mut server = node.connect(SERVER, true);
+        (0..told).for_each(|number| node.tell(&mut server, Action::Add, number));
+        node.pass(quiet_s - 0.1, &mut [&mut server]);
+        assert_eq!(node.routes, names(0..20), "it may not have told all yet");
+        node.pass(0.2, &mut [&mut server]);
+        assert_eq!(node.routes, names(0..told));
+        assert_eq!(node.removed, names(told..20), "what it told again was never removed");
+    }
+}
+
+#[test]
+fn a_restarted_reflector_whose_clients_come_back_one_by_one_loses_nothing() {
+    let mut node = Node::new(60);
     let mut server = node.connect(SERVER, true);
-    (0..10).for_each(|number| node.tell(&mut server, Action::Add, number));
+    (0..3).for_each(|number| node.tell(&mut server, Action::Add, number));
     node.pass(60.0, &mut [&mut server]);
     node.lose(server);
-    node.pass(600.0, &mut []);
-    assert_eq!(node.routes, names(0..10), "held");
     let mut server = node.connect(SERVER, true);
-    (0..7).for_each(|number| node.tell(&mut server, Action::Add, number));
-    node.pass(1.0, &mut [&mut server]);
-    assert_eq!(node.routes, names(0..10), "it may not have told all yet");
-    node.pass(5.0, &mut [&mut server]);
-    assert_eq!(node.routes, names(0..7));
-    assert_eq!(node.removed, names(7..10), "what it told again was never removed");
+    for number in 0..3 {
+        node.pass(9.0, &mut [&mut server]);
+        node.tell(&mut server, Action::Add, number);
+    }
+    node.pass(60.0, &mut [&mut server]);
+    assert_eq!((node.routes, node.removed), (names(0..3), names([])));
 }
 
 #[test]

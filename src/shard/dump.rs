@@ -11,6 +11,9 @@ use crate::types::Time;
 const QUIET: Duration = Duration::from_secs(2);
 /// Of others, which are known to take a second for a route.
 const QUIET_OTHERS: Duration = Duration::from_secs(5);
+/// Of one that has told much less than before it was lost, or nothing at all. It may have been restarted,
+/// and its clients are not back yet: those in the field try again after up to 9 s.
+const QUIET_RESTARTED: Duration = Duration::from_secs(10);
 /// A server that adds routes without a pause is believed to have told the old ones by then.
 const DUMP_TIME_MAX: Duration = Duration::from_secs(600);
 
@@ -21,6 +24,10 @@ pub(super) struct DumpWatch {
     /// The end of it in any case.
     until: Time,
     quiet: Duration,
+    /// Routes that the server has added since.
+    told: u64,
+    /// Routes that it had told before it was lost.
+    expected: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,15 +45,23 @@ enum At {
 }
 
 impl DumpWatch {
-    /// The session is established. Routes are held for `hold_time`, and the dump may take as long.
-    pub fn begin(&mut self, now: Time, reassembles: bool, hold_time: Duration) {
+    /// The session is established. Routes are held for `hold_time`, and the dump may take as long;
+    /// `expected` routes were told before the server was lost.
+    pub fn begin(&mut self, now: Time, reassembles: bool, hold_time: Duration, expected: u64) {
         let quiet = if reassembles { QUIET } else { QUIET_OTHERS };
         let until = now.after(hold_time.max(DUMP_TIME_MAX));
-        *self = DumpWatch { at: At::Telling(now), until, quiet };
+        let expected = expected.max(1);
+        *self = DumpWatch { at: At::Telling(now), until, quiet, told: 0, expected };
     }
 
-    /// The server added a route, or was asked for those of one more VNI.
+    /// The server added a route.
     pub fn told(&mut self, now: Time) {
+        self.told += 1;
+        self.asked(now);
+    }
+
+    /// The server was asked for the routes of one more VNI.
+    pub fn asked(&mut self, now: Time) {
         if !matches!(self.at, At::Before | At::Complete) {
             self.at = At::Telling(now);
         }
@@ -56,14 +71,14 @@ impl DumpWatch {
     pub fn next_deadline(&self) -> Time {
         match self.at {
             At::Before | At::Complete => Time::NEVER,
-            At::Telling(last) => last.after(self.quiet).min(self.until),
+            At::Telling(last) => last.after(self.quiet()).min(self.until),
             At::Asking | At::Asked(_) => self.until,
         }
     }
 
     /// True if a KEEPALIVE is to be sent now.
     pub fn on_timer(&mut self, now: Time) -> bool {
-        let asks = matches!(self.at, At::Telling(last) if last.after(self.quiet) <= now);
+        let asks = matches!(self.at, At::Telling(last) if last.after(self.quiet()) <= now);
         if asks {
             self.at = At::Asking;
         }
@@ -89,6 +104,11 @@ impl DumpWatch {
         }
         completes
     }
+
+    fn quiet(&self) -> Duration {
+        let has_its_table = self.told.saturating_mul(10) >= self.expected.saturating_mul(9);
+        if has_its_table { self.quiet } else { QUIET_RESTARTED }
+    }
 }
 
 #[cfg(test)]
@@ -102,7 +122,7 @@ mod tests {
     fn begun(reassembles: bool) -> DumpWatch {
         let mut dump = DumpWatch::default();
         assert_eq!(dump.next_deadline(), Time::NEVER);
-        dump.begin(at(0), reassembles, Duration::ZERO);
+        dump.begin(at(0), reassembles, Duration::ZERO, 1);
         dump
     }
 
@@ -129,11 +149,22 @@ mod tests {
     #[test]
     fn a_route_behind_the_question_takes_it_back() {
         let mut dump = begun(true);
+        dump.told(at(0));
         assert!(dump.on_timer(at(2_000)));
         dump.sent_keepalive(3);
         dump.told(at(2_001));
         assert!(!dump.completes(at(2_002), 3));
         assert!(dump.on_timer(at(4_001)));
+    }
+
+    #[test]
+    fn a_server_that_tells_much_less_than_before_is_given_time() {
+        for (told, quiet_ms) in [(0, 10_000), (17, 10_000), (18, 2_000), (30, 2_000)] {
+            let mut dump = DumpWatch::default();
+            dump.begin(at(0), true, Duration::ZERO, 20);
+            (0..told).for_each(|_| dump.told(at(0)));
+            assert_eq!(dump.next_deadline(), at(quiet_ms), "{told} of 20");
+        }
     }
 
     #[test]
@@ -144,7 +175,7 @@ mod tests {
             assert!(!dump.on_timer(at(second * 1_000)) && !dump.completes(at(second * 1_000), 0));
         }
         assert!(dump.completes(at(600_000), 0));
-        dump.begin(at(0), false, Duration::from_secs(900));
+        dump.begin(at(0), false, Duration::from_secs(900), 1);
         assert!(!dump.completes(at(899_999), 0) && dump.completes(at(900_000), 0));
     }
 }

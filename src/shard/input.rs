@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::events::{Refused, SessionEnd, detail_of};
 use super::mail::Request;
+use super::node::HeldSource;
 use super::peer::{Ending, Role};
 use super::{Shard, Wake};
 use crate::rib::Group;
@@ -345,6 +346,7 @@ impl Shard {
         let server = peer.uplink.take().map_or(0, |uplink| uplink.server);
         peer.rest = None;
         let homes = peer.homes();
+        let routes = u64::try_from(peer.routes).unwrap_or(0);
         // CLOSED is what we ended ourselves; what is lost is in RETRY.
         let may_return = peer.role == Role::Dialled && peer.session.state() != State::Closed;
         self.uplink_lost(now, id, server);
@@ -355,7 +357,8 @@ impl Shard {
         if self.draining {
             // Nothing is withdrawn any more.
         } else if hold > Duration::ZERO {
-            self.hold(now.after(hold), id, homes.collect(), server);
+            let (until, homes) = (now.after(hold), homes.collect());
+            self.hold(HeldSource { until, id, homes, routes, server });
         } else {
             for home in homes {
                 self.outboxes.request(home, Request::Lost(SourceId(id)));

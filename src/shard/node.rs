@@ -79,6 +79,8 @@ pub(super) struct HeldSource {
     pub until: Time,
     pub id: PeerId,
     pub homes: Vec<ShardId>,
+    /// Routes that it had told.
+    pub routes: u64,
     pub server: u64,
 }
 
@@ -159,7 +161,7 @@ impl Shard {
         for id in self.node.uplinks.clone() {
             if let Some(uplink) = self.uplink(id) {
                 uplink.subscribe(vni);
-                uplink.dump.told(now);
+                uplink.dump.asked(now);
                 self.wake_writer(id);
             }
         }
@@ -222,10 +224,14 @@ impl Shard {
         let subscribed = self.node.subscribed.clone();
         let hold_time = self.config.hold_time;
         let reassembles = self.peers.find(id).is_some_and(|peer| peer.session.peer_reassembles());
+        let server = self.uplink(id).map_or(0, |uplink| uplink.server);
+        let mut expected = 0;
+        for held in self.held_of(server) {
+            held.until = Time::NEVER;
+            expected = expected.max(held.routes);
+        }
         if let Some(uplink) = self.uplink(id) {
-            uplink.dump.begin(now, reassembles, hold_time);
-            let server = uplink.server;
-            self.held_of(server).for_each(|held| held.until = Time::NEVER);
+            uplink.dump.begin(now, reassembles, hold_time, expected);
         }
         if let Some(uplink) = self.uplink(id) {
             for vni in subscribed {
@@ -366,8 +372,9 @@ impl Shard {
     }
 
     /// Holds the routes of a lost server until its hold time is over.
-    pub(super) fn hold(&mut self, until: Time, id: PeerId, homes: Vec<ShardId>, server: u64) {
-        self.held_sources.push_back(HeldSource { until, id, homes, server });
+    pub(super) fn hold(&mut self, held: HeldSource) {
+        let server = held.server;
+        self.held_sources.push_back(held);
         let same = |held: &HeldSource| held.server == server;
         if self.held_sources.iter().filter(|held| same(held)).count() > HELD_PER_SERVER_MAX
             && let Some(oldest) = self.held_sources.iter().position(same)
