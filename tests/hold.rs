@@ -4,9 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use metalbond_uring::shard::{
-    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit,
-};
+use metalbond_uring::shard::{Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit};
 use metalbond_uring::types::{Action, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni};
 use metalbond_uring::wire::{self, Deframer, Hello, Message, Update};
 

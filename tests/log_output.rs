@@ -89,7 +89,8 @@ fn a_log_that_cannot_be_written_ends_nothing() {
         Stdio::from(writer)
     };
     let full_disk = Stdio::from(File::options().write(true).open("/dev/full").unwrap());
-    for (name, stderr) in [("nobody holds the pipe", closed_pipe), ("the disk is full", full_disk)] {
+    for (name, stderr) in [("nobody holds the pipe", closed_pipe), ("the disk is full", full_disk)]
+    {
         let serving = Serving::start(stderr, &[]);
         let mut peer = Peer::established(serving.address, KEEPALIVE_S, true);
         peer.send(&subscribe(7));
@@ -167,9 +168,8 @@ fn the_end_of_a_session_has_a_reason() {
 fn refusals_are_summed_up_when_it_quiets_down() {
     let server = Process::serve(&["--cores", "1", "--routes-per-peer-max", "10"]);
     let mut peer = Peer::established(server.address(), KEEPALIVE_S, true);
-    let routes = |numbers: std::ops::Range<u32>| {
-        peer_bytes(numbers.map(|number| add(&route(7, number, 1))))
-    };
+    let routes =
+        |numbers: std::ops::Range<u32>| peer_bytes(numbers.map(|number| add(&route(7, number, 1))));
     peer.send(&routes(0..30));
     peer.barrier();
     wait("a sum", || server.logged("20 routes refused, limit 10 (--routes-per-peer-max)") == 1);

@@ -23,7 +23,10 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("io", &BELOW_IO),
     ("kernel", &["vital", "types"]),
     ("status", &BELOW_IO),
-    ("api", &["vital", "types", "wire", "session", "log", "rib", "shard", "io", "kernel", "status"]),
+    (
+        "api",
+        &["vital", "types", "wire", "session", "log", "rib", "shard", "io", "kernel", "status"],
+    ),
     ("cli", &["types", "wire", "session", "log", "rib", "shard", "io", "kernel", "status", "api"]),
     ("diagnostics", &["vital", "types", "shard", "cli"]),
     ("main", &["vital", "types", "io", "kernel", "status", "api", "cli"]),

@@ -56,7 +56,9 @@ pub fn start(verbose: bool) -> std::io::Result<()> {
     std::panic::set_hook(Box::new(end_on_panic));
     vital::before_exit(flush);
     if let Some(error) = wrong {
-        warn!("RUST_LOG={wanted:?} is no filter and is ignored: {error}; an example: info,metalbond_uring=debug");
+        warn!(
+            "RUST_LOG={wanted:?} is no filter and is ignored: {error}; an example: info,metalbond_uring=debug"
+        );
     }
     Ok(())
 }

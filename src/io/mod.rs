@@ -39,8 +39,8 @@ use self::clock::Clock;
 use self::dial::DialOrder;
 pub use self::dial::{RETRY_INTERVAL, ServerState};
 pub use self::feed::{Feed, FeedSink};
-pub use self::signals::Signals;
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
+pub use self::signals::Signals;
 pub use self::sys::{raise_descriptor_limit, receive_ready};
 use self::worker::{Letter, WorkerStart};
 use crate::shard::{Budgets, Limits, Shard, ShardConfig};
@@ -177,7 +177,8 @@ impl Server {
             }
             join(threads);
         };
-        let acceptor = vital::spawn("acceptor", serve).map_err(|source| ServeError::Start { what: "the acceptor's thread", source })?;
+        let acceptor = vital::spawn("acceptor", serve)
+            .map_err(|source| ServeError::Start { what: "the acceptor's thread", source })?;
         Ok(Server { local_addresses, listeners, node, stop: Some(stop), acceptor: Some(acceptor) })
     }
 

@@ -231,7 +231,12 @@ impl Shard {
             tracing::debug!(%id, %vni, "SUBSCRIBE again");
         } else if peer.role == Role::Accepted && peer.subscriptions.len() >= vnis_max {
             self.counters.subscriptions_refused += 1;
-            self.refused(now, id, Refused::Subscription, &format_args!("the subscription of VNI {vni}"));
+            self.refused(
+                now,
+                id,
+                Refused::Subscription,
+                &format_args!("the subscription of VNI {vni}"),
+            );
         } else {
             let group = Group::new(vni, peer.group_class());
             self.subscribe_in(now, id, group);

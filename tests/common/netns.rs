@@ -2,7 +2,7 @@
 //!
 //! Owns the namespace. Must never touch the namespace that the program was started in.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
