@@ -4,6 +4,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`vital`] | threads that the service cannot do without, and the way out of the process |
 //! | [`types`] | VNIs, routes, ids, time: plain values |
 //! | [`wire`] | frames and messages, and what is wrong with them |
 //! | [`session`] | the state machine of one connection and its timers |
@@ -39,5 +40,7 @@ pub mod session;
 pub mod shard;
 #[cfg(target_os = "linux")]
 pub mod types;
+#[cfg(target_os = "linux")]
+pub mod vital;
 #[cfg(target_os = "linux")]
 pub mod wire;

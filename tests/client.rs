@@ -462,3 +462,19 @@ fn a_server_of_the_field_gets_everything_at_a_shutdown() {
     ending.join().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_lost_server_that_is_removed_is_not_held() {
+    let mut server = Server::start(server_config(1, 5)).unwrap();
+    let address = server.local_addr();
+    let (a, _) = client(&[address], Duration::ZERO);
+    let (b, seen) = client(&[address], Duration::from_secs(3600));
+    announce(&a, 7, "10.0.1.0/24", "2001:db8::a");
+    b.subscribe(Vni(7)).unwrap();
+    seen.wait_for(&["7 10.0.1.0/24 2001:db8::a"]);
+    server.shutdown();
+    server.join();
+    wait("RETRY", || b.peer_state(&address.to_string()).unwrap() == State::Retry);
+    b.remove_peer(&address.to_string()).unwrap();
+    seen.wait_for(&[]);
+}

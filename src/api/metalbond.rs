@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use thiserror::Error;
 
@@ -17,6 +17,7 @@ use crate::session::State;
 use crate::types::{
     Action, Destination, HostPort, HostPortError, NextHop, NextHopType, Route, Vni,
 };
+use crate::vital;
 
 /// Why a call was refused. A server that is away is no reason.
 #[derive(Debug, Error)]
@@ -85,9 +86,7 @@ impl MetalBond {
         let io = Server::start(config)?;
         let (events, receiver) = mpsc::channel();
         let installer = Installer::new(Box::new(client));
-        let installer = thread::Builder::new()
-            .name("route-client".to_owned())
-            .spawn(move || installer.run(&receiver))
+        let installer = vital::spawn("route-client", move || installer.run(&receiver))
             .map_err(Error::Thread)?;
         let feed = events.clone();
         io.attach_client(move |frames| feed.send(ClientEvent::Feed(frames)).is_ok());
@@ -269,10 +268,9 @@ impl MetalBond {
     fn stop_installer(&mut self, cleanup: bool) {
         self.tell_client(ClientEvent::Stop { cleanup });
         let installer = self.installer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(installer) = installer
-            && installer.join().is_err()
-        {
-            tracing::error!("the route client panicked");
+        if let Some(installer) = installer {
+            // Its panic would have ended the process.
+            let _ = installer.join();
         }
     }
 

@@ -87,6 +87,10 @@ impl RouteClient for NetlinkClient {
         Ok(())
     }
 
+    fn synchronized(&mut self) {
+        self.routes.sweep();
+    }
+
     fn cleanup(&mut self) {
         self.routes.clear();
         if !self.routes.settle(CLEANUP_TIMEOUT) {

@@ -18,6 +18,7 @@ mod feed;
 mod listener;
 mod probe;
 mod send;
+mod signals;
 mod sys;
 mod worker;
 
@@ -30,7 +31,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -40,11 +40,13 @@ use self::dial::DialOrder;
 pub use self::dial::{RETRY_INTERVAL, ServerState};
 pub use self::feed::{Feed, FeedSink};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
+pub use self::signals::Signals;
 pub use self::sys::{raise_descriptor_limit, receive_ready};
 use self::worker::{Letter, WorkerStart};
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::shard::{Budgets, Limits, Shard, ShardConfig};
 use crate::types::{Pace, PeerId, ReflectOwn, ShardId, Time};
+use crate::vital;
 
 /// What a node is told at its start, be it a server, a client or both.
 ///
@@ -172,55 +174,16 @@ pub enum ServeError {
 /// If the server cannot start: see [`ServeError`].
 pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
     let runtime = acceptor_runtime()?;
+    let signals = Signals::watch()?;
     runtime.block_on(async {
-        let mut signals = Signals::new()?;
         if config.listen.is_empty() {
             return Err(ServeError::NoAddress);
         }
-        let running = Running::start(&config)?;
-        let (acceptor, threads) = (running.acceptor, running.threads);
-        let (stop, stopped) = oneshot::channel();
-        let serving = acceptor.run(async move {
-            let _ = stopped.await;
-        });
-        tokio::pin!(serving);
-        let result = tokio::select! {
-            result = &mut serving => result,
-            name = signals.next() => {
-                info!("{name} received");
-                let _ = stop.send(());
-                tokio::select! {
-                    result = &mut serving => result,
-                    name = signals.next() => {
-                        warn!("{name} received again: not waiting for the peers");
-                        std::process::exit(1);
-                    }
-                }
-            }
-        };
+        let Running { acceptor, threads, .. } = Running::start(&config)?;
+        let result = acceptor.run(signals.received()).await;
         join(threads);
         result.map_err(|source| ServeError::Start { what: "the acceptor", source })
     })
-}
-
-/// Waits for SIGINT or SIGTERM; a second one ends the process at once. Returns the signal's name.
-///
-/// # Errors
-/// [`ServeError::Start`] if signals cannot be watched.
-pub fn wait_for_signal() -> Result<&'static str, ServeError> {
-    let runtime = acceptor_runtime()?;
-    let name = runtime.block_on(async { Ok::<_, ServeError>(Signals::new()?.next().await) })?;
-    // Watched on: from now on the default, which is to end, would not apply.
-    let _ = thread::Builder::new().name("second-signal".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            if let Ok(mut signals) = Signals::new() {
-                let name = signals.next().await;
-                warn!("{name} received again: not waiting for the peers");
-                std::process::exit(1);
-            }
-        });
-    });
-    Ok(name)
 }
 
 /// A server that runs beside the caller, for tests and for embedding. It leaves signals alone.
@@ -255,9 +218,7 @@ impl Server {
             }
             join(threads);
         };
-        let acceptor = thread::Builder::new()
-            .name("acceptor".to_owned())
-            .spawn(serve)
+        let acceptor = vital::spawn("acceptor", serve)
             .map_err(|source| ServeError::Start { what: "the acceptor's thread", source })?;
         Ok(Server { local_addresses, listeners, node, stop: Some(stop), acceptor: Some(acceptor) })
     }
@@ -406,10 +367,7 @@ fn start_shards(config: &ServerConfig) -> Result<Started, ServeError> {
             ready: ready.clone(),
             ended: ended.clone(),
         };
-        match thread::Builder::new()
-            .name(format!("shard-{index}"))
-            .spawn(move || worker::run(start))
-        {
+        match vital::spawn(format!("shard-{index}"), move || worker::run(start)) {
             Ok(thread) => threads.push(thread),
             Err(source) => {
                 started = Err(ServeError::Start { what: "a shard's thread", source });
@@ -483,30 +441,5 @@ fn bind_advice(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => " (no interface of this host has the address)",
         io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
         _ => "",
-    }
-}
-
-/// SIGINT and SIGTERM.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Signals, ServeError> {
-        let watch = |kind| {
-            signal(kind).map_err(|source| ServeError::Start { what: "watching signals", source })
-        };
-        Ok(Signals {
-            interrupt: watch(SignalKind::interrupt())?,
-            terminate: watch(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
     }
 }
