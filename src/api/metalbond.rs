@@ -107,7 +107,7 @@ impl MetalBond {
     }
 
     /// Connects to a server ([`HostPort::of_server`] has the grammar), from `local_ip` if given, and again
-    /// whenever the connection is lost: after 5 to 10 s, the name resolved anew.
+    /// whenever the connection is lost: soon at first, then after 5 to 10 s, the name resolved anew.
     ///
     /// # Errors
     /// [`Error::PeerAddress`], [`Error::PeerKnown`].
