@@ -27,13 +27,12 @@ mod target;
 mod verify;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
 use crate::child::Reflector;
-use crate::cli::{Options, PROGRAM, TARGET_DEFAULT};
+use crate::cli::{Options, PROGRAM};
 use crate::engine::{Engine, Server};
 use crate::progress::Progress;
 use crate::shared::Behaviour;
@@ -81,7 +80,6 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
     let (server, first_line) = server(options)?;
     say(!options.json, &first_line);
-    target::probe(server.target, options.keepalive_s)?;
     let behaviour = Behaviour {
         target: server.target,
         keepalive_s: options.keepalive_s,
@@ -118,15 +116,9 @@ fn run(options: &Options) -> anyhow::Result<bool> {
 
 /// The server to load, and the line that says which.
 fn server(options: &Options) -> anyhow::Result<(Server, String)> {
-    let default: SocketAddr = TARGET_DEFAULT.parse().expect("a constant address");
     let scenario = options.scenario.name();
-    let target = options.target.or_else(|| target::listens(default).then_some(default));
-    if let Some(target) = target {
-        if options.cores.is_some() || options.pace.is_some() {
-            bail!(
-                "--cores and --pace are for a reflector that loadgen starts, but it loads {target}"
-            );
-        }
+    if !options.targets.is_empty() {
+        let target = target::find(&options.targets, options.keepalive_s)?;
         let line = format!("loading the server at {target}: {scenario}\n");
         let server = Server { child: None, flags: Vec::new(), target, pid: options.server_pid };
         return Ok((server, line));
@@ -141,13 +133,11 @@ fn server(options: &Options) -> anyhow::Result<(Server, String)> {
     ];
     flags.extend(options.cores.map(|cores| format!("--cores={cores}")));
     flags.extend(options.pace.iter().map(|pace| format!("--pace={pace}")));
-    let mut first_flags = vec!["--listen=[::1]:0".to_owned()];
-    first_flags.extend(flags.iter().cloned());
-    let child = Reflector::start(&first_flags)?;
+    let child = Reflector::start(child::free_port(), &flags)?;
     let (target, pid) = (child.address(), child.pid());
     let line = format!(
-        "nothing listens at {TARGET_DEFAULT}, so loading a reflector of my own at {target} (process {pid}): \
-         {scenario}\n"
+        "loading a reflector of its own at {target} (process {pid}): {scenario}; \
+         --target \"[::1]:4711\" aims at a running one\n"
     );
     Ok((Server { child: Some(child), flags, target, pid: Some(pid) }, line))
 }

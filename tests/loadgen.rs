@@ -105,7 +105,8 @@ fn server() -> Server {
 #[test]
 fn mix() {
     let run = right("--peers 50 --duration-s 1 --rate 200");
-    assert!(run.stderr.contains("loading a reflector of my own at [::1]:"), "{}", run.stderr);
+    assert!(run.stderr.contains("loading a reflector of its own at [::1]:"), "{}", run.stderr);
+    assert!(run.stderr.contains("--target \"[::1]:4711\" aims at a running one"), "{}", run.stderr);
     let updates = run.stage("updates");
     assert_eq!(updates["updates_sent"], 200);
     assert_eq!(updates["latency_samples"], updates["deliveries"]);
@@ -268,7 +269,7 @@ fn nobody_listens() {
 
 #[test]
 fn no_such_process() {
-    run("--server-pid 4194304 --peers 5").failed_with("cannot watch process 4194304");
+    run("--target [::1]:1 --server-pid 4194304").failed_with("cannot watch process 4194304");
 }
 
 #[test]
