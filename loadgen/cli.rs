@@ -104,6 +104,11 @@ impl Scenario {
     }
 }
 
+/// The program's name and version.
+pub fn version() -> String {
+    format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"))
+}
+
 /// Reads the words after the program's name.
 ///
 /// # Errors
@@ -111,7 +116,7 @@ impl Scenario {
 pub fn parse(args: &[&str]) -> Result<Options, Exit> {
     let flags: Flags = parse_flags(PROGRAM, args, &VALUES, &SWITCHES)?;
     if flags.version {
-        let text = format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"));
+        let text = version() + "\n";
         return Err(Exit { code: 0, text, stream: Stream::Stdout });
     }
     let given = Given {
@@ -267,7 +272,7 @@ struct Flags {
     /// print one JSON object a line for each stage instead of a table
     #[argh(switch)]
     json: bool,
-    /// write a report with curves to this file (HTML)
+    /// write a page with the table and charts to this file (HTML)
     #[argh(option, arg_name = "file")]
     report: Option<String>,
     /// print the version

@@ -4,11 +4,13 @@
 //! never leave that one running.
 
 mod canon;
+mod chart;
 mod child;
 mod cli;
 mod clock;
 mod cost;
 mod engine;
+mod facts;
 mod latency;
 mod output;
 mod peer;
@@ -26,7 +28,9 @@ mod stream;
 mod target;
 mod verify;
 
+use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -34,7 +38,9 @@ use anyhow::{Context, bail};
 use crate::child::Reflector;
 use crate::cli::{Options, PROGRAM};
 use crate::engine::{Engine, Server};
+use crate::facts::Facts;
 use crate::progress::Progress;
+use crate::report::Report;
 use crate::shared::Behaviour;
 
 /// Descriptors that loadgen needs beside those of its peers.
@@ -56,22 +62,34 @@ fn main() -> ExitCode {
         }
     };
     exit_on_panic();
-    match run(&options) {
+    let facts = facts::facts(&options, &args);
+    match run(&options, &facts) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             say(false, &format!("{PROGRAM}: {error:#}\n"));
+            if let Some(path) = &options.report {
+                // If it is the report that cannot be written, this fails again.
+                let _ = write(path, &never_begun(&options, &facts, &format!("FAILED: {error:#}")));
+            }
             ExitCode::FAILURE
         }
     }
 }
 
+/// The report of a run that did not come to its first stage: an old one must not be taken for it.
+fn never_begun(options: &Options, facts: &Facts, verdict: &str) -> String {
+    let scenario = options.scenario.name();
+    Report { scenario, line: "", facts, stages: &[], samples: &[], verdict }.page()
+}
+
 /// Runs and reports. False if something was wrong with the server.
-fn run(options: &Options) -> anyhow::Result<bool> {
+fn run(options: &Options, facts: &Facts) -> anyhow::Result<bool> {
     enough_descriptors(options)?;
     if let Some(report) = &options.report {
-        // Now, not after a minute of work.
-        std::fs::write(report, "").with_context(|| format!("cannot write {}", report.display()))?;
+        // Now, not after a minute of work; what is there stays until the run ends.
+        let opened = OpenOptions::new().create(true).append(true).open(report);
+        opened.with_context(|| format!("cannot write {}", report.display()))?;
     }
     if let Some(pid) = options.server_pid {
         cost::cpu_ns(pid).with_context(|| format!("cannot watch process {pid} (--server-pid)"))?;
@@ -108,8 +126,15 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     }
     if let Some(path) = &options.report {
         let verdict = output::verdict(stages, &findings, failure.as_deref());
-        let page = report::page(&first_line, stages, recorder.samples(), &verdict);
-        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
+        let report = Report {
+            scenario: options.scenario.name(),
+            line: &first_line,
+            facts,
+            stages,
+            samples: recorder.samples(),
+            verdict: &verdict,
+        };
+        write(path, &report.page())?;
     }
     Ok(failure.is_none() && stages.iter().all(|stage| stage.ok))
 }
@@ -176,6 +201,10 @@ fn exit_on_panic() {
         print(panic);
         std::process::exit(1);
     }));
+}
+
+fn write(path: &Path, page: &str) -> anyhow::Result<()> {
+    std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn say(to_stdout: bool, text: &str) {
