@@ -19,14 +19,14 @@ pub const STYLE: &str = "
 .plot svg{position:absolute;width:100%;height:100%}
 .plot span{position:absolute;font-size:12px;line-height:1.2;color:var(--soft);white-space:nowrap}
 .plot .y{right:100%;padding-right:.5em;transform:translateY(50%)}
-.plot .x{top:100%;padding-top:.4em;transform:translateX(-50%)}
+.plot .x{top:100%;padding-top:.6em;transform:translateX(-50%)}
 .plot .stage{bottom:100%;text-align:center;overflow:hidden;text-overflow:ellipsis}
 .grid line{stroke:var(--grid)}.band{fill:var(--band)}
 .curve{fill:none;stroke:currentColor;stroke-width:1.8}
 svg *{vector-effect:non-scaling-stroke}
 .legend{margin:.4em 0 0 4em}.legend span{margin-right:1.4em;white-space:nowrap}
 .c0{color:var(--c0)}.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}.c5{color:var(--c5)}
-@media(max-width:600px){.plot{margin-left:3.4em;margin-right:.8em}.legend{margin-left:0}.minor{display:none}}
+@media(max-width:600px){.plot{margin-left:3.4em;margin-right:1.4em}.legend{margin-left:0}.minor{display:none}}
 ";
 
 /// A curve: its name, its colour, and its points.

@@ -21,7 +21,7 @@ h1{font-size:1.5em}h2{font-size:1.15em;margin:2em 0 .4em}
 border-left:4px solid var(--good)}
 .box.bad{border-color:var(--bad)}.box.warn{border-color:var(--warn)}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2em 1em;margin:1em 0}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
+dt{color:var(--soft)}dd{margin:0}dd span{display:inline-block;max-width:100%;overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%;font-size:13px}
 th,td{padding:.35em .5em;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
@@ -72,7 +72,7 @@ impl Report<'_> {
         }
         page += "<dl>";
         for (name, fact) in self.facts {
-            page += &format!("<dt>{name}</dt><dd>{}</dd>\n", escape(fact));
+            page += &format!("<dt>{name}</dt><dd>{}</dd>\n", unbroken(fact));
         }
         page += "</dl>\n";
         if !self.stages.is_empty() {
@@ -119,6 +119,13 @@ impl Report<'_> {
         }
         html
     }
+}
+
+/// Lines break between words, not behind the hyphens of a flag.
+fn unbroken(text: &str) -> String {
+    let words: Vec<String> =
+        text.split(' ').map(|word| format!("<span>{}</span>", escape(word))).collect();
+    words.join(" ")
 }
 
 fn boxed(class: &str, text: &str) -> String {
@@ -199,8 +206,8 @@ mod tests {
         let page = page(&[stage()], &[], "OK: all right\n");
         for words in [
             "updates &lt;b&gt;: loadgen itself was late: &lt;1&gt;",
-            "<dt>date</dt><dd>today</dd>",
-            "<dd>loadgen 'a &amp; b'</dd>",
+            "<dt>date</dt><dd><span>today</span></dd>",
+            "<dd><span>loadgen</span> <span>'a</span> <span>&amp;</span> <span>b'</span></dd>",
             "server memory: 4.00 MiB before the run, 24.00 MiB at most",
             "server us: CPU of the server for each delivered update",
             "prefers-color-scheme:dark",

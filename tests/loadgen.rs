@@ -288,9 +288,18 @@ fn a_report_is_written_or_refused_at_once() {
     let arguments = "--scenario latency --subscribers 3 --rate 200 --duration-s 1";
     right(&format!("{arguments} --report {}", path.display()));
     let page = std::fs::read_to_string(&path).unwrap();
-    std::fs::remove_file(&path).unwrap();
     assert!(page.contains("Latency by percentile") && page.contains("<polyline"));
+    for fact in ["date", "host", "version", "command", "sizes"] {
+        assert!(page.contains(&format!("<dt>{fact}</dt>")), "{fact}: {page}");
+    }
+    assert!(page.contains("server memory: ") && page.contains("server us: "), "{page}");
     assert!(page.trim_end().ends_with("</html>"));
+    // A run that fails before its first stage leaves no old page in place.
+    let free = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+    run(&format!("--target {free} --report {}", path.display())).failed_with("nothing answers");
+    let page = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(page.contains("FAILED: nothing answers") && !page.contains("<polyline"), "{page}");
     let begun = Instant::now();
     run(&format!("{arguments} --report /nowhere/report.html")).failed_with("cannot write /nowhere");
     assert!(begun.elapsed() < Duration::from_secs(1));
