@@ -8,7 +8,7 @@ use std::num::NonZero;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use crate::cli::{Options, version};
+use crate::cli::{Options, PROGRAM};
 
 /// Names with what is known of them.
 pub type Facts = Vec<(&'static str, String)>;
@@ -17,7 +17,7 @@ pub type Facts = Vec<(&'static str, String)>;
 pub fn facts(options: &Options, args: &[&str]) -> Facts {
     let mut facts = vec![("date", now())];
     facts.push(("host", host()));
-    facts.push(("version", version()));
+    facts.push(("version", format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"))));
     facts.push(("command", command(args)));
     let sizes = options.sizes.words(options.scenario);
     facts.push(("sizes", format!("--scenario {} {sizes}", options.scenario.name())));
