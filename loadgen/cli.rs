@@ -171,26 +171,29 @@ type Addresses = Vec<SocketAddr>;
 #[argh(
     help_triggers("-h", "--help"),
     note = "Scenarios and their sizes (defaults):\n\
-     \x20 mix      --peers 1000 --vnis P/50 --vnis-per-peer 2 --routes 5 --rate 500 --duration-s 10\n\
+     \x20 mix      --peers 1000 --vnis P/50 --vnis-per-peer 2 --routes 5\n\
+     \x20          --rate 500 --duration-s 10\n\
      \x20 fanout   --announcers 1 --routes 5000 --subscribers 100 [--rate]\n\
      \x20 mesh     --peers 500 --vnis 100 --vnis-per-peer 4 --routes 10 [--rate]\n\
      \x20 join     --announcers 1 --routes 50000 --joiners 20 [--rate]\n\
      \x20 herd     --peers 1000 --vnis 50 --vnis-per-peer 2 --routes 10\n\
      \x20 latency  --announcers 10 --subscribers 100 --rate 1000 --duration-s 10\n\
      \x20 churn    --announcers 10 --routes 200 --subscribers 50 --rounds 5 [--rate]\n\
-     \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5 --stall-s 30\n\
+     \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5\n\
+     \x20          --stall-s 30\n\
      \x20 idle     --peers 5000 --duration-s 10\n\
-     \x20 --routes counts for each announcer in each of its VNIs. Of few peers 10 share a VNI, unless\n\
-     \x20 --vnis says otherwise.",
-    note = "What loadgen itself takes, in CPU for each update received and verified: about 0.02 us in large\n\
-     \x20 pieces and in the announcers' order, 0.07 us in large pieces otherwise, 4 us for one that comes\n\
-     \x20 alone. It needs CPUs beside the server's: the table shows both.",
+     \x20 --routes counts for each announcer in each of its VNIs. Of few peers 10\n\
+     \x20 share a VNI, unless --vnis says otherwise.",
+    note = "What loadgen itself takes, in CPU for each update received and verified:\n\
+     \x20 about 0.02 us in large pieces and in the announcers' order, 0.07 us in large\n\
+     \x20 pieces otherwise, 4 us for one that comes alone. It needs CPUs beside the\n\
+     \x20 server's: the table shows both.",
     error_code(0, "Every peer had exactly the routes that it should have."),
     error_code(1, "Something was wrong, or the server could not be loaded."),
     error_code(2, "The command line is wrong."),
     example = "{command_name} --peers 5000",
     example = "{command_name} --scenario latency --report report.html",
-    example = "{command_name} --scenario fanout --subscribers 1000 --target \"[2001:db8::1]:4711\" --json"
+    example = "{command_name} --scenario fanout --target \"[2001:db8::1]:4711\" --json"
 )]
 struct Flags {
     /// what to run, default mix: see below
@@ -229,7 +232,8 @@ struct Flags {
     /// how often all routes are withdrawn and announced again
     #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
     rounds: Option<u32>,
-    /// running server to load, for example [::1]:4711, instead of a reflector of loadgen's own
+    /// running server to load, address and port, instead of a reflector of
+    /// loadgen's own
     #[argh(option, arg_name = "address", from_str_fn(addresses))]
     target: Option<Addresses>,
     /// process of the --target, to tell what it costs
@@ -533,6 +537,10 @@ mod tests {
     fn help_names_every_flag_but_the_hidden_one() {
         let exit = parse(&["--help"]).unwrap_err();
         assert_eq!((exit.code, exit.stream), (0, Stream::Stdout));
+        let (_, after_usage) = exit.text.split_once("Options:").unwrap();
+        for line in after_usage.lines() {
+            assert!(line.chars().count() <= 80, "wider than a terminal: {line}");
+        }
         for Takes(flag, _, example) in VALUES {
             assert_eq!(exit.text.contains(flag), flag != "--sabotage", "{flag}");
             // Some need a scenario or a flag beside them.

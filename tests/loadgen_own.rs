@@ -131,7 +131,7 @@ fn an_interrupted_loadgen_leaves_no_reflector() {
 #[test]
 fn a_reflector_that_ends_is_the_reason() {
     for arguments in
-        ["--scenario idle --peers 300 --duration-s 600", "--scenario latency --duration-s 600"]
+        ["--scenario idle --peers 3000 --duration-s 600", "--scenario latency --duration-s 600"]
     {
         let mut loadgen = Loadgen::start(Path::new(BINARY), arguments);
         loadgen.stage_done("subscribe");
