@@ -493,6 +493,20 @@ mod tests {
     }
 
     #[test]
+    fn few_peers_share_vnis() {
+        for scenario in ["mix", "mesh", "herd"] {
+            for peers in ["2", "5", "20"] {
+                let options = parse(&["--scenario", scenario, "--peers", peers]).unwrap();
+                let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
+                assert!(plan.deliveries() > 0, "{scenario} --peers {peers}");
+            }
+        }
+        let vnis = |args: &[&str]| parse(args).unwrap().sizes.vnis;
+        assert_eq!(vnis(&["--scenario=mesh", "--peers=20", "--vnis=70"]), 70);
+        assert_eq!(vnis(&["--scenario=mesh", "--peers=5000"]), 100);
+    }
+
+    #[test]
     fn sizes_that_a_scenario_does_not_have() {
         let text = wrong(&["--scenario", "fanout", "--peers", "3"]);
         assert!(text.contains("--peers means nothing to --scenario fanout"), "{text}");

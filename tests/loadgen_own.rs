@@ -113,6 +113,21 @@ fn a_host_without_ipv6() {
     });
 }
 
+/// A connection to a free port may get that port itself, and then loadgen hears its own HELLO.
+#[test]
+fn a_connection_to_itself_is_no_server() {
+    in_namespace("a_connection_to_itself_is_no_server", || {
+        ip("link set lo up");
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003").unwrap();
+        for _ in 0..20 {
+            let arguments = "--scenario fanout --subscribers 1 --target [::1]:40000";
+            let output = Command::new(BINARY).args(arguments.split(' ')).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(said.starts_with("loadgen: nothing answers at [::1]:40000: "), "{said}");
+        }
+    });
+}
+
 #[test]
 fn an_interrupted_loadgen_leaves_no_reflector() {
     for name in ["INT", "TERM", "HUP", "KILL"] {
