@@ -3,7 +3,7 @@
 //! Owns the flags, the scenarios' default sizes, and what is said about wrong ones. Must never print,
 //! exit or connect.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZero;
 use std::path::PathBuf;
 
@@ -17,9 +17,6 @@ use crate::sizes::{Given, Sizes};
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "loadgen";
-
-/// Where a server is looked for before one is started.
-pub const TARGET_DEFAULT: &str = "[::1]:4711";
 
 /// Memory that the bitmaps of all views may take.
 const VIEW_BYTES_MAX: u64 = 4 << 30;
@@ -57,8 +54,8 @@ pub struct Options {
     pub scenario: Scenario,
     /// How large.
     pub sizes: Sizes,
-    /// The server to load; None: look for one, or start one.
-    pub target: Option<SocketAddr>,
+    /// Where the server to load may be, in the order in which to try; none: loadgen starts one.
+    pub targets: Vec<SocketAddr>,
     /// The server's process.
     pub server_pid: Option<u32>,
     /// Shards of a reflector that loadgen starts.
@@ -142,7 +139,7 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
     let options = Options {
         scenario: flags.scenario,
         sizes,
-        target: flags.target,
+        targets: flags.target.unwrap_or_default(),
         server_pid: flags.server_pid,
         cores: flags.cores,
         pace: flags.pace,
@@ -161,34 +158,42 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
     Ok(options)
 }
 
+/// What `--target` gives; argh would take a plain `Vec` for a flag that may be repeated.
+type Addresses = Vec<SocketAddr>;
+
 /// Loads a MetalBond server with simulated peers, verifies every update that they receive, and says what
 /// the server took and cost.
 ///
-/// Without --target it loads the server at port 4711 of this host if there is one, otherwise a reflector that it
-/// starts itself and ends afterwards. Its VNIs start at 15728640, far from those in use.
+/// Without --target it loads a reflector that it starts itself, on a free port, and ends afterwards: nothing else
+/// notices. Its VNIs start at 15728640, far from those in use.
 #[derive(FromArgs)]
 #[argh(
     usage = "[flags]",
     help_triggers("-h", "--help"),
     note = "Scenarios and their sizes (defaults):\n\
-     \x20 mix      --peers 1000 --vnis P/50 --vnis-per-peer 2 --routes 5 --rate 500 --duration-s 10\n\
+     \x20 mix      --peers 1000 --vnis P/50 --vnis-per-peer 2 --routes 5\n\
+     \x20          --rate 500 --duration-s 10\n\
      \x20 fanout   --announcers 1 --routes 5000 --subscribers 100 [--rate]\n\
      \x20 mesh     --peers 500 --vnis 100 --vnis-per-peer 4 --routes 10 [--rate]\n\
      \x20 join     --announcers 1 --routes 50000 --joiners 20 [--rate]\n\
      \x20 herd     --peers 1000 --vnis 50 --vnis-per-peer 2 --routes 10\n\
      \x20 latency  --announcers 10 --subscribers 100 --rate 1000 --duration-s 10\n\
      \x20 churn    --announcers 10 --routes 200 --subscribers 50 --rounds 5 [--rate]\n\
-     \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5 --stall-s 30\n\
+     \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5\n\
+     \x20          --stall-s 30\n\
      \x20 idle     --peers 5000 --duration-s 10\n\
-     \x20 --routes counts for each announcer in each of its VNIs.",
-    note = "What loadgen itself takes, in CPU for each update received and verified: about 0.02 us in large\n\
-     \x20 pieces and in the announcers' order, 0.07 us in large pieces otherwise, 4 us for one that comes\n\
-     \x20 alone. It needs CPUs beside the server's: the table shows both.",
+     \x20 --routes counts for each announcer in each of its VNIs. Of few peers 10\n\
+     \x20 share a VNI, unless --vnis says otherwise.",
+    note = "What loadgen itself takes, in CPU for each update received and verified:\n\
+     \x20 about 0.02 us in large pieces and in the announcers' order, 0.07 us in large\n\
+     \x20 pieces otherwise, 4 us for one that comes alone. It needs CPUs beside the\n\
+     \x20 server's: the table shows both.",
     error_code(0, "Every peer had exactly the routes that it should have."),
     error_code(1, "Something was wrong, or the server could not be loaded."),
     error_code(2, "The command line is wrong."),
     example = "{command_name} --peers 5000",
-    example = "{command_name} --scenario fanout --subscribers 1000 --target [2001:db8::1]:4711 --json"
+    example = "{command_name} --scenario latency --report report.html",
+    example = "{command_name} --scenario fanout --target \"[2001:db8::1]:4711\" --json"
 )]
 struct Flags {
     /// what to run, default mix: see below
@@ -227,10 +232,11 @@ struct Flags {
     /// how often all routes are withdrawn and announced again
     #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
     rounds: Option<u32>,
-    /// server to load
-    #[argh(option, arg_name = "address", from_str_fn(address))]
-    target: Option<SocketAddr>,
-    /// its process, to tell what it costs; known if loadgen has started it
+    /// running server to load, address and port, instead of a reflector of
+    /// loadgen's own
+    #[argh(option, arg_name = "address", from_str_fn(addresses))]
+    target: Option<Addresses>,
+    /// process of the --target, to tell what it costs
     #[argh(option, arg_name = "pid", from_str_fn(at_least_one))]
     server_pid: Option<u32>,
     /// shards of a reflector that loadgen starts, default one for each CPU
@@ -267,7 +273,7 @@ struct Flags {
     /// print one JSON object a line for each stage instead of a table
     #[argh(switch)]
     json: bool,
-    /// write a report with curves to this file (HTML)
+    /// write a page with the table and charts to this file (HTML)
     #[argh(option, arg_name = "file")]
     report: Option<String>,
     /// print the version
@@ -327,9 +333,15 @@ impl Options {
                 sizes.vnis_per_peer, sizes.vnis
             ));
         }
-        if self.target.is_some() && (self.cores.is_some() || self.pace.is_some()) {
+        let elsewhere = !self.targets.is_empty();
+        if elsewhere && (self.cores.is_some() || self.pace.is_some()) {
             let words =
                 "--cores and --pace are for a reflector that loadgen starts, not for --target\n";
+            return Err(words.to_owned());
+        }
+        if !elsewhere && self.server_pid.is_some() {
+            let words =
+                "--server-pid is the process of a running server: name that with --target\n";
             return Err(words.to_owned());
         }
         let vnis = sizes.vnis.max(1);
@@ -409,10 +421,28 @@ fn seconds(value: &str) -> Result<f64, String> {
     decimal(value, 0.1, 86_400.0)
 }
 
-fn address(value: &str) -> Result<SocketAddr, String> {
-    use std::net::ToSocketAddrs;
-    let mut addresses = value.to_socket_addrs().map_err(|error| error.to_string())?;
-    addresses.next().ok_or("the name has no address".to_owned())
+/// All addresses of a name, or the one that is given.
+fn addresses(value: &str) -> Result<Addresses, String> {
+    match value.rsplit_once(':') {
+        // The last group of an IPv6 address in brackets.
+        None => return Err("no port".to_owned()),
+        Some((_, port)) if port.ends_with(']') => return Err("no port".to_owned()),
+        Some(("", _)) => return Err("no host".to_owned()),
+        Some((host, _)) if host.contains(':') && !host.starts_with('[') => {
+            return Err("an IPv6 address goes into brackets".to_owned());
+        }
+        Some((_, port)) if port.parse::<u16>().is_err() => {
+            return Err(format!("{port:?} is no port"));
+        }
+        Some(_) => {}
+    }
+    let mut addresses = Addresses::new();
+    for address in value.to_socket_addrs().map_err(|error| error.to_string())? {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() { Err("the name has no address".to_owned()) } else { Ok(addresses) }
 }
 
 fn pace(value: &str) -> Result<String, String> {
@@ -451,7 +481,7 @@ mod tests {
     fn five_thousand_peers_and_nothing_else() {
         let options = parse(&["--peers", "5000"]).unwrap();
         assert_eq!(options.scenario, Scenario::Mix);
-        assert_eq!(options.target, None);
+        assert_eq!(options.targets, []);
         assert_eq!(options.vni_base, 15_728_640);
         let sizes = options.sizes;
         assert_eq!((sizes.peers, sizes.vnis, sizes.vnis_per_peer), (5000, 100, 2));
@@ -467,6 +497,20 @@ mod tests {
             assert!(plan.peers.len() as u32 == options.sizes.all_peers());
             assert_eq!(plan.words() == 0, scenario == Scenario::Idle, "{name}");
         }
+    }
+
+    #[test]
+    fn few_peers_share_vnis() {
+        for scenario in ["mix", "mesh", "herd"] {
+            for peers in ["2", "5", "20"] {
+                let options = parse(&["--scenario", scenario, "--peers", peers]).unwrap();
+                let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
+                assert!(plan.deliveries() > 0, "{scenario} --peers {peers}");
+            }
+        }
+        let vnis = |args: &[&str]| parse(args).unwrap().sizes.vnis;
+        assert_eq!(vnis(&["--scenario=mesh", "--peers=20", "--vnis=70"]), 70);
+        assert_eq!(vnis(&["--scenario=mesh", "--peers=5000"]), 100);
     }
 
     #[test]
@@ -493,6 +537,11 @@ mod tests {
             (&["--duration-s=1e9"], "seconds from"),
             (&["--scenario=all"], "mix, fanout"),
             (&["--target=4711"], "an address and a port"),
+            (&["--target=[::1]"], "no port"),
+            (&["--target=::1:4711"], "brackets"),
+            (&["--target=:4711"], "no host"),
+            (&["--target=[::1]:frob"], "\"frob\" is no port"),
+            (&["--server-pid=1"], "name that with --target"),
             (&["--keepalive=0"], "seconds from 1"),
             (&["--cores=2", "--target=[::1]:1"], "not for --target"),
             (&["--legacy", "--aligned"], "exclude each other"),
@@ -509,12 +558,17 @@ mod tests {
     fn help_names_every_flag_but_the_hidden_one() {
         let exit = parse(&["--help"]).unwrap_err();
         assert_eq!((exit.code, exit.stream), (0, Stream::Stdout));
+        let (_, after_usage) = exit.text.split_once("Options:").unwrap();
+        for line in after_usage.lines() {
+            assert!(line.chars().count() <= 80, "wider than a terminal: {line}");
+        }
         for Takes(flag, _, example) in VALUES {
             assert_eq!(exit.text.contains(flag), *flag != "--sabotage", "{flag}");
-            let alone = parse(&[flag, example]);
-            let fits =
-                alone.is_ok() || alone.is_err_and(|exit| exit.text.contains("means nothing"));
-            assert!(fits, "{flag} {example}");
+            // Some need a scenario or a flag beside them.
+            if let Err(exit) = parse(&[flag, example]) {
+                let beside = ["means nothing", "name that with"];
+                assert!(beside.iter().any(|words| exit.text.contains(words)), "{}", exit.text);
+            }
         }
         assert_eq!(parse(&["--version"]).unwrap_err().code, 0);
     }
