@@ -5,6 +5,7 @@
 use std::fs;
 use std::num::NonZero;
 
+use metalbond_uring::cli::VERSION;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
@@ -17,7 +18,7 @@ pub type Facts = Vec<(&'static str, String)>;
 pub fn facts(options: &Options, args: &[&str]) -> Facts {
     let mut facts = vec![("date", now())];
     facts.push(("host", host()));
-    facts.push(("version", format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"))));
+    facts.push(("version", format!("{PROGRAM} {VERSION}")));
     facts.push(("command", command(args)));
     let sizes = options.sizes.words(options.scenario);
     facts.push(("sizes", format!("--scenario {} {sizes}", options.scenario.name())));
