@@ -62,7 +62,8 @@ impl Reflector {
             .arg(WORD)
             .arg(format!("--listen={listen}"))
             .args(flags)
-            .env("RUST_LOG", "info")
+            // Not a line for each peer: they would push out what matters, and cost time.
+            .env("RUST_LOG", "info,metalbond_uring::shard::events=warn")
             .env("NO_COLOR", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
