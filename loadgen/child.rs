@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use metalbond_uring::cli::{self, Invocation};
 use metalbond_uring::io;
+use tracing_subscriber::EnvFilter;
 
 use crate::cli::PROGRAM;
 use crate::clock::Clock;
@@ -29,6 +30,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
 /// This very program, even if its file was replaced or removed meanwhile.
 const EXECUTABLE: &str = "/proc/self/exe";
+/// What it logs: not a line for each peer, which would push out what matters, and cost time.
+const LOGGED: &str = "info,metalbond_uring::shard::events=warn";
 /// Lines of its log that are kept.
 const LINES_MAX: usize = 20;
 
@@ -62,9 +65,6 @@ impl Reflector {
             .arg(WORD)
             .arg(format!("--listen={listen}"))
             .args(flags)
-            // Not a line for each peer: they would push out what matters, and cost time.
-            .env("RUST_LOG", "info,metalbond_uring::shard::events=warn")
-            .env("NO_COLOR", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -163,7 +163,11 @@ pub fn serve(flags: &[&str]) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(LOGGED))
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     // Its file's name would be the name in `top`, and that is `exe`.
     let _ = std::fs::write("/proc/self/comm", "reflector");
     let watch = std::thread::Builder::new().name("parent".to_owned()).spawn(|| {
