@@ -17,6 +17,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::{Notify, oneshot};
 use tracing::{info, warn};
 
+use super::listener;
 use super::worker::Worker;
 use crate::session::State;
 
@@ -55,6 +56,8 @@ pub(super) struct DialOrder {
     pub server: String,
     /// The address to connect from.
     pub local_ip: Option<IpAddr>,
+    /// See [`ServerConfig::segment_bytes_max`](super::ServerConfig::segment_bytes_max).
+    pub segment_bytes_max: u16,
     pub state: Arc<ServerState>,
 }
 
@@ -85,12 +88,12 @@ impl Dial {
 
 /// Connects, waits for the connection's end, and begins anew, until cancelled.
 pub(super) async fn dial_loop(worker: Rc<Worker>, dial: Rc<Dial>) {
-    let DialOrder { server, local_ip, state } = &dial.order;
+    let DialOrder { server, local_ip, segment_bytes_max, state } = &dial.order;
     let mut failures = 0u32;
     while !dial.is_cancelled() {
         state.set(State::Connecting);
         let connected = tokio::select! {
-            connected = connect(server, *local_ip) => connected,
+            connected = connect(server, *local_ip, *segment_bytes_max) => connected,
             // For the cancelled alone.
             () = dial.changed.notified() => break,
         };
@@ -128,11 +131,12 @@ pub(super) async fn dial_loop(worker: Rc<Worker>, dial: Rc<Dial>) {
 async fn connect(
     server: &str,
     local_ip: Option<IpAddr>,
+    segment_bytes_max: u16,
 ) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     let addresses = within_limit(resolve(server)).await?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for remote in addresses {
-        match within_limit(connect_to(remote, local_ip)).await {
+        match within_limit(connect_to(remote, local_ip, segment_bytes_max)).await {
             Ok(stream) => return Ok((stream, remote)),
             Err(error) => last = error,
         }
@@ -163,8 +167,10 @@ async fn within_limit<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Re
 async fn connect_to(
     remote: SocketAddr,
     local_ip: Option<IpAddr>,
+    segment_bytes_max: u16,
 ) -> io::Result<std::net::TcpStream> {
     let socket = if remote.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    listener::limit_segments(&socket, segment_bytes_max)?;
     if let Some(local_ip) = local_ip {
         socket.bind(SocketAddr::new(local_ip, 0))?;
     }
