@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use metalbond_uring::api::{Config, DummyClient, MetalBond, NetlinkClient, NetlinkClientConfig};
 use metalbond_uring::cli::{self, ClientOptions, Exit, Invocation, ServerOptions, Stream};
-use metalbond_uring::io;
+use metalbond_uring::io::{self, ServerConfig};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -38,6 +38,10 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     let config = Config {
         keepalive_interval_s: options.keepalive_interval_s,
         hold_time: options.hold_time,
+        server: ServerConfig {
+            segment_bytes_max: options.segment_bytes_max,
+            ..ServerConfig::default()
+        },
         ..Config::default()
     };
     let metalbond = match options.tun {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
-use super::{Exit, PROGRAM, Takes, keepalive, number, parse_flags, usage};
+use super::{Exit, MSS_TAKES, PROGRAM, Takes, keepalive, mss, number, parse_flags, usage};
+use crate::io::SEGMENT_BYTES_MAX_DEFAULT;
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::types::{Destination, NextHop, NextHopType, Route, Vni};
 
@@ -32,6 +33,8 @@ pub struct ClientOptions {
     pub ipv4_only: bool,
     /// The keepalive interval to offer, in seconds: 1..=86400.
     pub keepalive_interval_s: u32,
+    /// Bytes in a TCP segment, 536..=32767; 0 for what the path takes.
+    pub segment_bytes_max: u16,
     /// Whether installed routes are removed at the end.
     pub cleanup: bool,
     /// How long the routes of a lost server stay.
@@ -78,6 +81,9 @@ struct ClientFlags {
         default = "KEEPALIVE_INTERVAL_S_DEFAULT"
     )]
     keepalive: u32,
+    /// bytes in a TCP segment, 536 to 32767, or auto for what the path takes; default 1220
+    #[argh(option, arg_name = "bytes", from_str_fn(mss), default = "SEGMENT_BYTES_MAX_DEFAULT")]
+    mss: u16,
     /// remove what was installed when the client ends
     #[argh(switch)]
     cleanup: bool,
@@ -92,13 +98,14 @@ struct ClientFlags {
     verbose: bool,
 }
 
-const VALUES: [Takes; 8] = [
+const VALUES: [Takes; 9] = [
     Takes("--server", "addresses with ports", "[::1]:4711"),
     Takes("--subscribe", "VNIs from 0 to 4294967295", "100"),
     Takes("--announce", "vni#prefix#hop[#type[#from#to]]", "100#10.0.1.0/24#2001:db8::1"),
     Takes("--install-routes", "vni#table", "100#1100"),
     Takes("--tun", "the name of a device", "overlay-tun"),
     Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
+    MSS_TAKES,
     Takes("--hold-time", "seconds from 0 to 86400", "30"),
     Takes("--resync", "seconds from 0 to 86400", "60"),
 ];
@@ -131,6 +138,7 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
         tun: flags.tun,
         ipv4_only: flags.ipv4_only,
         keepalive_interval_s: flags.keepalive,
+        segment_bytes_max: flags.mss,
         cleanup: flags.cleanup,
         hold_time: Duration::from_secs(u64::from(flags.hold_time)),
         resync: Duration::from_secs(u64::from(flags.resync)),
@@ -243,6 +251,8 @@ mod tests {
         assert_eq!(options.subscribe, [1, 2, 3].map(Vni).into());
         assert_eq!(options.announce.len(), 2);
         assert_eq!(options.install_routes, [(Vni(1), 100), (Vni(2), 0)].into());
+        assert_eq!(options.segment_bytes_max, 1220);
+        assert_eq!(client("--server a:1 --mss auto").segment_bytes_max, 0);
         assert!(options.verbose && !options.cleanup && options.hold_time.is_zero());
     }
 
@@ -282,6 +292,7 @@ mod tests {
             ("--server a:1 --install-routes 5#x", "\"x\""),
             ("--server a:1 --install-routes 5#1,5#2 --tun t", "two tables"),
             ("--server a:1 --install-routes 5#1", "--tun"),
+            ("--server a:1 --mss 535", "--mss"),
             ("--server a:1 --hold-time x", "--hold-time"),
             ("--server a:1 --cleanup=yes", "--cleanup"),
             ("--server a:1 nonsense", "nonsense"),
