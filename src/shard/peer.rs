@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use super::groups::SubIndex;
 use super::node::Uplink;
 use super::pacing::Pacer;
+use super::window::Window;
 use crate::log::{ChunkBytes, Frames};
 use crate::session::Session;
 use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, Time, Vni};
@@ -124,8 +125,9 @@ pub(super) struct Peer {
     pub in_flight_since: Time,
     /// Whether its writer waits to be woken.
     pub writer_waits: bool,
+    pub window: Window,
     pub pacer: Pacer,
-    /// Until then the pacer lets nothing pass, and a timer is set.
+    /// Until then window or pacer let nothing pass, and a timer is set.
     pub paced_until: Time,
     pub bytes_acked: u64,
     /// Messages dropped, for the log's rate limit.
@@ -160,6 +162,7 @@ impl Peer {
             rest: None,
             in_flight_since: now,
             writer_waits: false,
+            window: Window::default(),
             pacer: Pacer::new(if role == Role::Accepted { pace } else { Pace::Off }),
             paced_until: Time(0),
             bytes_acked: 0,
