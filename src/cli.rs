@@ -12,7 +12,7 @@ use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use argh::FromArgs;
 
-use crate::io::ServerConfig;
+use crate::io::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::types::{HostPort, HostPortError, Pace, PeerId, ReflectOwn, ShardId};
 
@@ -122,6 +122,9 @@ struct ServerFlags {
     /// address to listen on, default [::]:4711; `:4711` is the same
     #[argh(option, arg_name = "address", from_str_fn(listen), default = "listen_default()")]
     listen: Addresses,
+    /// bytes in a TCP segment, 536 to 32767, or auto for what the path takes; default 1220
+    #[argh(option, arg_name = "bytes", from_str_fn(mss), default = "SEGMENT_BYTES_MAX_DEFAULT")]
+    mss: u16,
     /// threads to serve peers with, 1 to 1024; default: one for each CPU it may use
     #[argh(option, arg_name = "n", from_str_fn(cores), default = "0")]
     cores: u16,
@@ -166,6 +169,7 @@ impl From<ServerFlags> for ServerOptions {
     fn from(flags: ServerFlags) -> ServerOptions {
         let server = ServerConfig {
             listen: flags.listen,
+            segment_bytes_max: flags.mss,
             cores: flags.cores,
             keepalive_interval_s: flags.keepalive,
             reflect_own: flags.reflect_own,
@@ -188,8 +192,12 @@ static GRAMMAR: Grammar = Grammar {
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
 };
 
+const MSS_TAKES: Takes =
+    Takes("--mss", "bytes from 536 to 32767, or auto for what the path takes", "1220");
+
 static VALUES: &[Takes] = &[
     Takes("--listen", "an address and a port", "[::]:4711"),
+    MSS_TAKES,
     Takes("--cores", "a number from 1 to 1024", "4"),
     Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
     Takes("--reflect-own", "none, lb or all-but-nat", "lb"),
@@ -237,6 +245,14 @@ const CORES_MAX: u16 = ShardId::MAX.0 + 1;
 
 fn cores(value: &str) -> Result<u16, String> {
     number(value, 1, u32::from(CORES_MAX)).map(|cores| cores as u16)
+}
+
+/// 0 is for what the path takes.
+fn mss(value: &str) -> Result<u16, String> {
+    match value {
+        "auto" | "0" => Ok(0),
+        _ => number(value, 536, 32_767).map(|bytes| bytes as u16),
+    }
 }
 
 fn keepalive(value: &str) -> Result<u32, String> {
@@ -293,6 +309,7 @@ mod tests {
             ServerOptions {
                 server: ServerConfig {
                     listen: vec!["[::]:4711".parse().unwrap()],
+                    segment_bytes_max: 1220,
                     cores: 0,
                     keepalive_interval_s: 5,
                     reflect_own: ReflectOwn::None,
@@ -315,6 +332,7 @@ mod tests {
     fn every_flag_in_both_spellings() {
         let values = [
             ("--listen", "127.0.0.1:0"),
+            ("--mss", "1440"),
             ("--cores", "3"),
             ("--keepalive", "7"),
             ("--reflect-own", "lb"),
@@ -328,6 +346,7 @@ mod tests {
         let expected = ServerOptions {
             server: ServerConfig {
                 listen: vec!["127.0.0.1:0".parse().unwrap()],
+                segment_bytes_max: 1440,
                 cores: 3,
                 keepalive_interval_s: 7,
                 reflect_own: ReflectOwn::LoadBalancer,

@@ -39,6 +39,7 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     let signals = io::Signals::watch()?;
     let config = Config {
         keepalive_interval_s: options.keepalive_interval_s,
+        segment_bytes_max: options.segment_bytes_max,
         hold_time: options.hold_time,
         ..Config::default()
     };

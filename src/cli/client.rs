@@ -8,7 +8,11 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
-use super::{Exit, Grammar, PROGRAM, Takes, host_port, keepalive, number, parse_flags, version_of};
+use super::{
+    Exit, Grammar, MSS_TAKES, PROGRAM, Takes, host_port, keepalive, mss, number, parse_flags,
+    version_of,
+};
+use crate::io::SEGMENT_BYTES_MAX_DEFAULT;
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::types::{Destination, HostPort, NextHop, NextHopType, Route, Vni};
 
@@ -32,6 +36,8 @@ pub struct ClientOptions {
     pub ipv4_only: bool,
     /// The keepalive interval to offer, in seconds: 0..=86400, where 0 means 5.
     pub keepalive_interval_s: u32,
+    /// Bytes in a TCP segment, 536..=32767; 0 for what the path takes.
+    pub segment_bytes_max: u16,
     /// Whether installed routes are removed at the end.
     pub cleanup: bool,
     /// How long the routes of a lost server stay.
@@ -82,6 +88,9 @@ struct ClientFlags {
         default = "KEEPALIVE_INTERVAL_S_DEFAULT"
     )]
     keepalive: u32,
+    /// bytes in a TCP segment, 536 to 32767, or auto for what the path takes; default 1220
+    #[argh(option, arg_name = "bytes", from_str_fn(mss), default = "SEGMENT_BYTES_MAX_DEFAULT")]
+    mss: u16,
     /// remove what was installed when the client ends
     #[argh(switch)]
     cleanup: bool,
@@ -117,6 +126,7 @@ static VALUES: &[Takes] = &[
     Takes("--install-routes", "vni#table", "100#1100"),
     Takes("--tun", "the name of a device", "overlay-tun"),
     Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
+    MSS_TAKES,
     Takes("--hold-time", "seconds from 0 to 86400", "30"),
     Takes("--resync", "seconds from 0 to 86400", "60"),
     Takes("--http", "an address and a port", "[::]:4713"),
@@ -155,6 +165,7 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
         tun: flags.tun,
         ipv4_only: flags.ipv4_only,
         keepalive_interval_s: flags.keepalive,
+        segment_bytes_max: flags.mss,
         cleanup: flags.cleanup,
         hold_time: Duration::from_secs(u64::from(flags.hold_time)),
         resync: Duration::from_secs(u64::from(flags.resync)),
@@ -254,6 +265,8 @@ mod tests {
         assert_eq!(options.subscribe, [1, 2, 3].map(Vni).into());
         assert_eq!(options.announce.len(), 2);
         assert_eq!(options.install_routes, [(Vni(1), 100), (Vni(2), 0)].into());
+        assert_eq!(options.segment_bytes_max, 1220);
+        assert_eq!(client("--server a:1 --mss auto").segment_bytes_max, 0);
         assert!(options.verbose && !options.cleanup && options.hold_time.is_zero());
     }
 
@@ -310,6 +323,7 @@ mod tests {
             ("--server a:1 --install-routes 5#x", "\"x\""),
             ("--server a:1 --install-routes 5#1,5#2 --tun t", "two tables, 1 and 2"),
             ("--server a:1 --install-routes 5#1", "--tun"),
+            ("--server a:1 --mss 535", "--mss"),
             ("--server a:1 --hold-time x", "--hold-time"),
             ("--server a:1 --cleanup=maybe", "--cleanup"),
             ("--server a:1 nonsense", "nonsense"),

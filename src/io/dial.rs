@@ -17,6 +17,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::{Notify, oneshot};
 use tracing::{debug, info, warn};
 
+use super::listener;
 use super::worker::Worker;
 use crate::session::{CloseReason, State};
 use crate::shard::SessionEnd;
@@ -68,6 +69,8 @@ pub(super) struct DialOrder {
     pub server: String,
     /// The address to connect from.
     pub local_ip: Option<IpAddr>,
+    /// See [`ServerConfig::segment_bytes_max`](super::ServerConfig::segment_bytes_max).
+    pub segment_bytes_max: u16,
     pub state: Arc<ServerState>,
 }
 
@@ -218,7 +221,7 @@ impl Outcome {
 /// Connects to one address, and waits until that has failed or the session is over.
 async fn attempt(worker: &Rc<Worker>, dial: &Rc<Dial>, remote: SocketAddr) -> Outcome {
     dial.order.state.set(State::Connecting);
-    let connecting = within_limit(connect_to(remote, dial.order.local_ip));
+    let connecting = within_limit(connect_to(remote, &dial.order));
     match dial.unless_cancelled(connecting).await {
         None => Outcome::failed("cancelled".to_owned()),
         Some(Err(error)) => Outcome::failed(error.to_string()),
@@ -276,12 +279,10 @@ async fn within_limit<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Re
     }
 }
 
-async fn connect_to(
-    remote: SocketAddr,
-    local_ip: Option<IpAddr>,
-) -> io::Result<std::net::TcpStream> {
+async fn connect_to(remote: SocketAddr, order: &DialOrder) -> io::Result<std::net::TcpStream> {
     let socket = if remote.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-    if let Some(local_ip) = local_ip {
+    listener::limit_segments(&socket, order.segment_bytes_max)?;
+    if let Some(local_ip) = order.local_ip {
         socket.bind(SocketAddr::new(local_ip, 0))?;
     }
     let stream = socket.connect(remote).await?;

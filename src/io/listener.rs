@@ -1,11 +1,16 @@
-//! Listening sockets and the options of accepted ones.
+//! Listening sockets, and the options of peers' sockets.
 //!
-//! Owns what is set on a socket and why. Must never accept or read.
+//! Owns what is set on a socket and why, and what is done about addresses that cannot be had, yet or
+//! at all. Must never accept or read.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tracing::warn;
 
 use super::ServeError;
 
@@ -17,15 +22,132 @@ const BACKLOG: i32 = 4096;
 /// conflated nor overtaken by a KEEPALIVE; without a bound it takes megabytes.
 const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
 
-/// Binds and listens. An IPv6 address that stands for all takes IPv4 as well.
+/// Payload bytes of a segment unless told otherwise: what passes any path of this network, whose MTU is
+/// 1280 at least (60 bytes of headers). A path that swallows more than that without a word is common.
+pub const SEGMENT_BYTES_MAX_DEFAULT: u16 = 1220;
+
+/// What a limit of segments may be. The kernel takes less and more; below, routes would not fit.
+pub(super) const SEGMENT_BYTES: RangeInclusive<u16> = 536..=32_767;
+
+/// How long addresses are waited for that no interface has: at boot, duplicate address detection takes a
+/// second or more. Not IP_FREEBIND: a wrong address would look alive for ever.
+const ADDRESS_WAIT: Duration = Duration::from_secs(10);
+/// Between two looks for them.
+const ADDRESS_RETRY: Duration = Duration::from_millis(100);
+
+/// Listens on all addresses, and waits for those that are about to come up.
+///
+/// Those that this host cannot have are left out with a warning, if there is another one.
+///
+/// # Errors
+/// [`ServeError::NoAddress`], [`ServeError::AddressInUse`], or [`ServeError::Bind`].
+pub(super) async fn listen_all(
+    addresses: &[SocketAddr],
+    segment_bytes_max: u16,
+) -> Result<Vec<TcpListener>, ServeError> {
+    let mut listeners = Vec::new();
+    let mut missing = addresses.to_vec();
+    let mut left_out = Vec::new();
+    let mut looks_left = ADDRESS_WAIT.as_millis() / ADDRESS_RETRY.as_millis();
+    let mut told = false;
+    loop {
+        let mut absent = Vec::new();
+        for address in std::mem::take(&mut missing) {
+            match listen(address, segment_bytes_max) {
+                Ok(listener) => listeners.push(listener),
+                Err(ServeError::Bind { source, .. }) if is_absent(&source) => {
+                    absent.push((address, source));
+                }
+                Err(ServeError::Bind { source, .. }) if lacks_family(&source) => {
+                    left_out.push((address, source));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for (address, source) in absent {
+            let is_tentative = is_tentative(address.ip());
+            if looks_left == 0 || !(listeners.is_empty() || is_tentative) {
+                left_out.push((address, source));
+                continue;
+            }
+            if !std::mem::replace(&mut told, true) {
+                let why = match is_tentative {
+                    true => "it is tentative: duplicate address detection is under way",
+                    false => "no interface of this host has it",
+                };
+                warn!("waiting {} s for {address} to come up: {why}", ADDRESS_WAIT.as_secs());
+            }
+            missing.push(address);
+        }
+        if missing.is_empty() {
+            break;
+        }
+        looks_left -= 1;
+        tokio::time::sleep(ADDRESS_RETRY).await;
+    }
+    let has_none = listeners.is_empty();
+    for (address, source) in left_out {
+        let error = ServeError::Bind { address, source };
+        if has_none {
+            return Err(error);
+        }
+        warn!("{error}: left out, since there are other addresses");
+    }
+    if has_none { Err(ServeError::NoAddress) } else { Ok(listeners) }
+}
+
+/// Binds and listens. An IPv6 address that stands for all takes IPv4 as well, or IPv4 alone where there
+/// is no IPv6.
 ///
 /// # Errors
 /// [`ServeError::AddressInUse`] or [`ServeError::Bind`].
-pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    try_listen(address).map_err(|source| match source.kind() {
+pub(super) fn listen(
+    address: SocketAddr,
+    segment_bytes_max: u16,
+) -> Result<TcpListener, ServeError> {
+    let (address, result) = match try_listen(address, segment_bytes_max) {
+        Err(error)
+            if address.is_ipv6()
+                && address.ip().is_unspecified()
+                && (lacks_family(&error) || is_absent(&error)) =>
+        {
+            let ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            warn!("no IPv6 on this host: {ipv4} instead of {address}");
+            (ipv4, try_listen(ipv4, segment_bytes_max))
+        }
+        result => (address, result),
+    };
+    result.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => ServeError::AddressInUse { address },
         _ => ServeError::Bind { address, source },
     })
+}
+
+/// Limits the segments of a socket that is about to connect or to listen, those that come and those that
+/// go: to 536..=32767 bytes of payload; 0 leaves them to the path. What a listener accepts inherits it.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn limit_segments(socket: &impl AsFd, segment_bytes_max: u16) -> io::Result<()> {
+    if segment_bytes_max == 0 {
+        return Ok(());
+    }
+    let bytes_max = segment_bytes_max.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
+    SockRef::from(socket).set_tcp_mss(u32::from(bytes_max))
+}
+
+/// What to do about an address that cannot be listened on.
+pub(super) fn bind_advice(address: &SocketAddr, error: &io::Error) -> &'static str {
+    match error.kind() {
+        _ if lacks_family(error) && address.is_ipv6() => " (this host has no IPv6)",
+        _ if lacks_family(error) => " (this host has no IPv4)",
+        _ if is_absent(error) && is_tentative(address.ip()) => {
+            " (the address is tentative: duplicate address detection has not ended, or has failed)"
+        }
+        _ if is_absent(error) => " (no interface of this host has the address)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
+        _ => "",
+    }
 }
 
 /// Sets what a peer's socket needs.
@@ -37,7 +159,7 @@ pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
     SockRef::from(socket).set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)
 }
 
-fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn try_listen(address: SocketAddr, segment_bytes_max: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Whatever net.ipv6.bindv6only says.
@@ -46,6 +168,7 @@ fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
     // A restart must not wait for old connections in TIME_WAIT. Not SO_REUSEPORT: with it a second
     // instance would bind without a word and take half of the peers.
     socket.set_reuse_address(true)?;
+    limit_segments(&socket, segment_bytes_max)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     // The acceptor waits in its runtime, not in accept.
@@ -53,9 +176,34 @@ fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// The kernel was built or started without it, or the service is not allowed to use it.
+fn lacks_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+/// No interface has the address, or has it but must not use it yet.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+fn is_tentative(address: IpAddr) -> bool {
+    let IpAddr::V6(address) = address else { return false };
+    let digits: String = address.octets().iter().map(|byte| format!("{byte:02x}")).collect();
+    let interfaces = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
+    // Address, index, prefix length, scope, flags (all hexadecimal), name.
+    interfaces.lines().filter(|line| line.starts_with(&digits)).any(|line| {
+        let flags = line.split_whitespace().nth(4).map(|flags| u32::from_str_radix(flags, 16));
+        matches!(flags, Some(Ok(flags)) if flags & libc::IFA_F_TENTATIVE != 0)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+        super::listen(address, SEGMENT_BYTES_MAX_DEFAULT)
+    }
 
     #[test]
     fn a_second_listener_is_refused() {
@@ -79,5 +227,33 @@ mod tests {
         assert!(remote.ip().to_canonical().is_ipv4());
         prepare(&socket).unwrap();
         assert_eq!(SockRef::from(&socket).tcp_notsent_lowat().unwrap(), NOTSENT_BYTES_MAX);
+    }
+
+    #[test]
+    fn segments_are_limited_on_both_sides() {
+        for (segment_bytes_max, bytes) in [
+            (1220, 1180..=1220),
+            (100, 500..=536),
+            (u16::MAX, 30_000..=32_767),
+            (0, 1_300..=65_535),
+        ] {
+            for address in ["[::1]:0", "127.0.0.1:0"] {
+                let listener = super::listen(address.parse().unwrap(), segment_bytes_max).unwrap();
+                // The peer is one that would take more.
+                let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (socket, _) = listener.accept().unwrap();
+                for end in [&socket, &client] {
+                    let mss = SockRef::from(end).tcp_mss().unwrap();
+                    assert!(bytes.contains(&mss), "{address} {segment_bytes_max}: {mss}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_tentative_addresses_are_tentative() {
+        for address in ["::1", "127.0.0.1", "2001:db8::77"] {
+            assert!(!is_tentative(address.parse().unwrap()), "{address}");
+        }
     }
 }

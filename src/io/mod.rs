@@ -39,6 +39,8 @@ use self::clock::Clock;
 use self::dial::DialOrder;
 pub use self::dial::{RETRY_INTERVAL, ServerState};
 pub use self::feed::{Feed, FeedSink};
+use self::listener::SEGMENT_BYTES;
+pub use self::listener::SEGMENT_BYTES_MAX_DEFAULT;
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::signals::Signals;
 pub use self::sys::{raise_descriptor_limit, receive_ready};
@@ -54,8 +56,13 @@ use crate::vital;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerConfig {
     /// Addresses to listen on from the start; port 0 takes a free one. An IPv6 address that stands for all
-    /// (`[::]:4711`) takes IPv4 as well.
+    /// (`[::]:4711`) takes IPv4 as well, or alone where there is no IPv6. An address that no interface
+    /// has yet is waited for, up to 10 s; if there are others, one that cannot be had is left out with a
+    /// warning.
     pub listen: Vec<SocketAddr>,
+    /// Payload bytes of a TCP segment at most, of those that we send and those that are sent to us:
+    /// 536..=32767; 0 leaves it to the path.
+    pub segment_bytes_max: u16,
     /// Shards, each a thread: 1..=1024, or 0 for one for each CPU. One is plenty for a hypervisor.
     pub cores: u16,
     /// The keepalive interval to offer, in seconds: 1..=86400, or 0 for the default of 5.
@@ -81,6 +88,7 @@ impl Default for ServerConfig {
     fn default() -> ServerConfig {
         ServerConfig {
             listen: Vec::new(),
+            segment_bytes_max: SEGMENT_BYTES_MAX_DEFAULT,
             cores: 1,
             keepalive_interval_s: KEEPALIVE_INTERVAL_S_DEFAULT,
             reflect_own: ReflectOwn::None,
@@ -104,11 +112,17 @@ impl ServerConfig {
             Pace::RoutesPerS(routes_per_s) => routes_per_s,
             Pace::Auto | Pace::Off => 1,
         };
+        let (segment_min, segment_max) = (*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
+        let segment = match self.segment_bytes_max {
+            0 => segment_max,
+            bytes_max => bytes_max,
+        };
         let settings = [
             ("cores", u32::from(self.cores), 0, u32::from(CORES_MAX)),
             ("keepalive_interval_s", self.keepalive_interval_s, 0, KEEPALIVE_INTERVAL_S_MAX),
             ("pace", pace, 1, u32::MAX),
             ("peers_max", self.peers_max, 1, PeerId::SLOTS),
+            ("segment_bytes_max", segment.into(), segment_min.into(), segment_max.into()),
         ];
         for (setting, value, min, max) in settings {
             if !(min..=max).contains(&value) {
@@ -145,7 +159,7 @@ pub enum ServeError {
         address: SocketAddr,
     },
     /// Any other reason why an address cannot be listened on.
-    #[error("cannot listen on {address}: {source}{}", bind_advice(.source))]
+    #[error("cannot listen on {address}: {source}{}", listener::bind_advice(.address, .source))]
     Bind {
         /// The address asked for.
         address: SocketAddr,
@@ -174,12 +188,17 @@ pub enum ServeError {
 /// If the server cannot start: see [`ServeError`].
 pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
     let runtime = acceptor_runtime()?;
-    let signals = Signals::watch()?;
+    let mut signals = Signals::watch()?;
     runtime.block_on(async {
         if config.listen.is_empty() {
             return Err(ServeError::NoAddress);
         }
-        let Running { acceptor, threads, .. } = Running::start(&config)?;
+        let running = tokio::select! {
+            running = Running::start(&config) => running?,
+            // It waits for an address.
+            () = signals.received() => return Ok(()),
+        };
+        let Running { acceptor, threads, .. } = running;
         let result = acceptor.run(signals.received()).await;
         join(threads);
         result.map_err(|source| ServeError::Start { what: "the acceptor", source })
@@ -191,6 +210,7 @@ pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
 /// Dropping it shuts it down and waits for that.
 pub struct Server {
     local_addresses: Vec<SocketAddr>,
+    segment_bytes_max: u16,
     /// Takes sockets to listen on.
     listeners: mpsc::UnboundedSender<TcpListener>,
     /// The shard of the node's own route client and of the servers that it dials.
@@ -200,14 +220,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds, starts the shards and returns while they serve.
+    /// Binds, starts the shards and returns while they serve. Takes up to 10 s if an address has to be
+    /// waited for.
     ///
     /// # Errors
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
         let Running { acceptor, threads, local_addresses, listeners, node } =
-            Running::start(&config)?;
+            runtime.block_on(Running::start(&config))?;
+        let segment_bytes_max = config.segment_bytes_max;
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
             let result = runtime.block_on(acceptor.run(async move {
@@ -220,7 +242,14 @@ impl Server {
         };
         let acceptor = vital::spawn("acceptor", serve)
             .map_err(|source| ServeError::Start { what: "the acceptor's thread", source })?;
-        Ok(Server { local_addresses, listeners, node, stop: Some(stop), acceptor: Some(acceptor) })
+        Ok(Server {
+            local_addresses,
+            segment_bytes_max,
+            listeners,
+            node,
+            stop: Some(stop),
+            acceptor: Some(acceptor),
+        })
     }
 
     /// The first address it was started with, with the port that it really has.
@@ -231,12 +260,12 @@ impl Server {
         self.local_addresses[0]
     }
 
-    /// Listens on one more address. Returns it with the port that it really has.
+    /// Listens on one more address, which is not waited for. Returns it with the port that it really has.
     ///
     /// # Errors
     /// [`ServeError::AddressInUse`] or [`ServeError::Bind`].
     pub fn listen(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
-        let listener = listener::listen(address)?;
+        let listener = listener::listen(address, self.segment_bytes_max)?;
         let address = listener.local_addr().unwrap_or(address);
         // Fails only while it shuts down.
         let _ = self.listeners.send(listener);
@@ -253,7 +282,9 @@ impl Server {
     /// again whenever the connection is lost.
     pub fn dial(&self, server: String, local_ip: Option<IpAddr>) -> Arc<ServerState> {
         let state = Arc::<ServerState>::default();
-        self.tell(Letter::Dial(DialOrder { server, local_ip, state: Arc::clone(&state) }));
+        let segment_bytes_max = self.segment_bytes_max;
+        let order = DialOrder { server, local_ip, segment_bytes_max, state: Arc::clone(&state) };
+        self.tell(Letter::Dial(order));
         state
     }
 
@@ -313,23 +344,23 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: &ServerConfig) -> Result<Running, ServeError> {
+    async fn start(config: &ServerConfig) -> Result<Running, ServeError> {
         config.judge()?;
         probe::probe()?;
-        if let Err(error) = sys::raise_descriptor_limit() {
-            warn!(%error, "the limit of open descriptors stays as it is");
-        }
-        let listeners = config
-            .listen
-            .iter()
-            .map(|&address| listener::listen(address))
-            .collect::<Result<Vec<_>, _>>()?;
-        let local_addresses = listeners
-            .iter()
-            .zip(&config.listen)
-            .map(|(listener, &asked)| listener.local_addr().unwrap_or(asked))
-            .collect::<Vec<_>>();
+        let descriptors = sys::raise_descriptor_limit();
+        let listeners = match config.listen[..] {
+            // Of a node that only dials.
+            [] => Vec::new(),
+            _ => listener::listen_all(&config.listen, config.segment_bytes_max).await?,
+        };
+        let local_addresses: Vec<_> =
+            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let (dispatcher, threads, ended) = start_shards(config)?;
+        match descriptors {
+            Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
+            Ok(_) => {}
+            Err(error) => warn!(%error, "the limit of open descriptors stays as it is"),
+        }
         for address in &local_addresses {
             info!(shards = threads.len(), "listening on {address}");
         }
@@ -337,6 +368,20 @@ impl Running {
         let (more_listeners, more) = mpsc::unbounded_channel();
         let acceptor = Acceptor { listeners, dispatcher, more, ended };
         Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, node })
+    }
+}
+
+/// Each peer takes one. To be called when everything else has those that it needs.
+fn warn_of_few_descriptors(limit: u64, peers_max: u32) {
+    /// For what is accepted to be refused, for names to be resolved, and the like.
+    const SPARE: u64 = 8;
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
+    let fitting = limit.saturating_sub(open + SPARE);
+    if fitting < u64::from(peers_max) {
+        warn!(
+            "descriptors: {limit} allow about {fitting} peers, --peers-max is {peers_max}: raise `ulimit -n` \
+             (systemd: LimitNOFILE)"
+        );
     }
 }
 
@@ -433,13 +478,5 @@ fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
         // A shard that panics ends the process, so there is no error to see here.
         let _ = thread.join();
-    }
-}
-
-fn bind_advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrNotAvailable => " (no interface of this host has the address)",
-        io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
-        _ => "",
     }
 }

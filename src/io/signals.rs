@@ -46,9 +46,9 @@ impl Signals {
         Ok(Signals { first })
     }
 
-    /// Completes at the first signal.
-    pub(super) async fn received(self) {
-        let _ = self.first.await;
+    /// Completes at the first signal. Not to be called again after that.
+    pub(super) async fn received(&mut self) {
+        let _ = (&mut self.first).await;
     }
 
     /// Waits for the first signal. Not to be called within a runtime.

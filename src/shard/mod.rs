@@ -17,6 +17,7 @@ mod node;
 mod output;
 mod pacing;
 mod peer;
+mod window;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

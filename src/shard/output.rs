@@ -56,7 +56,9 @@ impl Shard {
             return Transmit::Idle;
         }
         let end_of_record = !peer.session.peer_reassembles();
-        let piece = match peer.rest.take().or_else(|| control(peer, end_of_record)) {
+        let rest = peer.rest.take();
+        let is_new = rest.is_none();
+        let piece = match rest.or_else(|| control(peer, end_of_record)) {
             Some(piece) => Some(piece),
             None => {
                 let batch = self.next_batch(now, id, sample, end_of_record);
@@ -78,6 +80,9 @@ impl Shard {
             return Transmit::Idle;
         };
         peer.writer_waits = false;
+        if is_new {
+            peer.window.sent(piece.as_slice().len());
+        }
         peer.in_flight = Some(piece.clone());
         peer.in_flight_since = now;
         if peer.role != Role::Own {
@@ -87,12 +92,14 @@ impl Shard {
         Transmit::Send(piece)
     }
 
-    /// Whether `transmit` at `now` needs to know how TCP stands: for peers that do not reassemble.
+    /// Whether `transmit` at `now` needs to know how TCP stands.
     pub fn wants_sample(&self, now: Time, id: PeerId) -> bool {
         self.peers.find(id).is_some_and(|peer| {
             peer.session.state() == State::Established
-                && !peer.session.peer_reassembles()
-                && peer.pacer.wants_sample(now)
+                && !peer.pending.is_empty()
+                && now >= peer.paced_until
+                && (peer.window.wants_sample(now, peer.session.keepalive_interval_s())
+                    || (!peer.session.peer_reassembles() && peer.pacer.wants_sample(now)))
         })
     }
 
@@ -210,16 +217,13 @@ impl Shard {
         if now < peer.paced_until {
             return None;
         }
-        let bytes_max = match end_of_record {
-            false => CHUNK_BYTES_MAX,
-            true => match peer.pacer.permit(now, &sample) {
-                Permit::Batch { bytes_max } => bytes_max,
-                Permit::Wait(until) => {
-                    peer.paced_until = until;
-                    self.pace_timers.push(Reverse((until, id)));
-                    return None;
-                }
-            },
+        let bytes_max = match peer.permit(now, &sample, end_of_record) {
+            Permit::Batch { bytes_max } => bytes_max,
+            Permit::Wait(until) => {
+                peer.paced_until = until;
+                self.pace_timers.push(Reverse((until, id)));
+                return None;
+            }
         };
         let piece = self.gather(id, bytes_max, end_of_record)?;
         if end_of_record && let Some(peer) = self.peers.find_mut(id) {
@@ -285,6 +289,25 @@ impl Shard {
             return None;
         }
         Some(Piece::new(Payload::Gathered(gathered), 0..length, end_of_record))
+    }
+}
+
+impl Peer {
+    /// What the next SEND of UPDATEs may carry, and when.
+    fn permit(&mut self, now: Time, sample: &TcpSample, end_of_record: bool) -> Permit {
+        let interval_s = self.session.keepalive_interval_s();
+        match self.window.permit(now, interval_s, sample) {
+            Permit::Batch { bytes_max: room } if end_of_record => {
+                match self.pacer.permit(now, sample) {
+                    Permit::Batch { bytes_max } => Permit::Batch { bytes_max: bytes_max.min(room) },
+                    wait @ Permit::Wait(_) => wait,
+                }
+            }
+            Permit::Batch { bytes_max } => {
+                Permit::Batch { bytes_max: bytes_max.min(CHUNK_BYTES_MAX) }
+            }
+            wait @ Permit::Wait(_) => wait,
+        }
     }
 }
 
@@ -364,8 +387,12 @@ mod tests {
     }
 
     fn peer_that(reassembles: bool, shard: &mut Shard, message: &Message) -> PeerId {
-        let id = shard.accept(NOW, ([127, 0, 0, 1], 1).into());
         let hello = Hello { keepalive_interval_s: 86_400, is_server: false, reassembles };
+        peer_of(hello, shard, message)
+    }
+
+    fn peer_of(hello: Hello, shard: &mut Shard, message: &Message) -> PeerId {
+        let id = shard.accept(NOW, ([127, 0, 0, 1], 1).into());
         for message in [&Message::Hello(hello), &Message::Keepalive, message] {
             let mut bytes = Vec::new();
             message.encode(&mut bytes);
@@ -478,6 +505,48 @@ mod tests {
                 shard.transmitted(now, reader, length);
             }
             now = now.after(Duration::from_secs(1));
+        }
+    }
+
+    #[test]
+    fn what_a_slow_path_has_not_delivered_is_not_added_to_but_by_keepalives() {
+        for reassembles in [true, false] {
+            let mut shard = shard();
+            let announcer = peer(&mut shard, &Message::Keepalive);
+            let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles };
+            let reader = peer_of(hello, &mut shard, &Message::Subscribe(VNI));
+            announce(&mut shard, announcer, 0..1_000);
+            let mut sample = TcpSample { snd_mss: 1208, ..TcpSample::default() };
+            let sent = |shard: &mut Shard, now, sample| {
+                let mut lengths = Vec::new();
+                while let Transmit::Send(piece) = shard.transmit(now, reader, sample) {
+                    lengths.push(piece.as_slice().len());
+                    // A short SEND: its rest is not counted again.
+                    shard.transmitted(now, reader, 1);
+                    if let Transmit::Send(rest) = shard.transmit(now, reader, sample) {
+                        shard.transmitted(now, reader, rest.as_slice().len());
+                    }
+                }
+                lengths.iter().sum::<usize>()
+            };
+            // Half an interval at 64 kbit/s.
+            let first = sent(&mut shard, NOW, sample);
+            assert!((2_800..=4_000).contains(&first), "{first}");
+            assert!(!shard.wants_sample(NOW, reader), "not before its time");
+            shard.receive(NOW, reader, &KEEPALIVE_FRAME);
+            assert_eq!(sent(&mut shard, NOW, sample), KEEPALIVE_FRAME.len());
+
+            let later = shard.next_wakeup();
+            assert!(later > NOW && later <= NOW.after(Duration::from_millis(250)));
+            shard.turn(later);
+            assert_eq!(shard.take_woken(), Some((reader, Wake::Write)));
+            assert_eq!(sent(&mut shard, later, sample), 0);
+            sample.bytes_acked = 1_000_000;
+            let later = shard.next_wakeup();
+            shard.turn(later);
+            assert_eq!(shard.take_woken(), Some((reader, Wake::Write)));
+            let second = sent(&mut shard, later, sample);
+            assert!(second > first, "{second}: the path was faster than thought");
         }
     }
 }

@@ -14,6 +14,7 @@ use super::events::{Refusals, SessionEnd};
 use super::groups::SubIndex;
 use super::node::Uplink;
 use super::pacing::Pacer;
+use super::window::Window;
 use crate::log::{ChunkBytes, Frames};
 use crate::session::Session;
 use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, Time, Vni};
@@ -125,8 +126,9 @@ pub(super) struct Peer {
     pub in_flight_since: Time,
     /// Whether its writer waits to be woken.
     pub writer_waits: bool,
+    pub window: Window,
     pub pacer: Pacer,
-    /// Until then the pacer lets nothing pass, and a timer is set.
+    /// Until then window or pacer let nothing pass, and a timer is set.
     pub paced_until: Time,
     pub bytes_acked: u64,
     pub refusals: Refusals,
@@ -164,6 +166,7 @@ impl Peer {
             rest: None,
             in_flight_since: now,
             writer_waits: false,
+            window: Window::default(),
             pacer: Pacer::new(if role == Role::Accepted { pace } else { Pace::Off }),
             paced_until: Time(0),
             bytes_acked: 0,

@@ -7,8 +7,21 @@ use thiserror::Error;
 
 use super::frame::{Frame, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, PAYLOAD_BYTES_MAX, VERSION};
 use super::proto;
+use super::protobuf::{Broken, Reader, VARINT, key};
 use super::update::{decode_update, encode_update};
 use crate::types::{Action, Route, Vni};
+
+/// The fields of the protocol, as keys of the protobuf encoding.
+mod keys {
+    use super::{VARINT, key};
+
+    pub(super) const INTERVAL: u32 = key(1, VARINT);
+    pub(super) const IS_SERVER: u32 = key(2, VARINT);
+    pub(super) const REASSEMBLES: u32 = key(15, VARINT);
+
+    /// Of a subscription.
+    pub(super) const VNI: u32 = key(1, VARINT);
+}
 
 /// The first message of each side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,7 +116,7 @@ pub fn decode(frame: Frame<'_>) -> Result<Message, DecodeError> {
 /// What is wrong with a payload.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum DecodeError {
-    /// It is no protobuf message of its type. A known field of the wrong wire type counts as such.
+    /// It is no protobuf message. (A known field of another wire type is an unknown field.)
     #[error("undecodable {message_type}: {reason}")]
     Malformed {
         /// What the frame said it was.
@@ -153,27 +166,49 @@ pub enum InvalidUpdate {
 }
 
 fn decode_hello(payload: &[u8]) -> Result<Hello, DecodeError> {
-    let hello = decode_payload::<proto::Hello>(MessageType::Hello, payload)?;
+    let hello = read_hello(payload).map_err(|broken| broken.in_a(MessageType::Hello))?;
     if hello.keepalive_interval_s == 0 {
         return Err(DecodeError::HelloInterval);
     }
-    Ok(Hello {
-        keepalive_interval_s: hello.keepalive_interval_s,
-        is_server: hello.is_server,
-        reassembles: hello.reassembles,
-    })
+    Ok(hello)
+}
+
+fn read_hello(payload: &[u8]) -> Result<Hello, Broken> {
+    let mut hello = Hello { keepalive_interval_s: 0, is_server: false, reassembles: false };
+    let mut reader = Reader::new(payload);
+    while let Some(key) = reader.next_key()? {
+        match key {
+            keys::INTERVAL => hello.keepalive_interval_s = reader.varint()? as u32,
+            keys::IS_SERVER => hello.is_server = reader.varint()? != 0,
+            keys::REASSEMBLES => hello.reassembles = reader.varint()? != 0,
+            _ => reader.skip(key)?,
+        }
+    }
+    Ok(hello)
 }
 
 fn decode_vni(message_type: MessageType, payload: &[u8]) -> Result<Vni, DecodeError> {
-    decode_payload::<proto::Subscription>(message_type, payload).map(|message| Vni(message.vni))
+    read_vni(payload).map_err(|broken| broken.in_a(message_type))
 }
 
-pub(super) fn decode_payload<M: prost::Message + Default>(
-    message_type: MessageType,
-    payload: &[u8],
-) -> Result<M, DecodeError> {
-    M::decode(payload)
-        .map_err(|error| DecodeError::Malformed { message_type, reason: error.to_string() })
+fn read_vni(payload: &[u8]) -> Result<Vni, Broken> {
+    let mut vni = Vni(0);
+    let mut reader = Reader::new(payload);
+    while let Some(key) = reader.next_key()? {
+        match key {
+            keys::VNI => vni = Vni(reader.varint()? as u32),
+            _ => reader.skip(key)?,
+        }
+    }
+    Ok(vni)
+}
+
+impl Broken {
+    /// What is wrong with the payload of a message of this type.
+    #[cold]
+    pub(super) fn in_a(self, message_type: MessageType) -> DecodeError {
+        DecodeError::Malformed { message_type, reason: self.to_string() }
+    }
 }
 
 fn encode_frame(out: &mut Vec<u8>, message_type: MessageType, payload: &impl prost::Message) {
@@ -189,9 +224,26 @@ fn encode_frame(out: &mut Vec<u8>, message_type: MessageType, payload: &impl pro
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::definition;
     use super::super::frame::Deframer;
-    use super::super::strategies::valid_message;
+    use super::super::strategies::{hello_like, valid_message};
     use super::*;
+
+    /// The definition reads the same fields of a HELLO and of a subscription, or refuses the bytes as
+    /// well.
+    fn assert_same(payload: &[u8]) {
+        let hello = definition::decode::<proto::Hello>(definition::HELLO, payload);
+        let hello = hello.map(|hello| Hello {
+            keepalive_interval_s: hello.keepalive_interval_s,
+            is_server: hello.is_server,
+            reassembles: hello.reassembles,
+        });
+        assert_eq!(read_hello(payload).ok(), hello, "{}", hex::encode(payload));
+        let subscription =
+            definition::decode::<proto::Subscription>(definition::SUBSCRIPTION, payload);
+        let vni = subscription.map(|subscription| Vni(subscription.vni));
+        assert_eq!(read_vni(payload).ok(), vni, "{}", hex::encode(payload));
+    }
 
     fn decode_hex(message_type: MessageType, payload: &str) -> Result<Message, DecodeError> {
         let payload = hex::decode(payload).unwrap();
@@ -218,13 +270,28 @@ mod tests {
             payload in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
             let _ = decode(Frame { message_type, payload: &payload });
+            assert_same(&payload);
+        }
+
+        #[test]
+        fn reads_what_the_definition_reads(payload in hello_like()) {
+            assert_same(&payload);
         }
     }
 
     #[test]
     fn hello_without_an_interval_is_refused() {
-        // Left out, 0, and 2^32, which is cut off to 0.
-        for payload in ["", "0800", "1001", "08808080 8010"] {
+        // Left out, 0, 2^32, which is cut off to 0, and of other wire types, which is left out.
+        for payload in [
+            "",
+            "0800",
+            "1001",
+            "0880808080 10",
+            "0a0105",
+            "0d05000000",
+            "09 0500000000000000",
+            "0b0c",
+        ] {
             let result = decode_hex(MessageType::Hello, &payload.replace(' ', ""));
             assert_eq!(result, Err(DecodeError::HelloInterval), "{payload}");
         }
@@ -243,9 +310,13 @@ mod tests {
     fn protobuf_that_cannot_be_read_is_malformed() {
         for (message_type, payload) in [
             (MessageType::Hello, "0880"),
-            (MessageType::Hello, "0a0105"),
+            (MessageType::Hello, "0a0505"),
+            (MessageType::Hello, "08051b"),
+            (MessageType::Hello, "080500"),
             (MessageType::Subscribe, "ff"),
-            (MessageType::Unsubscribe, "0a00"),
+            (MessageType::Subscribe, "08ffffffffffffffffff02"),
+            (MessageType::Unsubscribe, "0e"),
+            (MessageType::Unsubscribe, "0c"),
             (MessageType::Update, "deadbeef"),
         ] {
             let error = decode_hex(message_type, payload).unwrap_err();
@@ -262,6 +333,24 @@ mod tests {
         assert_eq!(result, Ok(Message::Subscribe(Vni(100))));
         let result = decode_hex(MessageType::Subscribe, "088780808010");
         assert_eq!(result, Ok(Message::Subscribe(Vni(7))));
+    }
+
+    #[test]
+    fn a_known_field_of_another_wire_type_is_unknown() {
+        for vni in ["0a0105", "0d05000000", "0905000000 00000000", "0b08050c"] {
+            for (text, vni) in [(vni.to_owned(), 0), (format!("0807{vni}"), 7)] {
+                for (message_type, message) in [
+                    (MessageType::Subscribe, Message::Subscribe(Vni(vni))),
+                    (MessageType::Unsubscribe, Message::Unsubscribe(Vni(vni))),
+                ] {
+                    let result = decode_hex(message_type, &text.replace(' ', ""));
+                    assert_eq!(result, Ok(message), "{text}");
+                }
+            }
+        }
+        let hello = Hello { keepalive_interval_s: 5, is_server: false, reassembles: false };
+        let result = decode_hex(MessageType::Hello, "0d09000000080515010000007a0101");
+        assert_eq!(result, Ok(Message::Hello(hello)));
     }
 
     #[test]

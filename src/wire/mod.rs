@@ -8,6 +8,8 @@
 //! [`Message::encode`] appends a message's frame to a buffer. UPDATEs, the bulk of all traffic,
 //! have a codec of their own ([`decode_update`], [`encode_update`]).
 
+#[cfg(test)]
+mod definition;
 mod frame;
 mod message;
 mod policy;
@@ -24,8 +26,8 @@ pub use message::{DecodeError, Hello, InvalidUpdate, Message, Update, decode};
 pub use policy::{Fault, NoOp, Reaction};
 pub use update::{action_and_key, decode_update, encode_update};
 
-/// The generated types. UPDATE is read and written by [`update`]; its generated type is what the
-/// tests compare that with.
+/// The generated types. They write HELLO, SUBSCRIBE and UNSUBSCRIBE; what they read is what the tests
+/// compare our own reading with.
 #[allow(missing_docs, dead_code)]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/metalbond.rs"));

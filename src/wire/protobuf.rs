@@ -1,12 +1,17 @@
-//! The little of protobuf's wire format that the codec of UPDATE needs.
+//! The little of protobuf's wire format that our messages need.
 //!
-//! Owns keys, varints and skipping, with the rules of the generated code (a property test in
-//! `update` holds the two together). Must never allocate.
+//! Owns keys, varints and skipping. A known field of another wire type is an unknown field, as peers in
+//! the field have it; in all else the rules are those of the generated code (property tests hold the two
+//! together, see `definition`). Must never allocate.
 
 use thiserror::Error;
 
-/// How deep messages and groups may be nested, as in the generated code.
-const DEPTH_MAX: u32 = 100;
+use super::frame::PAYLOAD_BYTES_MAX;
+
+/// How deep groups may be nested. No payload has room for more: a group takes two bytes.
+const DEPTH_MAX: usize = PAYLOAD_BYTES_MAX / 2;
+/// The highest field number within a group; elsewhere a key has 32 bits.
+const GROUP_FIELD_MAX: u64 = i32::MAX as u64;
 
 /// Why bytes are no protobuf message. One byte, for the sake of the results of the hot path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -17,8 +22,6 @@ pub(super) enum Broken {
     FieldNumber,
     #[error("undefined wire type")]
     WireType,
-    #[error("wrong wire type for a known field")]
-    KnownField,
     #[error("truncated field")]
     Truncated,
     #[error("unbalanced groups")]
@@ -44,17 +47,15 @@ pub(super) const fn key(field: u32, wire_type: u32) -> u32 {
 /// Reads the fields of one message.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
-    depth_left: u32,
 }
 
 impl<'a> Reader<'a> {
-    /// A reader of a message that is not part of another one.
     pub(super) fn new(message: &'a [u8]) -> Reader<'a> {
-        Reader { rest: message, depth_left: DEPTH_MAX }
+        Reader { rest: message }
     }
 
     /// The key of the next field; `None` at the end of the message. Not judged yet: a key that
-    /// equals that of a known field is in order, and any other goes to [`Reader::skip_unknown`].
+    /// equals that of a known field is in order, and any other goes to [`Reader::skip`].
     #[inline]
     pub(super) fn next_key(&mut self) -> Result<Option<u32>, Broken> {
         if self.rest.is_empty() {
@@ -91,44 +92,46 @@ impl<'a> Reader<'a> {
     /// A field that is a message itself.
     #[inline]
     pub(super) fn message(&mut self) -> Result<Reader<'a>, Broken> {
-        Ok(Reader { rest: self.bytes()?, depth_left: self.depth_left - 1 })
+        self.bytes().map(Reader::new)
     }
 
-    /// Skips the value of a field that the message does not have. `known_max` is its highest field
-    /// number: a known field that comes here has the wrong wire type.
+    /// Skips the value of a field that the message does not have, or has with another wire type.
     #[cold]
-    pub(super) fn skip_unknown(&mut self, key: u32, known_max: u32) -> Result<(), Broken> {
-        if (1..=known_max).contains(&(key >> 3)) {
-            return Err(Broken::KnownField);
-        }
-        self.skip(key, self.depth_left)
-    }
-
-    fn skip(&mut self, key: u32, depth_left: u32) -> Result<(), Broken> {
-        if depth_left == 0 {
-            return Err(Broken::Depth);
-        }
+    pub(super) fn skip(&mut self, key: u32) -> Result<(), Broken> {
         if key >> 3 == 0 {
             return Err(Broken::FieldNumber);
         }
-        match key & 7 {
+        self.skip_value(u64::from(key), DEPTH_MAX)
+    }
+
+    fn skip_value(&mut self, key: u64, depth_left: usize) -> Result<(), Broken> {
+        match (key & 7) as u32 {
             VARINT => self.varint().map(drop),
             FIXED64 => self.skip_bytes(8),
             FIXED32 => self.skip_bytes(4),
             BYTES => self.bytes().map(drop),
-            GROUP_START => loop {
-                let inner = self.next_key()?.ok_or(Broken::Groups)?;
-                if inner & 7 != GROUP_END {
-                    self.skip(inner, depth_left - 1)?;
-                } else if inner >> 3 == key >> 3 {
-                    return Ok(());
-                } else {
-                    return Err(Broken::Groups);
-                }
-            },
+            GROUP_START => self.skip_group(key >> 3, depth_left),
             GROUP_END => Err(Broken::Groups),
             _ => Err(Broken::WireType),
         }
+    }
+
+    fn skip_group(&mut self, number: u64, depth_left: usize) -> Result<(), Broken> {
+        let depth_left = depth_left.checked_sub(1).ok_or(Broken::Depth)?;
+        while !self.rest.is_empty() {
+            let key = self.varint()?;
+            if !(1..=GROUP_FIELD_MAX).contains(&(key >> 3)) {
+                return Err(Broken::FieldNumber);
+            }
+            if (key & 7) as u32 != GROUP_END {
+                self.skip_value(key, depth_left)?;
+            } else if key >> 3 == number {
+                return Ok(());
+            } else {
+                break;
+            }
+        }
+        Err(Broken::Groups)
     }
 
     fn skip_bytes(&mut self, bytes: usize) -> Result<(), Broken> {

@@ -75,6 +75,13 @@ pub(super) fn update_like() -> impl Strategy<Value = Vec<u8>> {
     vec(update, 0..7).prop_map(|fields| fields.concat())
 }
 
+/// Bytes that look much like a HELLO or a subscription, in the same way.
+pub(super) fn hello_like() -> impl Strategy<Value = Vec<u8>> {
+    let known = |number| field(number, 0, varint(select(vec![0, 1, 5, 1 << 32, u64::MAX])));
+    let part = prop_oneof![3 => known(1), 1 => known(2), 1 => known(15), 1 => noise()];
+    vec(part, 0..6).prop_map(|fields| fields.concat())
+}
+
 /// Valid UPDATE payloads with a few bytes changed, put in, taken out, or the end cut off.
 pub(super) fn damaged_update() -> impl Strategy<Value = Vec<u8>> {
     let damage = vec((0..4u8, any::<Index>(), any::<u8>()), 1..4);
@@ -119,18 +126,24 @@ fn next_hop() -> impl Strategy<Value = NextHop> {
     })
 }
 
-/// A field: its key, rarely with another wire type, and its value.
+/// A field: its key and its value. Rarely the wire type is another one, with a value of it or without.
 fn field(
     number: u32,
     wire_type: u32,
     value: impl Strategy<Value = Vec<u8>> + 'static,
 ) -> BoxedStrategy<Vec<u8>> {
-    let wire_type = prop_oneof![60 => Just(wire_type), 1 => 0..8u32];
-    (wire_type, value)
-        .prop_map(move |(wire_type, value)| {
-            [varint_bytes(u64::from(number << 3 | wire_type), 0), value].concat()
-        })
-        .boxed()
+    let keyed = move |(wire_type, value): (u32, Vec<u8>)| {
+        [varint_bytes(u64::from(number << 3 | wire_type), 0), value].concat()
+    };
+    let wire_types = prop_oneof![60 => Just(wire_type), 1 => 0..8u32];
+    let other = prop_oneof![
+        (Just(0), varint(any::<u64>())),
+        (Just(1), vec(any::<u8>(), 8)),
+        (Just(2), vec(any::<u8>(), 0..9).prop_map(|bytes| delimited(vec![bytes]))),
+        (Just(3), Just(varint_bytes(u64::from(number << 3 | 4), 0))),
+        (Just(5), vec(any::<u8>(), 4)),
+    ];
+    prop_oneof![30 => (wire_types, value).prop_map(keyed), 1 => other.prop_map(keyed)].boxed()
 }
 
 /// Unknown fields, groups, and what is not protobuf.

@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use metalbond_uring::io::ServerConfig;
+use metalbond_uring::io::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
 use metalbond_uring::types::{Pace, ReflectOwn};
 use socket2::{Domain, Socket, Type};
 
@@ -32,6 +32,7 @@ pub const QUIET: Duration = Duration::from_millis(60);
 pub fn server_config(cores: u16, keepalive_interval_s: u32) -> ServerConfig {
     ServerConfig {
         listen: vec!["[::1]:0".parse().unwrap()],
+        segment_bytes_max: SEGMENT_BYTES_MAX_DEFAULT,
         cores,
         keepalive_interval_s,
         reflect_own: ReflectOwn::None,

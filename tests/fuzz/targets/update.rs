@@ -1,4 +1,5 @@
-//! Our own codec for UPDATEs accepts, refuses and writes what the generated code does.
+//! Our own codec for UPDATEs accepts and refuses what the definition does, and writes what the generated
+//! code does.
 #![no_main]
 
 use std::net::IpAddr;
@@ -11,13 +12,17 @@ use metalbond_uring::wire::{
 use prost::Message;
 
 #[allow(dead_code)]
+#[path = "../../../src/wire/definition.rs"]
+mod definition;
+
+#[allow(dead_code)]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/metalbond.rs"));
 }
 
 fuzz_target!(|payload: &[u8]| {
     let ours = decode_update(payload);
-    let Ok(generated) = proto::Update::decode(payload) else {
+    let Some(generated) = definition::decode::<proto::Update>(definition::UPDATE, payload) else {
         assert!(matches!(ours, Err(DecodeError::Malformed { .. })), "{ours:?}");
         return;
     };
