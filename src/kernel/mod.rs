@@ -4,12 +4,13 @@
 //! the tunnel device, in the mapped tables. Must never change a route of anybody else, and never
 //! let a caller wait for the kernel.
 //!
-//! `plan` decides what to change and knows no kernel; `messages` is the bytes, `netlink` the
-//! sockets, `worker` the one thread that uses them.
+//! `plan` decides what to change and knows no kernel; `messages` and `seen` are the bytes, `netlink`
+//! the sockets, `worker` the one thread that uses them.
 
 mod messages;
 mod netlink;
 pub mod plan;
+mod seen;
 mod worker;
 
 use std::collections::BTreeMap;

@@ -10,8 +10,9 @@ use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::messages::{self, LinkSeen};
-use super::plan::{Family, Op, Outcome, Snapshot};
+use super::messages;
+use super::plan::{Family, Op, Outcome, SeenRoute, Snapshot};
+use super::seen::{self, LinkSeen};
 
 const RTNLGRP_LINK: u32 = 1;
 const NLMSG_ERROR: u16 = 2;
@@ -90,7 +91,7 @@ impl Requests {
             for message in split(&self.datagram[..read]) {
                 match message.message_type() {
                     _ if message.sequence_number() != sequence => {}
-                    messages::RTM_NEWLINK => return Ok(messages::seen_link(message.payload())),
+                    messages::RTM_NEWLINK => return Ok(seen::seen_link(message.payload())),
                     NLMSG_ERROR => {
                         return match error_of(&message) {
                             Some((libc::ENODEV, _)) => Ok(None),
@@ -116,32 +117,41 @@ impl Requests {
         }
     }
 
-    /// Dumps nexthop objects and the routes of our protocol in these tables.
+    /// Dumps nexthop objects and the routes in these tables: those of our protocol, or all of the
+    /// prefixes that ours have.
     pub fn snapshot(
         &mut self,
         tables: &[u32],
         families: &[Family],
-        link: u32,
         with_nexthops: bool,
+        with_others: bool,
     ) -> io::Result<Snapshot> {
-        let mut snapshot = Snapshot::default();
+        let mut snapshot = Snapshot { has_others: with_others, ..Snapshot::default() };
         if with_nexthops {
-            snapshot.nexthops =
-                self.dump(messages::RTM_NEWNEXTHOP, messages::put_nexthop_dump, |payload| {
-                    messages::seen_nexthop(payload, link)
-                })?;
+            snapshot.nexthops = self.dump(
+                messages::RTM_NEWNEXTHOP,
+                messages::put_nexthop_dump,
+                |found, payload| found.extend(seen::seen_nexthop(payload)),
+            )?;
         }
         for &table in tables {
             for &family in families {
                 let request = |bytes: &mut Vec<u8>, sequence| {
-                    messages::put_route_dump(bytes, table, family, sequence);
+                    messages::put_route_dump(bytes, table, family, with_others, sequence);
                 };
-                let routes = self.dump(messages::RTM_NEWROUTE, request, |payload| {
+                let routes = self.dump(messages::RTM_NEWROUTE, request, |found, payload| {
                     // Kernels without strict checking dump all tables.
-                    messages::seen_route(payload, link).filter(|seen| seen.prefix.table == table)
+                    if let Some(route) = seen::seen_route(payload)
+                        && route.prefix.table == table
+                    {
+                        keep(found, route);
+                    }
                 });
                 match routes {
-                    Ok(routes) => snapshot.routes.extend(routes),
+                    Ok(mut routes) => {
+                        drop_last_of_others(&mut routes);
+                        snapshot.routes.append(&mut routes);
+                    }
                     // The table does not exist yet.
                     Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                     Err(error) => return Err(error),
@@ -251,7 +261,7 @@ impl Requests {
         &mut self,
         kind: u16,
         mut request: impl FnMut(&mut Vec<u8>, u32),
-        mut parse: impl FnMut(&[u8]) -> Option<T>,
+        mut parse: impl FnMut(&mut Vec<T>, &[u8]),
     ) -> io::Result<Vec<T>> {
         let mut error = io::Error::from_raw_os_error(libc::EBUSY);
         for _ in 0..DUMP_ATTEMPTS {
@@ -274,7 +284,7 @@ impl Requests {
         &mut self,
         kind: u16,
         sequence: u32,
-        parse: &mut impl FnMut(&[u8]) -> Option<T>,
+        parse: &mut impl FnMut(&mut Vec<T>, &[u8]),
     ) -> io::Result<Vec<T>> {
         let (mut found, mut interrupted) = (Vec::new(), false);
         loop {
@@ -292,7 +302,7 @@ impl Requests {
                             None => Ok(found),
                         };
                     }
-                    other if other == kind => found.extend(parse(message.payload())),
+                    other if other == kind => parse(&mut found, message.payload()),
                     _ => {}
                 }
             }
@@ -314,6 +324,25 @@ impl Requests {
                 result => return result,
             }
         }
+    }
+}
+
+/// Adds a route of a dump, which has the routes of a prefix one after the other. Where none may be
+/// ours the others are of no interest.
+fn keep(found: &mut Vec<SeenRoute>, route: SeenRoute) {
+    if found.last().is_some_and(|last| last.prefix != route.prefix) {
+        drop_last_of_others(found);
+    }
+    found.push(route);
+}
+
+/// Drops the routes of the last prefix if none of them may be ours.
+fn drop_last_of_others(found: &mut Vec<SeenRoute>) {
+    let Some(prefix) = found.last().map(|last| last.prefix) else { return };
+    let count = found.iter().rev().take_while(|one| one.prefix == prefix).count();
+    let start = found.len() - count;
+    if found[start..].iter().all(|one| one.form.is_none()) {
+        found.truncate(start);
     }
 }
 
@@ -352,7 +381,7 @@ impl LinkEvents {
             match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
                 Ok(read) => {
                     for message in split(&self.datagram[..read]) {
-                        let seen = messages::seen_link(message.payload());
+                        let seen = seen::seen_link(message.payload());
                         events.extend(match message.message_type() {
                             messages::RTM_NEWLINK => seen.map(LinkEvent::Changed),
                             messages::RTM_DELLINK => seen.map(LinkEvent::Gone),

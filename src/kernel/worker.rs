@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::netlink::{Answer, LinkEvent, LinkEvents, Requests, wait_readable};
-use super::plan::{Family, NexthopObjects, Op, Outcome, Plan, Report, ServerId};
+use super::plan::{
+    Blocks, Family, NexthopObjects, Notice, Op, Ours, Outcome, Plan, Report, ServerId,
+};
 use super::{KernelConfig, Shared};
 use crate::types::{Route, Time, Vni};
 
@@ -124,6 +126,7 @@ impl Worker {
                 self.requests.execute(&ops, link.index, &mut answers);
                 self.take_answers(&mut ops, &mut answers);
             }
+            self.tell();
             self.shared.publish(self.plan.counters());
             if self.plan.is_idle() {
                 for settler in self.settlers.drain(..) {
@@ -255,8 +258,10 @@ impl Worker {
         let families: &[Family] =
             if self.config.ipv4_only { &[Family::V4] } else { &[Family::V4, Family::V6] };
         let tables = self.plan.tables();
-        match self.requests.snapshot(&tables, families, link.index, with_nexthops) {
-            Ok(snapshot) => {
+        match self.requests.snapshot(&tables, families, with_nexthops, true) {
+            Ok(mut snapshot) => {
+                snapshot.ours =
+                    Ours { link: Some(link.index), owned: Blocks::ALL, ..Ours::default() };
                 let before = self.plan.counters().repaired;
                 self.plan.reconcile(snapshot);
                 self.verified_at = now;
@@ -304,6 +309,23 @@ impl Worker {
             }
             if answer.outcome == Outcome::Failed(libc::ENODEV) {
                 self.link_unknown = true;
+            }
+        }
+    }
+
+    /// Logs what the plan has noticed.
+    fn tell(&mut self) {
+        for notice in self.plan.take_notices() {
+            if !self.log.permits(self.now()) {
+                continue;
+            }
+            match notice {
+                Notice::Shared { prefix, ours_counts: true } => {
+                    warn!("{prefix}: there is a route of another origin behind ours; ours counts")
+                }
+                Notice::Shared { prefix, ours_counts: false } => warn!(
+                    "{prefix}: there is a route of another origin before ours; that one counts"
+                ),
             }
         }
     }

@@ -4,8 +4,11 @@
 //! failed operation is tried again. Must never do input or output, and never plan an operation
 //! that replaces or deletes a route of somebody else.
 
+mod counters;
 mod entry;
 mod nexthops;
+mod op;
+mod ours;
 mod outcome;
 mod prefix;
 mod reconcile;
@@ -18,12 +21,15 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use smallvec::SmallVec;
 
 use crate::types::{Destination, Route, SeededMap, Time, Vni};
-use entry::{Entry, InKernel, Own, User, Want};
+use entry::{Entry, Own, User, Want};
 use nexthops::NexthopTable;
 
+pub use counters::{Counters, Skip};
 pub use entry::{Form, Hops};
 pub use nexthops::NexthopId;
-pub use outcome::{Outcome, Report};
+pub use op::{Op, Place};
+pub use ours::{BLOCK_IDS, BLOCKS, Blocks, Ours};
+pub use outcome::{Notice, Outcome, Report};
 pub use prefix::{Family, Prefix};
 pub use reconcile::{SeenNexthop, SeenNexthopKind, SeenRoute, Snapshot};
 
@@ -70,139 +76,6 @@ pub struct PlanConfig {
     pub seed: u64,
 }
 
-/// Why a route is not installed at all.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, thiserror::Error)]
-pub enum Skip {
-    /// The VNI has no table.
-    #[error("its VNI is mapped to no table (expected an entry in the VNI-to-table map)")]
-    NoTable,
-    /// The destination is IPv6, and only IPv4 is wanted.
-    #[error("its destination is IPv6 and only IPv4 is installed")]
-    Ipv6Destination,
-    /// The prefix length does not fit the address family.
-    #[error("its prefix length does not fit the address (expected at most 32 or 128)")]
-    PrefixLength,
-    /// The next hop is an IPv4 address.
-    #[error("its next hop is IPv4 (expected an IPv6 underlay address)")]
-    HopIpv4,
-    /// The next hop is `::`.
-    #[error("its next hop is unspecified (expected a unicast IPv6 address)")]
-    HopUnspecified,
-    /// The next hop is a multicast address.
-    #[error("its next hop is multicast (expected a unicast IPv6 address)")]
-    HopMulticast,
-}
-
-/// One request to the kernel.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Op {
-    /// Makes a nexthop object for one tunnel endpoint; must not exist.
-    AddHop {
-        /// The object's id.
-        id: NexthopId,
-        /// The family of the routes that will name it.
-        family: Family,
-        /// The tunnel endpoint.
-        address: std::net::Ipv6Addr,
-    },
-    /// Makes a group of existing objects; must not exist.
-    AddGroup {
-        /// The object's id.
-        id: NexthopId,
-        /// Its members, all of weight 1.
-        members: Vec<NexthopId>,
-    },
-    /// Deletes an object that no route names any more.
-    DeleteNexthop {
-        /// The object's id.
-        id: NexthopId,
-    },
-    /// Installs a route; there must be none (CREATE and EXCL).
-    Add {
-        /// Where.
-        prefix: Prefix,
-        /// What.
-        form: Form,
-    },
-    /// Puts a route in the place of our own (REPLACE without CREATE).
-    Replace {
-        /// Where.
-        prefix: Prefix,
-        /// What it becomes.
-        form: Form,
-    },
-    /// Deletes our own route.
-    Delete {
-        /// Where.
-        prefix: Prefix,
-        /// What the kernel holds: the request matches this form only.
-        form: Form,
-    },
-}
-
-/// Numbers that operators look at. Gauges say so; all others only grow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Gauge: routes of ours in the kernel, stale ones included.
-    pub installed: u64,
-    /// Gauge: destinations where a foreign route is in the way.
-    pub conflicts: u64,
-    /// Gauge: routes of a former run that are kept until the sweep.
-    pub stale: u64,
-    /// Gauge: nexthop objects of ours.
-    pub nexthops: u64,
-    /// Routes added.
-    pub added: u64,
-    /// Routes replaced.
-    pub replaced: u64,
-    /// Routes deleted.
-    pub deleted: u64,
-    /// Requests that found a foreign route.
-    pub conflicts_total: u64,
-    /// Requests that the kernel refused as wrong (EINVAL and the like).
-    pub failed_refused: u64,
-    /// Requests that failed for lack of memory or a busy kernel.
-    pub failed_busy: u64,
-    /// Requests that failed because the link was down or gone.
-    pub failed_link: u64,
-    /// Requests that failed for lack of the capability.
-    pub failed_denied: u64,
-    /// Requests whose answer was lost (a verification follows).
-    pub failed_unknown: u64,
-    /// Routes that a verification found changed or deleted by others.
-    pub repaired: u64,
-    /// Verifications by a dump.
-    pub verified: u64,
-    /// Hops that are left out of routes that have too many, now.
-    pub hops_left_out: u64,
-    /// Routes not installed: VNI without a table.
-    pub skipped_no_table: u64,
-    /// Routes not installed: IPv6 destination while only IPv4 is wanted.
-    pub skipped_ipv6_destination: u64,
-    /// Routes not installed: prefix length out of range.
-    pub skipped_prefix_length: u64,
-    /// Routes not installed: IPv4 next hop.
-    pub skipped_hop_ipv4: u64,
-    /// Routes not installed: unspecified next hop.
-    pub skipped_hop_unspecified: u64,
-    /// Routes not installed: multicast next hop.
-    pub skipped_hop_multicast: u64,
-}
-
-impl Counters {
-    fn skip(&mut self, skip: Skip) {
-        *match skip {
-            Skip::NoTable => &mut self.skipped_no_table,
-            Skip::Ipv6Destination => &mut self.skipped_ipv6_destination,
-            Skip::PrefixLength => &mut self.skipped_prefix_length,
-            Skip::HopIpv4 => &mut self.skipped_hop_ipv4,
-            Skip::HopUnspecified => &mut self.skipped_hop_unspecified,
-            Skip::HopMulticast => &mut self.skipped_hop_multicast,
-        } += 1;
-    }
-}
-
 /// What is tried again later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Retry {
@@ -221,6 +94,7 @@ pub struct Plan {
     /// How often each server's routes were put on hold.
     epochs: SeededMap<ServerId, u32>,
     nexthops: NexthopTable,
+    ours: Ours,
     dirty: VecDeque<Prefix>,
     /// Destinations whose nexthop object does not exist yet.
     waiting: Vec<Prefix>,
@@ -234,6 +108,8 @@ pub struct Plan {
     swept: bool,
     /// The first dump has been taken: what it found is of a former run.
     found_former_run: bool,
+    /// What an operator should hear of.
+    notices: Vec<Notice>,
     counters: Counters,
 }
 
@@ -250,6 +126,7 @@ impl Plan {
             own: SeededMap::with_hasher(hasher.clone()),
             epochs: SeededMap::with_hasher(hasher.clone()),
             nexthops: NexthopTable::new(hasher.clone(), config.seed),
+            ours: Ours::default(),
             hasher,
             config,
             dirty: VecDeque::new(),
@@ -260,6 +137,7 @@ impl Plan {
             suspect: false,
             swept: false,
             found_former_run: false,
+            notices: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -364,7 +242,7 @@ impl Plan {
     /// If operations are under way.
     pub fn forget_kernel(&mut self) {
         self.unknown = true; // so that it does not count as a repair
-        self.adopt(Snapshot::default());
+        self.adopt(Snapshot { ours: self.ours.clone(), ..Snapshot::default() });
         self.unknown = true;
     }
 
@@ -416,6 +294,11 @@ impl Plan {
         Counters { nexthops: self.nexthops.len() as u64, ..self.counters }
     }
 
+    /// What an operator should hear of, since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
     /// All tables that the plan may touch, ascending.
     pub fn tables(&self) -> Vec<u32> {
         let mut tables: Vec<u32> = self.config.vni_table_map.values().copied().collect();
@@ -434,6 +317,10 @@ impl Plan {
     pub fn without_nexthop_objects(&mut self) {
         self.config.nexthop_objects = NexthopObjects::Never;
         self.mark_all();
+    }
+
+    fn is_mapped(&self, table: u32) -> bool {
+        self.config.vni_table_map.values().any(|one| *one == table)
     }
 
     fn installable(&self, vni: Vni, route: &Route) -> Result<Prefix, Skip> {
@@ -511,7 +398,7 @@ impl Plan {
     fn plan_one(&mut self, prefix: Prefix, ops: &mut Vec<Op>) {
         let Some(entry) = self.entries.get_mut(&prefix) else { return };
         entry.dirty = false;
-        if entry.in_flight.is_some() {
+        if entry.in_flight {
             return; // its result marks it again
         }
         if entry.stale.is_some() && entry.users.is_empty() {
@@ -521,7 +408,7 @@ impl Plan {
         let before = std::mem::replace(&mut entry.left_out, left_out);
         self.counters.hops_left_out = self.counters.hops_left_out + left_out as u64 - before as u64;
         let form = match want {
-            Want::Nothing if entry.kernel == InKernel::Absent => {
+            Want::Nothing if entry.kernel.is_empty() => {
                 self.counters.conflicts -= u64::from(std::mem::take(&mut entry.conflict));
                 if entry.users.is_empty() {
                     self.entries.remove(&prefix);
@@ -541,22 +428,20 @@ impl Plan {
                 }
             },
         };
-        let op = match (&entry.kernel, form) {
-            (InKernel::Ours(now), Some(form)) if *now == form => return,
-            (InKernel::Ours(_), Some(form)) => Op::Replace { prefix, form },
-            (InKernel::Absent, Some(form)) => Op::Add { prefix, form },
-            (InKernel::Ours(now), None) => Op::Delete { prefix, form: now.clone() },
-            (InKernel::Absent, None) => return,
+        // The new one first, so that there is no gap; then what is not wanted, one by one.
+        let op = match form {
+            Some(form) if !entry.kernel.contains(&form) => {
+                if let Form::Object(id) = form {
+                    self.nexthops.hold(id);
+                }
+                Op::Add { prefix, place: entry.place_of(prefix, &form), form }
+            }
+            form => match entry.first_to_delete(prefix, form.as_ref()) {
+                Some(form) => Op::Delete { prefix, form: form.clone() },
+                None => return,
+            },
         };
-        entry.in_flight = Some(match &op {
-            Op::Add { form, .. } | Op::Replace { form, .. } => Some(form.clone()),
-            _ => None,
-        });
-        if let Op::Add { form: Form::Object(id), .. } | Op::Replace { form: Form::Object(id), .. } =
-            &op
-        {
-            self.nexthops.hold(*id);
-        }
+        entry.in_flight = true;
         ops.push(op);
     }
 }

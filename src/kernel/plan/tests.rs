@@ -19,12 +19,22 @@ enum Object {
     Group(Vec<u32>),
 }
 
+/// The tunnel device.
+const LINK: u32 = 9;
+
+/// A route in the kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Slot {
+    Ours(Form),
+    /// Somebody else's, with a number to tell it by; perhaps of our protocol.
+    Foreign(u8, bool),
+}
+
 /// A kernel with the rules that matter here.
 #[derive(Default, Debug)]
 struct Kernel {
     objects: BTreeMap<u32, Object>,
-    routes: BTreeMap<Prefix, Form>,
-    foreign: BTreeSet<Prefix>,
+    routes: BTreeMap<Prefix, Vec<Slot>>,
 }
 
 impl Kernel {
@@ -41,33 +51,77 @@ impl Kernel {
                 self.add_object(*id, Object::Group(members.iter().map(|id| id.0).collect()))
             }
             Op::DeleteNexthop { id } => {
-                let users = self.routes.values().filter(|form| **form == Form::Object(*id));
+                let users = self.ours().filter(|(_, form)| **form == Form::Object(*id));
                 assert_eq!(users.count(), 0, "{id:?} is deleted with routes that name it");
                 for object in self.objects.values() {
                     assert!(!matches!(object, Object::Group(members) if members.contains(&id.0)));
                 }
                 self.objects.remove(&id.0).map(drop).ok_or(libc::ENOENT)
             }
-            Op::Add { prefix, form } => {
+            Op::Add { prefix, form, place } => {
                 self.check_form(*prefix, form)?;
-                if self.routes.contains_key(prefix) || self.foreign.contains(prefix) {
+                let slots = self.routes.entry(*prefix).or_default();
+                if *place == Place::Alone && !slots.is_empty()
+                    || slots.contains(&Slot::Ours(form.clone()))
+                {
                     return Err(libc::EEXIST);
                 }
-                self.routes.insert(*prefix, form.clone());
+                let is_first = *place == Place::First;
+                assert!(!is_first || prefix.family() == Family::V4, "IPv6 cannot");
+                let at = if is_first { 0 } else { slots.len() };
+                slots.insert(at, Slot::Ours(form.clone()));
                 Ok(())
             }
-            Op::Replace { prefix, form } => {
-                self.check_form(*prefix, form)?;
-                assert!(!self.foreign.contains(prefix), "a foreign route is replaced");
-                let route = self.routes.get_mut(prefix).ok_or(libc::ENOENT)?;
-                assert_ne!(route, form, "a route is replaced with itself");
-                *route = form.clone();
-                Ok(())
-            }
-            Op::Delete { prefix, form } => match self.routes.get(prefix) {
-                Some(found) if found == form => self.routes.remove(prefix).map(drop).ok_or(0),
-                _ => Err(libc::ESRCH),
-            },
+            Op::Delete { prefix, form } => self.delete(*prefix, form),
+        }
+    }
+
+    /// Takes the first route that matches, as the kernel does.
+    fn delete(&mut self, prefix: Prefix, form: &Form) -> Result<(), i32> {
+        let is_v4 = prefix.family() == Family::V4;
+        let matches = |slot: &Slot| match (slot, form) {
+            (Slot::Ours(one), Form::Object(_)) => one == form,
+            (Slot::Foreign(..), Form::Object(_)) => false,
+            (Slot::Foreign(_, is_of_our_protocol), _) => *is_of_our_protocol,
+            (Slot::Ours(Form::Object(_)), _) => !is_v4,
+            (Slot::Ours(Form::Inline(one)), Form::Inline(other)) => !is_v4 || one[0] == other[0],
+            (Slot::Ours(Form::Other { .. }), Form::Inline(_)) => !is_v4,
+            (Slot::Ours(_), Form::Other { .. }) => true,
+        };
+        let slots = self.routes.get_mut(&prefix).ok_or(libc::ESRCH)?;
+        let at = slots.iter().position(matches).ok_or(libc::ESRCH)?;
+        let gone = slots.remove(at);
+        assert!(matches!(gone, Slot::Ours(_)), "a foreign route is deleted");
+        Ok(())
+    }
+
+    fn ours(&self) -> impl Iterator<Item = (Prefix, &Form)> {
+        self.routes.iter().flat_map(|(prefix, slots)| {
+            slots.iter().filter_map(|slot| match slot {
+                Slot::Ours(form) => Some((*prefix, form)),
+                Slot::Foreign(..) => None,
+            })
+        })
+    }
+
+    fn ours_at(&self, prefix: Prefix) -> Vec<&Form> {
+        self.ours().filter(|(one, _)| *one == prefix).map(|(_, form)| form).collect()
+    }
+
+    fn foreign(&self) -> Vec<(Prefix, u8)> {
+        let all = self.routes.iter();
+        all.flat_map(|(prefix, slots)| {
+            slots.iter().filter_map(|slot| match slot {
+                Slot::Ours(_) => None,
+                Slot::Foreign(number, _) => Some((*prefix, *number)),
+            })
+        })
+        .collect()
+    }
+
+    fn retain(&mut self, mut kept: impl FnMut(Prefix, &Slot) -> bool) {
+        for (prefix, slots) in &mut self.routes {
+            slots.retain(|slot| kept(*prefix, slot));
         }
     }
 
@@ -87,7 +141,7 @@ impl Kernel {
             Form::Inline(hops) if hops.len() > 1 && prefix.family() == Family::V6 => {
                 Err(libc::EINVAL)
             }
-            Form::Other => Err(libc::EINVAL),
+            Form::Other { .. } => Err(libc::EINVAL),
             _ => Ok(()),
         }
     }
@@ -95,7 +149,7 @@ impl Kernel {
     fn hops(&self, form: &Form) -> Vec<Ipv6Addr> {
         match form {
             Form::Inline(hops) => hops.to_vec(),
-            Form::Other => Vec::new(),
+            Form::Other { .. } => Vec::new(),
             Form::Object(id) => match &self.objects[&id.0] {
                 Object::Hop(_, address) => vec![*address],
                 Object::Group(members) => {
@@ -118,12 +172,15 @@ impl Kernel {
         let mut gone: Vec<u32> = groups.collect();
         gone.push(id);
         self.objects.retain(|id, _| !gone.contains(id));
-        self.routes.retain(|_, form| !matches!(form, Form::Object(id) if gone.contains(&id.0)));
+        self.retain(
+            |_, slot| !matches!(slot, Slot::Ours(Form::Object(id)) if gone.contains(&id.0)),
+        );
     }
 
     fn snapshot(&self) -> Snapshot {
         let nexthop = |(id, object): (&u32, &Object)| SeenNexthop {
             id: NexthopId(*id),
+            link: matches!(object, Object::Hop(..)).then_some(LINK),
             kind: match object {
                 Object::Hop(family, address) => {
                     SeenNexthopKind::Hop { family: *family, address: *address }
@@ -133,11 +190,21 @@ impl Kernel {
                 },
             },
         };
-        let route =
-            |(prefix, form): (&Prefix, &Form)| SeenRoute { prefix: *prefix, form: form.clone() };
+        let route = |prefix: &Prefix, slot: &Slot| SeenRoute {
+            prefix: *prefix,
+            is_of_our_protocol: !matches!(slot, Slot::Foreign(_, false)),
+            link: LINK,
+            form: match slot {
+                Slot::Ours(form) => Some(form.clone()),
+                Slot::Foreign(..) => None,
+            },
+        };
+        let all = self.routes.iter();
         Snapshot {
+            ours: Ours { link: Some(LINK), owned: Blocks::ALL, ..Ours::default() },
             nexthops: self.objects.iter().map(nexthop).collect(),
-            routes: self.routes.iter().map(route).collect(),
+            routes: all.flat_map(|(p, slots)| slots.iter().map(|one| route(p, one))).collect(),
+            has_others: true,
         }
     }
 }
@@ -154,7 +221,8 @@ enum Step {
     Withdraw(usize, u8),
     Sweep,
     Clear,
-    ForeignAppears(usize, u8),
+    /// Where (0: first, 1: last, 2: in the place of the first), and whether of our protocol.
+    ForeignAppears(usize, u8, u8, bool),
     ForeignGoes(usize, u8),
     RouteVanishes(usize, u8),
     ObjectVanishes(u8),
@@ -181,7 +249,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::Withdraw(v, p)),
         1 => Just(Step::Sweep),
         1 => Just(Step::Clear),
-        1 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::ForeignAppears(v, p)),
+        2 => (vni.clone(), prefix.clone(), 0..3u8, prop::bool::weighted(0.2))
+            .prop_map(|(v, p, place, same)| Step::ForeignAppears(v, p, place, same)),
         1 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::ForeignGoes(v, p)),
         1 => (vni, prefix).prop_map(|(v, p)| Step::RouteVanishes(v, p)),
         1 => any::<u8>().prop_map(Step::ObjectVanishes),
@@ -240,6 +309,7 @@ struct World {
     pending: Vec<(Op, Outcome)>,
     /// Groups may have shrunk since the last dump.
     tampered: bool,
+    foreign_count: u8,
     now: Time,
 }
 
@@ -260,19 +330,15 @@ impl World {
         for (vni, prefix, hop) in leftovers {
             let prefix = prefix_of(*vni, route(*prefix, 0));
             let form = match (hop, prefix.family()) {
-                (0, _) => Form::Other,
+                (0, _) => Form::Other { link: LINK },
                 (1, Family::V4) => Form::Object(NexthopId(NexthopId::FIRST)),
                 _ => Form::Inline(Hops::from_slice(&[Ipv6Addr::from_bits(
                     0xfd << 120 | u128::from(*hop % 3),
                 )])),
             };
-            kernel.routes.insert(prefix, form);
+            kernel.routes.insert(prefix, vec![Slot::Ours(form)]);
         }
-        let named = |form: &Form| matches!(form, Form::Object(_));
-        if !kernel.routes.values().any(named) {
-            kernel.objects.clear();
-        }
-        let stale = kernel.routes.iter().map(|(p, form)| (*p, kernel.hops(form))).collect();
+        let stale = kernel.ours().map(|(p, form)| (p, kernel.hops(form))).collect();
         World {
             plan,
             kernel,
@@ -283,6 +349,7 @@ impl World {
             stale,
             pending: Vec::new(),
             tampered: false,
+            foreign_count: 0,
             now: Time(0),
         }
     }
@@ -384,17 +451,31 @@ impl World {
     /// What others do to the kernel.
     fn disturb(&mut self, step: Step) {
         match step {
-            Step::ForeignAppears(vni, p) => {
+            Step::ForeignAppears(vni, p, place, is_of_our_protocol) => {
                 let prefix = prefix_of(vni, route(p, 0));
-                self.kernel.routes.remove(&prefix);
-                self.kernel.foreign.insert(prefix);
-                self.verify(); // until then a REPLACE of what was ours would hit it
+                self.foreign_count = self.foreign_count.wrapping_add(1);
+                // One of our protocol is known before it can be hit: see `Others`.
+                let is_known = is_of_our_protocol;
+                let slots = self.kernel.routes.entry(prefix).or_default();
+                let one = Slot::Foreign(self.foreign_count, is_of_our_protocol);
+                match place {
+                    0 => slots.insert(0, one),
+                    2 if !slots.is_empty() => slots[0] = one,
+                    _ => slots.push(one),
+                }
+                self.tampered = true;
+                if is_known {
+                    self.verify();
+                }
             }
             Step::ForeignGoes(vni, p) => {
-                self.kernel.foreign.remove(&prefix_of(vni, route(p, 0)));
+                let at = prefix_of(vni, route(p, 0));
+                self.kernel.retain(|p, slot| p != at || matches!(slot, Slot::Ours(_)));
             }
             Step::RouteVanishes(vni, p) => {
-                self.kernel.routes.remove(&prefix_of(vni, route(p, 0)));
+                let at = prefix_of(vni, route(p, 0));
+                self.kernel.retain(|p, slot| p != at || !matches!(slot, Slot::Ours(_)));
+                self.tampered = true;
             }
             Step::ObjectVanishes(which) => {
                 let ids: Vec<u32> = self.kernel.objects.keys().copied().collect();
@@ -405,7 +486,7 @@ impl World {
             }
             Step::LinkLost => {
                 self.results(usize::MAX, false);
-                self.kernel.routes.clear();
+                self.kernel.retain(|_, slot| !matches!(slot, Slot::Ours(_)));
                 self.kernel.objects.clear();
                 self.stale.clear();
                 self.plan.forget_kernel();
@@ -422,13 +503,8 @@ impl World {
 
     fn verify(&mut self) {
         self.results(usize::MAX, false);
-        if self.plan.counters().verified == 0 {
-            // An object that no route names at first may be another program's: it would stay.
-            let Kernel { objects, routes, .. } = &mut self.kernel;
-            objects.retain(|id, _| routes.values().any(|f| *f == Form::Object(NexthopId(*id))));
-        }
         self.plan.reconcile(self.kernel.snapshot());
-        self.stale.retain(|prefix, _| self.kernel.routes.contains_key(prefix));
+        self.stale.retain(|prefix, _| !self.kernel.ours_at(*prefix).is_empty());
         self.tampered = false;
     }
 
@@ -437,6 +513,7 @@ impl World {
         self.plan.next_batch(&mut ops, size, self.now);
         for (index, op) in ops.into_iter().enumerate() {
             self.judge(&op);
+            let foreign = self.kernel.foreign();
             let outcome = match outcomes.get(index % 9).copied().unwrap_or(255) {
                 0..20 => Outcome::Failed(libc::ENOMEM),
                 20..25 => Outcome::Failed(libc::EINVAL),
@@ -450,6 +527,7 @@ impl World {
                     Err(errno) => Outcome::Failed(errno),
                 },
             };
+            assert_eq!(self.kernel.foreign(), foreign, "{op:?} touches a foreign route");
             self.pending.push((op, outcome));
         }
     }
@@ -457,17 +535,20 @@ impl World {
     /// Whether this operation leads to what is wanted at the moment when it is planned.
     fn judge(&self, op: &Op) {
         match op {
-            Op::Delete { prefix, .. } => {
-                assert_eq!(self.wanted(*prefix), Vec::<Ipv6Addr>::new(), "a wanted route flaps");
-                assert!(!self.stale.contains_key(prefix), "a stale route goes before the sweep");
+            Op::Delete { prefix, form } => {
+                let wanted = self.wanted(*prefix);
+                let ours = self.kernel.ours_at(*prefix);
+                let is_there = |one: &&Form| **one != *form && self.kernel.hops(one) == wanted;
+                let is_kept = self.tampered || ours.iter().any(is_there);
+                assert!(wanted.is_empty() || is_kept, "a wanted route flaps");
+                let is_stale = self.stale.contains_key(prefix) && wanted.is_empty();
+                assert!(!is_stale, "a stale route goes before the sweep");
             }
-            Op::Add { prefix, form: Form::Inline(hops) }
-            | Op::Replace { prefix, form: Form::Inline(hops) } => {
+            Op::Add { prefix, form: Form::Inline(hops), .. } => {
                 assert_eq!(self.wanted(*prefix), hops.to_vec());
                 assert_ne!(self.objects, NexthopObjects::Shared);
             }
-            Op::Add { prefix, form: form @ Form::Object(id) }
-            | Op::Replace { prefix, form: form @ Form::Object(id) } => {
+            Op::Add { prefix, form: form @ Form::Object(id), .. } => {
                 assert_ne!(self.objects, NexthopObjects::Never);
                 if self.kernel.objects.contains_key(&id.0) && !self.tampered {
                     assert_eq!(self.wanted(*prefix), self.kernel.hops(form));
@@ -503,29 +584,51 @@ impl World {
         panic!("the plan does not come to rest");
     }
 
-    fn check(&self, foreign: &BTreeSet<Prefix>) {
+    fn check(&self) {
         let mut expected = BTreeMap::new();
-        let mut conflicts = 0;
         for (vni, (p, h), _) in self.users.keys() {
             let prefix = prefix_of(*vni, route(*p, *h));
             let hops = self.wanted(prefix);
-            if hops.is_empty() {
-                continue;
+            if !hops.is_empty() {
+                expected.insert(prefix, hops);
             }
-            let new = expected.insert(prefix, hops).is_none();
-            conflicts += u64::from(new && foreign.contains(&prefix));
         }
-        expected.retain(|prefix, _| !foreign.contains(prefix));
-        let found: BTreeMap<Prefix, Vec<Ipv6Addr>> =
-            self.kernel.routes.iter().map(|(p, form)| (*p, self.kernel.hops(form))).collect();
-        assert_eq!(found, expected);
+        let foreign: BTreeSet<Prefix> = self.kernel.foreign().iter().map(|(p, _)| *p).collect();
+        let (mut conflicts, mut installed, mut shared) = (0, 0, 0);
+        for (prefix, hops) in &expected {
+            let ours = self.kernel.ours_at(*prefix);
+            let is_foreign = foreign.contains(prefix);
+            assert!(is_foreign || !ours.is_empty(), "{prefix} is missing");
+            conflicts += u64::from(ours.is_empty());
+            if let [first, rest @ ..] = &ours[..] {
+                // What a request to delete could not tell from the wanted one, or from another's,
+                // may be left.
+                let is_left = |form: &&Form| !matches!(form, Form::Object(_));
+                assert!(
+                    self.kernel.hops(first) == *hops && rest.iter().all(is_left)
+                        || is_foreign && ours.iter().any(|form| self.kernel.hops(form) == *hops),
+                    "{prefix}: {ours:?}"
+                );
+            }
+        }
+        for prefix in self.kernel.routes.keys() {
+            let ours = self.kernel.ours_at(*prefix);
+            let is_foreign = foreign.contains(prefix);
+            let is_hard = ours.iter().all(|form| !matches!(form, Form::Object(_)));
+            let is_left = is_hard && is_foreign;
+            assert!(ours.is_empty() || expected.contains_key(prefix) || is_left, "{prefix}");
+            installed += u64::from(!ours.is_empty());
+            shared += u64::from(!ours.is_empty() && is_foreign);
+        }
         let counters = self.plan.counters();
-        assert_eq!(counters.installed, expected.len() as u64);
+        assert_eq!(counters.installed, installed);
         assert_eq!(counters.conflicts, conflicts);
+        assert_eq!(counters.shared, shared);
         assert_eq!(counters.stale, 0);
         assert_eq!(counters.nexthops, self.kernel.objects.len() as u64);
         for id in self.kernel.objects.keys() {
-            let is_named = self.kernel.routes.values().any(|f| *f == Form::Object(NexthopId(*id)));
+            let is_named =
+                self.kernel.ours().any(|(_, form)| *form == Form::Object(NexthopId(*id)));
             let is_member = self
                 .kernel
                 .objects
@@ -562,12 +665,11 @@ proptest! {
             world.step(step);
         }
         world.run_to_rest();
-        let foreign = world.kernel.foreign.clone();
-        world.check(&foreign);
+        world.check();
         // And when the foreign routes go, ours take their places.
-        world.kernel.foreign.clear();
+        world.kernel.retain(|_, slot| matches!(slot, Slot::Ours(_)));
         world.now = world.now.after(Duration::from_secs(60));
         world.run_to_rest();
-        world.check(&BTreeSet::new());
+        world.check();
     }
 }
