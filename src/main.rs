@@ -46,6 +46,7 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
                 vni_table_map: options.install_routes,
                 link_name,
                 ipv4_only: options.ipv4_only,
+                hops_max: options.hops_max,
                 resync: options.resync,
             });
             MetalBond::new(config, client.context("--tun, --install-routes")?)?

@@ -9,6 +9,7 @@ use std::time::Duration;
 use argh::FromArgs;
 
 use super::{Exit, PROGRAM, Takes, keepalive, number, parse_flags, usage};
+use crate::kernel::plan::{HOPS_DEFAULT, HOPS_MAX};
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::types::{Destination, NextHop, NextHopType, Route, Vni};
 
@@ -36,6 +37,8 @@ pub struct ClientOptions {
     pub cleanup: bool,
     /// How long the routes of a lost server stay.
     pub hold_time: Duration,
+    /// Hops of one kernel route at most: 1..=[`HOPS_MAX`].
+    pub hops_max: usize,
     /// How often the kernel's tables are verified; zero for only at the start.
     pub resync: Duration,
     /// Whether to log single routes.
@@ -84,6 +87,10 @@ struct ClientFlags {
     /// seconds for which the routes of a lost server stay, up to 86400; default 0
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
     hold_time: u32,
+    /// next hops of one kernel route at most, up to 256; default 32, and `ip route` and routing
+    /// daemons do not see the table any more with 39
+    #[argh(option, arg_name = "n", from_str_fn(hops), default = "HOPS_DEFAULT as u32")]
+    hops_max: u32,
     /// seconds between verifications of the kernel's tables, up to 86400; default 60, 0 is never
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "60")]
     resync: u32,
@@ -92,13 +99,14 @@ struct ClientFlags {
     verbose: bool,
 }
 
-const VALUES: [Takes; 8] = [
+const VALUES: [Takes; 9] = [
     Takes("--server", "addresses with ports", "[::1]:4711"),
     Takes("--subscribe", "VNIs from 0 to 4294967295", "100"),
     Takes("--announce", "vni#prefix#hop[#type[#from#to]]", "100#10.0.1.0/24#2001:db8::1"),
     Takes("--install-routes", "vni#table", "100#1100"),
     Takes("--tun", "the name of a device", "overlay-tun"),
     Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
+    Takes("--hops-max", "next hops from 1 to 256", "32"),
     Takes("--hold-time", "seconds from 0 to 86400", "30"),
     Takes("--resync", "seconds from 0 to 86400", "60"),
 ];
@@ -133,6 +141,7 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
         keepalive_interval_s: flags.keepalive,
         cleanup: flags.cleanup,
         hold_time: Duration::from_secs(u64::from(flags.hold_time)),
+        hops_max: flags.hops_max as usize,
         resync: Duration::from_secs(u64::from(flags.resync)),
         verbose: flags.verbose,
     })
@@ -179,6 +188,10 @@ fn server(text: &str) -> Result<&str, String> {
 
 fn seconds(value: &str) -> Result<u32, String> {
     number(value, 0, KEEPALIVE_INTERVAL_S_MAX)
+}
+
+fn hops(value: &str) -> Result<u32, String> {
+    number(value, 1, HOPS_MAX as u32)
 }
 
 fn vni(text: &str, max: u32) -> Result<Vni, String> {
@@ -283,6 +296,8 @@ mod tests {
             ("--server a:1 --install-routes 5#1,5#2 --tun t", "two tables"),
             ("--server a:1 --install-routes 5#1", "--tun"),
             ("--server a:1 --hold-time x", "--hold-time"),
+            ("--server a:1 --hops-max 0", "--hops-max"),
+            ("--server a:1 --hops-max 257", "--hops-max"),
             ("--server a:1 --cleanup=yes", "--cleanup"),
             ("--server a:1 nonsense", "nonsense"),
         ] {

@@ -37,6 +37,9 @@ pub(super) const NHA_OIF: u16 = 5;
 pub(super) const NHA_ENCAP_TYPE: u16 = 7;
 pub(super) const NHA_ENCAP: u16 = 8;
 pub(super) const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_ALT_IFNAME: u16 = 53;
+/// Longest name of a link in bytes (IFNAMSIZ without its closing zero); alternative ones are longer.
+pub(super) const LINK_NAME_BYTES_MAX: usize = 15;
 
 /// struct nhmsg: family, scope, protocol, one reserved byte, flags (4 bytes).
 pub(super) const NHMSG_BYTES: usize = 8;
@@ -113,11 +116,11 @@ pub(super) fn put_nexthop_dump(bytes: &mut Vec<u8>, sequence: u32) {
     end(bytes, start);
 }
 
-/// A request for the link of this name.
-pub(super) fn put_link_query(bytes: &mut Vec<u8>, name: &str, sequence: u32) {
+/// A request for the link of which this attribute is the name.
+pub(super) fn put_link_query(bytes: &mut Vec<u8>, attribute: u16, name: &str, sequence: u32) {
     let start = begin(bytes, RTM_GETLINK, 0, sequence, false);
     bytes.extend_from_slice(&[0; IFINFOMSG_BYTES]);
-    let name = DefaultNla::new(IFLA_IFNAME, [name.as_bytes(), b"\0"].concat());
+    let name = DefaultNla::new(attribute, [name.as_bytes(), b"\0"].concat());
     append(bytes, &[name].as_slice());
     end(bytes, start);
 }

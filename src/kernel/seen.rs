@@ -19,6 +19,12 @@ use super::messages::{
 use super::plan::{Family, Form, Hops, NexthopId, Prefix, SeenNexthop, SeenNexthopKind, SeenRoute};
 use crate::types::Destination;
 
+/// struct rtmsg: family, lengths of destination and source, TOS, table, protocol, scope, type, flags
+/// (4 bytes).
+const RTMSG_BYTES: usize = 12;
+const RTA_DST: u16 = 1;
+const RTA_TABLE: u16 = 15;
+
 /// State of a link as a message tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct LinkSeen {
@@ -109,6 +115,32 @@ pub(super) fn seen_route(payload: &[u8]) -> Option<SeenRoute> {
     let (link, form) = form.map_or((0, None), |(link, form)| (link, Some(form)));
     let destination = Destination { prefix: address, length: header.destination_prefix_length };
     Some(SeenRoute { prefix: Prefix { table, destination }, is_of_our_protocol, link, form })
+}
+
+/// Where a route is, and whether it has our protocol number: what is cheap to read.
+pub(super) fn route_key(payload: &[u8]) -> Option<(Prefix, bool)> {
+    let (header, attributes) = payload.split_first_chunk::<RTMSG_BYTES>()?;
+    let [family, length, _, _, table, protocol, ..] = *header;
+    let mut prefix: IpAddr = match family {
+        AF_INET => Ipv4Addr::UNSPECIFIED.into(),
+        AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let mut table = u32::from(table);
+    for attribute in NlasIterator::new(attributes).map_while(Result::ok) {
+        match (attribute.kind(), attribute.value()) {
+            (RTA_TABLE, value) => table = u32::from_ne_bytes(value.try_into().ok()?),
+            (RTA_DST, value) => {
+                prefix = match <[u8; 4]>::try_from(value) {
+                    Ok(bytes) => bytes.into(),
+                    Err(_) => <[u8; 16]>::try_from(value).ok()?.into(),
+                }
+            }
+            _ => {}
+        }
+    }
+    let destination = Destination { prefix, length };
+    Some((Prefix { table, destination }, protocol == METALBOND_RT_PROTO))
 }
 
 /// The link of an RTM_NEWLINK or RTM_DELLINK; none if the message is malformed.

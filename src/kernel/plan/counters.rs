@@ -1,6 +1,9 @@
 //! What is counted, and why a route is left out.
 //!
-//! Owns the numbers' meaning. Must never decide anything.
+//! Owns the numbers' meaning, and which next hops cannot be a tunnel's end. Must never know of
+//! the kernel.
+
+use std::net::IpAddr;
 
 /// Why a route is not installed at all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, thiserror::Error)]
@@ -23,6 +26,15 @@ pub enum Skip {
     /// The next hop is a multicast address.
     #[error("its next hop is multicast (expected a unicast IPv6 address)")]
     HopMulticast,
+    /// The next hop is an IPv4 address in IPv6 dress: `::ffff:a.b.c.d`, or `::a.b.c.d`.
+    #[error("its next hop embeds an IPv4 address (expected an IPv6 underlay address)")]
+    HopEmbedsIpv4,
+    /// The next hop is `::1`.
+    #[error("its next hop is the loopback address (expected the address of another host)")]
+    HopLoopback,
+    /// The next hop is in `fe80::/10`: a tunnel's end is found without naming a device.
+    #[error("its next hop is link-local (expected an address that is routed)")]
+    HopLinkLocal,
 }
 
 /// Numbers that operators look at. Gauges say so; all others only grow.
@@ -75,6 +87,32 @@ pub struct Counters {
     pub skipped_hop_unspecified: u64,
     /// Routes not installed: multicast next hop.
     pub skipped_hop_multicast: u64,
+    /// Routes not installed: next hop with an embedded IPv4 address.
+    pub skipped_hop_embeds_ipv4: u64,
+    /// Routes not installed: loopback next hop.
+    pub skipped_hop_loopback: u64,
+    /// Routes not installed: link-local next hop.
+    pub skipped_hop_link_local: u64,
+}
+
+impl Skip {
+    /// What speaks against a next hop. Only what cannot be a tunnel's end on another host does: the
+    /// rest of the address plan is the operator's (`fec0::/10`, documentation, NAT64 prefixes).
+    pub(super) fn of_hop(hop: IpAddr) -> Option<Skip> {
+        let hop = match hop {
+            IpAddr::V4(_) => return Some(Skip::HopIpv4),
+            IpAddr::V6(hop) => hop,
+        };
+        let starts_with_zeros = hop.segments()[..6] == [0; 6];
+        match hop {
+            _ if hop.is_unspecified() => Some(Skip::HopUnspecified),
+            _ if hop.is_loopback() => Some(Skip::HopLoopback),
+            _ if hop.is_multicast() => Some(Skip::HopMulticast),
+            _ if hop.is_unicast_link_local() => Some(Skip::HopLinkLocal),
+            _ if hop.to_ipv4_mapped().is_some() || starts_with_zeros => Some(Skip::HopEmbedsIpv4),
+            _ => None,
+        }
+    }
 }
 
 impl Counters {
@@ -86,6 +124,37 @@ impl Counters {
             Skip::HopIpv4 => &mut self.skipped_hop_ipv4,
             Skip::HopUnspecified => &mut self.skipped_hop_unspecified,
             Skip::HopMulticast => &mut self.skipped_hop_multicast,
+            Skip::HopEmbedsIpv4 => &mut self.skipped_hop_embeds_ipv4,
+            Skip::HopLoopback => &mut self.skipped_hop_loopback,
+            Skip::HopLinkLocal => &mut self.skipped_hop_link_local,
         } += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hops_that_can_be_a_tunnels_end_are_taken() {
+        for (hop, expected) in [
+            ("2001:db8::1", None),
+            ("fd00::1", None),
+            ("fec0::1", None),
+            ("64:ff9b::c000:201", None),
+            ("::1:0:0:1", None),
+            ("192.0.2.1", Some(Skip::HopIpv4)),
+            ("::", Some(Skip::HopUnspecified)),
+            ("::1", Some(Skip::HopLoopback)),
+            ("::2", Some(Skip::HopEmbedsIpv4)),
+            ("::192.0.2.1", Some(Skip::HopEmbedsIpv4)),
+            ("::ffff:192.0.2.1", Some(Skip::HopEmbedsIpv4)),
+            ("::ffff:127.0.0.1", Some(Skip::HopEmbedsIpv4)),
+            ("fe80::1", Some(Skip::HopLinkLocal)),
+            ("febf::1", Some(Skip::HopLinkLocal)),
+            ("ff02::1", Some(Skip::HopMulticast)),
+        ] {
+            assert_eq!(Skip::of_hop(hop.parse().unwrap()), expected, "{hop}");
+        }
     }
 }

@@ -4,8 +4,11 @@
 //! failed operation is tried again. Must never do input or output, and never plan an operation
 //! that replaces or deletes a route of somebody else.
 
+mod change;
 mod counters;
 mod entry;
+#[cfg(test)]
+mod model;
 mod nexthops;
 mod op;
 mod ours;
@@ -24,6 +27,7 @@ use crate::types::{Destination, Route, SeededMap, Time, Vni};
 use entry::{Entry, Own, User, Want};
 use nexthops::NexthopTable;
 
+pub use change::Change;
 pub use counters::{Counters, Skip};
 pub use entry::{Form, Hops};
 pub use nexthops::NexthopId;
@@ -104,12 +108,16 @@ pub struct Plan {
     unknown: bool,
     /// An operation failed as if somebody had changed what is ours: worth a look soon.
     suspect: bool,
+    /// Whether routes can be made.
+    is_usable: bool,
     /// Whether routes of a former run that nobody asked for are to go.
     swept: bool,
     /// The first dump has been taken: what it found is of a former run.
     found_former_run: bool,
     /// What an operator should hear of.
     notices: Vec<Notice>,
+    /// Destinations that have too many hops, not told of yet.
+    crowded: Vec<Prefix>,
     counters: Counters,
 }
 
@@ -135,9 +143,11 @@ impl Plan {
             in_flight: 0,
             unknown: true,
             suspect: false,
+            is_usable: false,
             swept: false,
             found_former_run: false,
             notices: Vec::new(),
+            crowded: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -235,15 +245,23 @@ impl Plan {
         prefixes.into_iter().for_each(|prefix| self.mark(prefix));
     }
 
-    /// The link is gone or went down, and with it all that the kernel held. Nothing is planned
-    /// until [`Plan::reconcile`].
-    ///
-    /// # Panics
-    /// If operations are under way.
-    pub fn forget_kernel(&mut self) {
-        self.unknown = true; // so that it does not count as a repair
-        self.adopt(Snapshot { ours: self.ours.clone(), ..Snapshot::default() });
+    /// Something happened that the plan cannot tell the effect of: no operation before a
+    /// [`Plan::reconcile`], and what that finds does not count as repaired.
+    pub fn doubt(&mut self) {
         self.unknown = true;
+    }
+
+    /// Whether new routes can be made: the link is there, and up. If not, only what is not wanted
+    /// and what leads elsewhere is taken out.
+    pub fn set_usable(&mut self, is_usable: bool) {
+        if std::mem::replace(&mut self.is_usable, is_usable) != is_usable {
+            self.mark_all();
+        }
+    }
+
+    /// Whether routes of a former run that nobody has asked for are to go.
+    pub fn is_swept(&self) -> bool {
+        self.swept
     }
 
     /// Puts up to `ops_max` operations into `ops`. All of them may be sent at once, in this order;
@@ -299,9 +317,36 @@ impl Plan {
         std::mem::take(&mut self.notices)
     }
 
-    /// All tables that the plan may touch, ascending.
-    pub fn tables(&self) -> Vec<u32> {
+    /// Whether some destination has got too many hops since [`Plan::take_crowded`].
+    pub fn has_crowded(&self) -> bool {
+        !self.crowded.is_empty()
+    }
+
+    /// Destinations that have got too many hops since the last call, with the number of hops that
+    /// are installed and left out by now.
+    pub fn take_crowded(&mut self) -> Vec<(Prefix, usize, usize)> {
+        let mut crowded = std::mem::take(&mut self.crowded);
+        crowded.sort_unstable();
+        crowded.dedup();
+        let left_out = |prefix: Prefix| {
+            let left_out = self.entries.get(&prefix)?.left_out;
+            (left_out > 0).then_some((prefix, self.config.hops_max, left_out))
+        };
+        crowded.into_iter().filter_map(left_out).collect()
+    }
+
+    /// All tables that routes go into, ascending.
+    pub fn mapped_tables(&self) -> Vec<u32> {
         let mut tables: Vec<u32> = self.config.vni_table_map.values().copied().collect();
+        tables.sort_unstable();
+        tables.dedup();
+        tables
+    }
+
+    /// Those, and all others with routes of ours that are known of.
+    pub fn tables(&self) -> Vec<u32> {
+        let mut tables = self.mapped_tables();
+        tables.extend(self.entries.keys().map(|prefix| prefix.table));
         tables.sort_unstable();
         tables.dedup();
         tables
@@ -329,11 +374,9 @@ impl Plan {
         if self.config.ipv4_only && destination.prefix.is_ipv6() {
             return Err(Skip::Ipv6Destination);
         }
-        match route.next_hop.address {
-            std::net::IpAddr::V4(_) => Err(Skip::HopIpv4),
-            std::net::IpAddr::V6(hop) if hop.is_unspecified() => Err(Skip::HopUnspecified),
-            std::net::IpAddr::V6(hop) if hop.is_multicast() => Err(Skip::HopMulticast),
-            std::net::IpAddr::V6(_) => Ok(Prefix { table, destination }),
+        match Skip::of_hop(route.next_hop.address) {
+            Some(skip) => Err(skip),
+            None => Ok(Prefix { table, destination }),
         }
     }
 
@@ -406,6 +449,9 @@ impl Plan {
         }
         let (want, left_out) = entry.want(prefix, &self.own, &self.config);
         let before = std::mem::replace(&mut entry.left_out, left_out);
+        if before == 0 && left_out > 0 {
+            self.crowded.push(prefix);
+        }
         self.counters.hops_left_out = self.counters.hops_left_out + left_out as u64 - before as u64;
         let form = match want {
             Want::Nothing if entry.kernel.is_empty() => {
@@ -417,6 +463,29 @@ impl Plan {
             }
             _ if entry.waits_for_retry => return,
             Want::Nothing => None,
+            want if !self.is_usable => {
+                let is_right = |form: &Form| match (&want, form) {
+                    (Want::Object(key), Form::Object(id)) => self.nexthops.is(*id, key),
+                    (Want::Inline(hops), Form::Inline(found)) => hops == found,
+                    _ => false,
+                };
+                // What leads elsewhere goes; what leads out of the link stays until it can change.
+                let is_elsewhere = |form: &Form| match form {
+                    Form::Object(id) => !self.nexthops.is_known(*id),
+                    Form::Inline(_) => false,
+                    Form::Other { .. } => true,
+                };
+                let right = entry.kernel.iter().find(|form| is_right(form)).cloned();
+                match entry.first_to_delete(prefix, right.as_ref()) {
+                    Some(form) if is_elsewhere(form) => {
+                        let op = Op::Delete { prefix, form: form.clone() };
+                        entry.in_flight = true;
+                        ops.push(op);
+                    }
+                    _ => {}
+                }
+                return;
+            }
             Want::Inline(hops) => Some(Form::Inline(hops)),
             Want::Object(key) => match self.nexthops.ensure(key, ops) {
                 Some(id) => Some(Form::Object(id)),

@@ -254,6 +254,16 @@ impl NexthopTable {
         }
     }
 
+    /// Whether the object is what `key` asks for.
+    pub fn is(&self, id: NexthopId, key: &NexthopKey) -> bool {
+        self.by_id.get(&id).is_some_and(|nexthop| nexthop.key.as_ref() == Some(key))
+    }
+
+    /// Whether the object is as we would make one, on our link.
+    pub fn is_known(&self, id: NexthopId) -> bool {
+        self.by_id.get(&id).is_some_and(|nexthop| nexthop.key.is_some())
+    }
+
     /// The tunnel endpoint of a single hop of ours.
     pub fn single(&self, id: NexthopId) -> Option<(Family, Ipv6Addr)> {
         let key = self.by_id.get(&id)?.key.as_ref()?;

@@ -172,8 +172,12 @@ impl Plan {
             Outcome::Failed(errno) => {
                 // An object that is not there any more is refused as an invalid argument.
                 let names_object = matches!(op, Op::Add { form: Form::Object(_), .. });
-                self.suspect |= names_object && matches!(errno, libc::EINVAL | libc::ENOENT);
-                Report::Refused(errno)
+                let is_suspect = names_object && matches!(errno, libc::EINVAL | libc::ENOENT);
+                self.suspect |= is_suspect;
+                match is_suspect && entry.failures == 0 {
+                    true => Report::Nothing, // the verification that follows will tell
+                    false => Report::Refused(errno),
+                }
             }
             _ => Report::Lost,
         }

@@ -165,7 +165,10 @@ impl Plan {
             }
             installed += u64::from(!found.ours.is_empty());
             stale += u64::from(entry.stale.is_some());
-            repaired += u64::from(found.ours != entry.kernel && !self.unknown);
+            if found.ours != entry.kernel {
+                repaired += u64::from(!self.unknown);
+                entry.waits_for_retry = false; // things have changed
+            }
             for form in &found.ours {
                 if let Form::Object(id) = form {
                     self.nexthops.hold(*id);

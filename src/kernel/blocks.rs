@@ -1,0 +1,114 @@
+//! Blocks of nexthop ids, owned by this process.
+//!
+//! Owns one abstract socket for each block that is ours. Such names are of the network namespace, as
+//! the objects are, and they vanish with the process: nothing stays behind that is not true any
+//! more. Must never take a block that another client owns.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use super::plan::{BLOCKS, Blocks, Form, SeenNexthop, SeenNexthopKind, Snapshot};
+
+/// The blocks that we own, and those that a former run has left.
+#[derive(Debug, Default)]
+pub(super) struct OwnedBlocks {
+    sockets: Vec<UnixDatagram>,
+    owned: Blocks,
+    orphaned: Blocks,
+    home: Option<u32>,
+}
+
+impl OwnedBlocks {
+    /// Looks at what a dump found. The first time: takes the blocks that a former run with this
+    /// device and these tables has left, or a new one from `first` on. What else nobody owns is
+    /// orphaned for as long as nobody owns it.
+    pub fn survey(
+        &mut self,
+        snapshot: &Snapshot,
+        link: Option<u32>,
+        is_mapped: impl Fn(u32) -> bool,
+        first: u32,
+    ) -> io::Result<()> {
+        if self.home.is_some() {
+            for block in self.orphaned.iter().filter(|block| is_owned_by_others(*block)) {
+                self.orphaned.remove(block);
+            }
+            return Ok(());
+        }
+        let (mut found, mut on_link, mut in_tables) =
+            (Blocks::default(), Blocks::default(), Blocks::default());
+        let is_ours = |one: &&SeenNexthop| one.kind != SeenNexthopKind::Foreign;
+        for nexthop in snapshot.nexthops.iter().filter(is_ours) {
+            let Some(block) = nexthop.id.block() else { continue };
+            found.insert(block);
+            if nexthop.link.is_some() && nexthop.link == link {
+                on_link.insert(block);
+            }
+        }
+        for route in snapshot.routes.iter().filter(|route| is_mapped(route.prefix.table)) {
+            if let Some(Form::Object(id)) = route.form
+                && let Some(block) = id.block()
+            {
+                in_tables.insert(block);
+            }
+        }
+        for block in found.iter() {
+            if on_link.contains(block) && in_tables.contains(block) {
+                self.take(block)?;
+            } else if !is_owned_by_others(block) {
+                self.orphaned.insert(block);
+            }
+        }
+        for block in (first..first + BLOCKS).map(|block| block % BLOCKS) {
+            if self.home.is_none() && !found.contains(block) {
+                self.take(block)?;
+            }
+        }
+        self.home.map(drop).ok_or_else(|| io::ErrorKind::AddrInUse.into())
+    }
+
+    /// Takes what is orphaned; returns whether anything was.
+    pub fn take_orphaned(&mut self) -> io::Result<bool> {
+        let orphaned = std::mem::take(&mut self.orphaned);
+        for block in orphaned.iter() {
+            self.take(block)?;
+        }
+        Ok(orphaned != Blocks::default())
+    }
+
+    pub fn owned(&self) -> Blocks {
+        self.owned
+    }
+
+    pub fn orphaned(&self) -> Blocks {
+        self.orphaned
+    }
+
+    /// The block for new ids.
+    pub fn home(&self) -> u32 {
+        self.home.unwrap_or(0)
+    }
+
+    /// Takes a block unless somebody else owns it.
+    fn take(&mut self, block: u32) -> io::Result<()> {
+        match UnixDatagram::bind_addr(&name(block)?) {
+            Ok(socket) => self.sockets.push(socket),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        self.owned.insert(block);
+        self.home.get_or_insert(block);
+        Ok(())
+    }
+}
+
+fn name(block: u32) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("metalbond-nexthops-{block}"))
+}
+
+/// Asks without taking the name, so that nobody who starts meanwhile finds it taken.
+fn is_owned_by_others(block: u32) -> bool {
+    let connect = || UnixDatagram::unbound()?.connect_addr(&name(block)?);
+    !matches!(connect(), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
