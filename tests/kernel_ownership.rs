@@ -204,6 +204,7 @@ fn another_client_on_the_same_host_is_left_alone() {
             settle(&second);
             let all = ours("");
             assert_eq!(all.len(), 4, "{all:?}");
+            assert_eq!(second.counters().stale, 0, "the first one's are no former run's");
             let monitor = Monitor::start();
             second.sweep();
             first.sweep();
@@ -231,6 +232,64 @@ fn another_client_on_the_same_host_is_left_alone() {
             settle(&second);
             assert_eq!((ours(""), ip("nexthop show")), (Vec::new(), String::new()));
         }
+    });
+}
+
+#[test]
+fn a_prefix_that_another_client_has_is_waited_for() {
+    in_namespace("a_prefix_that_another_client_has_is_waited_for", || {
+        second_tunnel();
+        let first = start(TUNNEL, 100);
+        let second = start("tun1", 100);
+        for routes in [&first, &second] {
+            [V4, V6].iter().for_each(|prefix| routes.add(V, route(prefix, "fd00::1"), A));
+            settle(routes);
+        }
+        assert_eq!(second.counters().conflicts, 2);
+        assert!(ours("").iter().all(|line| line.contains("dev tun0 ")), "{:?}", ours(""));
+        first.clear();
+        settle(&first);
+        eventually("the second one's come in", || second.counters().installed == 2);
+        assert!(ours("").iter().all(|line| line.contains("dev tun1 ")), "{:?}", ours(""));
+    });
+}
+
+#[test]
+fn objects_that_others_delete_are_made_again() {
+    in_namespace("objects_that_others_delete_are_made_again", || {
+        let routes = start(TUNNEL, 100);
+        routes.add(V, route(V4, "fd00::1"), A); // the kernel drops IPv4 routes without a word
+        settle(&routes);
+        for _ in 0..3 {
+            ip("nexthop flush");
+            assert_eq!(ours(""), [""; 0]);
+            eventually("it is back", || ours("").len() == 1);
+        }
+        let counters = routes.counters();
+        assert_eq!((counters.repaired, counters.failed_refused), (3, 0), "{counters:?}");
+    });
+}
+
+#[test]
+fn a_run_that_starts_before_the_former_one_ends_takes_over() {
+    in_namespace("a_run_that_starts_before_the_former_one_ends_takes_over", || {
+        let first = start(TUNNEL, 100);
+        for prefix in [V4, V6, "10.0.3.0/24"] {
+            first.add(V, route(prefix, "fd00::1"), A);
+        }
+        settle(&first);
+        let second = start(TUNNEL, 100);
+        second.add(V, route(V4, "fd00::1"), A);
+        second.add(V, route(V6, "fd00::2"), A);
+        second.sweep();
+        settle(&second);
+        assert_eq!(second.counters().conflicts, 2);
+        assert_eq!(ours("").len(), 3, "the former one is still there");
+        first.shutdown(PATIENCE);
+        eventually("taken over", || second.counters().installed == 2 && ours("").len() == 2);
+        second.clear();
+        settle(&second);
+        assert_eq!((ours(""), ip("nexthop show")), (Vec::new(), String::new()));
     });
 }
 

@@ -39,7 +39,7 @@ const ALTERNATIVE_NAME_BYTES_MAX: usize = 127;
 #[derive(Clone, Debug)]
 pub struct KernelConfig {
     /// The tunnel device (usually an `ip6tnl` device in `external` mode). It must exist at the
-    /// start; later it may go and come back.
+    /// start; later it may go, come back, and lose its name to another. An alternative name does.
     pub link_name: String,
     /// VNI to routing table, 1..=2^32-1; 0 stands for the table `main` (254). Routes of other VNIs
     /// are not installed.
@@ -139,7 +139,7 @@ impl KernelRoutes {
             seed: config.seed,
         });
         // Events before anything else is asked: what happens from now on is not missed.
-        let events = Events::open(requests.port(), &plan.mapped_tables())
+        let events = Events::open(requests.port(), plan.mapped_tables())
             .map_err(failed("watching links and routes"))?;
         if requests.link(name).map_err(failed("looking up the link"))?.is_none() {
             return Err(KernelError::NoLink(name.clone()));

@@ -48,6 +48,7 @@ pub(super) struct Answer {
 /// What a dump is to tell of.
 #[derive(Clone, Debug)]
 pub(super) struct Scope {
+    /// Ascending.
     pub tables: Vec<u32>,
     /// Routes of our protocol in all other tables too.
     pub with_other_tables: bool,
@@ -158,7 +159,7 @@ impl Requests {
                 snapshot.routes.append(&mut routes?);
             }
             if scope.with_other_tables {
-                let is_other = |table| !scope.tables.contains(&table);
+                let is_other = |table| scope.tables.binary_search(&table).is_err();
                 snapshot.routes.append(&mut self.routes(0, family, false, is_other)?);
             }
         }

@@ -75,6 +75,7 @@ pub(super) struct Worker {
     requests: Requests,
     events: Events,
     blocks: OwnedBlocks,
+    rivals_seen_at: Time,
     start: Instant,
     link: Option<Link>,
     /// Devices that were the link during this run and still exist.
@@ -120,6 +121,7 @@ impl Worker {
             requests,
             events,
             blocks: OwnedBlocks::default(),
+            rivals_seen_at: Time(0),
             start: Instant::now(),
             link: None,
             former_links: SmallVec::new(),
@@ -347,7 +349,7 @@ impl Worker {
 
     fn verify_if_due(&mut self, now: Time) {
         let resync = Duration::from_secs(self.config.resync_s.into());
-        if self.plan.is_suspect() {
+        if self.plan.is_suspect() || self.is_rival_check_due(now) && self.blocks.has_rival_ended() {
             self.repair_soon();
         }
         let is_due = self.plan.must_verify()
@@ -388,13 +390,22 @@ impl Worker {
         }
     }
 
+    /// A client with our device and tables tells nobody that it ends.
+    fn is_rival_check_due(&mut self, now: Time) -> bool {
+        let is_due = self.blocks.has_rivals() && self.rivals_seen_at.after(RETRY_PAUSE) <= now;
+        if is_due {
+            self.rivals_seen_at = now;
+        }
+        is_due
+    }
+
     /// Finds out what of a dump is ours.
     fn take_stock(&mut self, mut snapshot: Snapshot) -> io::Result<Snapshot> {
         let link = self.link.map(|link| link.index);
-        let tables = self.plan.mapped_tables();
+        let tables = self.plan.mapped_tables().to_vec();
         let first = self.config.seed as u32 % BLOCKS;
         if let Err(error) =
-            self.blocks.survey(&snapshot, link, |table| tables.contains(&table), first)
+            self.blocks.survey(&snapshot, link, |table| tables.binary_search(&table).is_ok(), first)
         {
             warn!("cannot own a block of nexthop ids: {error}; routes do without");
             self.plan.without_nexthop_objects();
@@ -498,6 +509,9 @@ impl Worker {
         }
         if self.link_unknown || self.plan.must_verify() {
             at(self.verify_after);
+        }
+        if self.blocks.has_rivals() {
+            at(self.rivals_seen_at.after(RETRY_PAUSE));
         }
         if let Some(since) = self.nameless_since {
             at(since.after(RENAME_GRACE).max(self.verify_after));

@@ -91,6 +91,8 @@ enum Retry {
 #[derive(Debug)]
 pub struct Plan {
     config: PlanConfig,
+    /// Ascending.
+    mapped_tables: Vec<u32>,
     hasher: ahash::RandomState,
     entries: SeededMap<Prefix, Entry>,
     /// Our own announcements: what we announce ourselves is not installed.
@@ -127,6 +129,9 @@ impl Plan {
         for table in config.vni_table_map.values_mut().filter(|table| **table == 0) {
             *table = TABLE_MAIN;
         }
+        let mut mapped_tables: Vec<u32> = config.vni_table_map.values().copied().collect();
+        mapped_tables.sort_unstable();
+        mapped_tables.dedup();
         config.hops_max = config.hops_max.clamp(1, HOPS_MAX);
         let hasher = ahash::RandomState::with_seeds(config.seed, 1, 2, 3);
         Plan {
@@ -137,6 +142,7 @@ impl Plan {
             ours: Ours::default(),
             hasher,
             config,
+            mapped_tables,
             dirty: VecDeque::new(),
             waiting: Vec::new(),
             retries: BinaryHeap::new(),
@@ -336,16 +342,13 @@ impl Plan {
     }
 
     /// All tables that routes go into, ascending.
-    pub fn mapped_tables(&self) -> Vec<u32> {
-        let mut tables: Vec<u32> = self.config.vni_table_map.values().copied().collect();
-        tables.sort_unstable();
-        tables.dedup();
-        tables
+    pub fn mapped_tables(&self) -> &[u32] {
+        &self.mapped_tables
     }
 
     /// Those, and all others with routes of ours that are known of.
     pub fn tables(&self) -> Vec<u32> {
-        let mut tables = self.mapped_tables();
+        let mut tables = self.mapped_tables.clone();
         tables.extend(self.entries.keys().map(|prefix| prefix.table));
         tables.sort_unstable();
         tables.dedup();
@@ -365,7 +368,7 @@ impl Plan {
     }
 
     fn is_mapped(&self, table: u32) -> bool {
-        self.config.vni_table_map.values().any(|one| *one == table)
+        self.mapped_tables.binary_search(&table).is_ok()
     }
 
     fn installable(&self, vni: Vni, route: &Route) -> Result<Prefix, Skip> {
@@ -473,7 +476,7 @@ impl Plan {
                 let is_elsewhere = |form: &Form| match form {
                     Form::Object(id) => !self.nexthops.is_known(*id),
                     Form::Inline(_) => false,
-                    Form::Other { .. } => true,
+                    Form::Other { link } => self.ours.link != Some(*link),
                 };
                 let right = entry.kernel.iter().find(|form| is_right(form)).cloned();
                 match entry.first_to_delete(prefix, right.as_ref()) {

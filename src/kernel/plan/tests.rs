@@ -32,6 +32,7 @@ enum Step {
     RouteVanishes(usize, u8),
     ObjectVanishes(u8),
     LinkLost,
+    Usable(bool),
     Verify,
     /// Plans and applies a batch of this size; each outcome is taken from the bytes.
     Batch(usize, Vec<u8>),
@@ -60,6 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (vni, prefix).prop_map(|(v, p)| Step::RouteVanishes(v, p)),
         1 => any::<u8>().prop_map(Step::ObjectVanishes),
         1 => Just(Step::LinkLost),
+        2 => any::<bool>().prop_map(Step::Usable),
         2 => Just(Step::Verify),
         8 => (1..9usize, prop::collection::vec(any::<u8>(), 9)).prop_map(|(n, b)| Step::Batch(n, b)),
         8 => (1..9usize, any::<bool>()).prop_map(|(n, b)| Step::Results(n, b)),
@@ -115,6 +117,7 @@ struct World {
     /// Groups may have shrunk since the last dump.
     tampered: bool,
     foreign_count: u8,
+    is_usable: bool,
     now: Time,
 }
 
@@ -156,6 +159,7 @@ impl World {
             pending: Vec::new(),
             tampered: false,
             foreign_count: 0,
+            is_usable: true,
             now: Time(0),
         }
     }
@@ -298,6 +302,10 @@ impl World {
                 self.plan.doubt();
                 self.verify();
             }
+            Step::Usable(is_usable) => {
+                self.is_usable = is_usable;
+                self.plan.set_usable(is_usable);
+            }
             Step::Verify => self.verify(),
             _ => unreachable!(),
         }
@@ -341,6 +349,8 @@ impl World {
 
     /// Whether this operation leads to what is wanted at the moment when it is planned.
     fn judge(&self, op: &Op) {
+        let is_add = matches!(op, Op::Add { .. } | Op::AddHop { .. } | Op::AddGroup { .. });
+        assert!(self.is_usable || !is_add, "{op:?} without a link");
         match op {
             Op::Delete { prefix, form } => {
                 let wanted = self.wanted(*prefix);
@@ -374,6 +384,8 @@ impl World {
     }
 
     fn run_to_rest(&mut self) {
+        self.is_usable = true;
+        self.plan.set_usable(true);
         self.sweep();
         self.verify();
         let end = self.now.after(Duration::from_secs(60));
