@@ -474,7 +474,7 @@ impl Plan {
                 };
                 // What leads elsewhere goes; what leads out of the link stays until it can change.
                 let is_elsewhere = |form: &Form| match form {
-                    Form::Object(id) => !self.nexthops.is_known(*id),
+                    Form::Object(id) => self.nexthops.is_elsewhere(*id),
                     Form::Inline(_) => false,
                     Form::Other { link } => self.ours.link != Some(*link),
                 };

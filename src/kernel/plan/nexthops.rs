@@ -58,6 +58,8 @@ struct Nexthop {
     /// Routes and groups that name it or are about to.
     refs: usize,
     members: Vec<NexthopId>,
+    /// Of another device than the tunnel device.
+    is_elsewhere: bool,
 }
 
 #[derive(Debug)]
@@ -122,7 +124,8 @@ impl NexthopTable {
         });
         self.by_key.insert(key.clone(), id);
         let state = State::Adding;
-        self.by_id.insert(id, Nexthop { key: Some(key), state, refs: 0, members });
+        self.by_id
+            .insert(id, Nexthop { key: Some(key), state, refs: 0, members, is_elsewhere: false });
         None
     }
 
@@ -235,6 +238,7 @@ impl NexthopTable {
         key: Option<NexthopKey>,
         members: Vec<NexthopId>,
         owned: bool,
+        is_elsewhere: bool,
     ) {
         if let Some(key) = &key {
             self.by_key.entry(key.clone()).or_insert(id);
@@ -242,8 +246,9 @@ impl NexthopTable {
         for member in &members {
             self.hold(*member);
         }
+        let is_elsewhere = is_elsewhere || members.iter().any(|id| self.is_elsewhere(*id));
         let state = if owned { State::Present } else { State::NotOurs };
-        self.by_id.insert(id, Nexthop { key, state, refs: 0, members });
+        self.by_id.insert(id, Nexthop { key, state, refs: 0, members, is_elsewhere });
         self.idle.push(id);
     }
 
@@ -259,9 +264,9 @@ impl NexthopTable {
         self.by_id.get(&id).is_some_and(|nexthop| nexthop.key.as_ref() == Some(key))
     }
 
-    /// Whether the object is as we would make one, on our link.
-    pub fn is_known(&self, id: NexthopId) -> bool {
-        self.by_id.get(&id).is_some_and(|nexthop| nexthop.key.is_some())
+    /// Whether the object leads out of another device than the tunnel device.
+    pub fn is_elsewhere(&self, id: NexthopId) -> bool {
+        self.by_id.get(&id).is_some_and(|nexthop| nexthop.is_elsewhere)
     }
 
     /// The tunnel endpoint of a single hop of ours.

@@ -213,21 +213,23 @@ impl Plan {
         let Some(found) = seen.get(&id) else { return };
         let owned = self.ours.owns(id);
         // What is elsewhere is not used again: its routes move.
-        let is_here = owned && found.link == self.ours.link && found.link.is_some();
+        let is_elsewhere = found.link.is_some() && found.link != self.ours.link;
         match &found.kind {
             SeenNexthopKind::Hop { family, address } => {
                 let hops = Hops::from_slice(&[*address]);
-                let key = is_here.then_some(NexthopKey { family: *family, hops });
-                self.nexthops.adopt(id, key, Vec::new(), owned);
+                let key = (owned && !is_elsewhere).then_some(NexthopKey { family: *family, hops });
+                self.nexthops.adopt(id, key, Vec::new(), owned, is_elsewhere);
             }
             SeenNexthopKind::Group { members } => {
                 for member in members {
                     self.adopt_nexthop(seen, *member);
                 }
                 let key = self.group_key(members).filter(|_| owned);
-                self.nexthops.adopt(id, key, members.clone(), owned);
+                self.nexthops.adopt(id, key, members.clone(), owned, false);
             }
-            SeenNexthopKind::Other => self.nexthops.adopt(id, None, Vec::new(), owned),
+            SeenNexthopKind::Other => {
+                self.nexthops.adopt(id, None, Vec::new(), owned, is_elsewhere);
+            }
             SeenNexthopKind::Foreign => {}
         }
     }
