@@ -87,7 +87,7 @@ struct ClientFlags {
     /// seconds for which the routes of a lost server stay, up to 86400; default 0
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
     hold_time: u32,
-    /// next hops of one kernel route at most, up to 256; default 32, and `ip route` and routing
+    /// next hops of one kernel route at most, up to 320; default 32, and `ip route` and routing
     /// daemons do not see the table any more with 39
     #[argh(option, arg_name = "n", from_str_fn(hops), default = "HOPS_DEFAULT as u32")]
     hops_max: u32,
@@ -106,7 +106,7 @@ const VALUES: [Takes; 9] = [
     Takes("--install-routes", "vni#table", "100#1100"),
     Takes("--tun", "the name of a device", "overlay-tun"),
     Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
-    Takes("--hops-max", "next hops from 1 to 256", "32"),
+    Takes("--hops-max", "next hops from 1 to 320", "32"),
     Takes("--hold-time", "seconds from 0 to 86400", "30"),
     Takes("--resync", "seconds from 0 to 86400", "60"),
 ];
@@ -297,7 +297,7 @@ mod tests {
             ("--server a:1 --install-routes 5#1", "--tun"),
             ("--server a:1 --hold-time x", "--hold-time"),
             ("--server a:1 --hops-max 0", "--hops-max"),
-            ("--server a:1 --hops-max 257", "--hops-max"),
+            ("--server a:1 --hops-max 321", "--hops-max"),
             ("--server a:1 --cleanup=yes", "--cleanup"),
             ("--server a:1 nonsense", "nonsense"),
         ] {

@@ -222,8 +222,7 @@ impl Worker {
                 Event::Lost => {
                     self.link_unknown = true;
                     self.former_links.clear(); // an index may be another device's by now
-                    self.in_full = true;
-                    self.plan.doubt();
+                    self.repair_soon();
                 }
                 Event::Link(seen) => {
                     self.link_unknown = true;
