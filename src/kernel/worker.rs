@@ -90,6 +90,8 @@ pub(super) struct Worker {
     /// wait was.
     repair_at: Option<Time>,
     repair_pause: Duration,
+    /// How long the last verification took.
+    dump_cost: Duration,
     /// The next verification looks at all tables, and at routes of others.
     in_full: bool,
     /// When destinations with too many hops are told of.
@@ -131,6 +133,7 @@ impl Worker {
             verified_at: Time(0),
             repair_at: None,
             repair_pause: REPAIR_PAUSE,
+            dump_cost: Duration::ZERO,
             in_full: true,
             tell_crowded_at: None,
             verify_after: Time(0),
@@ -270,7 +273,9 @@ impl Worker {
         let is_quiet = now.since(self.verified_at) >= QUIET.max(self.repair_pause * 2);
         self.repair_pause = match is_quiet {
             true => REPAIR_PAUSE,
-            false => (self.repair_pause * 2).min(REPAIR_PAUSE_MAX),
+            false => {
+                (self.repair_pause * 2).min(REPAIR_PAUSE_MAX).max(self.dump_cost * REPAIR_SHARE)
+            }
         };
         self.repair_at = Some(now.after(self.repair_pause));
         self.in_full = true;
@@ -369,8 +374,7 @@ impl Worker {
                 let before = self.plan.counters().repaired;
                 self.plan.reconcile(snapshot);
                 (self.verified_at, self.in_full, self.repair_at) = (self.now(), false, None);
-                let cost = self.verified_at.since(now).saturating_mul(REPAIR_SHARE);
-                self.repair_pause = self.repair_pause.max(cost);
+                self.dump_cost = self.verified_at.since(now);
                 let repaired = self.plan.counters().repaired - before;
                 if repaired > 0 && self.log.permits(now) {
                     warn!("{repaired} routes were changed by others: they are repaired");
