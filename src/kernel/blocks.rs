@@ -2,7 +2,8 @@
 //!
 //! Owns one abstract socket for each block that is ours. Such names are of the network namespace, as
 //! the objects are, and they vanish with the process: nothing stays behind that is not true any
-//! more. Must never take a block that another client owns.
+//! more. Anybody in the namespace can take a name: all that does is that a block looks owned. Must
+//! never take a block that another client owns.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;

@@ -77,6 +77,8 @@ pub(super) struct NexthopTable {
     next: u32,
     /// No id was left.
     exhausted: bool,
+    /// How many are of a former run, in blocks that we do not own.
+    not_ours: usize,
 }
 
 impl NexthopTable {
@@ -90,12 +92,13 @@ impl NexthopTable {
             home: 0,
             next: (seed >> 32) as u32 % BLOCK_IDS,
             exhausted: false,
+            not_ours: 0,
         }
     }
 
     /// How many of them are ours.
     pub fn len(&self) -> usize {
-        self.by_id.values().filter(|nexthop| nexthop.state != State::NotOurs).count()
+        self.by_id.len() - self.not_ours
     }
 
     pub fn contains(&self, id: NexthopId) -> bool {
@@ -226,6 +229,7 @@ impl NexthopTable {
         self.by_key.clear();
         self.idle.clear();
         self.taken.clear();
+        self.not_ours = 0;
         self.home = home;
         self.changed = true;
     }
@@ -248,6 +252,7 @@ impl NexthopTable {
         }
         let is_elsewhere = is_elsewhere || members.iter().any(|id| self.is_elsewhere(*id));
         let state = if owned { State::Present } else { State::NotOurs };
+        self.not_ours += usize::from(!owned);
         self.by_id.insert(id, Nexthop { key, state, refs: 0, members, is_elsewhere });
         self.idle.push(id);
     }

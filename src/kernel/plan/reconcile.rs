@@ -18,8 +18,8 @@ pub struct Snapshot {
     pub ours: Ours,
     /// All nexthop objects, whoever made them.
     pub nexthops: Vec<SeenNexthop>,
-    /// Routes in the mapped tables, in the kernel's order for each prefix. Those of other protocols
-    /// may be left out where there is none of ours.
+    /// Routes where ours would be, in the kernel's order for each prefix. Those of other protocols
+    /// may be left out where there is none of ours, and in tables that are not mapped.
     pub routes: Vec<SeenRoute>,
     /// Whether it tells of other protocols at all.
     pub has_others: bool,
