@@ -16,7 +16,7 @@ use super::blocks::OwnedBlocks;
 use super::events::{Event, Events};
 use super::netlink::{Answer, Requests, Scope, wait_readable};
 use super::plan::{
-    BLOCKS, NexthopObjects, Notice, Op, Ours, Outcome, Plan, Report, ServerId, Snapshot,
+    BLOCKS, HOPS_MAX, NexthopObjects, Notice, Op, Ours, Outcome, Plan, Report, ServerId, Snapshot,
 };
 use super::{KernelConfig, Shared};
 use crate::types::{Route, Time, Vni};
@@ -468,9 +468,13 @@ impl Worker {
                 for (prefix, installed, left_out) in self.plan.take_crowded() {
                     if self.log.permits(now) {
                         let all = installed + left_out;
+                        let why = match installed < self.config.hops_max.min(HOPS_MAX) {
+                            true => "IPv6 needs nexthop objects for more",
+                            false => "--hops-max",
+                        };
                         warn!(
                             "{prefix}: {installed} of {all} hops installed, {left_out} left out \
-                             (--hops-max)"
+                             ({why})"
                         );
                     }
                 }

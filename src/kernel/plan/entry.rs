@@ -72,6 +72,17 @@ pub(super) enum Want {
     Object(NexthopKey),
 }
 
+impl Want {
+    /// How many hops.
+    pub fn len(&self) -> usize {
+        match self {
+            Want::Nothing => 0,
+            Want::Inline(hops) => hops.len(),
+            Want::Object(key) => key.hops.len(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Entry {
     pub users: Few<User>,
@@ -175,9 +186,13 @@ impl Entry {
             .collect();
         hops.sort_unstable();
         hops.dedup();
-        let left_out = hops.len().saturating_sub(config.hops_max);
-        hops.truncate(config.hops_max);
         let family = prefix.family();
+        let hops_max = match (config.nexthop_objects, family) {
+            (NexthopObjects::Never, Family::V6) => 1, // no multipath of hops without a gateway
+            _ => config.hops_max,
+        };
+        let left_out = hops.len().saturating_sub(hops_max);
+        hops.truncate(hops_max);
         let want = match (config.nexthop_objects, family) {
             _ if hops.is_empty() => Want::Nothing,
             (NexthopObjects::Shared, _) => Want::Object(NexthopKey { family, hops }),
@@ -185,10 +200,7 @@ impl Entry {
             (NexthopObjects::Ipv6Multipath, Family::V6) if hops.len() > 1 => {
                 Want::Object(NexthopKey { family, hops })
             }
-            (_, Family::V6) => {
-                hops.truncate(1); // IPv6 has no multipath of hops without a gateway
-                Want::Inline(hops)
-            }
+            (_, Family::V6) => Want::Inline(hops),
         };
         (want, left_out)
     }

@@ -335,8 +335,8 @@ impl Plan {
         crowded.sort_unstable();
         crowded.dedup();
         let left_out = |prefix: Prefix| {
-            let left_out = self.entries.get(&prefix)?.left_out;
-            (left_out > 0).then_some((prefix, self.config.hops_max, left_out))
+            let (want, left_out) = self.entries.get(&prefix)?.want(prefix, &self.own, &self.config);
+            (left_out > 0).then_some((prefix, want.len(), left_out))
         };
         crowded.into_iter().filter_map(left_out).collect()
     }
