@@ -47,6 +47,7 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
         Some(link_name) if !options.install_routes.is_empty() => {
             let client = NetlinkClient::new(NetlinkClientConfig {
                 ipv4_only: options.ipv4_only,
+                hops_max: options.hops_max,
                 resync: options.resync,
                 ..NetlinkClientConfig::new(link_name, options.install_routes)
             });

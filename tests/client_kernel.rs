@@ -106,6 +106,46 @@ fn a_restart_of_the_reflector_is_not_seen_in_the_kernel() {
 }
 
 #[test]
+fn what_is_left_out_is_said() {
+    in_namespace("what_is_left_out_is_said", || {
+        ip("link set lo up");
+        let reflector = Program::reflector();
+        let route = |hop: u32| format!("7#10.0.1.1/32#2001:db8::{hop:x}");
+        let many: Vec<String> = (1..=40).map(route).collect();
+        let odd = ["::1", "fe80::1", "::ffff:192.0.2.1"].map(|hop| format!("7#10.0.2.0/24#{hop}"));
+        let announced = [many, odd.to_vec()].concat().join(",");
+        let announcer = Program::client(&["--announce", &announced]);
+        let log = std::env::temp_dir().join(format!("metalbond-left-out-{}", std::process::id()));
+        let installing = ["--subscribe=7", "--install-routes=7#100", "--tun", TUNNEL];
+        let said = |words: &str| std::fs::read_to_string(&log).unwrap().contains(words);
+        for (flags, hops) in [(&[][..], 32), (&["--hops-max=38"], 38), (&["--hops-max=40"], 40)] {
+            let args = [&["client", "--server", "[::1]:4711", "--cleanup"], &installing[..], flags];
+            let mut command = Command::new(env!("CARGO_BIN_EXE_metalbond-uring"));
+            let stderr = std::fs::File::create(&log).unwrap();
+            let client = command.args(args.concat()).stdin(Stdio::null()).stderr(stderr).spawn();
+            let client = Program(client.unwrap());
+            let wanted = format!("10.0.1.1/32 table 100: {hops} of 40 hops installed");
+            if hops < 40 {
+                eventually("the line about hops", || said(&wanted));
+                eventually("the hops", || shown().matches("encap ip6").count() == hops);
+            } else {
+                // More than 38 are not shown by `ip route`, but `ip nexthop` has them.
+                let count = || ip("nexthop show").matches("encap ip6").count();
+                eventually("the hops", || count() == 40);
+            }
+            for odd in ["loopback", "link-local", "embeds an IPv4 address"] {
+                eventually("the line about an odd hop", || said(odd));
+            }
+            assert!(!shown().contains("10.0.2.0"));
+            client.terminate();
+            assert!(!said("left in the kernel"), "all is gone");
+        }
+        let _ = std::fs::remove_file(&log);
+        drop((announcer, reflector));
+    });
+}
+
+#[test]
 fn what_is_wrong_with_the_device_is_said() {
     let args = ["client", "--server", "a:1", "--install-routes=7#100", "--tun", "no-such-device"];
     let output = Command::new(env!("CARGO_BIN_EXE_metalbond-uring")).args(args).output().unwrap();

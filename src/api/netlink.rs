@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::installer::{RouteClient, RouteError};
-use crate::kernel::{KernelConfig, KernelError, KernelRoutes, ServerId};
+use crate::kernel::plan::HOPS_DEFAULT;
+use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes, ServerId};
 use crate::types::{Destination, NextHop, Route, Vni};
 
 /// How long cleaning up may take.
@@ -26,6 +27,9 @@ pub struct NetlinkClientConfig {
     pub link_name: String,
     /// Whether only routes to IPv4 destinations are installed.
     pub ipv4_only: bool,
+    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`](crate::kernel::plan::HOPS_MAX).
+    /// What more than [`HOPS_DEFAULT`](crate::kernel::plan::HOPS_DEFAULT) do is said there.
+    pub hops_max: usize,
     /// How often the kernel's tables are compared with what should be there, in whole seconds; zero:
     /// only when there is a reason.
     pub resync: Duration,
@@ -41,6 +45,7 @@ impl NetlinkClientConfig {
             vni_table_map,
             link_name: link_name.into(),
             ipv4_only: false,
+            hops_max: HOPS_DEFAULT,
             resync: Duration::from_secs(60),
         }
     }
@@ -58,10 +63,10 @@ impl NetlinkClient {
     /// # Errors
     /// No such device, no permission, or no netlink: see [`KernelError`].
     pub fn new(config: NetlinkClientConfig) -> Result<NetlinkClient, KernelError> {
-        let NetlinkClientConfig { vni_table_map, link_name, ipv4_only, resync } = config;
+        let NetlinkClientConfig { vni_table_map, link_name, ipv4_only, hops_max, resync } = config;
         let resync_s = u32::try_from(resync.as_secs()).unwrap_or(u32::MAX);
         let config = KernelConfig::new(link_name, vni_table_map);
-        let routes = KernelRoutes::start(KernelConfig { ipv4_only, resync_s, ..config })?;
+        let routes = KernelRoutes::start(KernelConfig { ipv4_only, hops_max, resync_s, ..config })?;
         Ok(NetlinkClient { routes })
     }
 }
@@ -94,7 +99,11 @@ impl RouteClient for NetlinkClient {
     fn cleanup(&mut self) {
         self.routes.clear();
         if !self.routes.settle(CLEANUP_TIMEOUT) {
-            tracing::warn!("not all kernel routes could be removed within {CLEANUP_TIMEOUT:?}");
+            tracing::warn!("kernel routes could not be removed within {CLEANUP_TIMEOUT:?}");
+        }
+        let Counters { installed, nexthops, .. } = self.routes.counters();
+        if installed + nexthops > 0 {
+            tracing::warn!("left in the kernel: {installed} routes, {nexthops} nexthop objects");
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{
     version_of,
 };
 use crate::io::SEGMENT_BYTES_MAX_DEFAULT;
+use crate::kernel::plan::{HOPS_DEFAULT, HOPS_MAX};
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::types::{Destination, HostPort, NextHop, NextHopType, Route, Vni};
 
@@ -42,6 +43,8 @@ pub struct ClientOptions {
     pub cleanup: bool,
     /// How long the routes of a lost server stay.
     pub hold_time: Duration,
+    /// Hops of one kernel route at most: 1..=[`HOPS_MAX`].
+    pub hops_max: usize,
     /// How often the kernel's tables are verified; zero for only at the start.
     pub resync: Duration,
     /// Where the Go program would show its HTTP view. There is none yet.
@@ -97,6 +100,10 @@ struct ClientFlags {
     /// seconds for which the routes of a lost server stay, up to 86400; default 0
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
     hold_time: u32,
+    /// next hops of one kernel route at most, up to 320; default 32, and `ip route` and routing
+    /// daemons do not see the table any more with 39
+    #[argh(option, arg_name = "n", from_str_fn(hops), default = "HOPS_DEFAULT as u32")]
+    hops_max: u32,
     /// seconds between verifications of the kernel's tables, up to 86400; default 60, 0 is never
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "60")]
     resync: u32,
@@ -127,6 +134,7 @@ static VALUES: &[Takes] = &[
     Takes("--tun", "the name of a device", "overlay-tun"),
     Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
     MSS_TAKES,
+    Takes("--hops-max", "next hops from 1 to 320", "32"),
     Takes("--hold-time", "seconds from 0 to 86400", "30"),
     Takes("--resync", "seconds from 0 to 86400", "60"),
     Takes("--http", "an address and a port", "[::]:4713"),
@@ -168,6 +176,7 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
         segment_bytes_max: flags.mss,
         cleanup: flags.cleanup,
         hold_time: Duration::from_secs(u64::from(flags.hold_time)),
+        hops_max: flags.hops_max as usize,
         resync: Duration::from_secs(u64::from(flags.resync)),
         http: flags.http,
         verbose: flags.verbose,
@@ -201,6 +210,10 @@ fn server(text: &str) -> Result<String, String> {
 
 fn seconds(value: &str) -> Result<u32, String> {
     number(value, 0, KEEPALIVE_INTERVAL_S_MAX)
+}
+
+fn hops(value: &str) -> Result<u32, String> {
+    number(value, 1, HOPS_MAX as u32)
 }
 
 fn vni(text: &str, max: u32) -> Result<Vni, String> {
@@ -325,6 +338,8 @@ mod tests {
             ("--server a:1 --install-routes 5#1", "--tun"),
             ("--server a:1 --mss 535", "--mss"),
             ("--server a:1 --hold-time x", "--hold-time"),
+            ("--server a:1 --hops-max 0", "--hops-max"),
+            ("--server a:1 --hops-max 321", "--hops-max"),
             ("--server a:1 --cleanup=maybe", "--cleanup"),
             ("--server a:1 nonsense", "nonsense"),
         ] {

@@ -1,14 +1,14 @@
-//! Operations as rtnetlink messages, and what dumps say about routes, nexthop objects and links.
+//! Operations and questions as rtnetlink messages.
 //!
-//! Owns the bytes. Route messages are those of `netlink-packet-route`; it has no nexthop messages,
-//! so these are put together here. Must never talk to the kernel, and never panic on what it says.
+//! Owns the bytes that we send; `seen` reads what comes back. Route messages are those of
+//! `netlink-packet-route`; it has no nexthop messages, so these are put together here. Must never
+//! talk to the kernel.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
-    NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NlaBuffer, NlasIterator, Parseable,
-    ParseableParametrized,
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP,
+    NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
 };
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
@@ -16,10 +16,7 @@ use netlink_packet_route::route::{
     RouteMessage, RouteNextHop, RouteProtocol, RouteScope, RouteType,
 };
 
-use super::plan::{
-    Family, Form, Hops, NexthopId, Op, Prefix, SeenNexthop, SeenNexthopKind, SeenRoute,
-};
-use crate::types::Destination;
+use super::plan::{Family, Form, NexthopId, Op, Place, Prefix};
 
 /// The routing protocol number of all routes and nexthop objects that we make.
 pub const METALBOND_RT_PROTO: u8 = 254;
@@ -28,42 +25,36 @@ pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 pub(super) const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
+pub(super) const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 pub(super) const RTM_NEWNEXTHOP: u16 = 104;
-const RTM_DELNEXTHOP: u16 = 105;
+pub(super) const RTM_DELNEXTHOP: u16 = 105;
 const RTM_GETNEXTHOP: u16 = 106;
 
-const NHA_ID: u16 = 1;
-const NHA_GROUP: u16 = 2;
-const NHA_OIF: u16 = 5;
-const NHA_ENCAP_TYPE: u16 = 7;
-const NHA_ENCAP: u16 = 8;
-const IFLA_IFNAME: u16 = 3;
+pub(super) const NHA_ID: u16 = 1;
+pub(super) const NHA_GROUP: u16 = 2;
+pub(super) const NHA_OIF: u16 = 5;
+pub(super) const NHA_ENCAP_TYPE: u16 = 7;
+pub(super) const NHA_ENCAP: u16 = 8;
+pub(super) const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_ALT_IFNAME: u16 = 53;
+/// Longest name of a link in bytes (IFNAMSIZ without its closing zero); alternative ones are longer.
+pub(super) const LINK_NAME_BYTES_MAX: usize = 15;
 
 /// struct nhmsg: family, scope, protocol, one reserved byte, flags (4 bytes).
-const NHMSG_BYTES: usize = 8;
+pub(super) const NHMSG_BYTES: usize = 8;
 /// struct nexthop_grp: id (4 bytes), weight - 1, three reserved bytes.
-const NEXTHOP_GRP_BYTES: usize = 8;
+pub(super) const NEXTHOP_GRP_BYTES: usize = 8;
 /// struct ifinfomsg: family, padding, type (2 bytes), index, flags, change mask (4 bytes each).
-const IFINFOMSG_BYTES: usize = 16;
+pub(super) const IFINFOMSG_BYTES: usize = 16;
 
-const AF_INET: u8 = libc::AF_INET as u8;
-const AF_INET6: u8 = libc::AF_INET6 as u8;
+pub(super) const AF_INET: u8 = libc::AF_INET as u8;
+pub(super) const AF_INET6: u8 = libc::AF_INET6 as u8;
 
 /// The metric that the kernel gives an IPv6 route without one.
-const IPV6_METRIC: u32 = 1024;
+pub(super) const IPV6_METRIC: u32 = 1024;
 /// The metric that it gives an IPv4 route without one.
-const IPV4_METRIC: u32 = 0;
-
-/// State of a link as a message tells it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct LinkSeen {
-    pub index: u32,
-    pub name: String,
-    /// IFF_* bits.
-    pub flags: u32,
-}
+pub(super) const IPV4_METRIC: u32 = 0;
 
 /// Appends one operation; `link` is the index of the tunnel device. Asks for an acknowledgement
 /// only if `ack` is set: errors are always answered.
@@ -87,12 +78,13 @@ pub(super) fn put_op(bytes: &mut Vec<u8>, op: &Op, link: u32, sequence: u32, ack
             let payload = NexthopMessage { family: 0, attributes: &[nha_id(*id)] };
             put(bytes, RTM_DELNEXTHOP, 0, sequence, ack, &payload);
         }
-        Op::Add { prefix, form } => {
-            put(bytes, RTM_NEWROUTE, create, sequence, ack, &route(*prefix, form, link));
-        }
-        // Without CREATE: if ours is gone, what is there now must not be replaced.
-        Op::Replace { prefix, form } => {
-            put(bytes, RTM_NEWROUTE, NLM_F_REPLACE, sequence, ack, &route(*prefix, form, link));
+        Op::Add { prefix, form, place } => {
+            let flags = match place {
+                Place::Alone => create,
+                Place::Last => NLM_F_CREATE | NLM_F_APPEND,
+                Place::First => NLM_F_CREATE,
+            };
+            put(bytes, RTM_NEWROUTE, flags, sequence, ack, &route(*prefix, form, link));
         }
         Op::Delete { prefix, form } => {
             put(bytes, RTM_DELROUTE, 0, sequence, ack, &route_to_delete(*prefix, form, link));
@@ -100,9 +92,18 @@ pub(super) fn put_op(bytes: &mut Vec<u8>, op: &Op, link: u32, sequence: u32, ack
     }
 }
 
-/// A request for all routes of our protocol in one table.
-pub(super) fn put_route_dump(bytes: &mut Vec<u8>, table: u32, family: Family, sequence: u32) {
+/// A request for the routes in one table: of our protocol, or of all.
+pub(super) fn put_route_dump(
+    bytes: &mut Vec<u8>,
+    table: u32,
+    family: Family,
+    with_others: bool,
+    sequence: u32,
+) {
     let mut message = route_message(table, family);
+    if with_others {
+        message.header.protocol = RouteProtocol::Unspec;
+    }
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unspec;
     put(bytes, RTM_GETROUTE, NLM_F_DUMP, sequence, false, &message);
@@ -115,11 +116,11 @@ pub(super) fn put_nexthop_dump(bytes: &mut Vec<u8>, sequence: u32) {
     end(bytes, start);
 }
 
-/// A request for the link of this name.
-pub(super) fn put_link_query(bytes: &mut Vec<u8>, name: &str, sequence: u32) {
+/// A request for the link of which this attribute is the name.
+pub(super) fn put_link_query(bytes: &mut Vec<u8>, attribute: u16, name: &str, sequence: u32) {
     let start = begin(bytes, RTM_GETLINK, 0, sequence, false);
     bytes.extend_from_slice(&[0; IFINFOMSG_BYTES]);
-    let name = DefaultNla::new(IFLA_IFNAME, [name.as_bytes(), b"\0"].concat());
+    let name = DefaultNla::new(attribute, [name.as_bytes(), b"\0"].concat());
     append(bytes, &[name].as_slice());
     end(bytes, start);
 }
@@ -130,102 +131,6 @@ pub(super) fn put_capability_probe(bytes: &mut Vec<u8>, sequence: u32) {
     let start = begin(bytes, RTM_DELROUTE, 0, sequence, true);
     bytes.extend_from_slice(&[0; 12]); // no address family, so there is no handler
     end(bytes, start);
-}
-
-/// A nexthop object of a dump; none if the message is malformed.
-pub(super) fn seen_nexthop(payload: &[u8], link: u32) -> Option<SeenNexthop> {
-    let (header, attributes) = payload.split_at_checked(NHMSG_BYTES)?;
-    let (mut id, mut group, mut oif) = (None, None, None);
-    let (mut encap_type, mut address, mut has_more) = (0, None, false);
-    for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute.ok()?;
-        let value = attribute.value();
-        match attribute.kind() {
-            NHA_ID => id = Some(NexthopId(u32::from_ne_bytes(value.try_into().ok()?))),
-            NHA_GROUP => group = Some(members(value)),
-            NHA_OIF => oif = Some(u32::from_ne_bytes(value.try_into().ok()?)),
-            NHA_ENCAP_TYPE => encap_type = u16::from_ne_bytes(value.try_into().ok()?),
-            NHA_ENCAP => address = plain_endpoint(&parse_encap(value)),
-            3 => {} // NHA_GROUP_TYPE
-            _ => has_more = true,
-        }
-    }
-    let id = id?;
-    let family = match header[0] {
-        AF_INET => Some(Family::V4),
-        AF_INET6 => Some(Family::V6),
-        _ => None,
-    };
-    let is_ours = header[2] == METALBOND_RT_PROTO && id.is_in_our_range();
-    let is_ip6 = encap_type == u16::from(RouteLwEnCapType::Ip6);
-    let kind = match (group, family, address) {
-        _ if !is_ours => SeenNexthopKind::Foreign,
-        (Some(Some(members)), _, _) => SeenNexthopKind::Group { members },
-        (Some(None), _, _) => SeenNexthopKind::Foreign,
-        _ if oif != Some(link) => SeenNexthopKind::Foreign,
-        (None, Some(family), Some(address)) if is_ip6 && !has_more => {
-            SeenNexthopKind::Hop { family, address }
-        }
-        _ => SeenNexthopKind::Other,
-    };
-    Some(SeenNexthop { id, kind })
-}
-
-/// A route of a dump, if it is of our protocol, may lead out of our link, and is where we would
-/// put it.
-pub(super) fn seen_route(payload: &[u8], link: u32) -> Option<SeenRoute> {
-    let message = RouteMessage::parse(payload).ok()?;
-    let header = &message.header;
-    let (family, unspecified): (_, IpAddr) = match header.address_family {
-        AddressFamily::Inet => (Family::V4, std::net::Ipv4Addr::UNSPECIFIED.into()),
-        AddressFamily::Inet6 => (Family::V6, Ipv6Addr::UNSPECIFIED.into()),
-        _ => return None,
-    };
-    let is_ours = header.protocol == protocol() && header.kind == RouteType::Unicast;
-    if !is_ours || header.tos != 0 || header.source_prefix_length != 0 {
-        return None;
-    }
-    let (mut table, mut address) = (u32::from(header.table), unspecified);
-    let (mut metric, mut oif, mut object, mut encap) = (0, None, None, None);
-    let (mut multipath, mut has_more) = (None, false);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::Destination(found) => address = address_of(found)?,
-            RouteAttribute::Priority(number) => metric = *number,
-            RouteAttribute::Oif(index) => oif = Some(*index),
-            RouteAttribute::NhId(id) => object = Some(NexthopId(*id)),
-            RouteAttribute::Encap(parts) => encap = plain_endpoint(parts),
-            RouteAttribute::MultiPath(hops) => multipath = Some(hops),
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => has_more = true,
-            _ => {}
-        }
-    }
-    let expected_metric = if family == Family::V4 { IPV4_METRIC } else { IPV6_METRIC };
-    if metric != expected_metric {
-        return None;
-    }
-    let form = match (object, multipath, encap) {
-        (Some(id), _, _) => Form::Object(id),
-        (None, Some(hops), _) => multipath_form(hops, link)?,
-        _ if oif != Some(link) => return None,
-        (None, None, Some(endpoint)) if !has_more => Form::Inline(Hops::from_slice(&[endpoint])),
-        _ => Form::Other,
-    };
-    let destination = Destination { prefix: address, length: header.destination_prefix_length };
-    Some(SeenRoute { prefix: Prefix { table, destination }, form })
-}
-
-/// The link of an RTM_NEWLINK or RTM_DELLINK; none if the message is malformed.
-pub(super) fn seen_link(payload: &[u8]) -> Option<LinkSeen> {
-    let (header, attributes) = payload.split_at_checked(IFINFOMSG_BYTES)?;
-    let number = |at: usize| Some(u32::from_ne_bytes(header.get(at..at + 4)?.try_into().ok()?));
-    let name = NlasIterator::new(attributes)
-        .map_while(Result::ok)
-        .find(|attribute| attribute.kind() == IFLA_IFNAME)?;
-    let name = name.value().split(|byte| *byte == 0).next()?;
-    let name = String::from_utf8_lossy(name).into_owned();
-    Some(LinkSeen { index: number(4)?, name, flags: number(8)? })
 }
 
 struct NexthopMessage<'a> {
@@ -333,24 +238,33 @@ fn route(prefix: Prefix, form: &Form, link: u32) -> RouteMessage {
             let hops = hops.iter().map(hop).collect();
             message.attributes.push(RouteAttribute::MultiPath(hops));
         }
-        Form::Other => unreachable!("only found, never wanted"),
+        Form::Other { .. } => unreachable!("only found, never wanted"),
     }
     message
 }
 
-/// What matches our own route only: protocol, metric, and the object or the link.
+/// What matches our own route only: protocol, metric, and the object, or the device and (which IPv6
+/// does not look at) the first hop.
 fn route_to_delete(prefix: Prefix, form: &Form, link: u32) -> RouteMessage {
     let mut message = route_message(prefix.table, prefix.family());
     set_destination(&mut message, prefix);
     message.header.scope = RouteScope::NoWhere; // of any scope
     message.header.kind = RouteType::Unicast;
+    let attributes = &mut message.attributes;
     if prefix.family() == Family::V6 {
-        message.attributes.push(RouteAttribute::Priority(IPV6_METRIC));
+        attributes.push(RouteAttribute::Priority(IPV6_METRIC));
     }
-    message.attributes.push(match form {
-        Form::Object(id) => RouteAttribute::NhId(id.0),
-        Form::Inline(_) | Form::Other => RouteAttribute::Oif(link),
-    });
+    match form {
+        Form::Object(id) => attributes.push(RouteAttribute::NhId(id.0)),
+        Form::Inline(hops) => {
+            attributes.push(RouteAttribute::Oif(link));
+            if let (Family::V4, Some(hop)) = (prefix.family(), hops.first()) {
+                attributes.push(RouteAttribute::EncapType(RouteLwEnCapType::Ip6));
+                attributes.push(RouteAttribute::Encap(encap(*hop)));
+            }
+        }
+        Form::Other { link } => attributes.push(RouteAttribute::Oif(*link)),
+    }
     message
 }
 
@@ -392,86 +306,16 @@ fn member_bytes(id: NexthopId) -> [u8; NEXTHOP_GRP_BYTES] {
     bytes
 }
 
-/// The members of a group if all have weight 1.
-fn members(value: &[u8]) -> Option<Vec<NexthopId>> {
-    let (members, rest) = value.as_chunks::<NEXTHOP_GRP_BYTES>();
-    let member = |[a, b, c, d, weights @ ..]: &[u8; NEXTHOP_GRP_BYTES]| {
-        (*weights == [0; 4]).then(|| NexthopId(u32::from_ne_bytes([*a, *b, *c, *d])))
-    };
-    if rest.is_empty() { members.iter().map(member).collect() } else { None }
-}
-
-fn parse_encap(value: &[u8]) -> Vec<RouteLwTunnelEncap> {
-    let part = |attribute: NlaBuffer<&[u8]>| {
-        RouteLwTunnelEncap::parse_with_param(&attribute, RouteLwEnCapType::Ip6).ok()
-    };
-    NlasIterator::new(value).map_while(Result::ok).filter_map(part).collect()
-}
-
-/// The tunnel endpoint, if nothing else is set.
-fn plain_endpoint(parts: &[RouteLwTunnelEncap]) -> Option<Ipv6Addr> {
-    let mut endpoint = None;
-    for part in parts {
-        let RouteLwTunnelEncap::Ip6(part) = part else { return None };
-        match part {
-            RouteIp6Tunnel::Destination(address) => endpoint = Some(*address),
-            RouteIp6Tunnel::Id(0) | RouteIp6Tunnel::Hoplimit(0) | RouteIp6Tunnel::Tc(0) => {}
-            RouteIp6Tunnel::Source(address) if address.is_unspecified() => {}
-            RouteIp6Tunnel::Flags(flags) if flags.is_empty() => {}
-            _ => return None,
-        }
-    }
-    endpoint
-}
-
-fn multipath_form(hops: &[RouteNextHop], link: u32) -> Option<Form> {
-    if hops.iter().any(|hop| hop.interface_index != link) {
-        return None;
-    }
-    let endpoint = |hop: &RouteNextHop| {
-        let is_ip6 = hop.attributes.contains(&RouteAttribute::EncapType(RouteLwEnCapType::Ip6));
-        let encap = hop.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Encap(parts) if is_ip6 => plain_endpoint(&typed(parts)?),
-            _ => None,
-        });
-        encap.filter(|_| hop.hops == 0) // weight 1
-    };
-    let mut addresses: Hops = match hops.iter().map(endpoint).collect() {
-        Some(addresses) => addresses,
-        None => return Some(Form::Other),
-    };
-    addresses.sort_unstable();
-    let count = addresses.len();
-    addresses.dedup();
-    Some(if addresses.len() == count { Form::Inline(addresses) } else { Form::Other })
-}
-
-/// Within a multipath route the parser does not see the type of an encapsulation, and leaves it
-/// as bytes.
-fn typed(parts: &[RouteLwTunnelEncap]) -> Option<Vec<RouteLwTunnelEncap>> {
-    let part = |part: &RouteLwTunnelEncap| {
-        let mut bytes = vec![0; part.buffer_len()];
-        part.emit(&mut bytes);
-        let attribute = NlaBuffer::new_checked(&bytes[..]).ok()?;
-        RouteLwTunnelEncap::parse_with_param(&attribute, RouteLwEnCapType::Ip6).ok()
-    };
-    parts.iter().map(part).collect()
-}
-
-fn address_of(address: &netlink_packet_route::route::RouteAddress) -> Option<IpAddr> {
-    use netlink_packet_route::route::RouteAddress;
-    match address {
-        RouteAddress::Inet(address) => Some((*address).into()),
-        RouteAddress::Inet6(address) => Some((*address).into()),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use proptest::prelude::*;
 
+    use super::super::seen::{seen_link, seen_nexthop, seen_route};
     use super::*;
+    use crate::kernel::plan::Hops;
+    use crate::types::Destination;
 
     fn bytes_of(op: &Op) -> String {
         let mut bytes = Vec::new();
@@ -496,7 +340,10 @@ mod tests {
             "1400 0200 fd000000000000000000000000000001",
             "1400 0300 00000000000000000000000000000000",
         );
-        assert_eq!(bytes_of(&Op::Add { prefix, form }), expected.replace(' ', ""));
+        assert_eq!(
+            bytes_of(&Op::Add { prefix, form, place: Place::Alone }),
+            expected.replace(' ', "")
+        );
     }
 
     #[test]
@@ -530,15 +377,15 @@ mod tests {
             }
             let mut bytes = Vec::new();
             append(&mut bytes, &message);
-            let seen = seen_route(&bytes, 9).unwrap();
+            let seen = seen_route(&bytes).unwrap();
             prop_assert_eq!(seen.prefix, prefix);
-            prop_assert_eq!(seen.form, form);
-            prop_assert!(seen_route(&bytes, 8).is_none(), "of another link");
+            prop_assert_eq!((seen.form, seen.link), (Some(form), 9));
+            prop_assert!(seen.is_of_our_protocol);
         }
 
         #[test]
         fn nonsense_does_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (seen_route(&bytes, 9), seen_nexthop(&bytes, 9), seen_link(&bytes));
+            let _ = (seen_route(&bytes), seen_nexthop(&bytes), seen_link(&bytes));
         }
     }
 }

@@ -1,15 +1,18 @@
 //! Received routes in the kernel's routing tables, as tunnel routes (`encap ip6`) out of one link.
 //!
-//! Owns routes and nexthop objects with protocol number [`METALBOND_RT_PROTO`] that lead out of
-//! the tunnel device, in the mapped tables. Must never change a route of anybody else, and never
-//! let a caller wait for the kernel.
+//! Owns routes and nexthop objects with protocol number [`METALBOND_RT_PROTO`], as far as
+//! [`plan::Ours`] goes. Must never change a route of anybody else, another client's neither, and
+//! never let a caller wait for the kernel.
 //!
-//! `plan` decides what to change and knows no kernel; `messages` is the bytes, `netlink` the
-//! sockets, `worker` the one thread that uses them.
+//! `plan` decides what to change and knows no kernel; `messages` and `seen` are the bytes, `netlink`
+//! and `events` the sockets, `blocks` whose nexthop ids are whose, `worker` the one thread that uses them.
 
+mod blocks;
+mod events;
 mod messages;
 mod netlink;
 pub mod plan;
+mod seen;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -22,26 +25,27 @@ use std::time::Duration;
 
 use crate::types::{Route, Vni};
 use crate::vital;
-use netlink::{LinkEvents, Requests};
+use events::Events;
+use netlink::Requests;
 use plan::{Plan, PlanConfig};
 use worker::{Command, Worker};
 
 pub use messages::METALBOND_RT_PROTO;
 pub use plan::{Counters, NexthopObjects, ServerId};
 
-/// Longest name of a link in bytes (IFNAMSIZ with its closing zero).
-const LINK_NAME_BYTES_MAX: usize = 15;
+/// Longest alternative name of a link in bytes (ALTIFNAMSIZ without its closing zero).
+const ALTERNATIVE_NAME_BYTES_MAX: usize = 127;
 
 /// Where routes go, and how they get there.
 #[derive(Clone, Debug)]
 pub struct KernelConfig {
     /// The tunnel device (usually an `ip6tnl` device in `external` mode). It must exist at the
-    /// start; later it may go and come back.
+    /// start; later it may go, come back, and lose its name to another. An alternative name does.
     pub link_name: String,
     /// VNI to routing table, 1..=2^32-1; 0 stands for the table `main` (254). Routes of other VNIs
     /// are not installed.
     pub vni_table_map: BTreeMap<Vni, u32>,
-    /// Whether IPv6 destinations are left out. Those of a former run are left alone then.
+    /// Whether IPv6 destinations are left out. Those of a former run go with what nobody asks for.
     pub ipv4_only: bool,
     /// Where kernel nexthop objects are used. Kernels without them get routes that carry their own
     /// encapsulation, whatever is set here.
@@ -75,7 +79,7 @@ impl KernelConfig {
 #[non_exhaustive]
 pub enum KernelError {
     /// The name cannot be that of a link.
-    #[error("'{0}' is no name of a link (expected 1 to 15 bytes without '/' and white space)")]
+    #[error("'{0}' is no name of a link (expected 1 to 127 bytes without '/' and white space)")]
     LinkName(String),
     /// There is no such link.
     #[error(
@@ -119,13 +123,21 @@ impl KernelRoutes {
     pub fn start(config: KernelConfig) -> Result<KernelRoutes, KernelError> {
         let name = &config.link_name;
         let is_odd = |byte: u8| byte == b'/' || byte == 0 || byte.is_ascii_whitespace();
-        if !(1..=LINK_NAME_BYTES_MAX).contains(&name.len()) || name.bytes().any(is_odd) {
+        if !(1..=ALTERNATIVE_NAME_BYTES_MAX).contains(&name.len()) || name.bytes().any(is_odd) {
             return Err(KernelError::LinkName(name.clone()));
         }
         let failed = |what| move |source| KernelError::Netlink { what, source };
-        // Events first: what happens to the link from now on is not missed.
-        let events = LinkEvents::open().map_err(failed("watching links"))?;
         let mut requests = Requests::open().map_err(failed("opening a socket"))?;
+        let plan = Plan::new(PlanConfig {
+            vni_table_map: config.vni_table_map.clone(),
+            ipv4_only: config.ipv4_only,
+            nexthop_objects: config.nexthop_objects,
+            hops_max: config.hops_max,
+            seed: config.seed,
+        });
+        // Events before anything else is asked: what happens from now on is not missed.
+        let events = Events::open(requests.port(), plan.mapped_tables())
+            .map_err(failed("watching links and routes"))?;
         if requests.link(name).map_err(failed("looking up the link"))?.is_none() {
             return Err(KernelError::NoLink(name.clone()));
         }
@@ -140,13 +152,6 @@ impl KernelRoutes {
             counters: Mutex::default(),
             awake: AtomicBool::new(true),
             waker,
-        });
-        let plan = Plan::new(PlanConfig {
-            vni_table_map: config.vni_table_map.clone(),
-            ipv4_only: config.ipv4_only,
-            nexthop_objects: config.nexthop_objects,
-            hops_max: config.hops_max,
-            seed: config.seed,
         });
         let worker = Worker::new(config, plan, Arc::clone(&shared), wake, requests, events);
         let thread = vital::spawn("netlink", || worker.run()).map_err(KernelError::Thread)?;

@@ -1,6 +1,6 @@
-//! The netlink sockets: many operations in one system call, their answers, dumps, link events.
+//! The socket for requests: many operations in one system call, their answers, dumps.
 //!
-//! Owns the sockets and what the kernel's answers mean. Must never decide what to install.
+//! Owns the socket and what the kernel's answers mean. Must never decide what to install.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,10 +10,10 @@ use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::messages::{self, LinkSeen};
-use super::plan::{Family, Op, Outcome, Snapshot};
+use super::messages;
+use super::plan::{Family, Op, Outcome, SeenRoute, Snapshot};
+use super::seen::{self, LinkSeen};
 
-const RTNLGRP_LINK: u32 = 1;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -26,9 +26,9 @@ const HEADER_BYTES: usize = 16;
 /// (212992 bytes by default).
 const BATCH_BYTES: usize = 64 * 1024;
 /// Receive buffer in bytes: room for the errors of a whole batch.
-const RECEIVE_BYTES: i32 = 1024 * 1024;
+pub(super) const RECEIVE_BYTES: i32 = 1024 * 1024;
 /// The kernel never fills more than 32 KiB of a dump into one datagram.
-const DATAGRAM_BYTES: usize = 64 * 1024;
+pub(super) const DATAGRAM_BYTES: usize = 64 * 1024;
 /// Longest wait for an answer. The kernel works inside the system call that sends, so that answers
 /// are there at once, unless they are lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,9 +45,21 @@ pub(super) struct Answer {
     pub text: Option<String>,
 }
 
+/// What a dump is to tell of.
+#[derive(Clone, Debug)]
+pub(super) struct Scope {
+    /// Ascending.
+    pub tables: Vec<u32>,
+    /// Routes of our protocol in all other tables too.
+    pub with_other_tables: bool,
+    /// Routes of other protocols too, where there is one of ours.
+    pub with_others: bool,
+}
+
 /// The socket for requests.
 pub(super) struct Requests {
     socket: Socket,
+    port: u32,
     sequence: u32,
     bytes: Vec<u8>,
     datagram: Vec<u8>,
@@ -57,7 +69,7 @@ impl Requests {
     /// Opens a socket in the caller's network namespace.
     pub fn open() -> io::Result<Requests> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         // Older kernels lack some of these; they only save work or tell more.
         let _ = socket.set_cap_ack(true);
@@ -65,7 +77,12 @@ impl Requests {
         let _ = socket.set_netlink_get_strict_chk(true);
         let _ = socket.set_rx_buf_sz(RECEIVE_BYTES);
         let (bytes, datagram) = (Vec::with_capacity(BATCH_BYTES), vec![0; DATAGRAM_BYTES]);
-        Ok(Requests { socket, sequence: 0, bytes, datagram })
+        Ok(Requests { socket, port, sequence: 0, bytes, datagram })
+    }
+
+    /// The socket's own address.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// Whether this program may change routes.
@@ -79,21 +96,31 @@ impl Requests {
         Ok(refused != Some(libc::EPERM))
     }
 
-    /// The link of this name, if there is one.
+    /// The link of this name, if there is one; an alternative name does as well.
     pub fn link(&mut self, name: &str) -> io::Result<Option<LinkSeen>> {
+        if name.len() <= messages::LINK_NAME_BYTES_MAX
+            && let Some(seen) = self.link_by(messages::IFLA_IFNAME, name)?
+        {
+            return Ok(Some(seen));
+        }
+        self.link_by(messages::IFLA_ALT_IFNAME, name)
+    }
+
+    fn link_by(&mut self, attribute: u16, name: &str) -> io::Result<Option<LinkSeen>> {
         let sequence = self.next_sequences(1);
         self.bytes.clear();
-        messages::put_link_query(&mut self.bytes, name, sequence);
+        messages::put_link_query(&mut self.bytes, attribute, name, sequence);
         self.send()?;
         loop {
             let read = self.receive()?;
             for message in split(&self.datagram[..read]) {
                 match message.message_type() {
                     _ if message.sequence_number() != sequence => {}
-                    messages::RTM_NEWLINK => return Ok(messages::seen_link(message.payload())),
+                    messages::RTM_NEWLINK => return Ok(seen::seen_link(message.payload())),
                     NLMSG_ERROR => {
+                        // Before Linux 5.5 there are no alternative names.
                         return match error_of(&message) {
-                            Some((libc::ENODEV, _)) => Ok(None),
+                            Some((libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP, _)) => Ok(None),
                             Some((errno, _)) => Err(io::Error::from_raw_os_error(errno)),
                             None => Ok(None),
                         };
@@ -116,39 +143,57 @@ impl Requests {
         }
     }
 
-    /// Dumps nexthop objects and the routes of our protocol in these tables.
-    pub fn snapshot(
-        &mut self,
-        tables: &[u32],
-        families: &[Family],
-        link: u32,
-        with_nexthops: bool,
-    ) -> io::Result<Snapshot> {
-        let mut snapshot = Snapshot::default();
+    /// Dumps nexthop objects, and the routes as asked for.
+    pub fn snapshot(&mut self, scope: &Scope, with_nexthops: bool) -> io::Result<Snapshot> {
+        let mut snapshot = Snapshot { has_others: scope.with_others, ..Snapshot::default() };
         if with_nexthops {
-            snapshot.nexthops =
-                self.dump(messages::RTM_NEWNEXTHOP, messages::put_nexthop_dump, |payload| {
-                    messages::seen_nexthop(payload, link)
-                })?;
+            snapshot.nexthops = self.dump(
+                messages::RTM_NEWNEXTHOP,
+                messages::put_nexthop_dump,
+                |found, payload| found.extend(seen::seen_nexthop(payload)),
+            )?;
         }
-        for &table in tables {
-            for &family in families {
-                let request = |bytes: &mut Vec<u8>, sequence| {
-                    messages::put_route_dump(bytes, table, family, sequence);
-                };
-                let routes = self.dump(messages::RTM_NEWROUTE, request, |payload| {
-                    // Kernels without strict checking dump all tables.
-                    messages::seen_route(payload, link).filter(|seen| seen.prefix.table == table)
-                });
-                match routes {
-                    Ok(routes) => snapshot.routes.extend(routes),
-                    // The table does not exist yet.
-                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                    Err(error) => return Err(error),
-                }
+        for family in [Family::V4, Family::V6] {
+            for &table in &scope.tables {
+                let routes = self.routes(table, family, scope.with_others, |one| one == table);
+                snapshot.routes.append(&mut routes?);
+            }
+            if scope.with_other_tables {
+                let is_other = |table| scope.tables.binary_search(&table).is_err();
+                snapshot.routes.append(&mut self.routes(0, family, false, is_other)?);
             }
         }
         Ok(snapshot)
+    }
+
+    /// The routes in one table (0: all tables) that may be ours, and those beside them.
+    fn routes(
+        &mut self,
+        table: u32,
+        family: Family,
+        with_others: bool,
+        is_asked: impl Fn(u32) -> bool,
+    ) -> io::Result<Vec<SeenRoute>> {
+        let request = |bytes: &mut Vec<u8>, sequence| {
+            messages::put_route_dump(bytes, table, family, with_others, sequence);
+        };
+        let routes = self.dump(messages::RTM_NEWROUTE, request, |found, payload| {
+            // Kernels without strict checking dump all tables.
+            if let Some(route) = seen::seen_route(payload)
+                && is_asked(route.prefix.table)
+            {
+                keep(found, route);
+            }
+        });
+        match routes {
+            Ok(mut routes) => {
+                drop_last_of_others(&mut routes);
+                Ok(routes)
+            }
+            // The table does not exist yet.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     fn next_sequences(&mut self, count: u32) -> u32 {
@@ -251,7 +296,7 @@ impl Requests {
         &mut self,
         kind: u16,
         mut request: impl FnMut(&mut Vec<u8>, u32),
-        mut parse: impl FnMut(&[u8]) -> Option<T>,
+        mut parse: impl FnMut(&mut Vec<T>, &[u8]),
     ) -> io::Result<Vec<T>> {
         let mut error = io::Error::from_raw_os_error(libc::EBUSY);
         for _ in 0..DUMP_ATTEMPTS {
@@ -274,7 +319,7 @@ impl Requests {
         &mut self,
         kind: u16,
         sequence: u32,
-        parse: &mut impl FnMut(&[u8]) -> Option<T>,
+        parse: &mut impl FnMut(&mut Vec<T>, &[u8]),
     ) -> io::Result<Vec<T>> {
         let (mut found, mut interrupted) = (Vec::new(), false);
         loop {
@@ -292,7 +337,7 @@ impl Requests {
                             None => Ok(found),
                         };
                     }
-                    other if other == kind => found.extend(parse(message.payload())),
+                    other if other == kind => parse(&mut found, message.payload()),
                     _ => {}
                 }
             }
@@ -317,63 +362,22 @@ impl Requests {
     }
 }
 
-/// Notifications about links.
-pub(super) struct LinkEvents {
-    socket: Socket,
-    datagram: Vec<u8>,
-}
-
-/// What happened to a link.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum LinkEvent {
-    /// It is new, or something about it has changed.
-    Changed(LinkSeen),
-    /// It is gone.
-    Gone(LinkSeen),
-    /// Notifications were lost.
-    Lost,
-}
-
-impl LinkEvents {
-    /// Opens a socket in the caller's network namespace.
-    pub fn open() -> io::Result<LinkEvents> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.set_non_blocking(true)?;
-        socket.add_membership(RTNLGRP_LINK)?;
-        Ok(LinkEvents { socket, datagram: vec![0; DATAGRAM_BYTES] })
+/// Adds a route of a dump, which has the routes of a prefix one after the other. Where none may be
+/// ours the others are of no interest.
+fn keep(found: &mut Vec<SeenRoute>, route: SeenRoute) {
+    if found.last().is_some_and(|last| last.prefix != route.prefix) {
+        drop_last_of_others(found);
     }
-
-    /// All events since the last call; does not block.
-    pub fn take(&mut self) -> Vec<LinkEvent> {
-        let mut events = Vec::new();
-        loop {
-            let mut buffer = &mut self.datagram[..];
-            match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
-                Ok(read) => {
-                    for message in split(&self.datagram[..read]) {
-                        let seen = messages::seen_link(message.payload());
-                        events.extend(match message.message_type() {
-                            messages::RTM_NEWLINK => seen.map(LinkEvent::Changed),
-                            messages::RTM_DELLINK => seen.map(LinkEvent::Gone),
-                            _ => None,
-                        });
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return events,
-                Err(_) => {
-                    events.push(LinkEvent::Lost);
-                    return events;
-                }
-            }
-        }
-    }
+    found.push(route);
 }
 
-impl AsRawFd for LinkEvents {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+/// Drops the routes of the last prefix if none of them may be ours.
+fn drop_last_of_others(found: &mut Vec<SeenRoute>) {
+    let Some(prefix) = found.last().map(|last| last.prefix) else { return };
+    let count = found.iter().rev().take_while(|one| one.prefix == prefix).count();
+    let start = found.len() - count;
+    if found[start..].iter().all(|one| one.form.is_none()) {
+        found.truncate(start);
     }
 }
 
@@ -399,7 +403,7 @@ pub(super) fn wait_readable<const N: usize>(
 }
 
 /// The messages of a datagram, up to the first malformed one.
-fn split(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+pub(super) fn split(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     std::iter::from_fn(move || {
         let message = NetlinkBuffer::new_checked(bytes).ok()?;
         let length = message.length() as usize;

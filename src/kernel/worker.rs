@@ -9,18 +9,32 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
-use super::netlink::{Answer, LinkEvent, LinkEvents, Requests, wait_readable};
-use super::plan::{Family, NexthopObjects, Op, Outcome, Plan, Report, ServerId};
+use super::blocks::OwnedBlocks;
+use super::events::{Event, Events};
+use super::netlink::{Answer, Requests, Scope, wait_readable};
+use super::plan::{
+    BLOCKS, HOPS_MAX, NexthopObjects, Notice, Op, Ours, Outcome, Plan, Report, ServerId, Snapshot,
+};
 use super::{KernelConfig, Shared};
 use crate::types::{Route, Time, Vni};
 
 /// Operations of one batch: enough that the system call costs nothing beside them, few enough
 /// that the errors of all of them fit the receive buffer.
 const BATCH_OPS: usize = 256;
-/// Least time between two verifications because something looked wrong.
-const SUSPECT_PAUSE: Duration = Duration::from_secs(5);
+/// Time from a change by others to the verification that repairs it. It doubles while that goes on,
+/// so that a fight with another program costs little, and is this again after a quiet time.
+const REPAIR_PAUSE: Duration = Duration::from_millis(50);
+const REPAIR_PAUSE_MAX: Duration = Duration::from_secs(5);
+const QUIET: Duration = Duration::from_secs(10);
+/// The share of the time that such verifications may take is one in so many.
+const REPAIR_SHARE: u32 = 10;
+/// Time until too many hops are told of: they come one by one, and the number should be right.
+const CROWDED_PAUSE: Duration = Duration::from_millis(500);
+/// How long a name may be missing while its device is there: a swap of names takes some steps.
+const RENAME_GRACE: Duration = Duration::from_secs(1);
 /// Time until a failed dump or link query is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Log lines about routes within [`LOG_WINDOW`]; more are counted only.
@@ -59,13 +73,29 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     wake: std::os::unix::net::UnixStream,
     requests: Requests,
-    events: LinkEvents,
+    events: Events,
+    blocks: OwnedBlocks,
+    rivals_seen_at: Time,
     start: Instant,
     link: Option<Link>,
+    /// Devices that were the link during this run and still exist.
+    former_links: SmallVec<[u32; 1]>,
     /// The link may have changed: ask the kernel.
     link_unknown: bool,
+    /// Since when no device has the link's name, though the device that had it is there.
+    nameless_since: Option<Time>,
     has_nexthop_objects: bool,
     verified_at: Time,
+    /// When the next verification is due because of what others did, and how long the last such
+    /// wait was.
+    repair_at: Option<Time>,
+    repair_pause: Duration,
+    /// How long the last verification took.
+    dump_cost: Duration,
+    /// The next verification looks at all tables, and at routes of others.
+    in_full: bool,
+    /// When destinations with too many hops are told of.
+    tell_crowded_at: Option<Time>,
     /// Not before this time after a failure.
     verify_after: Time,
     settlers: Vec<mpsc::Sender<()>>,
@@ -81,7 +111,7 @@ impl Worker {
         shared: Arc<Shared>,
         wake: std::os::unix::net::UnixStream,
         requests: Requests,
-        events: LinkEvents,
+        events: Events,
     ) -> Worker {
         Worker {
             config,
@@ -90,11 +120,20 @@ impl Worker {
             wake,
             requests,
             events,
+            blocks: OwnedBlocks::default(),
+            rivals_seen_at: Time(0),
             start: Instant::now(),
             link: None,
+            former_links: SmallVec::new(),
             link_unknown: true,
+            nameless_since: None,
             has_nexthop_objects: true,
             verified_at: Time(0),
+            repair_at: None,
+            repair_pause: REPAIR_PAUSE,
+            dump_cost: Duration::ZERO,
+            in_full: true,
+            tell_crowded_at: None,
             verify_after: Time(0),
             settlers: Vec::new(),
             end_at: None,
@@ -109,14 +148,13 @@ impl Worker {
             self.take_events();
             let now = self.now();
             self.look_after_link(now);
-            let mut is_busy = false;
-            if let Some(link) = self.link.filter(|link| link.is_usable) {
-                self.verify_if_due(link, now);
-                self.plan.next_batch(&mut ops, BATCH_OPS, now);
-                is_busy = !ops.is_empty();
-                self.requests.execute(&ops, link.index, &mut answers);
-                self.take_answers(&mut ops, &mut answers);
-            }
+            self.verify_if_due(now);
+            self.plan.next_batch(&mut ops, BATCH_OPS, now);
+            let is_busy = !ops.is_empty();
+            let link = self.link.map_or(0, |link| link.index);
+            self.requests.execute(&ops, link, &mut answers);
+            self.take_answers(&mut ops, &mut answers);
+            self.tell();
             self.shared.publish(self.plan.counters());
             if self.plan.is_idle() {
                 for settler in self.settlers.drain(..) {
@@ -136,10 +174,6 @@ impl Worker {
 
     fn now(&self) -> Time {
         Time(0).after(self.start.elapsed())
-    }
-
-    fn is_up(&self) -> bool {
-        self.link.is_some_and(|link| link.is_usable)
     }
 
     fn take_commands(&mut self) {
@@ -162,8 +196,13 @@ impl Worker {
                 Command::Hold(server) => self.plan.hold(server),
                 Command::Release(server) => self.plan.release(server),
                 Command::DropVni(vni) => self.plan.drop_vni(vni),
-                Command::Sweep => self.plan.sweep(),
-                Command::Clear => self.plan.clear(),
+                Command::Sweep => self.sweep(),
+                Command::Clear => {
+                    self.plan.clear();
+                    self.take_orphaned();
+                    self.in_full = true;
+                    self.plan.doubt();
+                }
                 Command::Settle(settler) => self.settlers.push(settler),
                 Command::Shutdown(patience) => self.end_at = Some(self.now().after(patience)),
             }
@@ -171,31 +210,85 @@ impl Worker {
     }
 
     fn take_events(&mut self) {
-        for event in self.events.take() {
-            let (seen, is_gone) = match event {
-                LinkEvent::Lost => {
+        let events = self
+            .events
+            .take(|prefix, is_of_our_protocol| self.plan.matters(prefix, is_of_our_protocol));
+        for event in events {
+            match event {
+                Event::Lost => {
                     self.link_unknown = true;
-                    self.verify_soon();
-                    continue;
+                    self.former_links.clear(); // an index may be another device's by now
+                    self.repair_soon();
                 }
-                LinkEvent::Changed(seen) => (seen, false),
-                LinkEvent::Gone(seen) => (seen, true),
-            };
-            let is_ours = self.link.is_some_and(|link| link.index == seen.index);
-            if !is_ours && seen.name != self.config.link_name {
-                continue;
-            }
-            self.link_unknown = true;
-            // A link that goes down takes its routes along, even if it is up again by now.
-            if is_ours && (is_gone || !self.is_usable(seen.flags)) {
-                self.verify_soon();
+                Event::Link(seen) => {
+                    self.link_unknown = true;
+                    // A link that goes down takes its routes along, even if it is up again by now.
+                    if self.is_link(seen.index) && !self.is_usable(seen.flags) {
+                        self.plan.doubt();
+                    }
+                }
+                Event::LinkGone(seen) => {
+                    self.link_unknown = true;
+                    self.former_links.retain(|index| *index != seen.index);
+                    if self.is_link(seen.index) {
+                        self.link = None;
+                        self.plan.doubt();
+                        warn!(
+                            "the link {} is gone: no routes until it is back",
+                            self.config.link_name
+                        );
+                    }
+                }
+                Event::Route(seen, change) => {
+                    if self.plan.changed_by_others(&seen, change) {
+                        self.repair_soon();
+                    }
+                }
+                Event::Nexthop(id) => {
+                    if self.plan.covers(id) {
+                        self.repair_soon();
+                    }
+                }
             }
         }
     }
 
-    /// Nothing is done before the next dump.
-    fn verify_soon(&mut self) {
-        self.plan.forget_kernel();
+    fn is_link(&self, index: u32) -> bool {
+        self.link.is_some_and(|link| link.index == index)
+    }
+
+    /// Others have changed what is ours.
+    fn repair_soon(&mut self) {
+        if self.repair_at.is_some() {
+            return;
+        }
+        let now = self.now();
+        let is_quiet = now.since(self.verified_at) >= QUIET.max(self.repair_pause * 2);
+        self.repair_pause = match is_quiet {
+            true => REPAIR_PAUSE,
+            false => {
+                (self.repair_pause * 2).min(REPAIR_PAUSE_MAX).max(self.dump_cost * REPAIR_SHARE)
+            }
+        };
+        self.repair_at = Some(now.after(self.repair_pause));
+        self.in_full = true;
+    }
+
+    fn sweep(&mut self) {
+        self.plan.sweep();
+        self.take_orphaned();
+    }
+
+    /// What a former run has left in blocks that nobody owns is ours from now on.
+    fn take_orphaned(&mut self) {
+        match self.blocks.take_orphaned() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.in_full = true;
+                self.plan.doubt();
+            }
+            Err(error) => warn!("cannot own a former run's nexthop objects: {error}; they stay"),
+        }
     }
 
     /// Nexthop objects need a carrier, routes with their own encapsulation do not.
@@ -206,6 +299,8 @@ impl Worker {
     }
 
     fn look_after_link(&mut self, now: Time) {
+        let is_over = |since| now.since(since) >= RENAME_GRACE;
+        self.link_unknown |= self.nameless_since.is_some_and(is_over);
         if !self.link_unknown || self.verify_after > now {
             return;
         }
@@ -220,41 +315,61 @@ impl Worker {
         self.link_unknown = false;
         let link =
             seen.map(|seen| Link { index: seen.index, is_usable: self.is_usable(seen.flags) });
+        if link.is_none() && self.link.is_some() {
+            let since = *self.nameless_since.get_or_insert(now);
+            if now.since(since) < RENAME_GRACE {
+                self.plan.set_usable(false);
+                return;
+            }
+        }
+        self.nameless_since = None;
+        self.plan.set_usable(link.is_some_and(|link| link.is_usable));
         if link == self.link {
             return;
         }
         let name = &self.config.link_name;
         match link {
-            None => warn!("the link {name} is gone: no routes until it is back"),
+            None => warn!("no link has the name {name} any more: no routes until one has"),
             Some(Link { is_usable: false, .. }) => {
                 warn!("the link {name} is down: no routes until it is up and has a carrier");
             }
             Some(Link { index, .. }) => info!("routes lead out of the link {name} (index {index})"),
         }
+        let index = link.map(|link| link.index);
+        if let Some(former) = self.link.filter(|former| index != Some(former.index)) {
+            self.former_links.push(former.index);
+        }
+        self.former_links.retain(|former| index != Some(*former));
         self.link = link;
-        self.plan.forget_kernel();
+        self.plan.doubt();
     }
 
-    fn verify_if_due(&mut self, link: Link, now: Time) {
+    fn verify_if_due(&mut self, now: Time) {
         let resync = Duration::from_secs(self.config.resync_s.into());
+        if self.plan.is_suspect() || self.is_rival_check_due(now) && self.blocks.has_rival_ended() {
+            self.repair_soon();
+        }
         let is_due = self.plan.must_verify()
             || !resync.is_zero() && now.since(self.verified_at) >= resync
-            || self.plan.is_suspect() && now.since(self.verified_at) >= SUSPECT_PAUSE;
+            || self.repair_at.is_some_and(|at| at <= now);
         if !is_due || self.verify_after > now {
             return;
         }
-        // Even where none are to be made, a former run may have left some.
         let with_nexthops = self.has_nexthop_objects;
-        let families: &[Family] =
-            if self.config.ipv4_only { &[Family::V4] } else { &[Family::V4, Family::V6] };
-        let tables = self.plan.tables();
-        match self.requests.snapshot(&tables, families, link.index, with_nexthops) {
+        let scope = Scope {
+            tables: self.plan.tables(),
+            with_other_tables: self.in_full,
+            with_others: self.in_full,
+        };
+        let dumped = self.requests.snapshot(&scope, with_nexthops);
+        match dumped.and_then(|snapshot| self.take_stock(snapshot)) {
             Ok(snapshot) => {
                 let before = self.plan.counters().repaired;
                 self.plan.reconcile(snapshot);
-                self.verified_at = now;
+                (self.verified_at, self.in_full, self.repair_at) = (self.now(), false, None);
+                self.dump_cost = self.verified_at.since(now);
                 let repaired = self.plan.counters().repaired - before;
-                if repaired > 0 {
+                if repaired > 0 && self.log.permits(now) {
                     warn!("{repaired} routes were changed by others: they are repaired");
                 }
             }
@@ -269,6 +384,39 @@ impl Worker {
                 self.verify_after = now.after(RETRY_PAUSE);
             }
         }
+    }
+
+    /// A client with our device and tables tells nobody that it ends.
+    fn is_rival_check_due(&mut self, now: Time) -> bool {
+        let is_due = self.blocks.has_rivals() && self.rivals_seen_at.after(RETRY_PAUSE) <= now;
+        if is_due {
+            self.rivals_seen_at = now;
+        }
+        is_due
+    }
+
+    /// Finds out what of a dump is ours.
+    fn take_stock(&mut self, mut snapshot: Snapshot) -> io::Result<Snapshot> {
+        let link = self.link.map(|link| link.index);
+        let tables = self.plan.mapped_tables().to_vec();
+        let first = self.config.seed as u32 % BLOCKS;
+        if let Err(error) =
+            self.blocks.survey(&snapshot, link, |table| tables.binary_search(&table).is_ok(), first)
+        {
+            warn!("cannot own a block of nexthop ids: {error}; routes do without");
+            self.plan.without_nexthop_objects();
+        }
+        if self.plan.is_swept() {
+            self.blocks.take_orphaned()?;
+        }
+        snapshot.ours = Ours {
+            link,
+            former_links: self.former_links.clone(),
+            home: self.blocks.home(),
+            owned: self.blocks.owned(),
+            orphaned: self.blocks.orphaned(),
+        };
+        Ok(snapshot)
     }
 
     fn take_answers(&mut self, ops: &mut Vec<Op>, answers: &mut Vec<Answer>) {
@@ -301,6 +449,46 @@ impl Worker {
         }
     }
 
+    /// Logs what the plan has noticed.
+    fn tell(&mut self) {
+        let now = self.now();
+        match self.tell_crowded_at {
+            None if self.plan.has_crowded() => {
+                self.tell_crowded_at = Some(now.after(CROWDED_PAUSE));
+            }
+            Some(at) if at <= now => {
+                self.tell_crowded_at = None;
+                for (prefix, installed, left_out) in self.plan.take_crowded() {
+                    if self.log.permits(now) {
+                        let all = installed + left_out;
+                        let why = match installed < self.config.hops_max.min(HOPS_MAX) {
+                            true => "IPv6 needs nexthop objects for more",
+                            false => "--hops-max",
+                        };
+                        warn!(
+                            "{prefix}: {installed} of {all} hops installed, {left_out} left out \
+                             ({why})"
+                        );
+                    }
+                }
+            }
+            _ => {}
+        }
+        for notice in self.plan.take_notices() {
+            if !self.log.permits(self.now()) {
+                continue;
+            }
+            match notice {
+                Notice::Shared { prefix, ours_counts: true } => {
+                    warn!("{prefix}: there is a route of another origin behind ours; ours counts")
+                }
+                Notice::Shared { prefix, ours_counts: false } => warn!(
+                    "{prefix}: there is a route of another origin before ours; that one counts"
+                ),
+            }
+        }
+    }
+
     /// Sleeps until there is something to do.
     fn sleep(&mut self) {
         self.shared.awake.store(false, Ordering::SeqCst);
@@ -313,20 +501,27 @@ impl Worker {
         if let Some(end_at) = self.end_at {
             at(end_at);
         }
-        if self.link_unknown || self.plan.must_verify() && self.is_up() {
+        if let Some(tell_at) = self.tell_crowded_at {
+            at(tell_at);
+        }
+        if self.link_unknown || self.plan.must_verify() {
             at(self.verify_after);
         }
-        if self.is_up() {
-            if let Some(retry_at) = self.plan.retry_at() {
-                at(retry_at);
-            }
-            if self.config.resync_s > 0 {
-                let resync = Duration::from_secs(self.config.resync_s.into());
-                at(self.verified_at.after(resync).max(self.verify_after));
-            }
-            if self.plan.is_suspect() {
-                at(self.verified_at.after(SUSPECT_PAUSE).max(self.verify_after));
-            }
+        if self.blocks.has_rivals() {
+            at(self.rivals_seen_at.after(RETRY_PAUSE));
+        }
+        if let Some(since) = self.nameless_since {
+            at(since.after(RENAME_GRACE).max(self.verify_after));
+        }
+        if let Some(retry_at) = self.plan.retry_at() {
+            at(retry_at);
+        }
+        if self.config.resync_s > 0 {
+            let resync = Duration::from_secs(self.config.resync_s.into());
+            at(self.verified_at.after(resync).max(self.verify_after));
+        }
+        if let Some(repair_at) = self.repair_at {
+            at(repair_at.max(self.verify_after));
         }
         let timeout = (until != Time::NEVER).then(|| until.since(now));
         let fds = [self.wake.as_raw_fd(), self.events.as_raw_fd()];

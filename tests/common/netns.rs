@@ -113,6 +113,17 @@ impl Monitor {
         lines.iter().filter(|line| line.contains(what)).cloned().collect()
     }
 
+    /// The fewest routes of a prefix that there were at any time, if there were `count` at the start.
+    #[allow(dead_code)]
+    pub fn fewest(&self, prefix: &str, mut count: i32) -> i32 {
+        let mut fewest = count;
+        for line in self.lines_about(prefix) {
+            count += if line.starts_with("Deleted") { -1 } else { 1 };
+            fewest = fewest.min(count);
+        }
+        fewest
+    }
+
     /// Makes a change and waits until it is seen.
     fn mark(&self, address: &str) {
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use smallvec::SmallVec;
 
 use super::nexthops::NexthopKey;
-use super::{Family, Few, NexthopId, NexthopObjects, PlanConfig, Prefix, ServerId};
+use super::{Family, Few, NexthopId, NexthopObjects, Place, PlanConfig, Prefix, ServerId};
 use crate::types::{Destination, Route, SeededMap, Vni};
 
 /// Distinct tunnel endpoints, ascending.
@@ -23,8 +23,12 @@ pub enum Form {
     Inline(Hops),
     /// It names a nexthop object.
     Object(NexthopId),
-    /// On our link, but not as we would write it (a former version, another client).
-    Other,
+    /// Ours, but not as we would write it (of a former version, of another client, on a device that
+    /// was ours before). Only found, never wanted.
+    Other {
+        /// The index of its device.
+        link: u32,
+    },
 }
 
 /// One reason to install a route: a server that announced it.
@@ -37,12 +41,27 @@ pub(super) struct User {
     pub epoch: u32,
 }
 
-/// What the kernel is believed to hold. A foreign route counts as absent: it is never ours.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) enum InKernel {
-    #[default]
-    Absent,
-    Ours(Form),
+/// Which routes of others the kernel holds beside ours, as far as is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Others {
+    /// One stands before ours: it counts.
+    pub before: bool,
+    /// One stands behind ours.
+    pub behind: bool,
+    /// One has our protocol number: a request to delete by device could hit it.
+    pub same_protocol: bool,
+}
+
+impl Others {
+    pub fn are_any(self) -> bool {
+        self.before || self.behind
+    }
+
+    /// One is found, before ours or behind it.
+    pub fn meet(&mut self, is_before: bool, is_of_our_protocol: bool) {
+        *if is_before { &mut self.before } else { &mut self.behind } = true;
+        self.same_protocol |= is_of_our_protocol;
+    }
 }
 
 /// What the kernel should hold.
@@ -53,12 +72,27 @@ pub(super) enum Want {
     Object(NexthopKey),
 }
 
+impl Want {
+    /// How many hops.
+    pub fn len(&self) -> usize {
+        match self {
+            Want::Nothing => 0,
+            Want::Inline(hops) => hops.len(),
+            Want::Object(key) => key.hops.len(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Entry {
     pub users: Few<User>,
-    pub kernel: InKernel,
-    /// An operation is under way: the form that it installs, or none if it deletes.
-    pub in_flight: Option<Option<Form>>,
+    /// The routes of ours that the kernel is believed to hold, in its order: usually one at most.
+    /// Equal ones may be there twice.
+    pub kernel: Few<Form>,
+    /// The routes of others beside them.
+    pub others: Others,
+    /// An operation is under way.
+    pub in_flight: bool,
     /// Whether it is queued for planning.
     pub dirty: bool,
     /// A foreign route was in the way at the last attempt.
@@ -97,6 +131,41 @@ impl Entry {
         self.users.len() != before
     }
 
+    /// Where a new route goes, so that what counts now goes on counting.
+    pub fn place_of(&self, prefix: Prefix, form: &Form) -> Place {
+        if self.kernel.is_empty() {
+            return Place::Alone;
+        }
+        let is_first = self.others.behind && !self.others.before;
+        // Behind it, the old one could not be told from it if both carry their encapsulation.
+        let is_exact = matches!(form, Form::Object(_)) && prefix.family() == Family::V4;
+        if is_first && is_exact { Place::First } else { Place::Last }
+    }
+
+    /// The first route of ours that is not `wanted` and can be deleted without hitting another.
+    /// One that names an object is found by it. Others are found by their device, which takes the
+    /// first such route, in IPv6 also one that names an object; what cannot be told apart from a
+    /// wanted route stands behind it, where it does no harm, and goes later.
+    pub fn first_to_delete(&self, prefix: Prefix, wanted: Option<&Form>) -> Option<&Form> {
+        let (mut has_kept, mut has_kept_inline) = (false, false);
+        for form in &self.kernel {
+            let is_object = matches!(form, Form::Object(_));
+            // Of two equal ones the first is kept.
+            if wanted == Some(form) && !has_kept {
+                has_kept = true;
+                has_kept_inline = !is_object;
+                continue;
+            }
+            let is_hidden = if prefix.family() == Family::V6 { has_kept } else { has_kept_inline };
+            if is_object && wanted != Some(form)
+                || !is_object && !is_hidden && !self.others.same_protocol
+            {
+                return Some(form);
+            }
+        }
+        None
+    }
+
     /// What the kernel should hold, and how many hops are too many for it.
     pub fn want(
         &self,
@@ -117,9 +186,13 @@ impl Entry {
             .collect();
         hops.sort_unstable();
         hops.dedup();
-        let left_out = hops.len().saturating_sub(config.hops_max);
-        hops.truncate(config.hops_max);
         let family = prefix.family();
+        let hops_max = match (config.nexthop_objects, family) {
+            (NexthopObjects::Never, Family::V6) => 1, // no multipath of hops without a gateway
+            _ => config.hops_max,
+        };
+        let left_out = hops.len().saturating_sub(hops_max);
+        hops.truncate(hops_max);
         let want = match (config.nexthop_objects, family) {
             _ if hops.is_empty() => Want::Nothing,
             (NexthopObjects::Shared, _) => Want::Object(NexthopKey { family, hops }),
@@ -127,10 +200,7 @@ impl Entry {
             (NexthopObjects::Ipv6Multipath, Family::V6) if hops.len() > 1 => {
                 Want::Object(NexthopKey { family, hops })
             }
-            (_, Family::V6) => {
-                hops.truncate(1); // IPv6 has no multipath of hops without a gateway
-                Want::Inline(hops)
-            }
+            (_, Family::V6) => Want::Inline(hops),
         };
         (want, left_out)
     }

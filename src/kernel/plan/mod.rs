@@ -4,8 +4,14 @@
 //! failed operation is tried again. Must never do input or output, and never plan an operation
 //! that replaces or deletes a route of somebody else.
 
+mod change;
+mod counters;
 mod entry;
+#[cfg(test)]
+mod model;
 mod nexthops;
+mod op;
+mod ours;
 mod outcome;
 mod prefix;
 mod reconcile;
@@ -18,12 +24,16 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use smallvec::SmallVec;
 
 use crate::types::{Destination, Route, SeededMap, Time, Vni};
-use entry::{Entry, InKernel, Own, User, Want};
+use entry::{Entry, Own, User, Want};
 use nexthops::NexthopTable;
 
+pub use change::Change;
+pub use counters::{Counters, Skip};
 pub use entry::{Form, Hops};
 pub use nexthops::NexthopId;
-pub use outcome::{Outcome, Report};
+pub use op::{Op, Place};
+pub use ours::{BLOCK_IDS, BLOCKS, Blocks, Ours};
+pub use outcome::{Notice, Outcome, Report};
 pub use prefix::{Family, Prefix};
 pub use reconcile::{SeenNexthop, SeenNexthopKind, SeenRoute, Snapshot};
 
@@ -31,8 +41,8 @@ pub use reconcile::{SeenNexthop, SeenNexthopKind, SeenRoute, Snapshot};
 pub const TABLE_MAIN: u32 = 254;
 
 /// Hops of one route that can be installed at most: more do not fit the largest message of a dump
-/// (32 KiB), and we could not verify them.
-pub const HOPS_MAX: usize = 256;
+/// (32 KiB), and we could not verify them. Linux 6.18 shows 335 and not 338; some room is left.
+pub const HOPS_MAX: usize = 320;
 
 /// Hops of one route that are installed by default: with 39 and more the kernel cannot put the
 /// route into the first message of a dump, and `ip route` and routing daemons see nothing of the
@@ -70,139 +80,6 @@ pub struct PlanConfig {
     pub seed: u64,
 }
 
-/// Why a route is not installed at all.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, thiserror::Error)]
-pub enum Skip {
-    /// The VNI has no table.
-    #[error("its VNI is mapped to no table (expected an entry in the VNI-to-table map)")]
-    NoTable,
-    /// The destination is IPv6, and only IPv4 is wanted.
-    #[error("its destination is IPv6 and only IPv4 is installed")]
-    Ipv6Destination,
-    /// The prefix length does not fit the address family.
-    #[error("its prefix length does not fit the address (expected at most 32 or 128)")]
-    PrefixLength,
-    /// The next hop is an IPv4 address.
-    #[error("its next hop is IPv4 (expected an IPv6 underlay address)")]
-    HopIpv4,
-    /// The next hop is `::`.
-    #[error("its next hop is unspecified (expected a unicast IPv6 address)")]
-    HopUnspecified,
-    /// The next hop is a multicast address.
-    #[error("its next hop is multicast (expected a unicast IPv6 address)")]
-    HopMulticast,
-}
-
-/// One request to the kernel.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Op {
-    /// Makes a nexthop object for one tunnel endpoint; must not exist.
-    AddHop {
-        /// The object's id.
-        id: NexthopId,
-        /// The family of the routes that will name it.
-        family: Family,
-        /// The tunnel endpoint.
-        address: std::net::Ipv6Addr,
-    },
-    /// Makes a group of existing objects; must not exist.
-    AddGroup {
-        /// The object's id.
-        id: NexthopId,
-        /// Its members, all of weight 1.
-        members: Vec<NexthopId>,
-    },
-    /// Deletes an object that no route names any more.
-    DeleteNexthop {
-        /// The object's id.
-        id: NexthopId,
-    },
-    /// Installs a route; there must be none (CREATE and EXCL).
-    Add {
-        /// Where.
-        prefix: Prefix,
-        /// What.
-        form: Form,
-    },
-    /// Puts a route in the place of our own (REPLACE without CREATE).
-    Replace {
-        /// Where.
-        prefix: Prefix,
-        /// What it becomes.
-        form: Form,
-    },
-    /// Deletes our own route.
-    Delete {
-        /// Where.
-        prefix: Prefix,
-        /// What the kernel holds: the request matches this form only.
-        form: Form,
-    },
-}
-
-/// Numbers that operators look at. Gauges say so; all others only grow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Gauge: routes of ours in the kernel, stale ones included.
-    pub installed: u64,
-    /// Gauge: destinations where a foreign route is in the way.
-    pub conflicts: u64,
-    /// Gauge: routes of a former run that are kept until the sweep.
-    pub stale: u64,
-    /// Gauge: nexthop objects of ours.
-    pub nexthops: u64,
-    /// Routes added.
-    pub added: u64,
-    /// Routes replaced.
-    pub replaced: u64,
-    /// Routes deleted.
-    pub deleted: u64,
-    /// Requests that found a foreign route.
-    pub conflicts_total: u64,
-    /// Requests that the kernel refused as wrong (EINVAL and the like).
-    pub failed_refused: u64,
-    /// Requests that failed for lack of memory or a busy kernel.
-    pub failed_busy: u64,
-    /// Requests that failed because the link was down or gone.
-    pub failed_link: u64,
-    /// Requests that failed for lack of the capability.
-    pub failed_denied: u64,
-    /// Requests whose answer was lost (a verification follows).
-    pub failed_unknown: u64,
-    /// Routes that a verification found changed or deleted by others.
-    pub repaired: u64,
-    /// Verifications by a dump.
-    pub verified: u64,
-    /// Hops that are left out of routes that have too many, now.
-    pub hops_left_out: u64,
-    /// Routes not installed: VNI without a table.
-    pub skipped_no_table: u64,
-    /// Routes not installed: IPv6 destination while only IPv4 is wanted.
-    pub skipped_ipv6_destination: u64,
-    /// Routes not installed: prefix length out of range.
-    pub skipped_prefix_length: u64,
-    /// Routes not installed: IPv4 next hop.
-    pub skipped_hop_ipv4: u64,
-    /// Routes not installed: unspecified next hop.
-    pub skipped_hop_unspecified: u64,
-    /// Routes not installed: multicast next hop.
-    pub skipped_hop_multicast: u64,
-}
-
-impl Counters {
-    fn skip(&mut self, skip: Skip) {
-        *match skip {
-            Skip::NoTable => &mut self.skipped_no_table,
-            Skip::Ipv6Destination => &mut self.skipped_ipv6_destination,
-            Skip::PrefixLength => &mut self.skipped_prefix_length,
-            Skip::HopIpv4 => &mut self.skipped_hop_ipv4,
-            Skip::HopUnspecified => &mut self.skipped_hop_unspecified,
-            Skip::HopMulticast => &mut self.skipped_hop_multicast,
-        } += 1;
-    }
-}
-
 /// What is tried again later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Retry {
@@ -214,6 +91,8 @@ enum Retry {
 #[derive(Debug)]
 pub struct Plan {
     config: PlanConfig,
+    /// Ascending.
+    mapped_tables: Vec<u32>,
     hasher: ahash::RandomState,
     entries: SeededMap<Prefix, Entry>,
     /// Our own announcements: what we announce ourselves is not installed.
@@ -221,6 +100,7 @@ pub struct Plan {
     /// How often each server's routes were put on hold.
     epochs: SeededMap<ServerId, u32>,
     nexthops: NexthopTable,
+    ours: Ours,
     dirty: VecDeque<Prefix>,
     /// Destinations whose nexthop object does not exist yet.
     waiting: Vec<Prefix>,
@@ -230,10 +110,16 @@ pub struct Plan {
     unknown: bool,
     /// An operation failed as if somebody had changed what is ours: worth a look soon.
     suspect: bool,
+    /// Whether routes can be made.
+    is_usable: bool,
     /// Whether routes of a former run that nobody asked for are to go.
     swept: bool,
     /// The first dump has been taken: what it found is of a former run.
     found_former_run: bool,
+    /// What an operator should hear of.
+    notices: Vec<Notice>,
+    /// Destinations that have too many hops, not told of yet.
+    crowded: Vec<Prefix>,
     counters: Counters,
 }
 
@@ -243,6 +129,9 @@ impl Plan {
         for table in config.vni_table_map.values_mut().filter(|table| **table == 0) {
             *table = TABLE_MAIN;
         }
+        let mut mapped_tables: Vec<u32> = config.vni_table_map.values().copied().collect();
+        mapped_tables.sort_unstable();
+        mapped_tables.dedup();
         config.hops_max = config.hops_max.clamp(1, HOPS_MAX);
         let hasher = ahash::RandomState::with_seeds(config.seed, 1, 2, 3);
         Plan {
@@ -250,16 +139,21 @@ impl Plan {
             own: SeededMap::with_hasher(hasher.clone()),
             epochs: SeededMap::with_hasher(hasher.clone()),
             nexthops: NexthopTable::new(hasher.clone(), config.seed),
+            ours: Ours::default(),
             hasher,
             config,
+            mapped_tables,
             dirty: VecDeque::new(),
             waiting: Vec::new(),
             retries: BinaryHeap::new(),
             in_flight: 0,
             unknown: true,
             suspect: false,
+            is_usable: false,
             swept: false,
             found_former_run: false,
+            notices: Vec::new(),
+            crowded: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -357,15 +251,23 @@ impl Plan {
         prefixes.into_iter().for_each(|prefix| self.mark(prefix));
     }
 
-    /// The link is gone or went down, and with it all that the kernel held. Nothing is planned
-    /// until [`Plan::reconcile`].
-    ///
-    /// # Panics
-    /// If operations are under way.
-    pub fn forget_kernel(&mut self) {
-        self.unknown = true; // so that it does not count as a repair
-        self.adopt(Snapshot::default());
+    /// Something happened that the plan cannot tell the effect of: no operation before a
+    /// [`Plan::reconcile`], and what that finds does not count as repaired.
+    pub fn doubt(&mut self) {
         self.unknown = true;
+    }
+
+    /// Whether new routes can be made: the link is there, and up. If not, only what is not wanted
+    /// and what leads elsewhere is taken out.
+    pub fn set_usable(&mut self, is_usable: bool) {
+        if std::mem::replace(&mut self.is_usable, is_usable) != is_usable {
+            self.mark_all();
+        }
+    }
+
+    /// Whether routes of a former run that nobody has asked for are to go.
+    pub fn is_swept(&self) -> bool {
+        self.swept
     }
 
     /// Puts up to `ops_max` operations into `ops`. All of them may be sent at once, in this order;
@@ -416,9 +318,38 @@ impl Plan {
         Counters { nexthops: self.nexthops.len() as u64, ..self.counters }
     }
 
-    /// All tables that the plan may touch, ascending.
+    /// What an operator should hear of, since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Whether some destination has got too many hops since [`Plan::take_crowded`].
+    pub fn has_crowded(&self) -> bool {
+        !self.crowded.is_empty()
+    }
+
+    /// Destinations that have got too many hops since the last call, with the number of hops that
+    /// are installed and left out by now.
+    pub fn take_crowded(&mut self) -> Vec<(Prefix, usize, usize)> {
+        let mut crowded = std::mem::take(&mut self.crowded);
+        crowded.sort_unstable();
+        crowded.dedup();
+        let left_out = |prefix: Prefix| {
+            let (want, left_out) = self.entries.get(&prefix)?.want(prefix, &self.own, &self.config);
+            (left_out > 0).then_some((prefix, want.len(), left_out))
+        };
+        crowded.into_iter().filter_map(left_out).collect()
+    }
+
+    /// All tables that routes go into, ascending.
+    pub fn mapped_tables(&self) -> &[u32] {
+        &self.mapped_tables
+    }
+
+    /// Those, and all others with routes of ours that are known of.
     pub fn tables(&self) -> Vec<u32> {
-        let mut tables: Vec<u32> = self.config.vni_table_map.values().copied().collect();
+        let mut tables = self.mapped_tables.clone();
+        tables.extend(self.entries.keys().map(|prefix| prefix.table));
         tables.sort_unstable();
         tables.dedup();
         tables
@@ -436,17 +367,19 @@ impl Plan {
         self.mark_all();
     }
 
+    fn is_mapped(&self, table: u32) -> bool {
+        self.mapped_tables.binary_search(&table).is_ok()
+    }
+
     fn installable(&self, vni: Vni, route: &Route) -> Result<Prefix, Skip> {
         let table = *self.config.vni_table_map.get(&vni).ok_or(Skip::NoTable)?;
         let destination = prefix::masked(route.destination).ok_or(Skip::PrefixLength)?;
         if self.config.ipv4_only && destination.prefix.is_ipv6() {
             return Err(Skip::Ipv6Destination);
         }
-        match route.next_hop.address {
-            std::net::IpAddr::V4(_) => Err(Skip::HopIpv4),
-            std::net::IpAddr::V6(hop) if hop.is_unspecified() => Err(Skip::HopUnspecified),
-            std::net::IpAddr::V6(hop) if hop.is_multicast() => Err(Skip::HopMulticast),
-            std::net::IpAddr::V6(_) => Ok(Prefix { table, destination }),
+        match Skip::of_hop(route.next_hop.address) {
+            Some(skip) => Err(skip),
+            None => Ok(Prefix { table, destination }),
         }
     }
 
@@ -511,7 +444,7 @@ impl Plan {
     fn plan_one(&mut self, prefix: Prefix, ops: &mut Vec<Op>) {
         let Some(entry) = self.entries.get_mut(&prefix) else { return };
         entry.dirty = false;
-        if entry.in_flight.is_some() {
+        if entry.in_flight {
             return; // its result marks it again
         }
         if entry.stale.is_some() && entry.users.is_empty() {
@@ -519,9 +452,12 @@ impl Plan {
         }
         let (want, left_out) = entry.want(prefix, &self.own, &self.config);
         let before = std::mem::replace(&mut entry.left_out, left_out);
+        if before == 0 && left_out > 0 {
+            self.crowded.push(prefix);
+        }
         self.counters.hops_left_out = self.counters.hops_left_out + left_out as u64 - before as u64;
         let form = match want {
-            Want::Nothing if entry.kernel == InKernel::Absent => {
+            Want::Nothing if entry.kernel.is_empty() => {
                 self.counters.conflicts -= u64::from(std::mem::take(&mut entry.conflict));
                 if entry.users.is_empty() {
                     self.entries.remove(&prefix);
@@ -530,6 +466,29 @@ impl Plan {
             }
             _ if entry.waits_for_retry => return,
             Want::Nothing => None,
+            want if !self.is_usable => {
+                let is_right = |form: &Form| match (&want, form) {
+                    (Want::Object(key), Form::Object(id)) => self.nexthops.is(*id, key),
+                    (Want::Inline(hops), Form::Inline(found)) => hops == found,
+                    _ => false,
+                };
+                // What leads elsewhere goes; what leads out of the link stays until it can change.
+                let is_elsewhere = |form: &Form| match form {
+                    Form::Object(id) => self.nexthops.is_elsewhere(*id),
+                    Form::Inline(_) => false,
+                    Form::Other { link } => self.ours.link != Some(*link),
+                };
+                let right = entry.kernel.iter().find(|form| is_right(form)).cloned();
+                match entry.first_to_delete(prefix, right.as_ref()) {
+                    Some(form) if is_elsewhere(form) => {
+                        let op = Op::Delete { prefix, form: form.clone() };
+                        entry.in_flight = true;
+                        ops.push(op);
+                    }
+                    _ => {}
+                }
+                return;
+            }
             Want::Inline(hops) => Some(Form::Inline(hops)),
             Want::Object(key) => match self.nexthops.ensure(key, ops) {
                 Some(id) => Some(Form::Object(id)),
@@ -541,22 +500,20 @@ impl Plan {
                 }
             },
         };
-        let op = match (&entry.kernel, form) {
-            (InKernel::Ours(now), Some(form)) if *now == form => return,
-            (InKernel::Ours(_), Some(form)) => Op::Replace { prefix, form },
-            (InKernel::Absent, Some(form)) => Op::Add { prefix, form },
-            (InKernel::Ours(now), None) => Op::Delete { prefix, form: now.clone() },
-            (InKernel::Absent, None) => return,
+        // The new one first, so that there is no gap; then what is not wanted, one by one.
+        let op = match form {
+            Some(form) if !entry.kernel.contains(&form) => {
+                if let Form::Object(id) = form {
+                    self.nexthops.hold(id);
+                }
+                Op::Add { prefix, place: entry.place_of(prefix, &form), form }
+            }
+            form => match entry.first_to_delete(prefix, form.as_ref()) {
+                Some(form) => Op::Delete { prefix, form: form.clone() },
+                None => return,
+            },
         };
-        entry.in_flight = Some(match &op {
-            Op::Add { form, .. } | Op::Replace { form, .. } => Some(form.clone()),
-            _ => None,
-        });
-        if let Op::Add { form: Form::Object(id), .. } | Op::Replace { form: Form::Object(id), .. } =
-            &op
-        {
-            self.nexthops.hold(*id);
-        }
+        entry.in_flight = true;
         ops.push(op);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::net::Ipv6Addr;
 
+use super::ours::BLOCK_IDS;
 use super::{Family, Hops, Op};
 use crate::types::SeededMap;
 
@@ -21,7 +22,13 @@ impl NexthopId {
 
     /// Whether we may have made the object with this id.
     pub fn is_in_our_range(self) -> bool {
-        (Self::FIRST..Self::FIRST + Self::COUNT).contains(&self.0)
+        self.block().is_some()
+    }
+
+    /// The block that the id lies in; none if it is not in our range.
+    pub fn block(self) -> Option<u32> {
+        let offset = self.0.checked_sub(Self::FIRST)?;
+        (offset < Self::COUNT).then_some(offset / BLOCK_IDS)
     }
 }
 
@@ -39,6 +46,8 @@ enum State {
     Deleting,
     /// Could not be made; tried again later.
     Failed,
+    /// Of a former run, in a block that we do not own: only named by routes that it left.
+    NotOurs,
 }
 
 #[derive(Debug)]
@@ -49,6 +58,8 @@ struct Nexthop {
     /// Routes and groups that name it or are about to.
     refs: usize,
     members: Vec<NexthopId>,
+    /// Of another device than the tunnel device.
+    is_elsewhere: bool,
 }
 
 #[derive(Debug)]
@@ -61,8 +72,13 @@ pub(super) struct NexthopTable {
     idle: Vec<NexthopId>,
     /// Whether destinations that wait for an object should be planned again.
     changed: bool,
-    /// Offset of the id to try next.
+    /// The block that ids come from, and the offset in it to try next.
+    home: u32,
     next: u32,
+    /// No id was left.
+    exhausted: bool,
+    /// How many are of a former run, in blocks that we do not own.
+    not_ours: usize,
 }
 
 impl NexthopTable {
@@ -73,13 +89,16 @@ impl NexthopTable {
             taken: SeededMap::with_hasher(hasher),
             idle: Vec::new(),
             changed: false,
-            // Two programs on one host seldom meet when they start at different places.
-            next: (seed >> 32) as u32 % NexthopId::COUNT,
+            home: 0,
+            next: (seed >> 32) as u32 % BLOCK_IDS,
+            exhausted: false,
+            not_ours: 0,
         }
     }
 
+    /// How many of them are ours.
     pub fn len(&self) -> usize {
-        self.by_id.len()
+        self.by_id.len() - self.not_ours
     }
 
     pub fn contains(&self, id: NexthopId) -> bool {
@@ -98,7 +117,7 @@ impl NexthopTable {
             return (nexthop.state == State::Present).then_some(id);
         }
         let (family, members) = (key.family, self.members(&key, ops)?);
-        let id = self.unused_id();
+        let id = self.unused_id()?;
         for member in &members {
             self.hold(*member);
         }
@@ -108,7 +127,8 @@ impl NexthopTable {
         });
         self.by_key.insert(key.clone(), id);
         let state = State::Adding;
-        self.by_id.insert(id, Nexthop { key: Some(key), state, refs: 0, members });
+        self.by_id
+            .insert(id, Nexthop { key: Some(key), state, refs: 0, members, is_elsewhere: false });
         None
     }
 
@@ -203,25 +223,37 @@ impl NexthopTable {
         }
     }
 
-    /// Empties the table before it is filled from a dump: returns the ids that were ours.
-    pub fn restart(&mut self) -> Vec<NexthopId> {
+    /// Empties the table before it is filled from a dump.
+    pub fn restart(&mut self, home: u32) {
+        self.by_id.clear();
         self.by_key.clear();
         self.idle.clear();
         self.taken.clear();
+        self.not_ours = 0;
+        self.home = home;
         self.changed = true;
-        let ours = self.by_id.drain().filter(|(_, nexthop)| nexthop.state != State::Failed);
-        ours.map(|(id, _)| id).collect()
     }
 
-    /// An object found in the kernel that is ours. Members come before their groups.
-    pub fn adopt(&mut self, id: NexthopId, key: Option<NexthopKey>, members: Vec<NexthopId>) {
+    /// An object found in the kernel that our routes may name. Members come before their groups. What
+    /// is not `owned` is never deleted.
+    pub fn adopt(
+        &mut self,
+        id: NexthopId,
+        key: Option<NexthopKey>,
+        members: Vec<NexthopId>,
+        owned: bool,
+        is_elsewhere: bool,
+    ) {
         if let Some(key) = &key {
             self.by_key.entry(key.clone()).or_insert(id);
         }
         for member in &members {
             self.hold(*member);
         }
-        self.by_id.insert(id, Nexthop { key, state: State::Present, refs: 0, members });
+        let is_elsewhere = is_elsewhere || members.iter().any(|id| self.is_elsewhere(*id));
+        let state = if owned { State::Present } else { State::NotOurs };
+        self.not_ours += usize::from(!owned);
+        self.by_id.insert(id, Nexthop { key, state, refs: 0, members, is_elsewhere });
         self.idle.push(id);
     }
 
@@ -232,10 +264,14 @@ impl NexthopTable {
         }
     }
 
-    /// The tunnel endpoints that an object of ours stands for; none if it is not as we would make it.
-    pub fn hops(&self, id: NexthopId) -> Hops {
-        let key = self.by_id.get(&id).and_then(|nexthop| nexthop.key.as_ref());
-        key.map(|key| key.hops.clone()).unwrap_or_default()
+    /// Whether the object is what `key` asks for.
+    pub fn is(&self, id: NexthopId, key: &NexthopKey) -> bool {
+        self.by_id.get(&id).is_some_and(|nexthop| nexthop.key.as_ref() == Some(key))
+    }
+
+    /// Whether the object leads out of another device than the tunnel device.
+    pub fn is_elsewhere(&self, id: NexthopId) -> bool {
+        self.by_id.get(&id).is_some_and(|nexthop| nexthop.is_elsewhere)
     }
 
     /// The tunnel endpoint of a single hop of ours.
@@ -270,18 +306,22 @@ impl NexthopTable {
         ids.into_iter().collect()
     }
 
-    fn unused_id(&mut self) -> NexthopId {
-        loop {
-            let id = NexthopId(NexthopId::FIRST + self.next);
-            self.next = (self.next + 1) % NexthopId::COUNT;
+    fn unused_id(&mut self) -> Option<NexthopId> {
+        let first = NexthopId::FIRST + self.home * BLOCK_IDS;
+        for _ in 0..BLOCK_IDS {
+            let id = NexthopId(first + self.next);
+            self.next = (self.next + 1) % BLOCK_IDS;
             if !self.by_id.contains_key(&id) && !self.taken.contains_key(&id) {
-                return id;
+                return Some(id);
             }
         }
+        self.exhausted = true;
+        None
     }
 
     fn forget(&mut self, id: NexthopId) {
         let Some(nexthop) = self.by_id.remove(&id) else { return };
+        self.changed |= std::mem::take(&mut self.exhausted);
         if let Some(key) = &nexthop.key
             && self.by_key.get(key) == Some(&id)
         {

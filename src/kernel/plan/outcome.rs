@@ -6,8 +6,8 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::entry::InKernel;
-use super::{Form, Op, Plan, Prefix, Retry};
+use super::entry::Others;
+use super::{Form, Op, Place, Plan, Prefix, Retry};
 use crate::types::Time;
 
 /// The first retry of a route comes after this time, and each further one after twice as long.
@@ -41,6 +41,18 @@ pub enum Report {
     NoNexthopObjects,
     /// The answer was lost; the kernel is dumped before anything else is done.
     Lost,
+}
+
+/// What is worth telling an operator, though no operation failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// Beside ours there is a foreign route of the same prefix.
+    Shared {
+        /// Where.
+        prefix: Prefix,
+        /// Whether ours is the first one, which the kernel uses.
+        ours_counts: bool,
+    },
 }
 
 impl Plan {
@@ -77,7 +89,7 @@ impl Plan {
                 }
                 Outcome::Unknown => {}
             },
-            Op::Add { prefix, .. } | Op::Replace { prefix, .. } | Op::Delete { prefix, .. } => {
+            Op::Add { prefix, .. } | Op::Delete { prefix, .. } => {
                 return self.route_finished(op, *prefix, outcome, now);
             }
         }
@@ -92,47 +104,45 @@ impl Plan {
 
     fn route_finished(&mut self, op: &Op, prefix: Prefix, outcome: Outcome, now: Time) -> Report {
         let entry = self.entries.get_mut(&prefix).expect("an entry outlives its operation");
-        let form = entry.in_flight.take().expect("the entry has an operation under way");
-        let was_conflict = entry.conflict;
-        let report = match (op, outcome) {
-            (_, Outcome::Done) => {
-                self.settle(prefix, form.map_or(InKernel::Absent, InKernel::Ours));
-                match op {
-                    Op::Add { .. } => self.counters.added += 1,
-                    Op::Replace { .. } => self.counters.replaced += 1,
-                    _ => self.counters.deleted += 1,
+        assert!(std::mem::take(&mut entry.in_flight), "the entry has an operation under way");
+        let was_installed = !entry.kernel.is_empty();
+        match (op, outcome) {
+            (Op::Add { form, place, .. }, Outcome::Done) => {
+                let counter = match was_installed {
+                    true => &mut self.counters.replaced,
+                    false => &mut self.counters.added,
+                };
+                *counter += 1;
+                let at = if *place == Place::First { 0 } else { entry.kernel.len() };
+                entry.kernel.insert(at, form.clone());
+                if *place == Place::Last && entry.others.behind {
+                    let others = Others { before: true, behind: false, ..entry.others };
+                    self.set_others(prefix, others);
                 }
-                self.mark(prefix); // what is wanted may have changed meanwhile
+                self.succeeded(prefix, was_installed);
                 return Report::Nothing;
             }
-            (_, Outcome::Unknown) => Report::Lost,
-            // Ours is gone: there is nothing left to replace or delete.
+            // If it is gone already there is nothing left to delete.
             (
-                Op::Replace { .. } | Op::Delete { .. },
-                Outcome::Failed(libc::ESRCH | libc::ENOENT),
+                Op::Delete { form, .. },
+                Outcome::Done | Outcome::Failed(libc::ESRCH | libc::ENOENT),
             ) => {
-                self.settle(prefix, InKernel::Absent);
+                if let Some(at) = entry.kernel.iter().position(|one| one == form) {
+                    entry.kernel.remove(at);
+                    let is_last = entry.kernel.is_empty() && outcome == Outcome::Done;
+                    self.counters.deleted += u64::from(is_last);
+                }
                 self.release_form(form);
-                self.mark(prefix);
+                self.succeeded(prefix, was_installed);
                 return Report::Nothing;
             }
-            (Op::Add { .. }, Outcome::Failed(libc::EEXIST)) => {
-                self.counters.conflicts_total += 1;
-                if was_conflict { Report::Nothing } else { Report::Conflict(prefix) }
-            }
-            (_, Outcome::Failed(errno)) => Report::Refused(errno),
-        };
-        // An object that is not there any more is refused as an invalid argument.
-        self.suspect |= matches!(form, Some(Form::Object(_)))
-            && matches!(outcome, Outcome::Failed(libc::EINVAL | libc::ENOENT | libc::EEXIST))
-            && !matches!(op, Op::Add { .. } if outcome == Outcome::Failed(libc::EEXIST));
-        self.release_form(form);
+            _ => {}
+        }
+        if let Op::Add { form, .. } = op {
+            self.release_form(form);
+        }
+        let report = self.judge_failure(op, prefix, outcome);
         let entry = self.entries.get_mut(&prefix).expect("still there");
-        let is_conflict = matches!(report, Report::Conflict(_))
-            || was_conflict && outcome == Outcome::Failed(libc::EEXIST);
-        self.counters.conflicts += u64::from(is_conflict);
-        self.counters.conflicts -= u64::from(was_conflict);
-        entry.conflict = is_conflict;
         entry.failures = entry.failures.saturating_add(1);
         let wait = RETRY_FIRST.saturating_mul(1 << u32::from(entry.failures - 1).min(16));
         let retries_already = std::mem::replace(&mut entry.waits_for_retry, true);
@@ -143,23 +153,53 @@ impl Plan {
         report
     }
 
-    /// The kernel is known to hold this for `prefix` now.
-    pub(super) fn settle(&mut self, prefix: Prefix, now: InKernel) {
+    fn judge_failure(&mut self, op: &Op, prefix: Prefix, outcome: Outcome) -> Report {
         let entry = self.entries.get_mut(&prefix).expect("the caller has an entry");
-        self.counters.installed += u64::from(now != InKernel::Absent);
-        self.counters.conflicts -= u64::from(entry.conflict);
-        entry.conflict = false;
-        entry.failures = 0;
-        let before = std::mem::replace(&mut entry.kernel, now);
-        self.counters.installed -= u64::from(before != InKernel::Absent);
-        if let InKernel::Ours(form) = before {
-            self.release_form(Some(form));
+        let is_conflict = outcome == Outcome::Failed(libc::EEXIST)
+            && matches!(op, Op::Add { place: Place::Alone, .. });
+        let was_conflict = std::mem::replace(&mut entry.conflict, is_conflict);
+        self.counters.conflicts += u64::from(is_conflict);
+        self.counters.conflicts -= u64::from(was_conflict);
+        self.counters.conflicts_total += u64::from(is_conflict);
+        match outcome {
+            _ if is_conflict && was_conflict => Report::Nothing,
+            _ if is_conflict => Report::Conflict(prefix),
+            // Behind or before another, only the same route of ours is refused so.
+            Outcome::Failed(libc::EEXIST) => {
+                self.suspect = true;
+                Report::Nothing
+            }
+            Outcome::Failed(errno) => {
+                // An object that is not there any more is refused as an invalid argument.
+                let names_object = matches!(op, Op::Add { form: Form::Object(_), .. });
+                let is_suspect = names_object && matches!(errno, libc::EINVAL | libc::ENOENT);
+                self.suspect |= is_suspect;
+                match is_suspect && entry.failures == 0 {
+                    true => Report::Nothing, // the verification that follows will tell
+                    false => Report::Refused(errno),
+                }
+            }
+            _ => Report::Lost,
         }
     }
 
-    fn release_form(&mut self, form: Option<Form>) {
-        if let Some(Form::Object(id)) = form {
-            self.nexthops.drop_ref(id);
+    /// An operation went well, and `kernel` says so: what is wanted may have changed meanwhile.
+    fn succeeded(&mut self, prefix: Prefix, was_installed: bool) {
+        let entry = self.entries.get_mut(&prefix).expect("the caller has an entry");
+        self.counters.conflicts -= u64::from(std::mem::take(&mut entry.conflict));
+        entry.failures = 0;
+        let is_installed = !entry.kernel.is_empty();
+        self.counters.installed += u64::from(is_installed);
+        self.counters.installed -= u64::from(was_installed);
+        if !is_installed {
+            self.set_others(prefix, Others::default());
+        }
+        self.mark(prefix);
+    }
+
+    fn release_form(&mut self, form: &Form) {
+        if let Form::Object(id) = form {
+            self.nexthops.drop_ref(*id);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The plan against a model of the kernel and a plain model of what is wanted.
 //!
-//! Owns both models. Must never look into the plan: what it plans is judged by its effect.
+//! Owns the latter. Must never look into the plan: what it plans is judged by its effect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,139 +8,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::model::{Kernel, LINK, Object, Slot};
 use super::*;
 use crate::types::{NextHop, NextHopType};
 
 const VNIS: [(u32, u32); 3] = [(1, 100), (2, 100), (3, 0)];
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Object {
-    Hop(Family, Ipv6Addr),
-    Group(Vec<u32>),
-}
-
-/// A kernel with the rules that matter here.
-#[derive(Default, Debug)]
-struct Kernel {
-    objects: BTreeMap<u32, Object>,
-    routes: BTreeMap<Prefix, Form>,
-    foreign: BTreeSet<Prefix>,
-}
-
-impl Kernel {
-    fn apply(&mut self, op: &Op) -> Result<(), i32> {
-        match op {
-            Op::AddHop { id, family, address } => {
-                self.add_object(*id, Object::Hop(*family, *address))
-            }
-            Op::AddGroup { id, members } => {
-                assert!(members.len() > 1);
-                if members.iter().any(|id| !self.objects.contains_key(&id.0)) {
-                    return Err(libc::EINVAL);
-                }
-                self.add_object(*id, Object::Group(members.iter().map(|id| id.0).collect()))
-            }
-            Op::DeleteNexthop { id } => {
-                let users = self.routes.values().filter(|form| **form == Form::Object(*id));
-                assert_eq!(users.count(), 0, "{id:?} is deleted with routes that name it");
-                for object in self.objects.values() {
-                    assert!(!matches!(object, Object::Group(members) if members.contains(&id.0)));
-                }
-                self.objects.remove(&id.0).map(drop).ok_or(libc::ENOENT)
-            }
-            Op::Add { prefix, form } => {
-                self.check_form(*prefix, form)?;
-                if self.routes.contains_key(prefix) || self.foreign.contains(prefix) {
-                    return Err(libc::EEXIST);
-                }
-                self.routes.insert(*prefix, form.clone());
-                Ok(())
-            }
-            Op::Replace { prefix, form } => {
-                self.check_form(*prefix, form)?;
-                assert!(!self.foreign.contains(prefix), "a foreign route is replaced");
-                let route = self.routes.get_mut(prefix).ok_or(libc::ENOENT)?;
-                assert_ne!(route, form, "a route is replaced with itself");
-                *route = form.clone();
-                Ok(())
-            }
-            Op::Delete { prefix, form } => match self.routes.get(prefix) {
-                Some(found) if found == form => self.routes.remove(prefix).map(drop).ok_or(0),
-                _ => Err(libc::ESRCH),
-            },
-        }
-    }
-
-    fn add_object(&mut self, id: NexthopId, object: Object) -> Result<(), i32> {
-        assert!(id.is_in_our_range());
-        if self.objects.contains_key(&id.0) {
-            return Err(libc::EEXIST);
-        }
-        self.objects.insert(id.0, object);
-        Ok(())
-    }
-
-    fn check_form(&self, prefix: Prefix, form: &Form) -> Result<(), i32> {
-        match form {
-            Form::Object(id) if !self.objects.contains_key(&id.0) => Err(libc::EINVAL),
-            Form::Inline(hops) if hops.is_empty() => Err(libc::EINVAL),
-            Form::Inline(hops) if hops.len() > 1 && prefix.family() == Family::V6 => {
-                Err(libc::EINVAL)
-            }
-            Form::Other => Err(libc::EINVAL),
-            _ => Ok(()),
-        }
-    }
-
-    fn hops(&self, form: &Form) -> Vec<Ipv6Addr> {
-        match form {
-            Form::Inline(hops) => hops.to_vec(),
-            Form::Other => Vec::new(),
-            Form::Object(id) => match &self.objects[&id.0] {
-                Object::Hop(_, address) => vec![*address],
-                Object::Group(members) => {
-                    members.iter().flat_map(|id| self.hops(&Form::Object(NexthopId(*id)))).collect()
-                }
-            },
-        }
-    }
-
-    /// Somebody deletes an object: groups that held it and routes that named it go too.
-    fn drop_object(&mut self, id: u32) {
-        self.objects.remove(&id);
-        let groups = self.objects.iter_mut().filter_map(|(group, object)| match object {
-            Object::Group(members) => {
-                members.retain(|member| *member != id);
-                members.is_empty().then_some(*group)
-            }
-            Object::Hop(..) => None,
-        });
-        let mut gone: Vec<u32> = groups.collect();
-        gone.push(id);
-        self.objects.retain(|id, _| !gone.contains(id));
-        self.routes.retain(|_, form| !matches!(form, Form::Object(id) if gone.contains(&id.0)));
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let nexthop = |(id, object): (&u32, &Object)| SeenNexthop {
-            id: NexthopId(*id),
-            kind: match object {
-                Object::Hop(family, address) => {
-                    SeenNexthopKind::Hop { family: *family, address: *address }
-                }
-                Object::Group(members) => SeenNexthopKind::Group {
-                    members: members.iter().copied().map(NexthopId).collect(),
-                },
-            },
-        };
-        let route =
-            |(prefix, form): (&Prefix, &Form)| SeenRoute { prefix: *prefix, form: form.clone() };
-        Snapshot {
-            nexthops: self.objects.iter().map(nexthop).collect(),
-            routes: self.routes.iter().map(route).collect(),
-        }
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -154,11 +26,13 @@ enum Step {
     Withdraw(usize, u8),
     Sweep,
     Clear,
-    ForeignAppears(usize, u8),
+    /// Where (0: first, 1: last, 2: in the place of the first), and whether of our protocol.
+    ForeignAppears(usize, u8, u8, bool),
     ForeignGoes(usize, u8),
     RouteVanishes(usize, u8),
     ObjectVanishes(u8),
     LinkLost,
+    Usable(bool),
     Verify,
     /// Plans and applies a batch of this size; each outcome is taken from the bytes.
     Batch(usize, Vec<u8>),
@@ -181,11 +55,13 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::Withdraw(v, p)),
         1 => Just(Step::Sweep),
         1 => Just(Step::Clear),
-        1 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::ForeignAppears(v, p)),
+        2 => (vni.clone(), prefix.clone(), 0..3u8, prop::bool::weighted(0.2))
+            .prop_map(|(v, p, place, same)| Step::ForeignAppears(v, p, place, same)),
         1 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::ForeignGoes(v, p)),
         1 => (vni, prefix).prop_map(|(v, p)| Step::RouteVanishes(v, p)),
         1 => any::<u8>().prop_map(Step::ObjectVanishes),
         1 => Just(Step::LinkLost),
+        2 => any::<bool>().prop_map(Step::Usable),
         2 => Just(Step::Verify),
         8 => (1..9usize, prop::collection::vec(any::<u8>(), 9)).prop_map(|(n, b)| Step::Batch(n, b)),
         8 => (1..9usize, any::<bool>()).prop_map(|(n, b)| Step::Results(n, b)),
@@ -240,18 +116,21 @@ struct World {
     pending: Vec<(Op, Outcome)>,
     /// Groups may have shrunk since the last dump.
     tampered: bool,
+    foreign_count: u8,
+    is_usable: bool,
     now: Time,
 }
 
 impl World {
     fn new(objects: NexthopObjects, ipv4_only: bool, leftovers: &[(usize, u8, u8)]) -> World {
-        let plan = Plan::new(PlanConfig {
+        let mut plan = Plan::new(PlanConfig {
             vni_table_map: VNIS.iter().map(|(vni, table)| (Vni(*vni), *table)).collect(),
             ipv4_only,
             nexthop_objects: objects,
             hops_max: HOPS_DEFAULT,
             seed: 7,
         });
+        plan.set_usable(true);
         let mut kernel = Kernel::default();
         kernel.objects.insert(
             NexthopId::FIRST,
@@ -260,19 +139,15 @@ impl World {
         for (vni, prefix, hop) in leftovers {
             let prefix = prefix_of(*vni, route(*prefix, 0));
             let form = match (hop, prefix.family()) {
-                (0, _) => Form::Other,
+                (0, _) => Form::Other { link: LINK },
                 (1, Family::V4) => Form::Object(NexthopId(NexthopId::FIRST)),
                 _ => Form::Inline(Hops::from_slice(&[Ipv6Addr::from_bits(
                     0xfd << 120 | u128::from(*hop % 3),
                 )])),
             };
-            kernel.routes.insert(prefix, form);
+            kernel.routes.insert(prefix, vec![Slot::Ours(form)]);
         }
-        let named = |form: &Form| matches!(form, Form::Object(_));
-        if !kernel.routes.values().any(named) {
-            kernel.objects.clear();
-        }
-        let stale = kernel.routes.iter().map(|(p, form)| (*p, kernel.hops(form))).collect();
+        let stale = kernel.ours().map(|(p, form)| (p, kernel.hops(form))).collect();
         World {
             plan,
             kernel,
@@ -283,6 +158,8 @@ impl World {
             stale,
             pending: Vec::new(),
             tampered: false,
+            foreign_count: 0,
+            is_usable: true,
             now: Time(0),
         }
     }
@@ -384,17 +261,31 @@ impl World {
     /// What others do to the kernel.
     fn disturb(&mut self, step: Step) {
         match step {
-            Step::ForeignAppears(vni, p) => {
+            Step::ForeignAppears(vni, p, place, is_of_our_protocol) => {
                 let prefix = prefix_of(vni, route(p, 0));
-                self.kernel.routes.remove(&prefix);
-                self.kernel.foreign.insert(prefix);
-                self.verify(); // until then a REPLACE of what was ours would hit it
+                self.foreign_count = self.foreign_count.wrapping_add(1);
+                // One of our protocol is known before it can be hit: see `Others`.
+                let is_known = is_of_our_protocol;
+                let slots = self.kernel.routes.entry(prefix).or_default();
+                let one = Slot::Foreign(self.foreign_count, is_of_our_protocol);
+                match place {
+                    0 => slots.insert(0, one),
+                    2 if !slots.is_empty() => slots[0] = one,
+                    _ => slots.push(one),
+                }
+                self.tampered = true;
+                if is_known {
+                    self.verify();
+                }
             }
             Step::ForeignGoes(vni, p) => {
-                self.kernel.foreign.remove(&prefix_of(vni, route(p, 0)));
+                let at = prefix_of(vni, route(p, 0));
+                self.kernel.retain(|p, slot| p != at || matches!(slot, Slot::Ours(_)));
             }
             Step::RouteVanishes(vni, p) => {
-                self.kernel.routes.remove(&prefix_of(vni, route(p, 0)));
+                let at = prefix_of(vni, route(p, 0));
+                self.kernel.retain(|p, slot| p != at || !matches!(slot, Slot::Ours(_)));
+                self.tampered = true;
             }
             Step::ObjectVanishes(which) => {
                 let ids: Vec<u32> = self.kernel.objects.keys().copied().collect();
@@ -405,10 +296,15 @@ impl World {
             }
             Step::LinkLost => {
                 self.results(usize::MAX, false);
-                self.kernel.routes.clear();
+                self.kernel.retain(|_, slot| !matches!(slot, Slot::Ours(_)));
                 self.kernel.objects.clear();
                 self.stale.clear();
-                self.plan.forget_kernel();
+                self.plan.doubt();
+                self.verify();
+            }
+            Step::Usable(is_usable) => {
+                self.is_usable = is_usable;
+                self.plan.set_usable(is_usable);
             }
             Step::Verify => self.verify(),
             _ => unreachable!(),
@@ -422,13 +318,8 @@ impl World {
 
     fn verify(&mut self) {
         self.results(usize::MAX, false);
-        if self.plan.counters().verified == 0 {
-            // An object that no route names at first may be another program's: it would stay.
-            let Kernel { objects, routes, .. } = &mut self.kernel;
-            objects.retain(|id, _| routes.values().any(|f| *f == Form::Object(NexthopId(*id))));
-        }
         self.plan.reconcile(self.kernel.snapshot());
-        self.stale.retain(|prefix, _| self.kernel.routes.contains_key(prefix));
+        self.stale.retain(|prefix, _| !self.kernel.ours_at(*prefix).is_empty());
         self.tampered = false;
     }
 
@@ -437,6 +328,7 @@ impl World {
         self.plan.next_batch(&mut ops, size, self.now);
         for (index, op) in ops.into_iter().enumerate() {
             self.judge(&op);
+            let foreign = self.kernel.foreign();
             let outcome = match outcomes.get(index % 9).copied().unwrap_or(255) {
                 0..20 => Outcome::Failed(libc::ENOMEM),
                 20..25 => Outcome::Failed(libc::EINVAL),
@@ -450,24 +342,30 @@ impl World {
                     Err(errno) => Outcome::Failed(errno),
                 },
             };
+            assert_eq!(self.kernel.foreign(), foreign, "{op:?} touches a foreign route");
             self.pending.push((op, outcome));
         }
     }
 
     /// Whether this operation leads to what is wanted at the moment when it is planned.
     fn judge(&self, op: &Op) {
+        let is_add = matches!(op, Op::Add { .. } | Op::AddHop { .. } | Op::AddGroup { .. });
+        assert!(self.is_usable || !is_add, "{op:?} without a link");
         match op {
-            Op::Delete { prefix, .. } => {
-                assert_eq!(self.wanted(*prefix), Vec::<Ipv6Addr>::new(), "a wanted route flaps");
-                assert!(!self.stale.contains_key(prefix), "a stale route goes before the sweep");
+            Op::Delete { prefix, form } => {
+                let wanted = self.wanted(*prefix);
+                let ours = self.kernel.ours_at(*prefix);
+                let is_there = |one: &&Form| **one != *form && self.kernel.hops(one) == wanted;
+                let is_kept = self.tampered || ours.iter().any(is_there);
+                assert!(wanted.is_empty() || is_kept, "a wanted route flaps");
+                let is_stale = self.stale.contains_key(prefix) && wanted.is_empty();
+                assert!(!is_stale, "a stale route goes before the sweep");
             }
-            Op::Add { prefix, form: Form::Inline(hops) }
-            | Op::Replace { prefix, form: Form::Inline(hops) } => {
+            Op::Add { prefix, form: Form::Inline(hops), .. } => {
                 assert_eq!(self.wanted(*prefix), hops.to_vec());
                 assert_ne!(self.objects, NexthopObjects::Shared);
             }
-            Op::Add { prefix, form: form @ Form::Object(id) }
-            | Op::Replace { prefix, form: form @ Form::Object(id) } => {
+            Op::Add { prefix, form: form @ Form::Object(id), .. } => {
                 assert_ne!(self.objects, NexthopObjects::Never);
                 if self.kernel.objects.contains_key(&id.0) && !self.tampered {
                     assert_eq!(self.wanted(*prefix), self.kernel.hops(form));
@@ -486,6 +384,8 @@ impl World {
     }
 
     fn run_to_rest(&mut self) {
+        self.is_usable = true;
+        self.plan.set_usable(true);
         self.sweep();
         self.verify();
         let end = self.now.after(Duration::from_secs(60));
@@ -503,29 +403,51 @@ impl World {
         panic!("the plan does not come to rest");
     }
 
-    fn check(&self, foreign: &BTreeSet<Prefix>) {
+    fn check(&self) {
         let mut expected = BTreeMap::new();
-        let mut conflicts = 0;
         for (vni, (p, h), _) in self.users.keys() {
             let prefix = prefix_of(*vni, route(*p, *h));
             let hops = self.wanted(prefix);
-            if hops.is_empty() {
-                continue;
+            if !hops.is_empty() {
+                expected.insert(prefix, hops);
             }
-            let new = expected.insert(prefix, hops).is_none();
-            conflicts += u64::from(new && foreign.contains(&prefix));
         }
-        expected.retain(|prefix, _| !foreign.contains(prefix));
-        let found: BTreeMap<Prefix, Vec<Ipv6Addr>> =
-            self.kernel.routes.iter().map(|(p, form)| (*p, self.kernel.hops(form))).collect();
-        assert_eq!(found, expected);
+        let foreign: BTreeSet<Prefix> = self.kernel.foreign().iter().map(|(p, _)| *p).collect();
+        let (mut conflicts, mut installed, mut shared) = (0, 0, 0);
+        for (prefix, hops) in &expected {
+            let ours = self.kernel.ours_at(*prefix);
+            let is_foreign = foreign.contains(prefix);
+            assert!(is_foreign || !ours.is_empty(), "{prefix} is missing");
+            conflicts += u64::from(ours.is_empty());
+            if let [first, rest @ ..] = &ours[..] {
+                // What a request to delete could not tell from the wanted one, or from another's,
+                // may be left.
+                let is_left = |form: &&Form| !matches!(form, Form::Object(_));
+                assert!(
+                    self.kernel.hops(first) == *hops && rest.iter().all(is_left)
+                        || is_foreign && ours.iter().any(|form| self.kernel.hops(form) == *hops),
+                    "{prefix}: {ours:?}"
+                );
+            }
+        }
+        for prefix in self.kernel.routes.keys() {
+            let ours = self.kernel.ours_at(*prefix);
+            let is_foreign = foreign.contains(prefix);
+            let is_hard = ours.iter().all(|form| !matches!(form, Form::Object(_)));
+            let is_left = is_hard && is_foreign;
+            assert!(ours.is_empty() || expected.contains_key(prefix) || is_left, "{prefix}");
+            installed += u64::from(!ours.is_empty());
+            shared += u64::from(!ours.is_empty() && is_foreign);
+        }
         let counters = self.plan.counters();
-        assert_eq!(counters.installed, expected.len() as u64);
+        assert_eq!(counters.installed, installed);
         assert_eq!(counters.conflicts, conflicts);
+        assert_eq!(counters.shared, shared);
         assert_eq!(counters.stale, 0);
         assert_eq!(counters.nexthops, self.kernel.objects.len() as u64);
         for id in self.kernel.objects.keys() {
-            let is_named = self.kernel.routes.values().any(|f| *f == Form::Object(NexthopId(*id)));
+            let is_named =
+                self.kernel.ours().any(|(_, form)| *form == Form::Object(NexthopId(*id)));
             let is_member = self
                 .kernel
                 .objects
@@ -562,12 +484,11 @@ proptest! {
             world.step(step);
         }
         world.run_to_rest();
-        let foreign = world.kernel.foreign.clone();
-        world.check(&foreign);
+        world.check();
         // And when the foreign routes go, ours take their places.
-        world.kernel.foreign.clear();
+        world.kernel.retain(|_, slot| matches!(slot, Slot::Ours(_)));
         world.now = world.now.after(Duration::from_secs(60));
         world.run_to_rest();
-        world.check(&BTreeSet::new());
+        world.check();
     }
 }
