@@ -502,7 +502,7 @@ mod tests {
             let reader = peer_of(hello, &mut shard, &Message::Subscribe(VNI));
             announce(&mut shard, announcer, 0..1_000);
             let mut sample = TcpSample { snd_mss: 1208, ..TcpSample::default() };
-            let mut sent = |shard: &mut Shard, now, sample| {
+            let sent = |shard: &mut Shard, now, sample| {
                 let mut lengths = Vec::new();
                 while let Transmit::Send(piece) = shard.transmit(now, reader, sample) {
                     lengths.push(piece.as_slice().len());
