@@ -170,7 +170,7 @@ async fn connect_to(
     segment_bytes_max: u16,
 ) -> io::Result<std::net::TcpStream> {
     let socket = if remote.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-    listener::limit_segments(&socket, segment_bytes_max)?;
+    listener::limit_segments(&socket, remote, segment_bytes_max)?;
     if let Some(local_ip) = local_ip {
         socket.bind(SocketAddr::new(local_ip, 0))?;
     }

@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use super::pacing::{BATCH_BYTES_MAX, Permit, TcpSample};
+use crate::log::CHUNK_BYTES_MAX;
 use crate::types::Time;
 
 /// The slowest path that sessions are meant to live on, in bytes a second: 64 kbit/s. The bound before
@@ -56,8 +57,12 @@ impl Window {
     #[inline]
     pub fn wants_sample(&self, now: Time, interval_s: u32) -> bool {
         let least = least_bytes(interval_s);
+        let bytes_max = self.bytes_max.max(least);
         let under_way = self.under_way();
-        under_way + BATCH_BYTES_MAX as u64 > self.bytes_max.max(least)
+        // Where there is room for a large piece, the next one shall not be cut for want of a sample.
+        let piece =
+            if bytes_max < CHUNK_BYTES_MAX as u64 { BATCH_BYTES_MAX } else { CHUNK_BYTES_MAX };
+        under_way + piece as u64 > bytes_max
             || (under_way > least && now >= self.sampled_at.after(SAMPLE_HOLDS))
     }
 
@@ -91,7 +96,8 @@ impl Window {
         }
         // The kernel counts a SYN.
         self.acked_bytes = sample.bytes_acked.clamp(self.acked_bytes, self.sent_bytes);
-        let least = least_bytes(interval_s);
+        // One segment alone is acknowledged late.
+        let least = least_bytes(interval_s).max(2 * u64::from(sample.snd_mss));
         let bytes_max = self.bytes_max.max(least);
         let elapsed = now.since(self.round.began_at);
         let acked = self.acked_bytes - self.round.acked_bytes;
