@@ -5,20 +5,33 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metalbond_uring::cli::{self, Invocation};
 use metalbond_uring::io;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::PROGRAM;
+use crate::clock::Clock;
 
 /// The word that makes loadgen a reflector; the server's flags follow it.
 pub const WORD: &str = "__reflector";
 
 /// How long a child may take until it listens.
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// How often its end is looked for.
+const POLL: Duration = Duration::from_millis(5);
+/// This very program, even if its file was replaced or removed meanwhile.
+const EXECUTABLE: &str = "/proc/self/exe";
+/// What it logs: not a line for each peer, which would push out what matters, and cost time.
+const LOGGED: &str = "info,metalbond_uring::shard::events=warn";
 /// Lines of its log that are kept.
 const LINES_MAX: usize = 20;
 
@@ -27,7 +40,18 @@ pub struct Reflector {
     child: Child,
     address: SocketAddr,
     lines: Arc<Mutex<VecDeque<String>>>,
+    /// Reads its log; ends when that does.
+    log: Option<JoinHandle<()>>,
     _stdin: Option<ChildStdin>,
+}
+
+/// Where a reflector can listen that only this host sees: on a free port, of IPv4 if there is no IPv6.
+pub fn free_port() -> SocketAddr {
+    let ipv6 = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    match TcpListener::bind(ipv6) {
+        Ok(_) => ipv6,
+        Err(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+    }
 }
 
 impl Reflector {
@@ -35,27 +59,33 @@ impl Reflector {
     ///
     /// # Errors
     /// If it does not, with what it said.
-    pub fn start(flags: &[String]) -> anyhow::Result<Reflector> {
-        let program = std::env::current_exe().context("cannot find loadgen's own executable")?;
-        let mut child = Command::new(program)
+    pub fn start(listen: SocketAddr, flags: &[String]) -> anyhow::Result<Reflector> {
+        let mut child = Command::new(EXECUTABLE)
+            .arg0(PROGRAM)
             .arg(WORD)
+            .arg(format!("--listen={listen}"))
             .args(flags)
-            .env("RUST_LOG", "info")
-            .env("NO_COLOR", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .context("cannot start a reflector")?;
+            .with_context(|| {
+                format!("cannot start a reflector, which is {EXECUTABLE} once more")
+            })?;
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
         let lines = Arc::default();
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         // From here on it is killed if anything fails.
-        let mut reflector =
-            Reflector { child, address: unknown, lines: Arc::clone(&lines), _stdin: stdin };
+        let mut reflector = Reflector {
+            child,
+            address: unknown,
+            lines: Arc::clone(&lines),
+            log: None,
+            _stdin: stdin,
+        };
         let (listening, address) = mpsc::channel();
         let stderr = BufReader::new(stderr.context("the reflector has no standard error")?);
-        std::thread::Builder::new()
+        let log = std::thread::Builder::new()
             .name("reflector-log".to_owned())
             .spawn(move || {
                 for line in stderr.lines().map_while(Result::ok) {
@@ -66,9 +96,18 @@ impl Reflector {
                 }
             })
             .context("cannot start a thread")?;
+        reflector.log = Some(log);
         match address.recv_timeout(START_LIMIT) {
             Ok(address) => reflector.address = address,
-            Err(_) => bail!("the reflector did not start to listen: {}", reflector.last_words()),
+            // Its log has ended, and so does it.
+            Err(RecvTimeoutError::Disconnected) => {
+                let ended = reflector.ended(START_LIMIT);
+                bail!(ended.unwrap_or("the reflector closed its log".to_owned()))
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let (limit_s, words) = (START_LIMIT.as_secs(), reflector.last_words());
+                bail!("the reflector does not listen after {limit_s} s: {words}")
+            }
         }
         Ok(reflector)
     }
@@ -83,9 +122,18 @@ impl Reflector {
         self.child.id()
     }
 
-    /// What it said before it ended, if it has ended.
-    pub fn ended(&mut self) -> Option<String> {
-        let status = self.child.try_wait().ok()??;
+    /// What it said before it ended, if it ends within this time.
+    pub fn ended(&mut self, limit: Duration) -> Option<String> {
+        let clock = Clock::start();
+        let status = loop {
+            match self.child.try_wait().ok()? {
+                Some(status) => break status,
+                None if Duration::from_nanos(clock.now_ns()) >= limit => return None,
+                None => std::thread::sleep(POLL),
+            }
+        };
+        // All its last words have to be read.
+        let _ = self.log.take().map(JoinHandle::join);
         Some(format!("the reflector ended ({status}): {}", self.last_words()))
     }
 
@@ -115,7 +163,13 @@ pub fn serve(flags: &[&str]) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(LOGGED))
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    // Its file's name would be the name in `top`, and that is `exe`.
+    let _ = std::fs::write("/proc/self/comm", "reflector");
     let watch = std::thread::Builder::new().name("parent".to_owned()).spawn(|| {
         // Ends when loadgen does, in whatever way.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());

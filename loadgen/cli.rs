@@ -3,12 +3,13 @@
 //! Owns the flags, the scenarios' default sizes, and what is said about wrong ones. Must never print,
 //! exit or connect.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZero;
 use std::path::PathBuf;
 
 use argh::FromArgs;
-use metalbond_uring::cli::{Exit, Stream, Takes, parse_flags, usage_of};
+use metalbond_uring::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
+use metalbond_uring::types::{HostPort, HostPortError};
 
 use crate::route::ROUTES_PER_VNI_MAX;
 use crate::scenario;
@@ -17,9 +18,6 @@ use crate::sizes::{Given, Sizes};
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "loadgen";
-
-/// Where a server is looked for before one is started.
-pub const TARGET_DEFAULT: &str = "[::1]:4711";
 
 /// Memory that the bitmaps of all views may take.
 const VIEW_BYTES_MAX: u64 = 4 << 30;
@@ -57,8 +55,8 @@ pub struct Options {
     pub scenario: Scenario,
     /// How large.
     pub sizes: Sizes,
-    /// The server to load; None: look for one, or start one.
-    pub target: Option<SocketAddr>,
+    /// Where the server to load may be, in the order in which to try; none: loadgen starts one.
+    pub targets: Vec<SocketAddr>,
     /// The server's process.
     pub server_pid: Option<u32>,
     /// Shards of a reflector that loadgen starts.
@@ -112,10 +110,9 @@ impl Scenario {
 /// # Errors
 /// An [`Exit`], also for `--help` and `--version`.
 pub fn parse(args: &[&str]) -> Result<Options, Exit> {
-    let flags: Flags = parse_flags(PROGRAM, args, &VALUES, &SWITCHES)?;
+    let flags: Flags = parse_flags(&GRAMMAR, args)?;
     if flags.version {
-        let text = format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"));
-        return Err(Exit { code: 0, text, stream: Stream::Stdout });
+        return Err(version_of(PROGRAM));
     }
     let given = Given {
         peers: flags.peers,
@@ -143,7 +140,7 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
     let options = Options {
         scenario: flags.scenario,
         sizes,
-        target: flags.target,
+        targets: flags.target.unwrap_or_default(),
         server_pid: flags.server_pid,
         cores: flags.cores,
         pace: flags.pace,
@@ -162,33 +159,42 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
     Ok(options)
 }
 
-/// Loads a MetalBond server with simulated peers, verifies every update that they receive, and says what
-/// the server took and cost.
-///
-/// Without --target it loads the server at port 4711 of this host if there is one, otherwise a reflector that it
-/// starts itself and ends afterwards. Its VNIs start at 15728640, far from those in use.
+/// What `--target` gives; argh would take a plain `Vec` for a flag that may be repeated.
+type Addresses = Vec<SocketAddr>;
+
 #[derive(FromArgs)]
 #[argh(
+    description = "Loads a MetalBond server with simulated peers, verifies every update that they\n\
+                   receive, and says what the server took and cost.\n\n\
+                   Without --target it loads a reflector that it starts itself, on a free port,\n\
+                   and ends afterwards: nothing else notices. Its VNIs start at 15728640, far\n\
+                   from those in use.",
+    usage = "[flags]",
     help_triggers("-h", "--help"),
     note = "Scenarios and their sizes (defaults):\n\
-     \x20 mix      --peers 1000 --vnis P/50 --vnis-per-peer 2 --routes 5 --rate 500 --duration-s 10\n\
+     \x20 mix      --peers 1000 --vnis P/50 --vnis-per-peer 2 --routes 5\n\
+     \x20          --rate 500 --duration-s 10\n\
      \x20 fanout   --announcers 1 --routes 5000 --subscribers 100 [--rate]\n\
      \x20 mesh     --peers 500 --vnis 100 --vnis-per-peer 4 --routes 10 [--rate]\n\
      \x20 join     --announcers 1 --routes 50000 --joiners 20 [--rate]\n\
      \x20 herd     --peers 1000 --vnis 50 --vnis-per-peer 2 --routes 10\n\
      \x20 latency  --announcers 10 --subscribers 100 --rate 1000 --duration-s 10\n\
      \x20 churn    --announcers 10 --routes 200 --subscribers 50 --rounds 5 [--rate]\n\
-     \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5 --stall-s 30\n\
+     \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5\n\
+     \x20          --stall-s 30\n\
      \x20 idle     --peers 5000 --duration-s 10\n\
-     \x20 --routes counts for each announcer in each of its VNIs.",
-    note = "What loadgen itself takes, in CPU for each update received and verified: about 0.02 us in large\n\
-     \x20 pieces and in the announcers' order, 0.07 us in large pieces otherwise, 4 us for one that comes\n\
-     \x20 alone. It needs CPUs beside the server's: the table shows both.",
+     \x20 --routes counts for each announcer in each of its VNIs. Of few peers 10\n\
+     \x20 share a VNI, unless --vnis says otherwise.",
+    note = "What loadgen itself takes, in CPU for each update received and verified:\n\
+     \x20 about 0.02 us in large pieces and in the announcers' order, 0.07 us in large\n\
+     \x20 pieces otherwise, 4 us for one that comes alone. It needs CPUs beside the\n\
+     \x20 server's: the table shows both.",
     error_code(0, "Every peer had exactly the routes that it should have."),
     error_code(1, "Something was wrong, or the server could not be loaded."),
     error_code(2, "The command line is wrong."),
     example = "{command_name} --peers 5000",
-    example = "{command_name} --scenario fanout --subscribers 1000 --target [2001:db8::1]:4711 --json"
+    example = "{command_name} --scenario latency --report report.html",
+    example = "{command_name} --scenario fanout --target \"[2001:db8::1]:4711\" --json"
 )]
 struct Flags {
     /// what to run, default mix: see below
@@ -227,10 +233,11 @@ struct Flags {
     /// how often all routes are withdrawn and announced again
     #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
     rounds: Option<u32>,
-    /// server to load
-    #[argh(option, arg_name = "address", from_str_fn(address))]
-    target: Option<SocketAddr>,
-    /// its process, to tell what it costs; known if loadgen has started it
+    /// running server to load, address and port, instead of a reflector of
+    /// loadgen's own
+    #[argh(option, arg_name = "address", from_str_fn(addresses))]
+    target: Option<Addresses>,
+    /// process of the --target, to tell what it costs
     #[argh(option, arg_name = "pid", from_str_fn(at_least_one))]
     server_pid: Option<u32>,
     /// shards of a reflector that loadgen starts, default one for each CPU
@@ -267,18 +274,26 @@ struct Flags {
     /// print one JSON object a line for each stage instead of a table
     #[argh(switch)]
     json: bool,
-    /// write a report with curves to this file (HTML)
+    /// write a page with the table and charts to this file (HTML)
     #[argh(option, arg_name = "file")]
     report: Option<String>,
     /// print the version
-    #[argh(switch)]
+    #[argh(switch, short = 'V')]
     version: bool,
     /// damage one received update: corrupt, skip or duplicate
     #[argh(option, arg_name = "how", from_str_fn(sabotage), hidden_help)]
     sabotage: Option<Sabotage>,
 }
 
-const VALUES: [Takes; 24] = [
+static GRAMMAR: Grammar = Grammar {
+    program: PROGRAM,
+    values: VALUES,
+    lists: &[],
+    switches: &["--legacy", "--aligned", "--json", "--version", "-V", "--help", "-h"],
+    beside: None,
+};
+
+static VALUES: &[Takes] = &[
     Takes("--scenario", "mix, fanout, mesh, join, herd, latency, churn, slow or idle", "fanout"),
     Takes("--peers", "a number of at least 1", "5000"),
     Takes("--vnis", "a number of at least 1", "100"),
@@ -305,8 +320,6 @@ const VALUES: [Takes; 24] = [
     Takes("--sabotage", "corrupt, skip or duplicate", "skip"),
 ];
 
-const SWITCHES: [&str; 6] = ["--legacy", "--aligned", "--json", "--version", "--help", "-h"];
-
 impl Options {
     /// Whether the sizes make sense together.
     fn judge(&self) -> Result<(), String> {
@@ -321,9 +334,15 @@ impl Options {
                 sizes.vnis_per_peer, sizes.vnis
             ));
         }
-        if self.target.is_some() && (self.cores.is_some() || self.pace.is_some()) {
+        let elsewhere = !self.targets.is_empty();
+        if elsewhere && (self.cores.is_some() || self.pace.is_some()) {
             let words =
                 "--cores and --pace are for a reflector that loadgen starts, not for --target\n";
+            return Err(words.to_owned());
+        }
+        if !elsewhere && self.server_pid.is_some() {
+            let words =
+                "--server-pid is the process of a running server: name that with --target\n";
             return Err(words.to_owned());
         }
         let vnis = sizes.vnis.max(1);
@@ -403,10 +422,18 @@ fn seconds(value: &str) -> Result<f64, String> {
     decimal(value, 0.1, 86_400.0)
 }
 
-fn address(value: &str) -> Result<SocketAddr, String> {
-    use std::net::ToSocketAddrs;
-    let mut addresses = value.to_socket_addrs().map_err(|error| error.to_string())?;
-    addresses.next().ok_or("the name has no address".to_owned())
+/// All addresses of a name, or the one that is given.
+fn addresses(value: &str) -> Result<Addresses, String> {
+    let HostPort { host, port } =
+        HostPort::of_server(value).map_err(|error: HostPortError| error.to_string())?;
+    let resolved = (host.as_str(), port).to_socket_addrs().map_err(|error| error.to_string())?;
+    let mut addresses = Addresses::new();
+    for address in resolved {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() { Err("the name has no address".to_owned()) } else { Ok(addresses) }
 }
 
 fn pace(value: &str) -> Result<String, String> {
@@ -432,6 +459,7 @@ fn threads_default() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use metalbond_uring::cli::Stream;
 
     #[track_caller]
     fn wrong(args: &[&str]) -> String {
@@ -444,7 +472,7 @@ mod tests {
     fn five_thousand_peers_and_nothing_else() {
         let options = parse(&["--peers", "5000"]).unwrap();
         assert_eq!(options.scenario, Scenario::Mix);
-        assert_eq!(options.target, None);
+        assert_eq!(options.targets, []);
         assert_eq!(options.vni_base, 15_728_640);
         let sizes = options.sizes;
         assert_eq!((sizes.peers, sizes.vnis, sizes.vnis_per_peer), (5000, 100, 2));
@@ -460,6 +488,20 @@ mod tests {
             assert!(plan.peers.len() as u32 == options.sizes.all_peers());
             assert_eq!(plan.words() == 0, scenario == Scenario::Idle, "{name}");
         }
+    }
+
+    #[test]
+    fn few_peers_share_vnis() {
+        for scenario in ["mix", "mesh", "herd"] {
+            for peers in ["2", "5", "20"] {
+                let options = parse(&["--scenario", scenario, "--peers", peers]).unwrap();
+                let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
+                assert!(plan.deliveries() > 0, "{scenario} --peers {peers}");
+            }
+        }
+        let vnis = |args: &[&str]| parse(args).unwrap().sizes.vnis;
+        assert_eq!(vnis(&["--scenario=mesh", "--peers=20", "--vnis=70"]), 70);
+        assert_eq!(vnis(&["--scenario=mesh", "--peers=5000"]), 100);
     }
 
     #[test]
@@ -486,6 +528,11 @@ mod tests {
             (&["--duration-s=1e9"], "seconds from"),
             (&["--scenario=all"], "mix, fanout"),
             (&["--target=4711"], "an address and a port"),
+            (&["--target=[::1]"], "the port is missing"),
+            (&["--target=::1:4711"], "brackets"),
+            (&["--target=[::1]:0"], "port 0"),
+            (&["--target=[::1]:frob"], "\"frob\" is no port"),
+            (&["--server-pid=1"], "name that with --target"),
             (&["--keepalive=0"], "seconds from 1"),
             (&["--cores=2", "--target=[::1]:1"], "not for --target"),
             (&["--legacy", "--aligned"], "exclude each other"),
@@ -502,12 +549,16 @@ mod tests {
     fn help_names_every_flag_but_the_hidden_one() {
         let exit = parse(&["--help"]).unwrap_err();
         assert_eq!((exit.code, exit.stream), (0, Stream::Stdout));
+        for line in exit.text.lines() {
+            assert!(line.chars().count() <= 80, "wider than a terminal: {line}");
+        }
         for Takes(flag, _, example) in VALUES {
-            assert_eq!(exit.text.contains(flag), flag != "--sabotage", "{flag}");
-            let alone = parse(&[flag, example]);
-            let fits =
-                alone.is_ok() || alone.is_err_and(|exit| exit.text.contains("means nothing"));
-            assert!(fits, "{flag} {example}");
+            assert_eq!(exit.text.contains(flag), *flag != "--sabotage", "{flag}");
+            // Some need a scenario or a flag beside them.
+            if let Err(exit) = parse(&[flag, example]) {
+                let beside = ["means nothing", "name that with"];
+                assert!(beside.iter().any(|words| exit.text.contains(words)), "{}", exit.text);
+            }
         }
         assert_eq!(parse(&["--version"]).unwrap_err().code, 0);
     }

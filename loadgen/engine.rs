@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_millis(2);
 const QUIET_NS: u64 = 100_000_000;
 /// How long a shard may take for an answer.
 const SHARD_LIMIT: Duration = Duration::from_secs(30);
+/// How long a reflector may take between closing its connections and its end.
+const END_LIMIT: Duration = Duration::from_secs(1);
 /// How long views may stay wrong without a delivery when updates were wrong, too.
 const HOPELESS_S: f64 = 1.0;
 /// The longest that one wait may take beyond its plan, whatever moves.
@@ -189,9 +191,7 @@ impl Engine {
         self.check()?;
         drop(self.server.child.take());
         self.wait_left(&before, peers.len() as u64)?;
-        let mut flags = vec!["--listen".to_owned(), self.server.target.to_string()];
-        flags.extend(self.server.flags.iter().cloned());
-        let child = Reflector::start(&flags)?;
+        let child = Reflector::start(self.server.target, &self.server.flags)?;
         self.server.pid = Some(child.pid());
         self.recorder.watch(self.server.pid);
         self.server.child = Some(child);
@@ -414,7 +414,9 @@ impl Engine {
         self.recorder.sample();
         self.progress.update(&self.recorder.counts());
         let counts = self.shared.counts();
-        if let Some(words) = self.server.child.as_mut().and_then(Reflector::ended) {
+        // Where connections broke, the end of the reflector is the reason, and is seen a little later.
+        let limit = if counts.lost > 0 { END_LIMIT } else { Duration::ZERO };
+        if let Some(words) = self.server.child.as_mut().and_then(|child| child.ended(limit)) {
             bail!(words);
         }
         if counts.lost > 0 {

@@ -4,11 +4,13 @@
 //! never leave that one running.
 
 mod canon;
+mod chart;
 mod child;
 mod cli;
 mod clock;
 mod cost;
 mod engine;
+mod facts;
 mod latency;
 mod output;
 mod peer;
@@ -26,16 +28,19 @@ mod stream;
 mod target;
 mod verify;
 
+use std::fs::OpenOptions;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
 use crate::child::Reflector;
-use crate::cli::{Options, PROGRAM, TARGET_DEFAULT};
+use crate::cli::{Options, PROGRAM};
 use crate::engine::{Engine, Server};
+use crate::facts::Facts;
 use crate::progress::Progress;
+use crate::report::Report;
 use crate::shared::Behaviour;
 
 /// Descriptors that loadgen needs beside those of its peers.
@@ -57,22 +62,34 @@ fn main() -> ExitCode {
         }
     };
     exit_on_panic();
-    match run(&options) {
+    let facts = facts::facts(&options, &args);
+    match run(&options, &facts) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             say(false, &format!("{PROGRAM}: {error:#}\n"));
+            if let Some(path) = &options.report {
+                // If it is the report that cannot be written, this fails again.
+                let _ = write(path, &never_begun(&options, &facts, &format!("FAILED: {error:#}")));
+            }
             ExitCode::FAILURE
         }
     }
 }
 
+/// The report of a run that did not come to its first stage: an old one must not be taken for it.
+fn never_begun(options: &Options, facts: &Facts, verdict: &str) -> String {
+    let scenario = options.scenario.name();
+    Report { scenario, line: "", facts, stages: &[], samples: &[], verdict }.page()
+}
+
 /// Runs and reports. False if something was wrong with the server.
-fn run(options: &Options) -> anyhow::Result<bool> {
+fn run(options: &Options, facts: &Facts) -> anyhow::Result<bool> {
     enough_descriptors(options)?;
     if let Some(report) = &options.report {
-        // Now, not after a minute of work.
-        std::fs::write(report, "").with_context(|| format!("cannot write {}", report.display()))?;
+        // Now, not after a minute of work; what is there stays until the run ends.
+        let opened = OpenOptions::new().create(true).append(true).open(report);
+        opened.with_context(|| format!("cannot write {}", report.display()))?;
     }
     if let Some(pid) = options.server_pid {
         cost::cpu_ns(pid).with_context(|| format!("cannot watch process {pid} (--server-pid)"))?;
@@ -81,7 +98,6 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
     let (server, first_line) = server(options)?;
     say(!options.json, &first_line);
-    target::probe(server.target, options.keepalive_s)?;
     let behaviour = Behaviour {
         target: server.target,
         keepalive_s: options.keepalive_s,
@@ -110,23 +126,24 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     }
     if let Some(path) = &options.report {
         let verdict = output::verdict(stages, &findings, failure.as_deref());
-        let page = report::page(&first_line, stages, recorder.samples(), &verdict);
-        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
+        let report = Report {
+            scenario: options.scenario.name(),
+            line: &first_line,
+            facts,
+            stages,
+            samples: recorder.samples(),
+            verdict: &verdict,
+        };
+        write(path, &report.page())?;
     }
     Ok(failure.is_none() && stages.iter().all(|stage| stage.ok))
 }
 
 /// The server to load, and the line that says which.
 fn server(options: &Options) -> anyhow::Result<(Server, String)> {
-    let default: SocketAddr = TARGET_DEFAULT.parse().expect("a constant address");
     let scenario = options.scenario.name();
-    let target = options.target.or_else(|| target::listens(default).then_some(default));
-    if let Some(target) = target {
-        if options.cores.is_some() || options.pace.is_some() {
-            bail!(
-                "--cores and --pace are for a reflector that loadgen starts, but it loads {target}"
-            );
-        }
+    if !options.targets.is_empty() {
+        let target = target::find(&options.targets, options.keepalive_s)?;
         let line = format!("loading the server at {target}: {scenario}\n");
         let server = Server { child: None, flags: Vec::new(), target, pid: options.server_pid };
         return Ok((server, line));
@@ -141,13 +158,11 @@ fn server(options: &Options) -> anyhow::Result<(Server, String)> {
     ];
     flags.extend(options.cores.map(|cores| format!("--cores={cores}")));
     flags.extend(options.pace.iter().map(|pace| format!("--pace={pace}")));
-    let mut first_flags = vec!["--listen=[::1]:0".to_owned()];
-    first_flags.extend(flags.iter().cloned());
-    let child = Reflector::start(&first_flags)?;
+    let child = Reflector::start(child::free_port(), &flags)?;
     let (target, pid) = (child.address(), child.pid());
     let line = format!(
-        "nothing listens at {TARGET_DEFAULT}, so loading a reflector of my own at {target} (process {pid}): \
-         {scenario}\n"
+        "loading a reflector of its own at {target} (process {pid}): {scenario}; \
+         --target \"[::1]:4711\" aims at a running one\n"
     );
     Ok((Server { child: Some(child), flags, target, pid: Some(pid) }, line))
 }
@@ -186,6 +201,10 @@ fn exit_on_panic() {
         print(panic);
         std::process::exit(1);
     }));
+}
+
+fn write(path: &Path, page: &str) -> anyhow::Result<()> {
+    std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn say(to_stdout: bool, text: &str) {

@@ -20,7 +20,7 @@ const TITLES: [&str; 10] = [
 ];
 
 /// What the titles mean.
-const LEGEND: &str = "server us: CPU of the server for each delivered update; own us: CPU of loadgen for each \
+pub const LEGEND: &str = "server us: CPU of the server for each delivered update; own us: CPU of loadgen for each \
                       update sent or received";
 
 /// One JSON object a line.
@@ -55,16 +55,21 @@ pub fn table(stages: &[Stage], findings: &[String], failure: Option<&str>) -> St
     }
     text += &format!("({LEGEND})\n");
     text += &memory(stages).unwrap_or_default();
-    for stage in stages {
-        for warning in &stage.warnings {
-            text += &format!("warning: {}: {warning}\n", stage.stage);
-        }
-    }
+    text += &warnings(stages);
     text + &verdict(stages, findings, failure)
 }
 
+/// What spoils the figures, a line each.
+pub fn warnings(stages: &[Stage]) -> String {
+    let of = |stage: &Stage| -> String {
+        let line = |warning| format!("warning: {}: {warning}\n", stage.stage);
+        stage.warnings.iter().map(line).collect()
+    };
+    stages.iter().map(of).collect()
+}
+
 /// The server's memory in a line, if it is known.
-fn memory(stages: &[Stage]) -> Option<String> {
+pub fn memory(stages: &[Stage]) -> Option<String> {
     let before = HumanBytes(stages.first()?.server_rss_bytes_before?);
     let peak = HumanBytes(stages.iter().filter_map(|stage| stage.server_rss_bytes_peak).max()?);
     let mut line = format!("server memory: {before} before the run, {peak} at most");
@@ -87,6 +92,9 @@ pub fn verdict(stages: &[Stage], findings: &[String], failure: Option<&str>) -> 
     }
     if !faults.is_empty() {
         text += &format!("WRONG: {}\n", faults.join(", "));
+    }
+    if text.is_empty() && deliveries == 0 {
+        return "OK: no update was to be delivered, and none came\n".to_owned();
     }
     if text.is_empty() {
         let deliveries = HumanCount(deliveries);
@@ -154,6 +162,13 @@ mod tests {
         assert!(!text.contains("server memory"), "not known: {text}");
         let value: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
         assert_eq!(value["deliveries"], 12_345);
+    }
+
+    #[test]
+    fn a_run_that_verified_nothing_says_so() {
+        let idle = Stage { deliveries: 0, ..stage() };
+        let words = "OK: no update was to be delivered, and none came\n";
+        assert_eq!(verdict(&[idle], &[], None), words);
     }
 
     #[test]

@@ -1,267 +1,162 @@
-//! The report: one page of HTML that needs nothing else, with curves drawn as SVG.
+//! The report: one page of HTML that needs nothing else, for wide and narrow screens, light and dark.
 //!
 //! Owns its layout. Must never refer to anything outside the page, and runs no script.
 
+use crate::chart::{self, Curve, Span, escape};
+use crate::facts::Facts;
 use crate::output;
 use crate::stage::{Sample, Stage};
 
-/// Size of a chart, and the place for its labels, in units of the drawing.
-const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 80.0;
-const RIGHT: f64 = 20.0;
-const TOP: f64 = 12.0;
-const BOTTOM: f64 = 40.0;
-/// Points of a curve over time; neighbours are joined when there are more.
-const POINTS_MAX: usize = 400;
+const STYLE: &str = "
+:root{color-scheme:light dark;--page:#fff;--ink:#1d2126;--soft:#50565d;--line:#d9dce0;--box:#f3f4f6;--axis:#868c93;
+--grid:#e3e5e8;--band:#0000000b;--good:#2e7d32;--bad:#a8324a;--warn:#b26a00;
+--c0:#1b6ca8;--c1:#c2571a;--c2:#2e7d32;--c3:#7b3fa0;--c4:#a8324a;--c5:#5f6368}
+@media(prefers-color-scheme:dark){:root{--page:#15181c;--ink:#e3e6ea;--soft:#a4abb3;--line:#363c43;--box:#20252b;
+--axis:#7d848c;--grid:#2b3037;--band:#ffffff0d;--good:#5fb865;--bad:#e8728a;--warn:#e3a54a;
+--c0:#5fb0ea;--c1:#f0935a;--c2:#6cc571;--c3:#bd8fdd;--c4:#e8728a;--c5:#a4abb3}}
+body{font:15px/1.45 system-ui,sans-serif;max-width:900px;margin:1.5em auto;padding:0 1em;background:var(--page);
+color:var(--ink)}
+h1{font-size:1.5em}h2{font-size:1.15em;margin:2em 0 .4em}
+.box{white-space:pre-wrap;overflow-wrap:anywhere;padding:.7em;margin:.6em 0;background:var(--box);
+border-left:4px solid var(--good)}
+.box.bad{border-color:var(--bad)}.box.warn{border-color:var(--warn)}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.2em 1em;margin:1em 0}
+dt{color:var(--soft)}dd{margin:0}dd span{display:inline-block;max-width:100%;overflow-wrap:anywhere}
+table{border-collapse:collapse;width:100%;font-size:13px}
+th,td{padding:.35em .5em;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th:first-child,td:first-child{text-align:left}
+.note{font-size:13px;color:var(--soft)}
+@media(max-width:600px){thead{display:none}table,tbody{display:block}
+tr{display:grid;grid-template-columns:1fr 1fr;gap:.1em 1.2em;padding:.5em 0;border-bottom:1px solid var(--line)}
+td{display:flex;justify-content:space-between;border:0;padding:0}
+td::before{content:attr(data-title);color:var(--soft)}
+td:first-child{grid-column:1/-1;font-weight:bold}td:first-child::before{content:none}.none{display:none}}
+";
 
-const COLOURS: [&str; 6] = ["#1b6ca8", "#c2571a", "#2e7d32", "#7b3fa0", "#a8324a", "#5f6368"];
+/// What the charts' bands are.
+const BANDS: &str =
+    "Over time: every second stage is shaded; it is named above where its name has room.";
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;\
-color:#1d2126}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse;width:100%;\
-font-size:13px}th,td{padding:.35em .6em;text-align:right;border-bottom:1px solid #d9dce0;white-space:nowrap}\
-th:first-child,td:first-child{text-align:left}pre{white-space:pre-wrap;padding:.8em;background:#f3f4f6;\
-border-left:4px solid #5f6368}pre.ok{border-color:#2e7d32}pre.bad{border-color:#a8324a}svg{width:100%;\
-height:auto}svg text{font-size:11px;fill:#444}.axis{stroke:#888}.grid{stroke:#e3e5e8}\
-.curve{fill:none;stroke-width:1.8}.scroll{overflow-x:auto}";
-
-/// The page.
-pub fn page(title: &str, stages: &[Stage], samples: &[Sample], verdict: &str) -> String {
-    let class = if verdict.starts_with("OK") { "ok" } else { "bad" };
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\">\
-         <title>loadgen</title><style>{STYLE}</style></head><body>\n\
-         <h1>loadgen</h1><p>{}</p>\n<pre class=\"{class}\">{}</pre>\n",
-        escape(title.trim()),
-        escape(verdict.trim())
-    );
-    page += &section("Stages", &table(stages));
-    let measured: Vec<&Stage> = stages.iter().filter(|stage| !stage.curve.is_empty()).collect();
-    if !measured.is_empty() {
-        page += &section("Latency by percentile", &latency_chart(&measured));
-    }
-    let spans: Vec<Span> = stages
-        .iter()
-        .map(|stage| Span { name: &stage.stage, from: stage.span_s.0, to: stage.span_s.1 })
-        .collect();
-    let deliveries = rates(samples, |sample| sample.deliveries as f64);
-    page += &section("Deliveries a second", &time_chart(&deliveries, &spans, COLOURS[0]));
-    if samples.iter().any(|sample| sample.server_cpu_s > 0.0) {
-        let cpu = rates(samples, |sample| sample.server_cpu_s);
-        page += &section("CPUs that the server uses", &time_chart(&cpu, &spans, COLOURS[1]));
-        let memory: Vec<(f64, f64)> = samples
-            .iter()
-            .map(|sample| (sample.at_s, sample.server_rss_bytes as f64 / f64::from(1 << 20)))
-            .collect();
-        let memory = thinned(&memory);
-        page += &section("The server's memory in MiB", &time_chart(&memory, &spans, COLOURS[2]));
-    }
-    page + "</body></html>\n"
+/// What the page is made of.
+pub struct Report<'a> {
+    /// The scenario's name.
+    pub scenario: &'a str,
+    /// What was loaded.
+    pub line: &'a str,
+    /// When, where, with what.
+    pub facts: &'a Facts,
+    /// All stages.
+    pub stages: &'a [Stage],
+    /// The server's cost over time.
+    pub samples: &'a [Sample],
+    /// How it ended, in words.
+    pub verdict: &'a str,
 }
 
-struct Span<'a> {
-    name: &'a str,
-    from: f64,
-    to: f64,
-}
-
-/// An axis: what its ends stand for.
-#[derive(Clone, Copy)]
-struct Axis {
-    from: f64,
-    to: f64,
-    logarithmic: bool,
-}
-
-impl Axis {
-    /// Where a value lies, from 0 to 1.
-    fn place(&self, value: f64) -> f64 {
-        if self.logarithmic {
-            (value / self.from).ln() / (self.to / self.from).ln()
-        } else {
-            (value - self.from) / (self.to - self.from)
+impl Report<'_> {
+    /// The page.
+    pub fn page(&self) -> String {
+        let title = format!("loadgen: {}", escape(self.scenario));
+        let mut page = format!(
+            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+             <title>{title}</title><style>{STYLE}{}</style></head><body>\n<h1>{title}</h1>\n<p>{}</p>\n",
+            chart::STYLE,
+            escape(self.line.trim()),
+        );
+        let class = if self.verdict.starts_with("OK") { "good" } else { "bad" };
+        page += &boxed(class, self.verdict);
+        let warnings = output::warnings(self.stages);
+        if !warnings.is_empty() {
+            page += &boxed("warn", &warnings);
         }
+        page += "<dl>";
+        for (name, fact) in self.facts {
+            page += &format!("<dt>{name}</dt><dd>{}</dd>\n", unbroken(fact));
+        }
+        page += "</dl>\n";
+        if !self.stages.is_empty() {
+            page += &section("Stages", &table(self.stages));
+        }
+        page + &self.charts() + "</body></html>\n"
     }
 
-    fn x(&self, value: f64) -> f64 {
-        LEFT + self.place(value) * (WIDTH - LEFT - RIGHT)
+    fn charts(&self) -> String {
+        let mut html = String::new();
+        let measured = self.stages.iter().filter(|stage| !stage.curve.is_empty());
+        let curves: Vec<Curve<'_>> = measured
+            .enumerate()
+            .map(|(colour, stage)| Curve {
+                name: &stage.stage,
+                colour,
+                points: stage.curve.clone(),
+            })
+            .collect();
+        if !curves.is_empty() {
+            html += &section("Latency by percentile", &chart::by_percentile(&curves));
+        }
+        let spans: Vec<Span<'_>> = self
+            .stages
+            .iter()
+            .map(|stage| Span { name: &stage.stage, from: stage.span_s.0, to: stage.span_s.1 })
+            .collect();
+        let samples = |value: fn(&Sample) -> f64| -> Vec<(f64, f64)> {
+            self.samples.iter().map(|sample| (sample.at_s, value(sample))).collect()
+        };
+        let mut over_time = |title: &str, name: &str, colour: usize, points: Vec<(f64, f64)>| {
+            if points.len() > 1 {
+                let curve = Curve { name, colour, points };
+                html += &section(title, &chart::over_time(&curve, &spans));
+            }
+        };
+        let deliveries = chart::rates(&samples(|sample| sample.deliveries as f64));
+        over_time("Deliveries", "updates a second, all peers together", 0, deliveries);
+        if self.samples.iter().any(|sample| sample.server_cpu_s > 0.0) {
+            let cpu = chart::rates(&samples(|sample| sample.server_cpu_s));
+            over_time("CPU of the server", "CPUs in use", 1, cpu);
+            let memory = samples(|sample| sample.server_rss_bytes as f64 / f64::from(1 << 20));
+            over_time("Memory of the server", "resident, MiB", 2, chart::thinned(&memory));
+        }
+        html
     }
+}
 
-    fn y(&self, value: f64) -> f64 {
-        HEIGHT - BOTTOM - self.place(value) * (HEIGHT - TOP - BOTTOM)
-    }
+/// Lines break between words, not behind the hyphens of a flag.
+fn unbroken(text: &str) -> String {
+    let words: Vec<String> =
+        text.split(' ').map(|word| format!("<span>{}</span>", escape(word))).collect();
+    words.join(" ")
+}
+
+fn boxed(class: &str, text: &str) -> String {
+    format!("<p class=\"box {class}\">{}</p>\n", escape(text.trim()))
 }
 
 fn section(title: &str, body: &str) -> String {
     format!("<h2>{}</h2>\n{body}\n", escape(title))
 }
 
+/// The table; where the page is narrow each cell bears its title, and empty ones go.
 fn table(stages: &[Stage]) -> String {
-    let mut html = "<div class=\"scroll\"><table>\n".to_owned();
-    for (index, row) in output::cells(stages).iter().enumerate() {
-        let tag = if index == 0 { "th" } else { "td" };
+    let cells = output::cells(stages);
+    let titles: Vec<String> = cells[0].iter().map(|title| escape(title)).collect();
+    let mut html =
+        format!("<table><thead><tr><th>{}</th></tr></thead><tbody>\n", titles.join("</th><th>"));
+    for row in &cells[1..] {
         html += "<tr>";
-        for cell in row {
-            html += &format!("<{tag}>{}</{tag}>", escape(cell));
+        for (title, cell) in titles.iter().zip(row) {
+            let class = if cell == "-" { " class=\"none\"" } else { "" };
+            html += &format!("<td{class} data-title=\"{title}\">{}</td>", escape(cell));
         }
         html += "</tr>\n";
     }
-    html + "</table></div>"
-}
-
-fn latency_chart(stages: &[&Stage]) -> String {
-    let points = || stages.iter().flat_map(|stage| &stage.curve);
-    let rarest = points().map(|point| point.0).fold(10.0, f64::max);
-    let slowest = points().map(|point| point.1).fold(0.1, f64::max);
-    let fastest = points().map(|point| point.1).fold(slowest, f64::min).max(0.01);
-    let x = Axis { from: 1.0, to: rarest, logarithmic: true };
-    let y = Axis {
-        from: 10f64.powf(fastest.log10().floor()),
-        to: 10f64.powf(slowest.log10().ceil()).max(fastest * 10.0),
-        logarithmic: true,
-    };
-    let mut drawing = String::new();
-    let mut rarity = 1.0;
-    while rarity <= rarest {
-        let percent = 100.0 - 100.0 / rarity;
-        drawing +=
-            &vertical(x.x(rarity), &format!("{percent} %").replace("99.99999999999999", "99.9"));
-        rarity *= 10.0;
+    html += "</tbody></table>\n";
+    for note in [Some(output::LEGEND.to_owned()), output::memory(stages), Some(BANDS.to_owned())] {
+        html += &note.map_or(String::new(), |note| {
+            format!("<p class=\"note\">{}</p>\n", escape(note.trim()))
+        });
     }
-    let mut ms = y.from;
-    while ms <= y.to * 1.001 {
-        drawing += &horizontal(y.y(ms), &format!("{} ms", rounded(ms)));
-        ms *= 10.0;
-    }
-    for (index, stage) in stages.iter().enumerate() {
-        let colour = COLOURS[index % COLOURS.len()];
-        let points: Vec<(f64, f64)> =
-            stage.curve.iter().map(|&(rarity, ms)| (x.x(rarity), y.y(ms.max(y.from)))).collect();
-        drawing += &curve(&points, colour);
-        drawing += &format!(
-            "<text x=\"{}\" y=\"{}\" style=\"fill:{colour}\">{}</text>",
-            LEFT + 8.0,
-            TOP + 14.0 + 14.0 * index as f64,
-            escape(&stage.stage)
-        );
-    }
-    svg(&drawing)
-}
-
-fn time_chart(points: &[(f64, f64)], spans: &[Span<'_>], colour: &str) -> String {
-    let end = points.last().map_or(1.0, |point| point.0).max(0.1);
-    let top = points.iter().map(|point| point.1).fold(0.0, f64::max).max(1e-3);
-    let step = round_step(top);
-    let x = Axis { from: 0.0, to: end, logarithmic: false };
-    let y = Axis { from: 0.0, to: (top / step).ceil() * step, logarithmic: false };
-    let mut drawing = String::new();
-    let steps = (y.to / step).round() as u32;
-    for n in 0..=steps {
-        let value = f64::from(n) * step;
-        drawing += &horizontal(y.y(value), &rounded(value));
-    }
-    let mut labelled_to = 0.0;
-    for (index, span) in spans.iter().enumerate() {
-        let (from, to) = (x.x(span.from), x.x(span.to.min(end)));
-        if index % 2 == 1 {
-            drawing += &format!(
-                "<rect x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{}\" fill=\"#00000009\"/>",
-                (to - from).max(0.0),
-                HEIGHT - TOP - BOTTOM
-            );
-        }
-        // Names that would overlap are left out: the table has them.
-        let middle = (from + to) / 2.0;
-        let half = span.name.len() as f64 * 3.2;
-        if to - from > 2.0 && middle - half > labelled_to && middle + half < WIDTH {
-            labelled_to = middle + half + 4.0;
-            let name = escape(span.name);
-            drawing += &format!(
-                "<text x=\"{middle:.1}\" y=\"{}\" text-anchor=\"middle\">{name}</text>",
-                HEIGHT - 8.0
-            );
-        }
-    }
-    let seconds = round_step(end);
-    for n in 0..=(end / seconds) as u32 {
-        let at = f64::from(n) * seconds;
-        drawing += &vertical(x.x(at), &format!("{} s", rounded(at)));
-    }
-    let points: Vec<(f64, f64)> = points.iter().map(|&(at, value)| (x.x(at), y.y(value))).collect();
-    drawing += &curve(&points, colour);
-    svg(&drawing)
-}
-
-/// How fast a counter grew, between neighbouring samples.
-fn rates(samples: &[Sample], counter: impl Fn(&Sample) -> f64) -> Vec<(f64, f64)> {
-    let step = samples.len().div_ceil(POINTS_MAX).max(1);
-    let samples: Vec<&Sample> = samples.iter().step_by(step).collect();
-    samples
-        .windows(2)
-        .filter(|pair| pair[1].at_s - pair[0].at_s > 0.001)
-        .map(|pair| {
-            let growth = (counter(pair[1]) - counter(pair[0])).max(0.0);
-            (pair[1].at_s, growth / (pair[1].at_s - pair[0].at_s))
-        })
-        .collect()
-}
-
-fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    points.iter().copied().step_by(points.len().div_ceil(POINTS_MAX).max(1)).collect()
-}
-
-/// A step of 1, 2 or 5 times a power of ten, of which `top` has four to ten.
-fn round_step(top: f64) -> f64 {
-    let power = 10f64.powf((top / 4.0).log10().floor());
-    let step = [5.0, 2.0].into_iter().find(|step| step * power <= top / 4.0);
-    step.unwrap_or(1.0) * power
-}
-
-/// A number without the noise of its last digits.
-fn rounded(value: f64) -> String {
-    if value >= 1e6 {
-        format!("{} M", (value / 1e4).round() / 100.0)
-    } else if value >= 1e4 {
-        format!("{} k", (value / 10.0).round() / 100.0)
-    } else {
-        format!("{}", (value * 1e3).round() / 1e3)
-    }
-}
-
-fn vertical(x: f64, label: &str) -> String {
-    let (bottom, text) = (HEIGHT - BOTTOM, HEIGHT - BOTTOM + 14.0);
-    format!(
-        "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>\
-         <text x=\"{x:.1}\" y=\"{text}\" text-anchor=\"middle\">{label}</text>"
-    )
-}
-
-fn horizontal(y: f64, label: &str) -> String {
-    let (right, text) = (WIDTH - RIGHT, LEFT - 6.0);
-    format!(
-        "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-         <text x=\"{text}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
-        y + 4.0
-    )
-}
-
-fn curve(points: &[(f64, f64)], colour: &str) -> String {
-    let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-    format!("<polyline class=\"curve\" stroke=\"{colour}\" points=\"{}\"/>", points.join(" "))
-}
-
-fn svg(drawing: &str) -> String {
-    let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
-    format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">{drawing}\
-         <line class=\"axis\" x1=\"{LEFT}\" x2=\"{LEFT}\" y1=\"{TOP}\" y2=\"{bottom}\"/>\
-         <line class=\"axis\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\"/></svg>"
-    )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    html
 }
 
 #[cfg(test)]
@@ -269,9 +164,23 @@ mod tests {
     use super::*;
 
     fn stage() -> Stage {
-        let curve = (0..40).map(|n| (1.25f64.powi(n), 0.2 + f64::from(n))).collect();
-        let name = "updates <b>".to_owned();
-        Stage { stage: name, deliveries: 5, curve, span_s: (0.0, 2.0), ..Stage::default() }
+        Stage {
+            stage: "updates <b>".to_owned(),
+            ok: true,
+            deliveries: 5,
+            curve: (0..40).map(|n| (1.25f64.powi(n), 0.2 + f64::from(n))).collect(),
+            span_s: (0.0, 2.0),
+            server_rss_bytes_before: Some(4 << 20),
+            server_rss_bytes_peak: Some(24 << 20),
+            warnings: vec!["loadgen itself was late: <1>".to_owned()],
+            ..Stage::default()
+        }
+    }
+
+    fn page(stages: &[Stage], samples: &[Sample], verdict: &str) -> String {
+        let facts = vec![("date", "today".to_owned()), ("command", "loadgen 'a & b'".to_owned())];
+        let line = "loading & more\n";
+        Report { scenario: "mix", line, facts: &facts, stages, samples, verdict }.page()
     }
 
     #[test]
@@ -283,7 +192,7 @@ mod tests {
             server_rss_bytes: 1 << 24,
         };
         let samples: Vec<Sample> = (0..2000).map(sample).collect();
-        let page = page("loading & more", &[stage()], &samples, "OK: all right\n");
+        let page = page(&[stage()], &samples, "OK: all right\n");
         assert!(page.contains("loading &amp; more") && page.contains("updates &lt;b&gt;"));
         assert_eq!(page.matches("<svg").count(), 4);
         for outside in ["<script", "http:", "https:", "src=", "href=", "url(", "NaN", "inf"] {
@@ -293,16 +202,24 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_samples_has_a_page_too() {
-        let page = page("", &[], &[], "FAILED: nothing");
-        assert!(page.contains("class=\"bad\"") && !page.contains("NaN"), "{page}");
+    fn the_page_says_what_a_reader_must_know() {
+        let page = page(&[stage()], &[], "OK: all right\n");
+        for words in [
+            "updates &lt;b&gt;: loadgen itself was late: &lt;1&gt;",
+            "<dt>date</dt><dd><span>today</span></dd>",
+            "<dd><span>loadgen</span> <span>'a</span> <span>&amp;</span> <span>b'</span></dd>",
+            "server memory: 4.00 MiB before the run, 24.00 MiB at most",
+            "server us: CPU of the server for each delivered update",
+            "prefers-color-scheme:dark",
+            "<td data-title=\"delivered\">5</td>",
+        ] {
+            assert!(page.contains(words), "{words}: {page}");
+        }
     }
 
     #[test]
-    fn steps_are_round() {
-        for (top, step) in [(10.0, 2.0), (1.0, 0.2), (4.1, 1.0), (20.0, 5.0), (81e3, 2e4)] {
-            let found = round_step(top);
-            assert!((found / step - 1.0).abs() < 1e-9, "{top}: {found}");
-        }
+    fn a_run_without_samples_has_a_page_too() {
+        let page = page(&[], &[], "FAILED: nothing");
+        assert!(page.contains("\"box bad\"") && !page.contains("NaN"), "{page}");
     }
 }

@@ -59,6 +59,23 @@ pub struct Given {
     pub rounds: Option<u32>,
 }
 
+/// The size flags that a scenario has.
+fn flags_of(scenario: Scenario) -> &'static [&'static str] {
+    match scenario {
+        Scenario::Mix => {
+            &["--peers", "--vnis", "--vnis-per-peer", "--routes", "--rate", "--duration-s"]
+        }
+        Scenario::Mesh => &["--peers", "--vnis", "--vnis-per-peer", "--routes", "--rate"],
+        Scenario::Herd => &["--peers", "--vnis", "--vnis-per-peer", "--routes"],
+        Scenario::Idle => &["--peers", "--duration-s"],
+        Scenario::Fanout => &["--announcers", "--routes", "--subscribers", "--rate"],
+        Scenario::Join => &["--announcers", "--routes", "--joiners", "--rate"],
+        Scenario::Latency => &["--announcers", "--subscribers", "--rate", "--duration-s"],
+        Scenario::Churn => &["--announcers", "--routes", "--subscribers", "--rounds", "--rate"],
+        Scenario::Slow => &["--announcers", "--subscribers", "--rate", "--duration-s", "--stall-s"],
+    }
+}
+
 impl Given {
     /// The scenario's sizes: its defaults, and the flags that it has.
     ///
@@ -68,54 +85,46 @@ impl Given {
         let rate = |default| self.rate.or(default);
         let seconds = |flag: Option<f64>, default| flag.unwrap_or(default);
         let mut sizes = Sizes { rate_per_s: self.rate, ..Sizes::default() };
-        let used: &[&str] = match scenario {
+        match scenario {
             Scenario::Mix => {
                 sizes.meshed(self, 1000, None, 2, 5);
                 sizes.rate_per_s = rate(Some(500.0));
                 sizes.duration_s = seconds(self.duration_s, 10.0);
-                &["--peers", "--vnis", "--vnis-per-peer", "--routes", "--rate", "--duration-s"]
             }
             Scenario::Mesh => {
                 sizes.meshed(self, 500, Some(100), 4, 10);
-                &["--peers", "--vnis", "--vnis-per-peer", "--routes", "--rate"]
             }
             Scenario::Herd => {
                 sizes.meshed(self, 1000, Some(50), 2, 10);
-                &["--peers", "--vnis", "--vnis-per-peer", "--routes"]
             }
             Scenario::Idle => {
                 sizes.meshed(self, 5000, Some(100), 1, 0);
                 sizes.duration_s = seconds(self.duration_s, 10.0);
-                &["--peers", "--duration-s"]
             }
             Scenario::Fanout => {
                 sizes.star(self, 1, 100, 5000);
-                &["--announcers", "--routes", "--subscribers", "--rate"]
             }
             Scenario::Join => {
                 sizes.star(self, 1, 0, 50_000);
                 sizes.joiners = self.joiners.unwrap_or(20);
-                &["--announcers", "--routes", "--joiners", "--rate"]
             }
             Scenario::Latency => {
                 sizes.star(self, 10, 100, 0);
                 sizes.stream(rate(Some(1000.0)));
                 sizes.duration_s = seconds(self.duration_s, 10.0);
-                &["--announcers", "--subscribers", "--rate", "--duration-s"]
             }
             Scenario::Churn => {
                 sizes.star(self, 10, 50, 200);
                 sizes.rounds = self.rounds.unwrap_or(5);
-                &["--announcers", "--routes", "--subscribers", "--rounds", "--rate"]
             }
             Scenario::Slow => {
                 sizes.star(self, 10, 20, 0);
                 sizes.stream(rate(Some(8000.0)));
                 sizes.duration_s = seconds(self.duration_s, 5.0);
                 sizes.stall_s = seconds(self.stall_s, 30.0);
-                &["--announcers", "--subscribers", "--rate", "--duration-s", "--stall-s"]
             }
-        };
+        }
+        let used = flags_of(scenario);
         match self.names().into_iter().find(|flag| !used.contains(flag)) {
             Some(flag) => Err(format!(
                 "{flag} means nothing to --scenario {}, which has: {}\n",
@@ -148,8 +157,9 @@ impl Given {
 impl Sizes {
     fn meshed(&mut self, flags: &Given, peers: u32, vnis: Option<u32>, each: u32, routes: u32) {
         self.peers = flags.peers.unwrap_or(peers);
-        // One VNI for each 50 peers, unless the scenario says otherwise.
-        let vnis = vnis.unwrap_or((self.peers / 50).max(2));
+        // One VNI for each 50 peers, or as many as the scenario says unless fewer than 10 would share one.
+        let shared = self.peers.saturating_mul(each) / 10;
+        let vnis = vnis.map_or(self.peers / 50, |vnis| vnis.min(shared)).max(2);
         self.vnis = flags.vnis.unwrap_or(vnis);
         self.vnis_per_peer = flags.vnis_per_peer.unwrap_or(each.min(self.vnis));
         self.routes = flags.routes.unwrap_or(routes);
@@ -166,6 +176,28 @@ impl Sizes {
         self.rate_per_s = rate_per_s;
         let routes = rate_per_s.unwrap_or_default() * CYCLE_S / f64::from(self.announcers);
         self.routes = routes.ceil().max(1.0) as u32;
+    }
+
+    /// The scenario's size flags with their values, those that were not given, too.
+    pub fn words(&self, scenario: Scenario) -> String {
+        let word = |flag: &&str| {
+            let value = match *flag {
+                "--peers" => self.peers.to_string(),
+                "--vnis" => self.vnis.to_string(),
+                "--vnis-per-peer" => self.vnis_per_peer.to_string(),
+                "--announcers" => self.announcers.to_string(),
+                "--routes" => self.routes.to_string(),
+                "--subscribers" => self.subscribers.to_string(),
+                "--joiners" => self.joiners.to_string(),
+                "--rate" => self.rate_per_s?.to_string(),
+                "--duration-s" => self.duration_s.to_string(),
+                "--stall-s" => self.stall_s.to_string(),
+                "--rounds" => self.rounds.to_string(),
+                _ => return None,
+            };
+            Some(format!("{flag} {value}"))
+        };
+        flags_of(scenario).iter().filter_map(word).collect::<Vec<_>>().join(" ")
     }
 
     /// Peers of all kinds.

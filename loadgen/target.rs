@@ -21,6 +21,9 @@ pub enum TargetError {
          a reflector by itself"
     )]
     Connect(SocketAddr, io::Error),
+    /// None of a name's addresses is of use.
+    #[error("no address of --target is of use: {}", .0.iter().map(Self::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<TargetError>),
     /// Something else listens there.
     #[error("the server at {0} does not speak MetalBond: {1}. Check --target")]
     Foreign(SocketAddr, String),
@@ -37,18 +40,32 @@ pub enum TargetError {
     Silent(SocketAddr, &'static str),
 }
 
-/// Whether something listens there.
-pub fn listens(target: SocketAddr) -> bool {
-    TcpStream::connect_timeout(&target, LIMIT).is_ok()
+/// The first of the addresses at which a handshake succeeds.
+///
+/// # Errors
+/// What is wrong with each, if none is of use.
+pub fn find(targets: &[SocketAddr], keepalive_s: u32) -> Result<SocketAddr, TargetError> {
+    let mut errors = Vec::new();
+    for &target in targets {
+        match probe(target, keepalive_s) {
+            Ok(()) => return Ok(target),
+            Err(error) => errors.push(error),
+        }
+    }
+    Err(match errors.pop() {
+        Some(only) if errors.is_empty() => only,
+        last => TargetError::Several(errors.into_iter().chain(last).collect()),
+    })
 }
 
 /// Makes a handshake and hangs up.
-///
-/// # Errors
-/// See [`TargetError`].
-pub fn probe(target: SocketAddr, keepalive_s: u32) -> Result<(), TargetError> {
+fn probe(target: SocketAddr, keepalive_s: u32) -> Result<(), TargetError> {
     let connect = |error| TargetError::Connect(target, error);
     let mut stream = TcpStream::connect_timeout(&target, LIMIT).map_err(connect)?;
+    if stream.local_addr().ok() == Some(target) {
+        // A free port of the ephemeral range may be given to the connection to it.
+        return Err(connect(io::ErrorKind::ConnectionRefused.into()));
+    }
     stream.set_read_timeout(Some(LIMIT)).map_err(connect)?;
     stream.set_write_timeout(Some(LIMIT)).map_err(connect)?;
     let mut deframer = Deframer::new();
@@ -134,8 +151,31 @@ mod tests {
     #[test]
     fn nobody_there() {
         let free = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
-        assert!(!listens(free));
-        let words = probe(free, 5).unwrap_err().to_string();
+        let words = find(&[free], 5).unwrap_err().to_string();
         assert!(words.starts_with(&format!("nothing answers at {free}")), "{words}");
+    }
+
+    #[test]
+    fn every_address_of_a_name_is_tried() {
+        let free = || TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+        let (a, b) = (free(), free());
+        let words = find(&[a, b], 5).unwrap_err().to_string();
+        for target in [a, b] {
+            assert!(words.contains(&format!("nothing answers at {target}")), "{words}");
+        }
+        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        let server = std::thread::Builder::new().spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let hello = Hello { keepalive_interval_s: 5, is_server: true, reassembles: true };
+            let mut answers = Vec::new();
+            Message::Hello(hello).encode(&mut answers);
+            answers.extend_from_slice(&KEEPALIVE_FRAME);
+            stream.write_all(&answers).unwrap();
+            // Until the probe hangs up.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        assert_eq!(find(&[a, target, b], 5).unwrap(), target);
+        server.unwrap().join().unwrap();
     }
 }

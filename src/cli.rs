@@ -3,21 +3,21 @@
 //! Owns the flags, their defaults and what is said about wrong ones. Must never print, exit or
 //! start anything: the program does.
 //!
-//! argh reads the flags. What it does not know is put right before: `--flag=value`, and `server`
-//! as a first word that may be left out.
+//! The first word is a command: `server`, which may be left out, `client` or `help`. Flags follow.
 
 mod client;
+mod flags;
 
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::num::NonZero;
 
 use argh::FromArgs;
 
 use crate::io::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
-use crate::types::{Pace, PeerId, ReflectOwn, ShardId};
+use crate::types::{HostPort, HostPortError, Pace, PeerId, ReflectOwn, ShardId};
 
 pub use client::ClientOptions;
+pub use flags::{Grammar, Takes, VERSION, parse_flags, usage_of, version_of};
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "metalbond-uring";
@@ -56,9 +56,13 @@ pub struct Exit {
 pub struct ServerOptions {
     /// The server: at least one address, more only if a name has several.
     pub server: ServerConfig,
-    /// Whether to log what happens to single routes and messages.
+    /// Where the Go program would show its HTTP view. There is none yet.
+    pub http: Option<HostPort>,
+    /// Whether to log what happens to single peers, routes and messages.
     pub verbose: bool,
 }
+
+const COMMANDS: [&str; 3] = ["server", "client", "help"];
 
 /// Reads the words after the program's name.
 ///
@@ -67,60 +71,52 @@ pub struct ServerOptions {
 /// # Errors
 /// An [`Exit`], also for `--help` and `--version`.
 pub fn parse(args: &[&str]) -> Result<Invocation, Exit> {
-    let args = match args {
-        ["client", rest @ ..] => return client::parse(rest).map(Invocation::Client),
-        ["server", rest @ ..] => rest,
-        all => all,
-    };
-    let flags: ServerFlags = parse_flags(PROGRAM, args, &VALUES, &SWITCHES)?;
+    match args {
+        ["client", rest @ ..] => client::parse(rest).map(Invocation::Client),
+        ["help"] | ["help", "server" | "help"] => server(&["--help"]),
+        ["help", "client"] => client::parse(&["--help"]).map(Invocation::Client),
+        ["help", command, ..] => Err(no_command(command)),
+        ["server", rest @ ..] => server(rest),
+        [word, ..] if !word.starts_with('-') => Err(no_command(word)),
+        all => server(all),
+    }
+}
+
+fn server(args: &[&str]) -> Result<Invocation, Exit> {
+    let flags: ServerFlags = parse_flags(&GRAMMAR, args)?;
     if flags.version {
-        return Err(Exit {
-            code: 0,
-            text: format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION")),
-            stream: Stream::Stdout,
-        });
+        return Err(version_of(PROGRAM));
     }
     Ok(Invocation::Server(flags.into()))
 }
 
-/// Reads flags with argh, after putting right what it does not know: `--flag=value`.
-///
-/// `values` are the flags that take a value, `switches` those that do not.
-///
-/// # Errors
-/// An [`Exit`] in the name of `program`, also for `--help`.
-pub fn parse_flags<F: FromArgs>(
-    program: &str,
-    args: &[&str],
-    values: &[Takes],
-    switches: &[&str],
-) -> Result<F, Exit> {
-    let words = normalise(program, args, values, switches)?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    F::from_args(&[program], &words).map_err(|exit| explain(program, exit, values))
+/// A first word that is no command.
+fn no_command(word: &str) -> Exit {
+    let meant = flags::nearest(word, COMMANDS.into_iter().chain(GRAMMAR.flags()));
+    let meant = meant.map(|meant| format!("Did you mean {meant}?\n")).unwrap_or_default();
+    let text =
+        format!("Unrecognized argument: {word:?} is no command: server, client or help\n{meant}");
+    usage_of(PROGRAM, &text)
 }
-
-/// What is said about a wrong command line: `text`, which ends with a line feed, and where to look.
-pub fn usage_of(program: &str, text: &str) -> Exit {
-    Exit {
-        code: 2,
-        text: format!("{program}: {text}Try: {program} --help\n"),
-        stream: Stream::Stderr,
-    }
-}
-
-/// A flag with a value: its name, what it takes, and an example.
-pub struct Takes(pub &'static str, pub &'static str, pub &'static str);
 
 /// What one `--listen` gives; argh would take a plain `Vec` for a flag that may be repeated.
 type Addresses = Vec<SocketAddr>;
 
-/// Reflects routes between the hypervisors that connect to it, over the MetalBond protocol.
 #[derive(FromArgs)]
 #[argh(
+    description = "A route reflector for the MetalBond protocol: it passes routes between the\n\
+                   hypervisors that connect to it.\n\n\
+                   Commands:\n\
+                   \x20 server            be the reflector; the word may be left out\n\
+                   \x20 client            connect to servers: announce routes, and install those that\n\
+                   \x20                   are learned; see `metalbond-uring help client`\n\
+                   \x20 help [command]    say what a command does, and with which flags",
+    usage = "[server] [flags]\n       \
+             {command_name} client --server <address> [flags]\n       \
+             {command_name} help [server|client]",
     help_triggers("-h", "--help"),
-    note = "The word `server` may stand before the flags. A value may also follow a `=`.",
-    example = "{command_name} --listen [::]:4711 --cores 4"
+    note = "These are the flags of the server. A value may also follow a `=`.",
+    example = "{command_name} --listen \"[::]:4711\" --cores 4"
 )]
 struct ServerFlags {
     /// address to listen on, default [::]:4711; `:4711` is the same
@@ -130,7 +126,7 @@ struct ServerFlags {
     #[argh(option, arg_name = "bytes", from_str_fn(mss), default = "SEGMENT_BYTES_MAX_DEFAULT")]
     mss: u16,
     /// threads to serve peers with, 1 to 1024; default: one for each CPU it may use
-    #[argh(option, arg_name = "n", from_str_fn(cores), default = "cores_default()")]
+    #[argh(option, arg_name = "n", from_str_fn(cores), default = "0")]
     cores: u16,
     /// keepalive interval to offer, in seconds, up to 86400; default 5, which 0 stands for too
     #[argh(
@@ -158,11 +154,14 @@ struct ServerFlags {
     /// memory for what slow peers have not read yet, in MiB, default 1024
     #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "1024")]
     queue_mib_max: u32,
-    /// log what happens to single routes and messages
+    /// address of an HTTP view: accepted, but there is none yet
+    #[argh(option, arg_name = "address", from_str_fn(host_port))]
+    http: Option<HostPort>,
+    /// log more: what happens to single peers, routes and messages
     #[argh(switch, short = 'v')]
     verbose: bool,
     /// print the version
-    #[argh(switch)]
+    #[argh(switch, short = 'V')]
     version: bool,
 }
 
@@ -181,11 +180,22 @@ impl From<ServerFlags> for ServerOptions {
             queue_bytes_max: u64::from(flags.queue_mib_max) << 20,
             ..ServerConfig::default()
         };
-        ServerOptions { server, verbose: flags.verbose }
+        ServerOptions { server, http: flags.http, verbose: flags.verbose }
     }
 }
 
-const VALUES: [Takes; 10] = [
+static GRAMMAR: Grammar = Grammar {
+    program: PROGRAM,
+    values: VALUES,
+    lists: &[],
+    switches: &["--verbose", "-v", "--version", "-V", "--help", "-h"],
+    beside: Some(("metalbond-uring client", &client::GRAMMAR)),
+};
+
+const MSS_TAKES: Takes =
+    Takes("--mss", "bytes from 536 to 32767, or auto for what the path takes", "1220");
+
+static VALUES: &[Takes] = &[
     Takes("--listen", "an address and a port", "[::]:4711"),
     MSS_TAKES,
     Takes("--cores", "a number from 1 to 1024", "4"),
@@ -196,87 +206,23 @@ const VALUES: [Takes; 10] = [
     Takes("--vnis-per-peer-max", "a number from 1 to 4294967295", "16384"),
     Takes("--peers-max", "a number from 1 to 1048576", "65536"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
+    Takes("--http", "an address and a port", "[::]:4712"),
 ];
 
-const MSS_TAKES: Takes =
-    Takes("--mss", "bytes from 536 to 32767, or auto for what the path takes", "1220");
-
-const SWITCHES: [&str; 5] = ["--verbose", "-v", "--version", "--help", "-h"];
-
-/// Makes `--flag value` of `--flag=value`, and refuses what is no flag.
-fn normalise(
-    program: &str,
-    args: &[&str],
-    values: &[Takes],
-    switches: &[&str],
-) -> Result<Vec<String>, Exit> {
-    let usage = |text: &str| usage_of(program, text);
-    let mut words = Vec::new();
-    let mut args = args.iter();
-    while let Some(&arg) = args.next() {
-        if arg == "--" {
-            // Ends the flags; nothing may follow them.
-            if let Some(extra) = args.next() {
-                return Err(usage(&format!("Unrecognized argument: {extra:?} after `--`\n")));
-            }
-        } else if !arg.starts_with('-') || arg == "-" {
-            return Err(usage(&format!("Unrecognized argument: {arg:?} is no flag\n")));
-        } else if let Some((flag, value)) = arg.split_once('=') {
-            if switches.contains(&flag) {
-                return Err(usage(&format!("{flag} takes no value, but {value:?} was given\n")));
-            }
-            words.extend([flag.to_string(), value.to_string()]);
-        } else {
-            words.push(arg.to_string());
-            if values.iter().any(|Takes(flag, ..)| *flag == arg) {
-                words.extend(args.next().map(|value| value.to_string()));
-            } else if !switches.contains(&arg) {
-                // Or the value behind it would be blamed.
-                return Err(usage(&format!("Unrecognized argument: {arg}\n")));
-            }
-        }
-    }
-    Ok(words)
-}
-
-/// argh's word for an early exit, and what the flag in question takes.
-fn explain(program: &str, exit: argh::EarlyExit, values: &[Takes]) -> Exit {
-    if exit.status.is_ok() {
-        return Exit { code: 0, text: exit.output, stream: Stream::Stdout };
-    }
-    let mut text = exit.output;
-    let blamed = values.iter().find(|Takes(flag, ..)| text.contains(&format!("option '{flag}'")));
-    if let Some(Takes(flag, takes, example)) = blamed {
-        text += &format!("{flag} takes {takes}, for example: {program} {flag} {example}\n");
-    }
-    usage_of(program, &text)
-}
-
-fn usage(text: &str) -> Exit {
-    usage_of(PROGRAM, text)
-}
-
 fn listen(value: &str) -> Result<Vec<SocketAddr>, String> {
-    let Some((host, port)) = value.rsplit_once(':') else {
-        return Err("no port".into());
-    };
-    let port: u16 = match port.parse() {
-        Ok(port) => port,
-        // The last group of an IPv6 address.
-        Err(_) if port.ends_with(']') => return Err("no port".into()),
-        Err(_) => return Err(format!("{port:?} is no port")),
-    };
+    let HostPort { host, port } = host_port(value)?;
     if host.is_empty() {
         return Ok(vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))]);
     }
-    if host.contains(':') && !host.starts_with('[') {
-        return Err("an IPv6 address goes into brackets".into());
-    }
-    let addresses = value.to_socket_addrs().map_err(|error| error.to_string())?;
+    let addresses = (host.as_str(), port).to_socket_addrs().map_err(|error| error.to_string())?;
     let mut listen: Vec<SocketAddr> = addresses.collect();
     listen.sort();
     listen.dedup();
     if listen.is_empty() { Err("the name has no address".into()) } else { Ok(listen) }
+}
+
+fn host_port(value: &str) -> Result<HostPort, String> {
+    value.parse().map_err(|error: HostPortError| error.to_string())
 }
 
 fn listen_default() -> Vec<SocketAddr> {
@@ -301,11 +247,6 @@ fn cores(value: &str) -> Result<u16, String> {
     number(value, 1, u32::from(CORES_MAX)).map(|cores| cores as u16)
 }
 
-fn cores_default() -> u16 {
-    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
-    u16::try_from(cpus).unwrap_or(CORES_MAX).min(CORES_MAX)
-}
-
 /// 0 is for what the path takes.
 fn mss(value: &str) -> Result<u16, String> {
     match value {
@@ -315,10 +256,7 @@ fn mss(value: &str) -> Result<u16, String> {
 }
 
 fn keepalive(value: &str) -> Result<u32, String> {
-    match number(value, 0, KEEPALIVE_INTERVAL_S_MAX)? {
-        0 => Ok(KEEPALIVE_INTERVAL_S_DEFAULT),
-        interval_s => Ok(interval_s),
-    }
+    number(value, 0, KEEPALIVE_INTERVAL_S_MAX)
 }
 
 fn peers_max(value: &str) -> Result<u32, String> {
@@ -366,15 +304,13 @@ mod tests {
     #[test]
     fn defaults() {
         let options = server(&[]);
-        let cores = options.server.cores;
-        assert!((1..=1024).contains(&cores));
         assert_eq!(
             options,
             ServerOptions {
                 server: ServerConfig {
                     listen: vec!["[::]:4711".parse().unwrap()],
                     segment_bytes_max: 1220,
-                    cores,
+                    cores: 0,
                     keepalive_interval_s: 5,
                     reflect_own: ReflectOwn::None,
                     pace: Pace::Auto,
@@ -384,6 +320,7 @@ mod tests {
                     queue_bytes_max: 1 << 30,
                     hold_time: std::time::Duration::ZERO,
                 },
+                http: None,
                 verbose: false,
             }
         );
@@ -404,6 +341,7 @@ mod tests {
             ("--vnis-per-peer-max", "2"),
             ("--peers-max", "1048576"),
             ("--queue-mib-max", "4294967295"),
+            ("--http", ":4712"),
         ];
         let expected = ServerOptions {
             server: ServerConfig {
@@ -419,6 +357,7 @@ mod tests {
                 queue_bytes_max: 4_294_967_295 * 1_048_576,
                 hold_time: std::time::Duration::ZERO,
             },
+            http: Some(HostPort { host: String::new(), port: 4712 }),
             verbose: true,
         };
         let mut apart: Vec<&str> = vec!["server", "--verbose"];
@@ -440,7 +379,7 @@ mod tests {
         );
         assert_eq!(server(&["--pace", "off"]).server.pace, Pace::Off);
         assert_eq!(server(&["--pace", "auto"]).server.pace, Pace::Auto);
-        assert_eq!(server(&["--keepalive", "0"]).server.keepalive_interval_s, 5);
+        assert_eq!(server(&["--keepalive", "0"]).server.keepalive_interval_s, 0);
         assert_eq!(server(&["--keepalive", "86400"]).server.keepalive_interval_s, 86_400);
         assert_eq!(server(&["--cores", "1024"]).server.cores, 1024);
     }
@@ -453,6 +392,8 @@ mod tests {
         assert_eq!(listen(":4711"), parsed("[::]:4711"));
         assert_eq!(listen("0.0.0.0:1"), parsed("0.0.0.0:1"));
         assert_eq!(listen("[2001:db8::1]:65535"), parsed("[2001:db8::1]:65535"));
+        let zoned = listen("[fe80::1%lo]:4711");
+        assert!(matches!(&zoned[..], [SocketAddr::V6(one)] if one.scope_id() > 0), "{zoned:?}");
         let named = listen("localhost:4711");
         assert!(!named.is_empty());
         assert!(named.iter().all(|address| address.ip().is_loopback() && address.port() == 4711));
@@ -461,15 +402,20 @@ mod tests {
     #[test]
     fn wrong_values_name_the_flag_the_value_and_what_it_takes() {
         for (flag, value, takes) in [
-            ("--listen", "4711", "no port"),
-            ("--listen", "localhost", "no port"),
-            ("--listen", "[::1]", "no port"),
+            ("--listen", "4711", "host is missing"),
+            ("--listen", "localhost", "port is missing"),
+            ("--listen", "[::1]", "port is missing"),
             ("--listen", "::1:4711", "brackets"),
+            ("--listen", "[fe80::1]:4711", "needs its device"),
             ("--listen", "[::]:65536", "is no port"),
             ("--listen", "[::]:", "is no port"),
             ("--listen", "[::]:http", "is no port"),
             ("--listen", "no such name:4711", "[::]:4711"),
             ("--listen", "", "[::]:4711"),
+            ("--listen", "http://[::1]:4711", "without"),
+            ("--http", "4712", "host is missing"),
+            ("--http", "[::1]", "port is missing"),
+            ("--http", "::1:4712", "brackets"),
             ("--cores", "0", "1 to 1024"),
             ("--cores", "1025", "1 to 1024"),
             ("--cores", "-1", "1 to 1024"),
@@ -508,40 +454,123 @@ mod tests {
             assert!(text.contains(&format!("'{flag}'")) && text.contains(takes), "{text}");
             let text = wrong(&[flag, example, flag, example]);
             assert!(text.contains(&format!("'{flag}'")) && text.contains("duplicate"), "{text}");
-            // The next flag is not taken for a value in silence.
+            // The next flag is not taken for a value.
             let text = wrong(&[flag, "--verbose"]);
-            assert!(text.contains(&format!("'{flag}' with value '--verbose'")), "{text}");
+            assert!(text.contains(&format!("'{flag}': --verbose follows")), "{text}");
+            assert!(text.contains(takes), "{text}");
         }
     }
 
     #[test]
     fn wrong_words() {
         assert!(wrong(&["--frob"]).contains("--frob"));
-        assert!(wrong(&["--frob=3"]).contains("--frob"));
+        assert!(wrong(&["--frob=3"]).contains("Unrecognized argument: --frob\n"));
         assert!(wrong(&["--=3"]).contains("Unrecognized argument"));
-        assert!(wrong(&["--core", "2"]).contains("Unrecognized argument: --core\n"));
-        assert!(wrong(&["-x"]).contains("-x"));
+        assert!(wrong(&["-x"]).contains("-x\nTry"), "no short flag is like another");
         assert!(wrong(&["-"]).contains("\"-\""));
         assert!(wrong(&[""]).contains("\"\""));
-        assert!(wrong(&["serve"]).contains("\"serve\""));
         assert!(wrong(&["server", "server"]).contains("\"server\""));
+        assert!(wrong(&["-v", "client"]).contains("command comes first"));
         assert!(wrong(&["--", "--cores"]).contains("\"--cores\" after `--`"));
-        assert!(wrong(&["--verbose=true"]).contains("--verbose takes no value"));
-        assert!(wrong(&["-v=1"]).contains("-v takes no value"));
+        assert!(wrong(&["--verbose=maybe"]).contains("--verbose takes no value but true or false"));
+        assert!(wrong(&["--server", "[::1]:1"]).contains("a flag of `metalbond-uring client`"));
+    }
+
+    #[test]
+    fn mistyped_words_and_what_is_meant() {
+        for (word, meant) in [
+            ("sever", "server"),
+            ("serve", "server"),
+            ("cleint", "client"),
+            ("Client", "client"),
+            ("clients", "client"),
+            ("hlep", "help"),
+            ("version", "--version"),
+            ("listen", "--listen"),
+            ("--lsten", "--listen"),
+            ("-listen", "--listen"),
+            ("--Listen=[::1]:4711", "--listen"),
+            ("--core", "--cores"),
+            ("--peers", "--peers-max"),
+            ("--keep-alive=5", "--keepalive"),
+            ("--keep_alive", "--keepalive"),
+            ("--routes_per_peer_max", "--routes-per-peer-max"),
+            ("--vebrose", "--verbose"),
+        ] {
+            let text = wrong(&[word, "5"]);
+            assert!(text.contains(&format!("\nDid you mean {meant}?\n")), "{word}: {text}");
+        }
+        for word in ["--frob", "frob", "--f", "xyz", "--127.0.0.1", "-"] {
+            assert!(!wrong(&[word]).contains("Did you mean"), "{word}");
+        }
+        assert!(wrong(&["help", "cleint"]).contains("Did you mean client?"));
+        assert!(wrong(&["server", "lsten"]).contains("Did you mean --listen?"));
+    }
+
+    #[test]
+    fn switches_of_the_go_program_may_have_true_or_false_behind() {
+        assert!(server(&["--verbose=true"]).verbose && server(&["-v=1"]).verbose);
+        assert!(!server(&["--verbose=false"]).verbose && !server(&["--verbose=no"]).verbose);
+    }
+
+    /// Every way to ask for a text, and the text of the command itself.
+    #[track_caller]
+    fn said(args: &[&str]) -> String {
+        let exit = parse(args).expect_err("it only prints");
+        assert_eq!((exit.code, exit.stream), (0, Stream::Stdout), "{args:?}");
+        exit.text
     }
 
     #[test]
     fn help_and_version() {
-        for args in [&["--help"][..], &["-h"], &["server", "--help"], &["--cores", "2", "--help"]] {
-            let exit = parse(args).unwrap_err();
-            assert_eq!((exit.code, exit.stream), (0, Stream::Stdout));
-            for Takes(flag, ..) in VALUES {
-                assert!(exit.text.contains(flag), "{flag}: {}", exit.text);
-            }
-            assert!(SWITCHES.iter().all(|switch| exit.text.contains(switch)), "{}", exit.text);
+        let of_server = said(&["--help"]);
+        for args in [
+            &["-h"][..],
+            &["help"],
+            &["help", "server"],
+            &["help", "help"],
+            &["server", "--help"],
+            &["server", "-h"],
+            &["--cores", "2", "--help"],
+        ] {
+            assert_eq!(said(args), of_server, "{args:?}");
         }
-        let exit = parse(&["--version"]).unwrap_err();
-        assert_eq!((exit.code, exit.stream), (0, Stream::Stdout));
-        assert_eq!(exit.text, "metalbond-uring 0.1.0\n");
+        assert!(of_server.contains("\n  client            connect to servers"), "{of_server}");
+        let of_client = said(&["client", "--help"]);
+        for args in [&["client", "-h"][..], &["help", "client"], &["client", "-v", "--help"]] {
+            assert_eq!(said(args), of_client, "{args:?}");
+        }
+        for (text, grammar) in [(&of_server, &GRAMMAR), (&of_client, &client::GRAMMAR)] {
+            for flag in grammar.flags() {
+                assert!(text.contains(&format!(" {flag}")), "{flag}: {text}");
+            }
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        }
+        let version = format!("metalbond-uring {VERSION}\n");
+        for command in [&[][..], &["server"], &["client"]] {
+            for flag in ["-V", "--version"] {
+                assert_eq!(said(&[command, &[flag]].concat()), version);
+            }
+        }
+    }
+
+    #[test]
+    fn the_readme_has_each_flag_and_says_the_same_of_v() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let (_, of_client) = readme.split_once("\n## Be a client\n").unwrap();
+        for (text, grammar) in [(readme.as_str(), &GRAMMAR), (of_client, &client::GRAMMAR)] {
+            // Up to the end of the first table.
+            let rows = text.lines().skip_while(|line| !line.starts_with("| flag "));
+            let table: String = rows.take_while(|line| line.starts_with('|')).collect();
+            for flag in grammar.flags() {
+                let asks = ["--help", "-h", "--version", "-V", "--verbose"].contains(&flag);
+                assert!(asks || table.contains(&format!("`{flag}")), "{flag}: {table}");
+            }
+        }
+        let verbose = "log more: what happens to single peers, routes and messages";
+        for text in [&said(&["--help"]), &said(&["client", "--help"]), &readme] {
+            assert!(text.contains(verbose), "{text}");
+        }
     }
 }

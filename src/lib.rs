@@ -4,6 +4,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`vital`] | threads that the service cannot do without, and the way out of the process |
 //! | [`types`] | VNIs, routes, ids, time: plain values |
 //! | [`wire`] | frames and messages, and what is wrong with them |
 //! | [`session`] | the state machine of one connection and its timers |
@@ -13,15 +14,33 @@
 //! | [`io`] | the tokio-uring driver of the core: threads, sockets, mail between shards |
 //! | [`kernel`] | received routes in the kernel's tables: what to change, and the netlink thread |
 //! | [`api`] | the library's face: [`MetalBond`](api::MetalBond) and the route client |
-//! | [`cli`] | the command line |
+//! | `cli` | the command line (feature `cli`) |
+//!
+//! The features `cli` and `loadgen`, on by default, are for the two programs. The library alone:
+//! `metalbond-uring = { version = "0.1", default-features = false }`.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("metalbond-uring runs on Linux only (6.0 or newer): it is built on io_uring");
+
+#[cfg(target_os = "linux")]
 pub mod api;
+#[cfg(all(target_os = "linux", feature = "cli"))]
 pub mod cli;
+#[cfg(target_os = "linux")]
 pub mod io;
+#[cfg(target_os = "linux")]
 pub mod kernel;
+#[cfg(target_os = "linux")]
 pub mod log;
+#[cfg(target_os = "linux")]
 pub mod rib;
+#[cfg(target_os = "linux")]
 pub mod session;
+#[cfg(target_os = "linux")]
 pub mod shard;
+#[cfg(target_os = "linux")]
 pub mod types;
+#[cfg(target_os = "linux")]
+pub mod vital;
+#[cfg(target_os = "linux")]
 pub mod wire;

@@ -2,55 +2,53 @@
 //!
 //! Owns the process: its arguments, its output and its exit code.
 
-use std::io::{IsTerminal, Write};
+mod diagnostics;
+
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use metalbond_uring::api::{Config, DummyClient, MetalBond, NetlinkClient, NetlinkClientConfig};
 use metalbond_uring::cli::{self, ClientOptions, Exit, Invocation, ServerOptions, Stream};
-use metalbond_uring::io::{self, ServerConfig};
-use tracing_subscriber::EnvFilter;
+use metalbond_uring::io;
+use metalbond_uring::types::HostPort;
+
+/// What is said when the log's thread cannot start.
+const NO_LOG: &str = "cannot start the log";
 
 fn main() -> ExitCode {
     let args: Vec<String> =
         std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match cli::parse(&args) {
-        Ok(Invocation::Server(options)) => serve(options),
-        Ok(Invocation::Client(options)) => match client(options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&format_args!("{error:#}")),
-        },
+        Ok(Invocation::Server(options)) => end(serve(options)),
+        Ok(Invocation::Client(options)) => end(client(options)),
         Err(exit) => say(&exit),
     }
 }
 
-fn serve(options: ServerOptions) -> ExitCode {
-    start_log(options.verbose);
-    match io::serve(options.server) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+fn serve(options: ServerOptions) -> anyhow::Result<()> {
+    diagnostics::start(options.verbose).context(NO_LOG)?;
+    warn_of_http(options.http.as_ref());
+    Ok(io::serve(options.server)?)
 }
 
 fn client(options: ClientOptions) -> anyhow::Result<()> {
-    start_log(options.verbose);
+    diagnostics::start(options.verbose).context(NO_LOG)?;
+    warn_of_http(options.http.as_ref());
+    let signals = io::Signals::watch()?;
     let config = Config {
         keepalive_interval_s: options.keepalive_interval_s,
+        segment_bytes_max: options.segment_bytes_max,
         hold_time: options.hold_time,
-        server: ServerConfig {
-            segment_bytes_max: options.segment_bytes_max,
-            ..ServerConfig::default()
-        },
         ..Config::default()
     };
     let metalbond = match options.tun {
         Some(link_name) if !options.install_routes.is_empty() => {
             let client = NetlinkClient::new(NetlinkClientConfig {
-                vni_table_map: options.install_routes,
-                link_name,
                 ipv4_only: options.ipv4_only,
                 resync: options.resync,
+                ..NetlinkClientConfig::new(link_name, options.install_routes)
             });
             MetalBond::new(config, client.context("--tun, --install-routes")?)?
         }
@@ -65,8 +63,7 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     for server in options.servers {
         metalbond.add_peer(&server, None)?;
     }
-    let name = io::wait_for_signal()?;
-    tracing::info!("{name} received");
+    signals.wait();
     match options.cleanup {
         true => metalbond.shutdown_and_cleanup(),
         false => metalbond.shutdown(),
@@ -74,27 +71,28 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fail(error: &dyn std::fmt::Display) -> ExitCode {
-    let text = format!("{}: {error}\n", cli::PROGRAM);
-    say(&Exit { code: 1, text, stream: Stream::Stderr })
+/// Command lines of the Go program have `--http`: they work, and it is said what is missing.
+fn warn_of_http(http: Option<&HostPort>) {
+    if let Some(http) = http {
+        tracing::warn!("--http {http} is accepted and ignored: there is no HTTP view yet");
+    }
 }
 
-/// Logs to stderr: `info` and above, or what RUST_LOG says; `--verbose` means `debug` for this program.
-fn start_log(verbose: bool) {
-    let default = if verbose { "info,metalbond_uring=debug" } else { "info" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+fn end(result: anyhow::Result<()>) -> ExitCode {
+    if let Err(error) = result {
+        let text = format!("{}: {error:#}\n", cli::PROGRAM);
+        return say(&Exit { code: 1, text, stream: Stream::Stderr });
+    }
+    diagnostics::flush();
+    ExitCode::SUCCESS
 }
 
 fn say(exit: &Exit) -> ExitCode {
-    // Nobody may be listening any more (`--help | head -1`).
-    let _ = match exit.stream {
-        Stream::Stdout => std::io::stdout().write_all(exit.text.as_bytes()),
-        Stream::Stderr => std::io::stderr().write_all(exit.text.as_bytes()),
-    };
+    match exit.stream {
+        // Nobody may be listening any more (`--help | head -1`).
+        Stream::Stdout => drop(std::io::stdout().write_all(exit.text.as_bytes())),
+        Stream::Stderr => diagnostics::say(&exit.text),
+    }
+    diagnostics::flush();
     ExitCode::from(u8::try_from(exit.code).unwrap_or(1))
 }

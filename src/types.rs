@@ -3,10 +3,14 @@
 //! Owns plain values and their text forms. Must never depend on another module of this crate, read
 //! a clock or draw a random number.
 
+mod host_port;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
+
+pub use host_port::{HostPort, HostPortError};
 
 /// A hash map whose seed its owner passes in (random in `io`, the run's seed in the simulator).
 pub type SeededMap<K, V> = hashbrown::HashMap<K, V, ahash::RandomState>;
@@ -284,6 +288,7 @@ pub struct SourceId(pub PeerId);
 /// How fast routes are sent to peers that do not reassemble frames (`--pace`). Those that do are
 /// never paced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum Pace {
     /// As fast as the peer reads, told from its TCP acknowledgements.
     #[default]
@@ -296,6 +301,7 @@ pub enum Pace {
 
 /// Which of its own routes a peer gets back (`--reflect-own`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum ReflectOwn {
     /// None: what the Go server does since v0.4.0.
     #[default]
@@ -319,6 +325,7 @@ impl ReflectOwn {
 
 /// What is wrong with the text of a destination or next hop.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ParseError {
     /// Not `address/length`.
     #[error("{0:?} is not a prefix: it takes ADDRESS/LENGTH, like 10.0.1.0/24 or 2001:db8::/64")]

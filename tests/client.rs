@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use common::{
     Frame, HELLO, KEEPALIVE, PATIENCE, QUIET, SUBSCRIBE, UNSUBSCRIBE, UPDATE, server_config,
 };
-use metalbond_uring::api::{Config, Error, MetalBond, RouteClient, RouteError};
+use metalbond_uring::api::{
+    Config, Destination, Error, HostPortError, MetalBond, NextHop, Pace, RouteClient, RouteError,
+    ServeError, State, Vni,
+};
 use metalbond_uring::io::{Server, ServerConfig};
-use metalbond_uring::session::State;
-use metalbond_uring::types::{Destination, NextHop, Vni};
 
 /// A route client that keeps what it was told, and how often.
 #[derive(Clone, Default)]
@@ -126,8 +127,77 @@ fn questions_and_refusals() {
     node.add_peer("[::1]:1", None).unwrap();
     assert!(matches!(node.add_peer("[::1]:1", None), Err(Error::PeerKnown(_))));
     wait("RETRY", || node.peer_state("[::1]:1").unwrap() == State::Retry);
-    node.remove_peer("[::1]:1").unwrap();
+    // Written in another way, it is the same server.
+    assert!(matches!(node.add_peer("[0::1]:1", None), Err(Error::PeerKnown(_))));
+    node.remove_peer("[0:0::1]:1").unwrap();
     assert!(matches!(node.remove_peer("[::1]:1"), Err(Error::PeerUnknown(_))));
+}
+
+#[test]
+fn what_is_no_servers_address_is_refused() {
+    let (node, _) = client(&[], Duration::ZERO);
+    for wrong in [
+        "",
+        "foo",
+        "foo:",
+        "foo:0",
+        "foo:65536",
+        "foo:http",
+        "4711",
+        "::1",
+        "::1:4711",
+        "[::1]",
+        "[::1]:",
+        "[::1]:0",
+        "[foo]:4711",
+        "http://foo:4711",
+        "foo:4711/",
+        "a b:4711",
+        "[fe80::1]:4711",
+    ] {
+        let refused = node.add_peer(wrong, None).expect_err(wrong);
+        assert!(matches!(&refused, Error::PeerAddress { address, .. } if address == wrong));
+        assert!(refused.to_string().contains(&format!("{wrong:?} is no server's address: ")));
+        assert!(matches!(node.peer_state(wrong), Err(Error::PeerUnknown(_))), "{wrong}");
+        assert!(matches!(node.remove_peer(wrong), Err(Error::PeerUnknown(_))), "{wrong}");
+    }
+    let Err(Error::PeerAddress { reason, .. }) = node.add_peer("foo", None) else { panic!() };
+    assert_eq!(reason, HostPortError::NoPort("foo".to_owned()));
+    // Without a host it is this host.
+    node.add_peer(":1", None).unwrap();
+    assert!(matches!(node.add_peer("localhost:1", None), Err(Error::PeerKnown(_))));
+    node.remove_peer(":1").unwrap();
+}
+
+#[test]
+fn settings_out_of_their_ranges_are_refused() {
+    let default = Config::default;
+    let wrong = [
+        ("cores", Config { cores: 1025, ..default() }),
+        ("cores", Config { cores: u16::MAX, ..default() }),
+        ("keepalive_interval_s", Config { keepalive_interval_s: 86_401, ..default() }),
+        ("pace", Config { pace: Pace::RoutesPerS(0), ..default() }),
+        ("peers_max", Config { peers_max: 0, ..default() }),
+        ("peers_max", Config { peers_max: (1 << 20) + 1, ..default() }),
+    ];
+    for (named, config) in wrong {
+        let refused = MetalBond::new(config.clone(), Recorder::default()).err();
+        let said = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(
+            said.starts_with(&format!("{named} is ")) && said.contains("must be from"),
+            "{said}"
+        );
+        assert!(matches!(Server::start(config), Err(ServeError::OutOfRange { .. })));
+    }
+    let right = [
+        Config { cores: 0, ..default() },
+        Config { keepalive_interval_s: 86_400, ..default() },
+        Config { pace: Pace::RoutesPerS(1), peers_max: 1, ..default() },
+        Config { keepalive_interval_s: 0, pace: Pace::Off, peers_max: 1 << 20, ..default() },
+    ];
+    for config in right {
+        MetalBond::new(config, Recorder::default()).unwrap().shutdown();
+    }
 }
 
 #[test]
@@ -391,4 +461,20 @@ fn a_server_of_the_field_gets_everything_at_a_shutdown() {
     drop(server);
     ending.join().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_lost_server_that_is_removed_is_not_held() {
+    let mut server = Server::start(server_config(1, 5)).unwrap();
+    let address = server.local_addr();
+    let (a, _) = client(&[address], Duration::ZERO);
+    let (b, seen) = client(&[address], Duration::from_secs(3600));
+    announce(&a, 7, "10.0.1.0/24", "2001:db8::a");
+    b.subscribe(Vni(7)).unwrap();
+    seen.wait_for(&["7 10.0.1.0/24 2001:db8::a"]);
+    server.shutdown();
+    server.join();
+    wait("RETRY", || b.peer_state(&address.to_string()).unwrap() == State::Retry);
+    b.remove_peer(&address.to_string()).unwrap();
+    seen.wait_for(&[]);
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod common;
+#[allow(dead_code)]
 #[path = "common/netns.rs"]
 mod netns;
 

@@ -105,7 +105,8 @@ fn server() -> Server {
 #[test]
 fn mix() {
     let run = right("--peers 50 --duration-s 1 --rate 200");
-    assert!(run.stderr.contains("loading a reflector of my own at [::1]:"), "{}", run.stderr);
+    assert!(run.stderr.contains("loading a reflector of its own at [::1]:"), "{}", run.stderr);
+    assert!(run.stderr.contains("--target \"[::1]:4711\" aims at a running one"), "{}", run.stderr);
     let updates = run.stage("updates");
     assert_eq!(updates["updates_sent"], 200);
     assert_eq!(updates["latency_samples"], updates["deliveries"]);
@@ -268,7 +269,7 @@ fn nobody_listens() {
 
 #[test]
 fn no_such_process() {
-    run("--server-pid 4194304 --peers 5").failed_with("cannot watch process 4194304");
+    run("--target [::1]:1 --server-pid 4194304").failed_with("cannot watch process 4194304");
 }
 
 #[test]
@@ -287,9 +288,18 @@ fn a_report_is_written_or_refused_at_once() {
     let arguments = "--scenario latency --subscribers 3 --rate 200 --duration-s 1";
     right(&format!("{arguments} --report {}", path.display()));
     let page = std::fs::read_to_string(&path).unwrap();
-    std::fs::remove_file(&path).unwrap();
     assert!(page.contains("Latency by percentile") && page.contains("<polyline"));
+    for fact in ["date", "host", "version", "command", "sizes"] {
+        assert!(page.contains(&format!("<dt>{fact}</dt>")), "{fact}: {page}");
+    }
+    assert!(page.contains("server memory: ") && page.contains("server us: "), "{page}");
     assert!(page.trim_end().ends_with("</html>"));
+    // A run that fails before its first stage leaves no old page in place.
+    let free = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+    run(&format!("--target {free} --report {}", path.display())).failed_with("nothing answers");
+    let page = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(page.contains("FAILED: nothing answers") && !page.contains("<polyline"), "{page}");
     let begun = Instant::now();
     run(&format!("{arguments} --report /nowhere/report.html")).failed_with("cannot write /nowhere");
     assert!(begun.elapsed() < Duration::from_secs(1));

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code)]
 #[path = "common/netns.rs"]
 mod netns;
 
@@ -24,7 +25,7 @@ const V: Vni = Vni(7);
 
 fn config(map: &[(u32, u32)]) -> KernelConfig {
     let map: BTreeMap<Vni, u32> = map.iter().map(|(vni, table)| (Vni(*vni), *table)).collect();
-    KernelConfig { resync_s: 0, stale_after_s: 1000, ..KernelConfig::new(TUNNEL, map) }
+    KernelConfig { resync_s: 0, ..KernelConfig::new(TUNNEL, map) }
 }
 
 fn start(config: KernelConfig) -> KernelRoutes {
@@ -278,16 +279,6 @@ fn stale_routes_go_without_touching_wanted_ones() {
             }
             assert_eq!(ip("nexthop show"), "");
         }
-    });
-}
-
-#[test]
-fn stale_routes_go_after_their_time() {
-    in_namespace("stale_routes_go_after_their_time", || {
-        ip("route add 10.9.4.0/24 encap ip6 dst fd00::9 dev tun0 table 100 proto 254");
-        let routes = start(KernelConfig { stale_after_s: 1, ..config(&[(7, 100)]) });
-        assert_eq!(settle(&routes).stale, 1);
-        eventually("it goes", || shown("-4", "100").is_empty());
     });
 }
 

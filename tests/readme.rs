@@ -114,7 +114,7 @@ fn kind(command: &str) -> Kind {
 fn is_server(command: &str) -> bool {
     let mut words = command.split_whitespace().skip_while(|word| word.contains('='));
     let is_ours = words.next() == Some("metalbond-uring");
-    let ends = ["--help", "-h", "--version", "|", "||", "&&"];
+    let ends = ["--help", "-h", "--version", "-V", "|", "||", "&&"];
     let serves = |word: &str| {
         ["server", "client"].contains(&word) || word.starts_with('-') || word.starts_with('#')
     };

@@ -40,6 +40,10 @@ pub trait RouteClient: Send {
         next_hop: NextHop,
     ) -> Result<(), RouteError>;
 
+    /// The first server has told all that it knows, or none could be reached for the hold time: what
+    /// an earlier run of the node has installed, and nobody has announced since, may go. Called once.
+    fn synchronized(&mut self) {}
+
     /// The node ends, and nothing of what was installed is to stay.
     fn cleanup(&mut self) {}
 }
@@ -131,6 +135,7 @@ impl Installer {
                         self.tell(Action::Remove, vni, destination, &hops);
                     }
                 }
+                Message::Keepalive => self.client.synchronized(),
                 _ => {}
             }
         }

@@ -7,42 +7,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread::JoinHandle;
 
 use thiserror::Error;
 
 use super::installer::{ClientEvent, Installer, RouteClient};
 use crate::io::{ServeError, Server, ServerConfig, ServerState};
 use crate::session::State;
-use crate::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
-
-/// What a node is told at its start.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The keepalive interval to offer, in seconds; 0 means 5.
-    pub keepalive_interval_s: u32,
-    /// Shards, each a thread, 1..=1024. One is plenty for a hypervisor.
-    pub cores: u16,
-    /// How long routes of a lost server stay with the route client, in case it comes back in time.
-    pub hold_time: Duration,
-    /// Everything else, for nodes that are servers.
-    pub server: ServerConfig,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            keepalive_interval_s: 0,
-            cores: 1,
-            hold_time: Duration::ZERO,
-            server: ServerConfig::default(),
-        }
-    }
-}
+use crate::types::{
+    Action, Destination, HostPort, HostPortError, NextHop, NextHopType, Route, Vni,
+};
+use crate::vital;
 
 /// Why a call was refused. A server that is away is no reason.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The node could not start, or not listen.
     #[error(transparent)]
@@ -62,6 +41,14 @@ pub enum Error {
     /// The route is not announced.
     #[error("{1} in VNI {0} is not announced")]
     NotAnnounced(Vni, Route),
+    /// That is no server's address.
+    #[error("{address:?} is no server's address: {reason}")]
+    PeerAddress {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        reason: HostPortError,
+    },
     /// The server was added already.
     #[error("the server {0} was added already")]
     PeerKnown(String),
@@ -74,7 +61,7 @@ pub enum Error {
 struct Wishes {
     subscribed: BTreeSet<Vni>,
     announced: BTreeMap<(Vni, Destination), BTreeSet<NextHop>>,
-    peers: BTreeMap<String, Arc<ServerState>>,
+    peers: BTreeMap<HostPort, Arc<ServerState>>,
 }
 
 /// A node: calls come from any thread, and none waits for the network.
@@ -86,24 +73,21 @@ pub struct MetalBond {
 }
 
 impl MetalBond {
-    /// Starts a node whose routes go to `client`. It connects to nobody and listens nowhere yet.
+    /// Starts a node whose routes go to `client`. It connects to nobody yet, and listens only where
+    /// `config.listen` says.
     ///
     /// # Errors
-    /// [`Error::Start`] where there is no io_uring, [`Error::Thread`].
-    pub fn new(config: Config, client: impl RouteClient + 'static) -> Result<MetalBond, Error> {
-        let keepalive_interval_s = match config.keepalive_interval_s {
-            0 => 5,
-            interval_s => interval_s,
-        };
-        let Config { cores, hold_time, server, .. } = config;
-        let server = ServerConfig { keepalive_interval_s, cores, hold_time, ..server };
+    /// [`Error::Start`] where there is no io_uring, if an address cannot be had, or if a setting is out of
+    /// its range; [`Error::Thread`].
+    pub fn new(
+        config: ServerConfig,
+        client: impl RouteClient + 'static,
+    ) -> Result<MetalBond, Error> {
+        let io = Server::start(config)?;
         let (events, receiver) = mpsc::channel();
         let installer = Installer::new(Box::new(client));
-        let installer = thread::Builder::new()
-            .name("route-client".to_owned())
-            .spawn(move || installer.run(&receiver))
+        let installer = vital::spawn("route-client", move || installer.run(&receiver))
             .map_err(Error::Thread)?;
-        let io = Server::start(server)?;
         let feed = events.clone();
         io.attach_client(move |frames| feed.send(ClientEvent::Feed(frames)).is_ok());
         Ok(MetalBond {
@@ -122,18 +106,20 @@ impl MetalBond {
         Ok(self.io.listen(listen)?)
     }
 
-    /// Connects to a server (`name:port` or `address:port`), from `local_ip` if given, and again
-    /// whenever the connection is lost: after 5 to 10 s, the name resolved anew.
+    /// Connects to a server ([`HostPort::of_server`] has the grammar), from `local_ip` if given, and again
+    /// whenever the connection is lost: soon at first, then after 5 to 10 s, the name resolved anew.
     ///
     /// # Errors
-    /// [`Error::PeerKnown`].
+    /// [`Error::PeerAddress`], [`Error::PeerKnown`].
     pub fn add_peer(&self, address: &str, local_ip: Option<IpAddr>) -> Result<(), Error> {
+        let server = HostPort::of_server(address)
+            .map_err(|reason| Error::PeerAddress { address: address.to_owned(), reason })?;
         let mut wishes = self.wishes();
-        if wishes.peers.contains_key(address) {
+        if wishes.peers.contains_key(&server) {
             return Err(Error::PeerKnown(address.to_owned()));
         }
-        let state = self.io.dial(address.to_owned(), local_ip);
-        wishes.peers.insert(address.to_owned(), state);
+        let state = self.io.dial(server.to_string(), local_ip);
+        wishes.peers.insert(server, state);
         Ok(())
     }
 
@@ -142,11 +128,12 @@ impl MetalBond {
     /// # Errors
     /// [`Error::PeerUnknown`].
     pub fn remove_peer(&self, address: &str) -> Result<(), Error> {
+        let server = known_server(address)?;
         let mut wishes = self.wishes();
-        if wishes.peers.remove(address).is_none() {
+        if wishes.peers.remove(&server).is_none() {
             return Err(Error::PeerUnknown(address.to_owned()));
         }
-        self.io.hang_up(address);
+        self.io.hang_up(&server.to_string());
         Ok(())
     }
 
@@ -155,8 +142,8 @@ impl MetalBond {
     /// # Errors
     /// [`Error::PeerUnknown`].
     pub fn peer_state(&self, address: &str) -> Result<State, Error> {
-        let wishes = self.wishes();
-        let state = wishes.peers.get(address).map(|state| state.state());
+        let server = known_server(address)?;
+        let state = self.wishes().peers.get(&server).map(|state| state.state());
         state.ok_or_else(|| Error::PeerUnknown(address.to_owned()))
     }
 
@@ -281,10 +268,9 @@ impl MetalBond {
     fn stop_installer(&mut self, cleanup: bool) {
         self.tell_client(ClientEvent::Stop { cleanup });
         let installer = self.installer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(installer) = installer
-            && installer.join().is_err()
-        {
-            tracing::error!("the route client panicked");
+        if let Some(installer) = installer {
+            // Its panic would have ended the process.
+            let _ = installer.join();
         }
     }
 
@@ -305,6 +291,11 @@ fn as_told(next_hop: NextHop) -> NextHop {
         NextHopType::NAT => next_hop,
         _ => NextHop { nat_port_from: 0, nat_port_to: 0, ..next_hop },
     }
+}
+
+/// What is no address cannot have been added.
+fn known_server(address: &str) -> Result<HostPort, Error> {
+    HostPort::of_server(address).map_err(|_| Error::PeerUnknown(address.to_owned()))
 }
 
 impl Drop for MetalBond {

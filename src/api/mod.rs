@@ -4,8 +4,9 @@
 //! wait for the network, nor fail because a server is away.
 //!
 //! ```
-//! use metalbond_uring::api::{Config, MetalBond, RouteClient, RouteError};
-//! use metalbond_uring::types::{Destination, NextHop, Vni};
+//! use metalbond_uring::api::{
+//!     Config, Destination, MetalBond, NextHop, RouteClient, RouteError, Vni,
+//! };
 //!
 //! /// Prints what it is told.
 //! struct Printer;
@@ -37,8 +38,15 @@ mod metalbond;
 mod netlink;
 
 pub use installer::{DummyClient, RouteClient, RouteError};
-pub use metalbond::{Config, Error, MetalBond};
+pub use metalbond::{Error, MetalBond};
 pub use netlink::{NetlinkClient, NetlinkClientConfig};
 
-pub use crate::io::RETRY_INTERVAL;
-pub use crate::kernel::METALBOND_RT_PROTO;
+#[doc(inline)]
+pub use crate::io::ServerConfig as Config;
+pub use crate::io::{ProbeError, RETRY_INTERVAL, ServeError};
+pub use crate::kernel::{KernelError, METALBOND_RT_PROTO};
+pub use crate::session::State;
+pub use crate::types::{
+    Destination, HostPort, HostPortError, NextHop, NextHopType, Pace, ParseError, ReflectOwn,
+    Route, Vni,
+};

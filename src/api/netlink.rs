@@ -16,7 +16,7 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The core tells of a route on the first server that has it and on the last: one user is enough.
 const ANYBODY: ServerId = ServerId(0);
 
-/// What is installed where.
+/// What is installed where. More settings may come: build it with `..NetlinkClientConfig::new(...)`.
 #[derive(Clone, Debug)]
 pub struct NetlinkClientConfig {
     /// Routing tables by VNI, 1..=2^32-1; 0 stands for the main table (254). Routes of other VNIs are
@@ -29,6 +29,21 @@ pub struct NetlinkClientConfig {
     /// How often the kernel's tables are compared with what should be there, in whole seconds; zero:
     /// only when there is a reason.
     pub resync: Duration,
+}
+
+impl NetlinkClientConfig {
+    /// Routes of both IP versions through `link_name`, verified every 60 s.
+    pub fn new(
+        link_name: impl Into<String>,
+        vni_table_map: BTreeMap<Vni, u32>,
+    ) -> NetlinkClientConfig {
+        NetlinkClientConfig {
+            vni_table_map,
+            link_name: link_name.into(),
+            ipv4_only: false,
+            resync: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Installs routes as IP-in-IPv6 tunnel routes, in batches, by the netlink thread.
@@ -70,6 +85,10 @@ impl RouteClient for NetlinkClient {
     ) -> Result<(), RouteError> {
         self.routes.remove(vni, Route { destination, next_hop }, ANYBODY);
         Ok(())
+    }
+
+    fn synchronized(&mut self) {
+        self.routes.sweep();
     }
 
     fn cleanup(&mut self) {

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
-use super::{Exit, MSS_TAKES, PROGRAM, Takes, keepalive, mss, number, parse_flags, usage};
+use super::{
+    Exit, Grammar, MSS_TAKES, PROGRAM, Takes, host_port, keepalive, mss, number, parse_flags,
+    version_of,
+};
 use crate::io::SEGMENT_BYTES_MAX_DEFAULT;
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
-use crate::types::{Destination, NextHop, NextHopType, Route, Vni};
+use crate::types::{Destination, HostPort, NextHop, NextHopType, Route, Vni};
 
 /// The largest VNI that an announcement or a table may name: 24 bits.
 const VNI_MAX: u32 = (1 << 24) - 1;
@@ -31,7 +34,7 @@ pub struct ClientOptions {
     pub tun: Option<String>,
     /// Whether only IPv4 destinations are installed.
     pub ipv4_only: bool,
-    /// The keepalive interval to offer, in seconds: 1..=86400.
+    /// The keepalive interval to offer, in seconds: 0..=86400, where 0 means 5.
     pub keepalive_interval_s: u32,
     /// Bytes in a TCP segment, 536..=32767; 0 for what the path takes.
     pub segment_bytes_max: u16,
@@ -41,18 +44,22 @@ pub struct ClientOptions {
     pub hold_time: Duration,
     /// How often the kernel's tables are verified; zero for only at the start.
     pub resync: Duration,
-    /// Whether to log single routes.
+    /// Where the Go program would show its HTTP view. There is none yet.
+    pub http: Option<HostPort>,
+    /// Whether to log what happens to single peers, routes and messages.
     pub verbose: bool,
 }
 
-/// Connects to MetalBond servers, announces routes and installs those that it learns.
 #[derive(FromArgs)]
 #[argh(
+    description = "Connects to MetalBond servers, announces routes, and installs those that it\nlearns.",
+    usage = "--server <address> [flags]",
     help_triggers("-h", "--help"),
-    note = "Flags with a list may be repeated, and take several values with commas between. A value \
-            may also follow a `=`.",
-    example = "{command_name} --server [::1]:4711 --subscribe 100 \
-               --announce 100#10.0.1.0/24#2001:db8::1 --install-routes 100#1100 --tun overlay-tun"
+    note = "Flags with a list may be repeated, and take several values with commas between\n\
+            and no spaces. A value may also follow a `=`.",
+    example = "{command_name} --server \"[::1]:4711\" --subscribe 100 \\\n\
+               \x20   --announce \"100#10.0.1.0/24#2001:db8::1\" \\\n\
+               \x20   --install-routes \"100#1100\" --tun overlay-tun"
 )]
 struct ClientFlags {
     /// server to connect to, name or address and port; a list
@@ -93,12 +100,26 @@ struct ClientFlags {
     /// seconds between verifications of the kernel's tables, up to 86400; default 60, 0 is never
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "60")]
     resync: u32,
-    /// log what happens to single routes and messages
+    /// address of an HTTP view: accepted, but there is none yet
+    #[argh(option, arg_name = "address", from_str_fn(host_port))]
+    http: Option<HostPort>,
+    /// log more: what happens to single peers, routes and messages
     #[argh(switch, short = 'v')]
     verbose: bool,
+    /// print the version
+    #[argh(switch, short = 'V')]
+    version: bool,
 }
 
-const VALUES: [Takes; 9] = [
+pub(super) static GRAMMAR: Grammar = Grammar {
+    program: "metalbond-uring client",
+    values: VALUES,
+    lists: &["--server", "--subscribe", "--announce", "--install-routes"],
+    switches: &["--ipv4-only", "--cleanup", "--verbose", "-v", "--version", "-V", "--help", "-h"],
+    beside: Some(("metalbond-uring server", &super::GRAMMAR)),
+};
+
+static VALUES: &[Takes] = &[
     Takes("--server", "addresses with ports", "[::1]:4711"),
     Takes("--subscribe", "VNIs from 0 to 4294967295", "100"),
     Takes("--announce", "vni#prefix#hop[#type[#from#to]]", "100#10.0.1.0/24#2001:db8::1"),
@@ -108,27 +129,33 @@ const VALUES: [Takes; 9] = [
     MSS_TAKES,
     Takes("--hold-time", "seconds from 0 to 86400", "30"),
     Takes("--resync", "seconds from 0 to 86400", "60"),
+    Takes("--http", "an address and a port", "[::]:4713"),
 ];
-
-const SWITCHES: [&str; 6] = ["--ipv4-only", "--cleanup", "--verbose", "-v", "--help", "-h"];
 
 /// Reads the words after `client`.
 pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
-    let program = format!("{PROGRAM} client");
-    let flags: ClientFlags = parse_flags(&program, args, &VALUES, &SWITCHES)?;
-    let servers = unique("--server", &flags.server, |text| server(text).map(str::to_owned))?;
+    let flags: ClientFlags = parse_flags(&GRAMMAR, args)?;
+    if flags.version {
+        return Err(version_of(PROGRAM));
+    }
+    let servers = unique("--server", &flags.server, server)?;
     if servers.is_empty() {
-        return Err(wrong("--server", "", "none was given"));
+        return Err(GRAMMAR.wrong("--server", "", "none was given"));
     }
     let tables = unique("--install-routes", &flags.install_routes, vni_table)?;
     let mut install_routes = BTreeMap::new();
     for (vni, table) in tables {
-        if install_routes.insert(vni, table).is_some() {
-            return Err(wrong("--install-routes", &vni.to_string(), "the VNI has two tables"));
+        if let Some(other) = install_routes.insert(vni, table) {
+            let why = format!("VNI {vni} cannot go into two tables, {other} and {table}");
+            return Err(GRAMMAR.wrong("--install-routes", "", &why));
         }
     }
     if !install_routes.is_empty() && flags.tun.is_none() {
-        return Err(wrong("--tun", "", "--install-routes needs the device to install through"));
+        return Err(GRAMMAR.wrong(
+            "--tun",
+            "",
+            "--install-routes needs the device to install through",
+        ));
     }
     Ok(ClientOptions {
         servers: servers.into_iter().collect(),
@@ -142,6 +169,7 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
         cleanup: flags.cleanup,
         hold_time: Duration::from_secs(u64::from(flags.hold_time)),
         resync: Duration::from_secs(u64::from(flags.resync)),
+        http: flags.http,
         verbose: flags.verbose,
     })
 }
@@ -153,36 +181,22 @@ fn unique<T: Ord>(
     read: impl Fn(&str) -> Result<T, String>,
 ) -> Result<BTreeSet<T>, Exit> {
     let mut values = BTreeSet::new();
-    for text in given.iter().flat_map(|text| text.split(',')) {
-        let value = read(text).map_err(|why| wrong(flag, text, &why))?;
+    for text in given.iter().flat_map(|text| text.split(',')).map(str::trim) {
+        if text.is_empty() {
+            let why = "nothing stands before, behind or between the commas (a list has no spaces)";
+            return Err(GRAMMAR.wrong(flag, "", why));
+        }
+        let value = read(text).map_err(|why| GRAMMAR.wrong(flag, text, &why))?;
         if !values.insert(value) {
-            return Err(wrong(flag, text, "it was given twice"));
+            return Err(GRAMMAR.wrong(flag, text, "it was given twice"));
         }
     }
     Ok(values)
 }
 
-fn wrong(flag: &str, value: &str, why: &str) -> Exit {
-    let given = if value.is_empty() { String::new() } else { format!(" {value:?}") };
-    let takes = VALUES.iter().find(|Takes(name, ..)| *name == flag);
-    let takes = takes.map_or(String::new(), |Takes(flag, takes, example)| {
-        format!("{flag} takes {takes}, for example: {PROGRAM} client {flag} {example}\n")
-    });
-    usage(&format!("{flag}{given}: {why}\n{takes}"))
-}
-
-fn server(text: &str) -> Result<&str, String> {
-    let (host, port) = text.rsplit_once(':').ok_or("no port")?;
-    if host.is_empty() || (host.contains(':') && !(host.starts_with('[') && host.ends_with(']'))) {
-        return Err("an IPv6 address goes into brackets".into());
-    }
-    if host.contains('%') {
-        return Err("an address with a zone cannot be connected to by name".into());
-    }
-    match port.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(text),
-        _ => Err(format!("{port:?} is no port")),
-    }
+fn server(text: &str) -> Result<String, String> {
+    let server = HostPort::of_server(text).map_err(|error| error.to_string())?;
+    Ok(server.to_string())
 }
 
 fn seconds(value: &str) -> Result<u32, String> {
@@ -274,8 +288,25 @@ mod tests {
         for (line, named) in [
             ("", "--server"),
             ("--server ::1:4711", "brackets"),
-            ("--server [::1]", "--server"),
-            ("--server [fe80::1%eth0]:4711", "zone"),
+            ("--server [::1]", "the port is missing, as in \"[::1]:4711\""),
+            ("--server rr.example", "the port is missing, as in \"rr.example:4711\""),
+            ("--server a:1, b:1", "--server a:1,b:1\n"),
+            ("--server a:1,", "comma"),
+            ("--server ,a:1", "comma"),
+            ("--server http://a:1", "without \"http://\""),
+            ("--server a:0", "port 0"),
+            ("--server [::1]:1,[0::1]:1", "twice"),
+            ("--server --cleanup", "--cleanup follows"),
+            ("--server a:1 --tun --cleanup", "--cleanup follows"),
+            ("--server a:1 --subscribe 1 2", "no spaces: --subscribe 1,2\n"),
+            ("--server a:1 --announce 1#::/0#::2 2#::/0#::2", "\"1#::/0#::2,2#::/0#::2\"\n"),
+            ("--server a:1 --tun t0 t1", "\"t1\" is no flag\nTry"),
+            ("--sever a:1", "Did you mean --server?"),
+            ("--server a:1 --subcribe=1", "Did you mean --subscribe?"),
+            ("--server a:1 --listen [::]:1", "a flag of `metalbond-uring server`"),
+            ("help", "Did you mean --help?"),
+            ("--server a:1 --http 4713", "the host is missing"),
+            ("--server [fe80::1]:4711", "needs its device"),
             ("--server a:1 --server a:1", "twice"),
             ("--server a:1 --subscribe -1", "--subscribe"),
             ("--server a:1 --subscribe 1,1", "twice"),
@@ -290,18 +321,47 @@ mod tests {
             ("--server a:1 --announce 16777216#10.0.0.0/8#::1", "16777216"),
             ("--server a:1 --install-routes 5", "--install-routes"),
             ("--server a:1 --install-routes 5#x", "\"x\""),
-            ("--server a:1 --install-routes 5#1,5#2 --tun t", "two tables"),
+            ("--server a:1 --install-routes 5#1,5#2 --tun t", "two tables, 1 and 2"),
             ("--server a:1 --install-routes 5#1", "--tun"),
             ("--server a:1 --mss 535", "--mss"),
             ("--server a:1 --hold-time x", "--hold-time"),
-            ("--server a:1 --cleanup=yes", "--cleanup"),
+            ("--server a:1 --cleanup=maybe", "--cleanup"),
             ("--server a:1 nonsense", "nonsense"),
         ] {
             let args: Vec<&str> = line.split_whitespace().collect();
             let exit = parse(&args).expect_err(line);
             assert_eq!(exit.code, 2, "{line}");
             assert!(exit.text.contains(named), "{line}: {}", exit.text);
-            assert!(exit.text.contains("Try: "), "{line}: {}", exit.text);
+            assert!(exit.text.starts_with("metalbond-uring client: "), "{line}: {}", exit.text);
+            let try_this = "\nTry: metalbond-uring client --help\n";
+            assert!(exit.text.ends_with(try_this), "{line}: {}", exit.text);
         }
+    }
+
+    #[test]
+    fn examples_are_right_and_can_be_pasted_into_a_shell() {
+        for Takes(flag, takes, example) in VALUES {
+            let line = format!("--server=a:1 --tun=t0 {flag}={example}");
+            if !["--server", "--tun"].contains(flag) {
+                client(&line);
+            }
+            let exit = parse(&[flag]).unwrap_err();
+            let plain = !example.contains(['[', '#']);
+            let shown = if plain { (*example).to_owned() } else { format!("\"{example}\"") };
+            let hint = format!("{takes}, for example: metalbond-uring client {flag} {shown}\n");
+            assert!(exit.text.contains(&hint), "{}", exit.text);
+        }
+    }
+
+    #[test]
+    fn as_the_go_program_takes_them() {
+        let options = client("--server [::]:4711 --keepalive 0 --http [::1]:4713 --ipv4-only=true");
+        assert_eq!(options.servers, ["[::]:4711"]);
+        assert_eq!(options.keepalive_interval_s, 0);
+        assert_eq!(options.http.unwrap().to_string(), "[::1]:4713");
+        assert!(options.ipv4_only && !client("--server a:1 --cleanup=false").cleanup);
+        assert_eq!(client("--server :4711").servers, ["localhost:4711"]);
+        let words = ["--server", "a:1, b:1", "--subscribe", "1, 2"];
+        assert_eq!(parse(&words).unwrap().subscribe.len(), 2, "quoted, spaces do no harm");
     }
 }

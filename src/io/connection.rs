@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_uring::net::TcpStream;
 
 use super::buffers::ReadBuffer;
@@ -18,7 +18,7 @@ use super::dial::Dial;
 use super::send;
 use super::sys;
 use super::worker::Worker;
-use crate::shard::{TcpSample, Transmit};
+use crate::shard::{SessionEnd, TcpSample, Transmit};
 use crate::types::PeerId;
 
 /// How long a peer may take to close its side after we have closed ours.
@@ -35,8 +35,8 @@ pub(super) struct Connection {
     pub(super) reader: Notify,
     /// Set if we dialled.
     pub(super) dial: Option<Rc<Dial>>,
-    /// Notified when both tasks have ended.
-    pub(super) ended: Option<Rc<Notify>>,
+    /// Told when both tasks have ended.
+    pub(super) ended: Cell<Option<oneshot::Sender<SessionEnd>>>,
     closed: Cell<bool>,
     tasks: Cell<u8>,
 }
@@ -56,7 +56,7 @@ impl Connection {
             writer: Notify::new(),
             reader: Notify::new(),
             dial,
-            ended: None,
+            ended: Cell::new(None),
             closed: Cell::new(false),
             tasks: Cell::new(2),
         }

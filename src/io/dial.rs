@@ -10,22 +10,35 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::TcpSocket;
 use tokio::sync::{Notify, oneshot};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::listener;
 use super::worker::Worker;
-use crate::session::State;
+use crate::session::{CloseReason, State};
+use crate::shard::SessionEnd;
+use crate::types::HostPort;
+use crate::vital;
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The pause between attempts: this, and up to as much again, so that a fleet does not come back all at
-/// once.
+/// The pause between later attempts: this, and up to as much again.
 pub const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// The first pauses after a loss or a failure, and up to half as much again.
+const QUICK_RETRIES: [Duration; 4] = [
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_millis(1000),
+    Duration::from_millis(2000),
+];
+/// A session that lasts shorter counts as a failure.
+const STANDS_TIME: Duration = Duration::from_secs(10);
+/// Failures in a row that have a line each; of later ones every power of two.
+const FAILURES_LOGGED: u32 = 6;
 
 /// What the outside knows of a connection to a server.
 #[derive(Debug)]
@@ -67,12 +80,20 @@ pub(super) struct Dial {
     /// Tells the server from others, whatever its address is at the moment.
     pub number: u64,
     cancelled: Cell<bool>,
-    pub changed: Notify,
+    changed: Notify,
+    /// Whether it has no session, and did not get one in the last round.
+    pub is_away: Cell<bool>,
 }
 
 impl Dial {
     pub(super) fn new(order: DialOrder, number: u64) -> Rc<Dial> {
-        Rc::new(Dial { order, number, cancelled: Cell::new(false), changed: Notify::new() })
+        Rc::new(Dial {
+            order,
+            number,
+            cancelled: Cell::new(false),
+            changed: Notify::new(),
+            is_away: Cell::new(false),
+        })
     }
 
     /// Ends it: no further attempt.
@@ -84,64 +105,157 @@ impl Dial {
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled.get()
     }
+
+    /// Takes note of the session's state, at this address.
+    pub(super) fn set_state(&self, state: State, remote: SocketAddr) {
+        if state == State::Established && self.order.state.state() != State::Established {
+            self.is_away.set(false);
+            info!(server = %self.order.server, %remote, "established");
+        }
+        self.order.state.set(state);
+    }
+
+    /// What `wanted` gives, or None if it is cancelled before.
+    async fn unless_cancelled<T>(&self, wanted: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(wanted);
+        while !self.is_cancelled() {
+            tokio::select! {
+                outcome = &mut wanted => return Some(outcome),
+                () = self.changed.notified() => {}
+            }
+        }
+        None
+    }
 }
 
 /// Connects, waits for the connection's end, and begins anew, until cancelled.
+///
+/// A connection is no success, a session that stands is: so the server's addresses are tried in turn until
+/// one of them has given such a session. After its loss that one is tried first.
 pub(super) async fn dial_loop(worker: Rc<Worker>, dial: Rc<Dial>) {
-    let DialOrder { server, local_ip, segment_bytes_max, state } = &dial.order;
-    let mut failures = 0u32;
+    let (server, state) = (&dial.order.server, &dial.order.state);
+    let (mut first, mut failures) = (None, 0);
     while !dial.is_cancelled() {
         state.set(State::Connecting);
-        let connected = tokio::select! {
-            connected = connect(server, *local_ip, *segment_bytes_max) => connected,
-            // For the cancelled alone.
-            () = dial.changed.notified() => break,
-        };
-        match connected {
-            Ok((stream, remote)) if !dial.is_cancelled() => {
+        // The name is resolved each time.
+        let resolved = dial.unless_cancelled(within_limit(resolve(server))).await;
+        let addresses = resolved.unwrap_or_else(|| Ok(Vec::new()));
+        let mut outcome = Outcome::failed(addresses.as_ref().map_or_else(
+            |error| format!("cannot resolve the name: {error}"),
+            |_| "the name has no address".to_owned(),
+        ));
+        let addresses = in_turn(addresses.unwrap_or_default(), first.take());
+        for (at, &remote) in addresses.iter().enumerate() {
+            outcome = attempt(&worker, &dial, remote).await;
+            if outcome.stood() {
                 failures = 0;
-                info!(%server, %remote, "connected");
-                let closed = worker.add_server(stream, remote, Rc::clone(&dial));
-                closed.notified().await;
-                if !dial.is_cancelled() {
-                    warn!(%server, %remote, "the server is lost: connecting again");
-                }
             }
-            Ok(_) => break,
-            Err(error) => {
-                failures += 1;
-                if failures.is_power_of_two() {
-                    warn!(%server, %error, failures, "cannot connect: trying on");
-                }
+            if dial.is_cancelled() || outcome.is_worth_another() {
+                first = Some(remote);
+                break;
+            }
+            if let Some(next) = addresses.get(at + 1) {
+                outcome.log(server, Some(remote), failures + 1, &format_args!("trying {next}"));
             }
         }
-        if !dial.is_cancelled() {
-            state.set(State::Retry);
-            let share = RandomState::new().hash_one(failures) as u32;
-            let pause = RETRY_INTERVAL + RETRY_INTERVAL * (share >> 16) / (1 << 16);
-            // Waking early is for the cancelled; anybody else tries a little sooner.
-            let _ = tokio::time::timeout(pause, dial.changed.notified()).await;
+        if dial.is_cancelled() {
+            break;
         }
+        failures += 1;
+        state.set(State::Retry);
+        worker.server_away(&dial);
+        let pause = pause(failures);
+        let seconds = pause.as_secs_f64();
+        let remote = first.or(addresses.last().copied());
+        outcome.log(server, remote, failures, &format_args!("retrying in {seconds:.1} s"));
+        let _ = dial.unless_cancelled(tokio::time::sleep(pause)).await;
     }
     state.set(State::Closed);
 }
 
-/// One attempt: the name is resolved each time, and its addresses are tried in order, each within the
-/// limit: one that swallows packets must not take the time of those behind it.
-async fn connect(
-    server: &str,
-    local_ip: Option<IpAddr>,
-    segment_bytes_max: u16,
-) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-    let addresses = within_limit(resolve(server)).await?;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for remote in addresses {
-        match within_limit(connect_to(remote, local_ip, segment_bytes_max)).await {
-            Ok(stream) => return Ok((stream, remote)),
-            Err(error) => last = error,
+/// What became of an attempt.
+struct Outcome {
+    /// The session, if there was a connection.
+    end: Option<SessionEnd>,
+    why: String,
+}
+
+impl Outcome {
+    fn failed(why: String) -> Outcome {
+        Outcome { end: None, why }
+    }
+
+    fn stood_for(&self) -> Option<Duration> {
+        self.end.as_ref()?.stood_for
+    }
+
+    /// Whether the session was one: a server that ends each at once has failed.
+    fn stood(&self) -> bool {
+        self.stood_for().is_some_and(|stood_for| stood_for >= STANDS_TIME)
+    }
+
+    /// Whether the same address is tried again before the others: not if the path to it may be dead.
+    fn is_worth_another(&self) -> bool {
+        let reason = self.end.as_ref().map(|end| end.reason);
+        self.stood() && reason == Some(CloseReason::RemoteClosed)
+    }
+
+    fn log(
+        &self,
+        server: &str,
+        remote: Option<SocketAddr>,
+        failures: u32,
+        next: &dyn std::fmt::Display,
+    ) {
+        let remote = remote.map(tracing::field::display);
+        let reason = &self.why;
+        if let Some(stood_for) = self.stood_for() {
+            let after_s = stood_for.as_secs();
+            warn!(%server, remote, %reason, after_s, "the server is lost, {next}");
+        } else if failures <= FAILURES_LOGGED || failures.is_power_of_two() {
+            warn!(%server, remote, %reason, failures, "no session with the server, {next}");
         }
     }
-    Err(last)
+}
+
+/// Connects to one address, and waits until that has failed or the session is over.
+async fn attempt(worker: &Rc<Worker>, dial: &Rc<Dial>, remote: SocketAddr) -> Outcome {
+    dial.order.state.set(State::Connecting);
+    let connecting = within_limit(connect_to(remote, &dial.order));
+    match dial.unless_cancelled(connecting).await {
+        None => Outcome::failed("cancelled".to_owned()),
+        Some(Err(error)) => Outcome::failed(error.to_string()),
+        Some(Ok(stream)) => {
+            debug!(server = %dial.order.server, %remote, "connected");
+            let closed = worker.add_server(stream, remote, Rc::clone(dial));
+            match closed.await {
+                Ok(end) => Outcome { why: end.to_string(), end: Some(end) },
+                Err(_) => Outcome::failed("the connection was lost at once".to_owned()),
+            }
+        }
+    }
+}
+
+/// Each address once, `first` before the others if it is still one of them.
+fn in_turn(addresses: Vec<SocketAddr>, first: Option<SocketAddr>) -> Vec<SocketAddr> {
+    let first = first.filter(|first| addresses.contains(first));
+    let mut in_turn: Vec<SocketAddr> = Vec::new();
+    for address in first.into_iter().chain(addresses) {
+        if !in_turn.contains(&address) {
+            in_turn.push(address);
+        }
+    }
+    in_turn
+}
+
+/// The pause after so many failed rounds in a row: quick ones first, then from [`RETRY_INTERVAL`] to twice
+/// as much. Never the same for all, or a fleet would come back all at once.
+fn pause(failures: u32) -> Duration {
+    let share = f64::from(RandomState::new().hash_one(failures) as u32) / f64::from(u32::MAX);
+    match QUICK_RETRIES.get(failures.saturating_sub(1) as usize) {
+        Some(pause) => pause.mul_f64(1.0 + share / 2.0),
+        None => RETRY_INTERVAL.mul_f64(1.0 + share),
+    }
 }
 
 /// On a thread that nobody waits for: a name server that is away would hold up the runtime's end.
@@ -150,9 +264,10 @@ async fn resolve(server: &str) -> io::Result<Vec<SocketAddr>> {
         return Ok(vec![address]);
     }
     let (found, addresses) = oneshot::channel();
-    let server = server.to_owned();
-    thread::Builder::new().name("resolver".to_owned()).spawn(move || {
-        let _ = found.send(server.to_socket_addrs().map(Vec::from_iter));
+    // Without its brackets an address may have a zone.
+    let HostPort { host, port } = HostPort::of_server(server).map_err(io::Error::other)?;
+    vital::spawn("resolver", move || {
+        let _ = found.send((host.as_str(), port).to_socket_addrs().map(Vec::from_iter));
     })?;
     addresses.await.unwrap_or_else(|_| Err(io::Error::other("the resolver failed")))
 }
@@ -164,18 +279,58 @@ async fn within_limit<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Re
     }
 }
 
-async fn connect_to(
-    remote: SocketAddr,
-    local_ip: Option<IpAddr>,
-    segment_bytes_max: u16,
-) -> io::Result<std::net::TcpStream> {
+async fn connect_to(remote: SocketAddr, order: &DialOrder) -> io::Result<std::net::TcpStream> {
     let socket = if remote.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-    listener::limit_segments(&socket, remote, segment_bytes_max)?;
-    if let Some(local_ip) = local_ip {
+    listener::limit_segments(&socket, remote, order.segment_bytes_max)?;
+    if let Some(local_ip) = order.local_ip {
         socket.bind(SocketAddr::new(local_ip, 0))?;
     }
-    let stream = socket.connect(remote).await?.into_std()?;
+    let stream = socket.connect(remote).await?;
+    // A port of the ephemeral range at which nobody listens may be the one that we were given.
+    if stream.local_addr()? == stream.peer_addr()? {
+        // Reset: the port must not stay in TIME_WAIT.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        return Err(io::Error::other("connected to itself: nobody listens there"));
+    }
+    let stream = stream.into_std()?;
     // The ring waits for operations itself.
     stream.set_nonblocking(false)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_zones_are_resolved() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let resolved = |server: &str| runtime.block_on(resolve(server)).unwrap();
+        assert_eq!(resolved("[::1]:4711"), ["[::1]:4711".parse().unwrap()]);
+        let local = resolved("localhost:4711");
+        assert!(local.iter().all(|it| it.ip().is_loopback() && it.port() == 4711), "{local:?}");
+        let zoned = resolved("[fe80::1%lo]:4711");
+        assert!(matches!(zoned[..], [SocketAddr::V6(it)] if it.scope_id() == 1), "{zoned:?}");
+    }
+
+    #[test]
+    fn the_first_retries_are_quick() {
+        let ranges_ms = [200..=300, 500..=750, 1000..=1500, 2000..=3000, 5000..=10_000];
+        for (failures, range) in ranges_ms.iter().enumerate() {
+            let pauses = (0..50).map(|_| pause(failures as u32 + 1).as_millis());
+            let pauses: Vec<u128> = pauses.collect();
+            assert!(pauses.iter().all(|pause| range.contains(pause)), "{pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]), "a fleet comes back at once");
+        }
+        assert!(pause(1_000_000) >= RETRY_INTERVAL);
+    }
+
+    #[test]
+    fn the_address_of_the_last_session_comes_first_if_it_is_still_one() {
+        let [a, b, c] = ["[::1]:1", "[::1]:2", "127.0.0.1:1"].map(|text| text.parse().unwrap());
+        assert_eq!(in_turn(vec![a, b, a], None), [a, b]);
+        assert_eq!(in_turn(vec![a, b], Some(b)), [b, a]);
+        assert_eq!(in_turn(vec![a, b], Some(c)), [a, b]);
+        assert!(in_turn(vec![], Some(c)).is_empty());
+    }
 }

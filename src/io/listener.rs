@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
 pub const SEGMENT_BYTES_MAX_DEFAULT: u16 = 1220;
 
 /// What a limit of segments may be. The kernel takes less and more; below, routes would not fit.
-const SEGMENT_BYTES: std::ops::RangeInclusive<u16> = 536..=32_767;
+pub(super) const SEGMENT_BYTES: RangeInclusive<u16> = 536..=32_767;
 
 /// How long addresses are waited for that no interface has: at boot, duplicate address detection takes a
 /// second or more. Not IP_FREEBIND: a wrong address would look alive for ever.

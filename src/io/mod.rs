@@ -18,6 +18,7 @@ mod feed;
 mod listener;
 mod probe;
 mod send;
+mod signals;
 mod sys;
 mod worker;
 
@@ -30,7 +31,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -39,17 +39,23 @@ use self::clock::Clock;
 use self::dial::DialOrder;
 pub use self::dial::{RETRY_INTERVAL, ServerState};
 pub use self::feed::{Feed, FeedSink};
+use self::listener::SEGMENT_BYTES;
 pub use self::listener::SEGMENT_BYTES_MAX_DEFAULT;
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
+pub use self::signals::Signals;
 pub use self::sys::{raise_descriptor_limit, receive_ready};
 use self::worker::{Letter, WorkerStart};
+use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::shard::{Budgets, Limits, Shard, ShardConfig};
-use crate::types::{Pace, ReflectOwn, ShardId, Time};
+use crate::types::{Pace, PeerId, ReflectOwn, ShardId, Time};
+use crate::vital;
 
-/// What a server is told.
+/// What a node is told at its start, be it a server, a client or both.
+///
+/// More settings may come: build it with `..ServerConfig::default()`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerConfig {
-    /// Addresses to listen on; port 0 takes a free one. An IPv6 address that stands for all
+    /// Addresses to listen on from the start; port 0 takes a free one. An IPv6 address that stands for all
     /// (`[::]:4711`) takes IPv4 as well, or alone where there is no IPv6. An address that no interface
     /// has yet is waited for, up to 10 s; if there are others, one that cannot be had is left out with a
     /// warning.
@@ -57,19 +63,19 @@ pub struct ServerConfig {
     /// Payload bytes of a TCP segment at most, of those that we send and those that are sent to us:
     /// 536..=32767; 0 leaves it to the path. Does not count for loopback addresses.
     pub segment_bytes_max: u16,
-    /// Shards, each a thread: 1..=1024; 0 means one for each CPU.
+    /// Shards, each a thread: 1..=1024, or 0 for one for each CPU. One is plenty for a hypervisor.
     pub cores: u16,
-    /// Own keepalive interval in seconds, 1..=86400.
+    /// The keepalive interval to offer, in seconds: 1..=86400, or 0 for the default of 5.
     pub keepalive_interval_s: u32,
     /// Which of its own routes a peer gets back.
     pub reflect_own: ReflectOwn,
-    /// How fast peers are fed that do not reassemble.
+    /// How fast peers are fed that do not reassemble; a rate is at least 1.
     pub pace: Pace,
     /// Routes that one peer may have announced at a time.
     pub routes_per_peer_max: u32,
     /// VNIs that one peer may have subscribed to at a time.
     pub vnis_per_peer_max: u32,
-    /// Connections at a time; more are closed at once.
+    /// Connections at a time, 1..=1048576; more are closed at once.
     pub peers_max: u32,
     /// Bytes of all private queues of slow peers; each shard has an equal part.
     pub queue_bytes_max: u64,
@@ -84,7 +90,7 @@ impl Default for ServerConfig {
             listen: Vec::new(),
             segment_bytes_max: SEGMENT_BYTES_MAX_DEFAULT,
             cores: 1,
-            keepalive_interval_s: 5,
+            keepalive_interval_s: KEEPALIVE_INTERVAL_S_DEFAULT,
             reflect_own: ReflectOwn::None,
             pace: Pace::Auto,
             routes_per_peer_max: 100_000,
@@ -96,9 +102,53 @@ impl Default for ServerConfig {
     }
 }
 
+impl ServerConfig {
+    /// Whether each setting is in its range.
+    ///
+    /// # Errors
+    /// [`ServeError::OutOfRange`] with the first that is not.
+    fn judge(&self) -> Result<(), ServeError> {
+        let pace = match self.pace {
+            Pace::RoutesPerS(routes_per_s) => routes_per_s,
+            Pace::Auto | Pace::Off => 1,
+        };
+        let (segment_min, segment_max) = (*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
+        let segment = match self.segment_bytes_max {
+            0 => segment_max,
+            bytes_max => bytes_max,
+        };
+        let settings = [
+            ("cores", u32::from(self.cores), 0, u32::from(CORES_MAX)),
+            ("keepalive_interval_s", self.keepalive_interval_s, 0, KEEPALIVE_INTERVAL_S_MAX),
+            ("pace", pace, 1, u32::MAX),
+            ("peers_max", self.peers_max, 1, PeerId::SLOTS),
+            ("segment_bytes_max", segment.into(), segment_min.into(), segment_max.into()),
+        ];
+        for (setting, value, min, max) in settings {
+            if !(min..=max).contains(&value) {
+                return Err(ServeError::OutOfRange { setting, value, min, max });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Why a server could not start.
 #[derive(Error, Debug)]
+#[non_exhaustive]
 pub enum ServeError {
+    /// A setting of [`ServerConfig`].
+    #[error("{setting} is {value}: it must be from {min} to {max}")]
+    OutOfRange {
+        /// The field's name.
+        setting: &'static str,
+        /// What it was set to.
+        value: u32,
+        /// The least that it may be.
+        min: u32,
+        /// The most that it may be.
+        max: u32,
+    },
     /// Somebody listens there.
     #[error(
         "address in use: {address}: another program listens there (`ss -ltnp` tells which). Stop it, or \
@@ -138,62 +188,21 @@ pub enum ServeError {
 /// If the server cannot start: see [`ServeError`].
 pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
     let runtime = acceptor_runtime()?;
+    let mut signals = Signals::watch()?;
     runtime.block_on(async {
-        let mut signals = Signals::new()?;
         if config.listen.is_empty() {
             return Err(ServeError::NoAddress);
         }
         let running = tokio::select! {
             running = Running::start(&config) => running?,
             // It waits for an address.
-            name = signals.next() => {
-                info!("{name} received");
-                return Ok(());
-            }
+            () = signals.received() => return Ok(()),
         };
-        let (acceptor, threads) = (running.acceptor, running.threads);
-        let (stop, stopped) = oneshot::channel();
-        let serving = acceptor.run(async move {
-            let _ = stopped.await;
-        });
-        tokio::pin!(serving);
-        let result = tokio::select! {
-            result = &mut serving => result,
-            name = signals.next() => {
-                info!("{name} received");
-                let _ = stop.send(());
-                tokio::select! {
-                    result = &mut serving => result,
-                    name = signals.next() => {
-                        warn!("{name} received again: not waiting for the peers");
-                        std::process::exit(1);
-                    }
-                }
-            }
-        };
+        let Running { acceptor, threads, .. } = running;
+        let result = acceptor.run(signals.received()).await;
         join(threads);
         result.map_err(|source| ServeError::Start { what: "the acceptor", source })
     })
-}
-
-/// Waits for SIGINT or SIGTERM; a second one ends the process at once. Returns the signal's name.
-///
-/// # Errors
-/// [`ServeError::Start`] if signals cannot be watched.
-pub fn wait_for_signal() -> Result<&'static str, ServeError> {
-    let runtime = acceptor_runtime()?;
-    let name = runtime.block_on(async { Ok::<_, ServeError>(Signals::new()?.next().await) })?;
-    // Watched on: from now on the default, which is to end, would not apply.
-    let _ = thread::Builder::new().name("second-signal".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            if let Ok(mut signals) = Signals::new() {
-                let name = signals.next().await;
-                warn!("{name} received again: not waiting for the peers");
-                std::process::exit(1);
-            }
-        });
-    });
-    Ok(name)
 }
 
 /// A server that runs beside the caller, for tests and for embedding. It leaves signals alone.
@@ -231,9 +240,7 @@ impl Server {
             }
             join(threads);
         };
-        let acceptor = thread::Builder::new()
-            .name("acceptor".to_owned())
-            .spawn(serve)
+        let acceptor = vital::spawn("acceptor", serve)
             .map_err(|source| ServeError::Start { what: "the acceptor's thread", source })?;
         Ok(Server {
             local_addresses,
@@ -338,6 +345,7 @@ struct Running {
 
 impl Running {
     async fn start(config: &ServerConfig) -> Result<Running, ServeError> {
+        config.judge()?;
         probe::probe()?;
         let descriptors = sys::raise_descriptor_limit();
         let listeners = match config.listen[..] {
@@ -404,10 +412,7 @@ fn start_shards(config: &ServerConfig) -> Result<Started, ServeError> {
             ready: ready.clone(),
             ended: ended.clone(),
         };
-        match thread::Builder::new()
-            .name(format!("shard-{index}"))
-            .spawn(move || worker::run(start))
-        {
+        match vital::spawn(format!("shard-{index}"), move || worker::run(start)) {
             Ok(thread) => threads.push(thread),
             Err(source) => {
                 started = Err(ServeError::Start { what: "a shard's thread", source });
@@ -431,12 +436,15 @@ fn start_shards(config: &ServerConfig) -> Result<Started, ServeError> {
     Ok((Dispatcher::new(handles, config.peers_max), threads, all_ended))
 }
 
+/// The most shards that there may be.
+const CORES_MAX: u16 = ShardId::MAX.0 + 1;
+
 fn shard_count(cores: u16) -> u16 {
     if cores > 0 {
-        return cores.min(ShardId::MAX.0 + 1);
+        return cores;
     }
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    u16::try_from(cpus).unwrap_or(u16::MAX).min(ShardId::MAX.0 + 1)
+    u16::try_from(cpus).unwrap_or(u16::MAX).min(CORES_MAX)
 }
 
 fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig {
@@ -470,30 +478,5 @@ fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
         // A shard that panics ends the process, so there is no error to see here.
         let _ = thread.join();
-    }
-}
-
-/// SIGINT and SIGTERM.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Signals, ServeError> {
-        let watch = |kind| {
-            signal(kind).map_err(|source| ServeError::Start { what: "watching signals", source })
-        };
-        Ok(Signals {
-            interrupt: watch(SignalKind::interrupt())?,
-            terminate: watch(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
     }
 }

@@ -15,6 +15,7 @@ const COMPLETIONS: u32 = 16_384;
 
 /// Why io_uring cannot be used, and what to change.
 #[derive(Error, Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum ProbeError {
     /// The sysctl forbids it (1: to unprivileged processes, 2: to all).
     #[error(

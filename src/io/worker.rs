@@ -14,9 +14,9 @@ use std::sync::mpsc::Sender;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tracing::{debug, error};
+use tokio::sync::{Notify, oneshot};
+use tracing::debug;
 
 use super::buffers::BufferPool;
 use super::clock::Clock;
@@ -25,8 +25,9 @@ use super::dial::{self, Dial, DialOrder};
 use super::feed::{self, FeedSink};
 use super::listener;
 use super::probe;
-use crate::shard::{Mail, Shard, ShardConfig, Wake};
+use crate::shard::{Mail, SessionEnd, Shard, ShardConfig, Wake};
 use crate::types::{PeerId, Time};
+use crate::vital::EndOnPanic;
 
 /// How long sockets may take to end after [`Letter::Stop`] has shut them down.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -77,7 +78,6 @@ pub(super) struct WorkerStart {
 
 /// Runs a shard until [`Letter::Stop`]: the body of its thread.
 pub(super) fn run(start: WorkerStart) {
-    let _abort = AbortOnPanic;
     let runtime = match tokio_uring::Runtime::new(&probe::runtime_builder()) {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -104,7 +104,7 @@ pub(super) fn run(start: WorkerStart) {
     runtime.block_on(async {
         // A task among the others, or it would be polled before what completed together.
         let turns = tokio_uring::spawn(async move {
-            let _abort = AbortOnPanic;
+            let _end = EndOnPanic;
             worker.turn_loop(start.mailbox).await;
         });
         let _ = turns.await;
@@ -233,7 +233,7 @@ impl Worker {
                 Wake::State => {
                     let state = shard.session_state(peer);
                     if let (Some(dial), Some(state)) = (&connection.dial, state) {
-                        dial.order.state.set(state);
+                        dial.set_state(state, connection.remote());
                     }
                 }
                 Wake::Sample => shard.sampled(self.now(), peer, connection.sample()),
@@ -265,7 +265,7 @@ impl Worker {
                 self.client.set(Some(id));
                 let worker = Rc::clone(self);
                 tokio_uring::spawn(async move {
-                    let _abort = AbortOnPanic;
+                    let _end = EndOnPanic;
                     feed::feed_loop(worker, id, sink).await;
                 });
             }
@@ -275,7 +275,7 @@ impl Worker {
                 self.dials.borrow_mut().push(Rc::clone(&dial));
                 let worker = Rc::clone(self);
                 tokio_uring::spawn(async move {
-                    let _abort = AbortOnPanic;
+                    let _end = EndOnPanic;
                     dial::dial_loop(worker, dial).await;
                 });
             }
@@ -304,23 +304,22 @@ impl Worker {
         self.start_tasks(Rc::new(Connection::new(id, remote, socket, None)));
     }
 
-    /// A connection to a server was made. What is returned is notified when it has ended.
+    /// A connection to a server was made. What is returned tells when and how it has ended.
     pub(super) fn add_server(
         self: &Rc<Self>,
         socket: std::net::TcpStream,
         remote: SocketAddr,
         dial: Rc<Dial>,
-    ) -> Rc<Notify> {
-        let ended = Rc::new(Notify::new());
+    ) -> oneshot::Receiver<SessionEnd> {
+        let (sender, ended) = oneshot::channel();
         if let Err(error) = listener::prepare(&socket) {
             debug!(%remote, %error, "connection lost before its start");
-            ended.notify_one();
             return ended;
         }
         self.peers.fetch_add(1, Ordering::Relaxed);
         let id = self.shard().dialled(self.now(), remote, dial.number);
         let mut connection = Connection::new(id, remote, socket, Some(dial));
-        connection.ended = Some(Rc::clone(&ended));
+        connection.ended = Cell::new(Some(sender));
         self.start_tasks(Rc::new(connection));
         self.want_turn();
         ended
@@ -331,13 +330,24 @@ impl Worker {
         self.feed.notified().await;
     }
 
+    /// A server could not be reached, or is lost.
+    pub(super) fn server_away(&self, dial: &Dial) {
+        dial.is_away.set(true);
+        if self.dials.borrow().iter().all(|dial| dial.is_away.get()) {
+            self.shard().servers_away(self.now());
+            self.want_turn();
+        }
+    }
+
     fn hang_up(&self, server: &str) {
         self.dials.borrow_mut().retain(|dial| {
             if dial.order.server == server {
                 dial.cancel();
+                self.shard().forget_server(dial.number);
             }
             !dial.is_cancelled()
         });
+        self.want_turn();
         for connection in self.connections.borrow().slots.iter().flatten() {
             if connection.dial.as_ref().is_some_and(|dial| dial.is_cancelled()) {
                 self.shard().hang_up(self.now(), connection.id());
@@ -350,13 +360,13 @@ impl Worker {
         self.connections.borrow_mut().insert(Rc::clone(&connection));
         let (worker, reader) = (Rc::clone(self), Rc::clone(&connection));
         tokio_uring::spawn(async move {
-            let _abort = AbortOnPanic;
+            let _end = EndOnPanic;
             connection::read_loop(&worker, &reader).await;
             worker.task_ended(reader);
         });
         let (worker, writer) = (Rc::clone(self), connection);
         tokio_uring::spawn(async move {
-            let _abort = AbortOnPanic;
+            let _end = EndOnPanic;
             connection::write_loop(&worker, &writer).await;
             worker.task_ended(writer);
         });
@@ -367,14 +377,15 @@ impl Worker {
         if !connection.task_ended() {
             return;
         }
-        let (id, remote, ended) = (connection.id(), connection.remote(), connection.ended.clone());
+        let (id, remote, ended) = (connection.id(), connection.remote(), connection.ended.take());
         self.connections.borrow_mut().remove(id);
         drop(connection);
-        self.shard().release(id);
+        let end = self.shard().release(self.now(), id);
         self.peers.fetch_sub(1, Ordering::Relaxed);
         debug!(%remote, %id, "connection closed");
-        if let Some(ended) = ended {
-            ended.notify_one();
+        if let (Some(ended), Some(end)) = (ended, end) {
+            // Fails if nobody waits: it was cancelled.
+            let _ = ended.send(end);
         }
         self.want_turn();
     }
@@ -428,19 +439,6 @@ impl Connections {
     fn close_all(&self) {
         for connection in self.slots.iter().flatten() {
             connection.close();
-        }
-    }
-}
-
-/// Ends the process when a task panics: a broken invariant must not leave a server behind that serves
-/// only some of its peers. (The message has been printed; a supervisor starts us again.)
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            error!("a shard failed: the process ends");
-            std::process::abort();
         }
     }
 }

@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::types::{Route, Vni};
+use crate::vital;
 use netlink::{LinkEvents, Requests};
 use plan::{Plan, PlanConfig};
 use worker::{Command, Worker};
@@ -50,15 +51,12 @@ pub struct KernelConfig {
     pub hops_max: usize,
     /// Seconds between two comparisons with the kernel's tables; 0: only when there is a reason.
     pub resync_s: u32,
-    /// Seconds after the start until routes of a former run that nobody has asked for are deleted,
-    /// unless [`KernelRoutes::sweep`] comes first.
-    pub stale_after_s: u32,
     /// Seeds hash maps and the ids of nexthop objects; should differ between programs.
     pub seed: u64,
 }
 
 impl KernelConfig {
-    /// Routes out of `link_name`; a comparison every 60 s, stale routes deleted after 30 s.
+    /// Routes out of `link_name`; a comparison every 60 s.
     pub fn new(link_name: impl Into<String>, vni_table_map: BTreeMap<Vni, u32>) -> KernelConfig {
         KernelConfig {
             link_name: link_name.into(),
@@ -67,7 +65,6 @@ impl KernelConfig {
             nexthop_objects: NexthopObjects::default(),
             hops_max: plan::HOPS_DEFAULT,
             resync_s: 60,
-            stale_after_s: 30,
             seed: ahash::RandomState::new().hash_one(std::process::id()),
         }
     }
@@ -152,10 +149,7 @@ impl KernelRoutes {
             seed: config.seed,
         });
         let worker = Worker::new(config, plan, Arc::clone(&shared), wake, requests, events);
-        let thread = std::thread::Builder::new()
-            .name("netlink".to_owned())
-            .spawn(|| worker.run())
-            .map_err(KernelError::Thread)?;
+        let thread = vital::spawn("netlink", || worker.run()).map_err(KernelError::Thread)?;
         Ok(KernelRoutes { shared, thread: Some(thread) })
     }
 

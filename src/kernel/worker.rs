@@ -68,7 +68,6 @@ pub(super) struct Worker {
     verified_at: Time,
     /// Not before this time after a failure.
     verify_after: Time,
-    sweep_at: Option<Time>,
     settlers: Vec<mpsc::Sender<()>>,
     end_at: Option<Time>,
     log: LogLimit,
@@ -84,7 +83,6 @@ impl Worker {
         requests: Requests,
         events: LinkEvents,
     ) -> Worker {
-        let sweep_at = Time(0).after(Duration::from_secs(config.stale_after_s.into()));
         Worker {
             config,
             plan,
@@ -98,7 +96,6 @@ impl Worker {
             has_nexthop_objects: true,
             verified_at: Time(0),
             verify_after: Time(0),
-            sweep_at: Some(sweep_at),
             settlers: Vec::new(),
             end_at: None,
             log: LogLimit::default(),
@@ -112,10 +109,6 @@ impl Worker {
             self.take_events();
             let now = self.now();
             self.look_after_link(now);
-            if self.sweep_at.is_some_and(|at| at <= now) {
-                self.sweep_at = None;
-                self.plan.sweep();
-            }
             let mut is_busy = false;
             if let Some(link) = self.link.filter(|link| link.is_usable) {
                 self.verify_if_due(link, now);
@@ -317,9 +310,6 @@ impl Worker {
         let now = self.now();
         let mut until = Time::NEVER;
         let mut at = |time: Time| until = until.min(time);
-        if let Some(sweep_at) = self.sweep_at {
-            at(sweep_at);
-        }
         if let Some(end_at) = self.end_at {
             at(end_at);
         }

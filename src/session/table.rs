@@ -162,17 +162,20 @@ pub enum CloseReason {
     #[error("not established in time")]
     HandshakeTimeout,
     /// Nothing heard for 5/2 of the keepalive interval.
-    #[error("hold time passed without a message")]
+    #[error("hold time over: nothing was heard from the peer")]
     HoldTimeout,
     /// Nothing taken for [`SEND_HOLD_TIME`](super::SEND_HOLD_TIME) (RFC 9687).
-    #[error("send-hold time passed without progress")]
+    #[error("send-hold time over: the peer took nothing")]
     SendHoldTimeout,
     /// Bytes that are no message.
     #[error("undecodable bytes")]
     Fault,
     /// The peer, or the network, ended the connection.
-    #[error("the connection was closed by the peer or the network")]
+    #[error("the peer closed the connection")]
     RemoteClosed,
+    /// We ended it: the queues of slow peers took too much memory, and its was the longest.
+    #[error("too slow: --queue-mib-max is reached")]
+    OverBudget,
     /// We ended it.
     #[error("closed by us")]
     Shutdown,
@@ -311,6 +314,7 @@ mod tests {
                 CloseReason::SendHoldTimeout => "!send-hold",
                 CloseReason::Fault => "!fault",
                 CloseReason::RemoteClosed => "!eof",
+                CloseReason::OverBudget => unreachable!("no event leads to it"),
                 CloseReason::Shutdown => "!shutdown",
             },
         }

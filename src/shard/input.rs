@@ -6,7 +6,9 @@
 use std::io;
 use std::time::Duration;
 
+use super::events::{Refused, SessionEnd, detail_of};
 use super::mail::Request;
+use super::node::HeldSource;
 use super::peer::{Ending, Role};
 use super::{Shard, Wake};
 use crate::rib::Group;
@@ -44,10 +46,10 @@ impl Shard {
 
     /// The socket's read side ended: end of stream, or an error.
     pub fn read_ended(&mut self, now: Time, id: PeerId, result: io::Result<()>) {
-        if let Err(error) = result {
-            tracing::debug!(%id, %error, "read failed");
-        }
         if let Some(peer) = self.peers.find_mut(id) {
+            if let Err(error) = result {
+                peer.detail.get_or_insert_with(|| detail_of(&error));
+            }
             let verdict = peer.session.on_eof();
             self.obey(now, id, verdict);
         }
@@ -144,7 +146,7 @@ impl Shard {
         }
         if *message == Message::Keepalive {
             // Ours say KEEPALIVE unasked with a payload, which others ignore.
-            self.uplink_heard_keepalive(id, is_bare);
+            self.uplink_heard_keepalive(now, id, is_bare);
         }
         self.note_deadline(id);
     }
@@ -155,7 +157,7 @@ impl Shard {
         };
         match fault.reaction() {
             Reaction::Close => {
-                tracing::info!(%id, remote = %peer.remote, %fault, "closing: bad input");
+                peer.detail = Some(fault.to_string());
                 let verdict = peer.session.on_fault();
                 self.obey(now, id, verdict);
             }
@@ -166,11 +168,7 @@ impl Shard {
                     return self.obey(now, id, verdict);
                 }
                 self.counters.updates_invalid += 1;
-                peer.dropped += 1;
-                if peer.dropped.is_power_of_two() {
-                    let dropped = peer.dropped;
-                    tracing::warn!(%id, remote = %peer.remote, %fault, dropped, "dropped a message");
-                }
+                self.refused(now, id, Refused::Invalid, fault);
             }
             Reaction::Ignore => {}
         }
@@ -196,13 +194,8 @@ impl Shard {
                 return false;
             }
             self.counters.updates_refused += 1;
-            peer.dropped += 1;
-            if peer.dropped.is_power_of_two() {
-                tracing::warn!(
-                    %id, remote = %peer.remote, routes_max, vni = %update.vni, route = %update.route,
-                    "refused a route: the peer announces as many as it may (--routes-per-peer-max)"
-                );
-            }
+            let what = format_args!("{} of VNI {}", update.route, update.vni);
+            self.refused(now, id, Refused::Route, &what);
             return true;
         }
         peer.adds_under_way += i64::from(is_add);
@@ -220,6 +213,9 @@ impl Shard {
         self.outboxes.request(home, change);
         if is_dialled {
             self.supersede(id, home, update);
+            if is_add {
+                self.uplink_told(now, id);
+            }
         }
         if self.outboxes.is_home_full(home) {
             self.pause(now, id, Some(home));
@@ -235,12 +231,12 @@ impl Shard {
             tracing::debug!(%id, %vni, "SUBSCRIBE again");
         } else if peer.role == Role::Accepted && peer.subscriptions.len() >= vnis_max {
             self.counters.subscriptions_refused += 1;
-            if self.counters.subscriptions_refused.is_power_of_two() {
-                tracing::warn!(
-                    %id, remote = %peer.remote, %vni,
-                    "refused a subscription: the peer has as many as it may (--vnis-per-peer-max)"
-                );
-            }
+            self.refused(
+                now,
+                id,
+                Refused::Subscription,
+                &format_args!("the subscription of VNI {vni}"),
+            );
         } else {
             let group = Group::new(vni, peer.group_class());
             self.subscribe_in(now, id, group);
@@ -316,8 +312,10 @@ impl Shard {
             }
             Verdict::Established { send_keepalive } => {
                 peer.keepalives_owed += u32::from(send_keepalive);
-                tracing::debug!(%id, remote = %peer.remote, "established");
-                if peer.role == Role::Dialled {
+                peer.established_at = Some(now);
+                let is_dialled = peer.role == Role::Dialled;
+                self.log_established(id);
+                if is_dialled {
                     self.uplink_established(now, id);
                 }
             }
@@ -336,7 +334,13 @@ impl Shard {
             return;
         }
         peer.ending = Ending::Closed;
-        tracing::debug!(%id, remote = %peer.remote, %reason, "closed");
+        let stood_for = peer.established_at.map(|established_at| now.since(established_at));
+        let end = SessionEnd { reason, stood_for, detail: peer.detail.take() };
+        peer.end = Some(end.clone());
+        self.sum_up(id);
+        let Some(peer) = self.peers.find(id) else { return };
+        self.log_end(id, peer, &end);
+        let Some(peer) = self.peers.find_mut(id) else { return };
         let subscriptions = std::mem::take(&mut peer.subscriptions);
         peer.pending = Default::default();
         peer.backlog = Vec::new();
@@ -347,9 +351,10 @@ impl Shard {
         let server = peer.uplink.take().map_or(0, |uplink| uplink.server);
         peer.rest = None;
         let homes = peer.homes();
+        let routes = u64::try_from(peer.routes).unwrap_or(0);
         // CLOSED is what we ended ourselves; what is lost is in RETRY.
         let may_return = peer.role == Role::Dialled && peer.session.state() != State::Closed;
-        self.uplink_lost(id);
+        self.uplink_lost(now, id, server);
         for (_, sub) in subscriptions {
             self.drop_subscription(sub);
         }
@@ -357,7 +362,8 @@ impl Shard {
         if self.draining {
             // Nothing is withdrawn any more.
         } else if hold > Duration::ZERO {
-            self.hold(now.after(hold), id, homes.collect(), server);
+            let (until, homes) = (now.after(hold), homes.collect());
+            self.hold(HeldSource { until, id, homes, routes, server });
         } else {
             for home in homes {
                 self.outboxes.request(home, Request::Lost(SourceId(id)));

@@ -7,6 +7,8 @@
 //! [`Shard::transmitted`], and after a batch of them calls [`Shard::turn`]; then it passes on
 //! [`Shard::take_mail`] and wakes whom [`Shard::take_woken`] names.
 
+mod dump;
+mod events;
 mod groups;
 mod home;
 mod input;
@@ -34,6 +36,7 @@ use mail::{Outboxes, Request};
 use node::{HeldSource, Node};
 use peer::{Ending, Peer, Peers, Role};
 
+pub use events::{STRANGERS, SessionEnd};
 pub use mail::Mail;
 pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, Pacer, Permit, TcpSample};
@@ -197,6 +200,9 @@ pub struct Shard {
     pace_timers: BinaryHeap<Reverse<(Time, PeerId)>>,
     next_sweep: Time,
     next_expiry: Time,
+    /// Peers of whose something was refused, and when to sum that up.
+    refused: Vec<PeerId>,
+    next_summary: Time,
     epoch: u64,
     draining: bool,
     node: Node,
@@ -232,6 +238,8 @@ impl Shard {
             pace_timers: BinaryHeap::new(),
             next_sweep: Time::NEVER,
             next_expiry: now,
+            refused: Vec::new(),
+            next_summary: Time::NEVER,
             epoch: 0,
             draining: false,
             node: Node::default(),
@@ -266,12 +274,15 @@ impl Shard {
         id
     }
 
-    /// The driver closed the connection: its slot may be used again.
-    pub fn release(&mut self, id: PeerId) {
+    /// The driver closed the connection: its slot may be used again. Returns how the session ended;
+    /// None if there is no such peer any more.
+    pub fn release(&mut self, now: Time, id: PeerId) -> Option<SessionEnd> {
         if self.peers.find(id).is_some_and(|peer| peer.ending != Ending::Closed) {
-            self.close(Time(0), id, CloseReason::RemoteClosed);
+            self.close(now, id, CloseReason::RemoteClosed);
         }
+        let end = self.peers.find_mut(id).and_then(|peer| peer.end.take());
         self.peers.remove(id);
+        end
     }
 
     /// Does what is due. True if work is left: call again soon, after I/O had its chance.
@@ -310,8 +321,7 @@ impl Shard {
     pub fn next_wakeup(&self) -> Time {
         let paced = self.pace_timers.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
         let expiry = if self.rib.has_bases() { self.next_expiry } else { Time::NEVER };
-        let held = self.held_sources.front().map_or(Time::NEVER, |held| held.until);
-        self.next_sweep.min(paced).min(expiry).min(held)
+        self.next_sweep.min(paced).min(expiry).min(self.node_deadline()).min(self.next_summary)
     }
 
     /// From now on what closes withdraws nothing. All shards have to know it before one of them
@@ -378,7 +388,8 @@ impl Shard {
             self.pace_timers.pop();
             self.wake_writer(id);
         }
-        self.give_up_held(now);
+        self.on_node_timer(now);
+        self.sum_up_refusals(now);
         if now >= self.next_expiry {
             let all = self.rib.expire_bases(now);
             self.next_expiry = now.after(if all { BASE_KEPT } else { BASE_KEPT / 64 });
@@ -441,9 +452,10 @@ impl Shard {
                 continue;
             }
             self.counters.peers_over_budget += 1;
-            let remote = self.peers.find(id).map(|peer| peer.remote);
-            tracing::warn!(%id, ?remote, bytes, "closing a slow peer: --queue-mib-max is reached");
-            self.close(now, id, CloseReason::Shutdown);
+            if let Some(peer) = self.peers.find_mut(id) {
+                peer.detail = Some(format!("{bytes} bytes were queued for it"));
+            }
+            self.close(now, id, CloseReason::OverBudget);
         }
     }
 }

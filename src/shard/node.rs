@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use super::Shard;
+use super::dump::DumpWatch;
 use super::mail::Request;
 use super::peer::{Ending, Peer, Role};
 use crate::rib::Group;
@@ -29,6 +30,22 @@ pub(super) struct Node {
     subscribed: BTreeSet<Vni>,
     /// What the node announces.
     announced: BTreeMap<Vni, BTreeSet<Route>>,
+    former_run: FormerRun,
+}
+
+/// What a former run of the node has left with the route client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum FormerRun {
+    /// It stays until a server has told what it knows, but not beyond this time.
+    Kept(Time),
+    /// What nobody announced is to go.
+    Over,
+}
+
+impl Default for FormerRun {
+    fn default() -> FormerRun {
+        FormerRun::Kept(Time::NEVER)
+    }
 }
 
 /// What a dialled server, or the node's own route client, is to be told besides UPDATEs.
@@ -45,6 +62,10 @@ pub(super) struct Uplink {
     gate_bytes: usize,
     /// The gate opens with this KEEPALIVE's answer.
     gate_answer: Option<u64>,
+    dump: DumpWatch,
+    /// The node's route client is to hear that what a former run has left may go, behind all that is
+    /// pending for it.
+    pub owes_sync: bool,
     /// Which server this is: the same whenever it is connected.
     pub server: u64,
     /// Earlier connections to the same server, whose routes are held: what it says now about one of
@@ -54,9 +75,12 @@ pub(super) struct Uplink {
 
 /// A lost server whose routes stay for a while.
 pub(super) struct HeldSource {
+    /// Never, while the server is back and tells what it knows.
     pub until: Time,
     pub id: PeerId,
     pub homes: Vec<ShardId>,
+    /// Routes that it had told.
+    pub routes: u64,
     pub server: u64,
 }
 
@@ -137,6 +161,7 @@ impl Shard {
         for id in self.node.uplinks.clone() {
             if let Some(uplink) = self.uplink(id) {
                 uplink.subscribe(vni);
+                uplink.dump.asked(now);
                 self.wake_writer(id);
             }
         }
@@ -193,7 +218,21 @@ impl Shard {
     /// A dialled server is established: subscriptions first, then announcements.
     pub(super) fn uplink_established(&mut self, now: Time, id: PeerId) {
         self.node.uplinks.insert(id);
+        if self.node.former_run != FormerRun::Over {
+            self.node.former_run = FormerRun::Kept(Time::NEVER);
+        }
         let subscribed = self.node.subscribed.clone();
+        let hold_time = self.config.hold_time;
+        let reassembles = self.peers.find(id).is_some_and(|peer| peer.session.peer_reassembles());
+        let server = self.uplink(id).map_or(0, |uplink| uplink.server);
+        let mut expected = 0;
+        for held in self.held_of(server) {
+            held.until = Time::NEVER;
+            expected = expected.max(held.routes);
+        }
+        if let Some(uplink) = self.uplink(id) {
+            uplink.dump.begin(now, reassembles, hold_time, expected);
+        }
         if let Some(uplink) = self.uplink(id) {
             for vni in subscribed {
                 uplink.subscribe(vni);
@@ -213,13 +252,92 @@ impl Shard {
         }
     }
 
-    /// A dialled server is lost.
-    pub(super) fn uplink_lost(&mut self, id: PeerId) {
-        self.node.uplinks.remove(&id);
+    /// A dialled server is lost. What it had not confirmed since it came back is held on.
+    pub(super) fn uplink_lost(&mut self, now: Time, id: PeerId, server: u64) {
+        if self.node.uplinks.remove(&id) {
+            let until = now.after(self.config.hold_time);
+            self.held_of(server).for_each(|held| held.until = held.until.min(until));
+        }
+    }
+
+    /// No server can be reached, or all are lost. The time that routes stay begins for what a former
+    /// run has left.
+    pub fn servers_away(&mut self, now: Time) {
+        if self.node.former_run == FormerRun::Kept(Time::NEVER) {
+            self.node.former_run = FormerRun::Kept(now.after(self.config.hold_time));
+        }
+    }
+
+    /// The node wants no more of a server, connected or not: what is held of it goes.
+    pub fn forget_server(&mut self, server: u64) {
+        while let Some(at) = self.held_sources.iter().position(|held| held.server == server) {
+            self.give_up(at);
+        }
+    }
+
+    /// When the node's side has something to do.
+    pub(super) fn node_deadline(&self) -> Time {
+        let held = self.held_sources.iter().map(|held| held.until);
+        let dumps = self.node.uplinks.iter().filter_map(|&id| {
+            let uplink = self.peers.find(id)?.uplink.as_ref()?;
+            Some(uplink.dump.next_deadline())
+        });
+        let former_run = match self.node.former_run {
+            FormerRun::Kept(until) => until,
+            FormerRun::Over => Time::NEVER,
+        };
+        held.chain(dumps).min().unwrap_or(Time::NEVER).min(former_run)
+    }
+
+    /// Does what is due on the node's side.
+    pub(super) fn on_node_timer(&mut self, now: Time) {
+        if now < self.node_deadline() {
+            return;
+        }
+        while let Some(at) = self.held_sources.iter().position(|held| held.until <= now) {
+            self.give_up(at);
+        }
+        for id in self.node.uplinks.clone() {
+            if let Some(uplink) = self.uplink(id)
+                && uplink.dump.on_timer(now)
+            {
+                uplink.commands.push_back(Message::Keepalive);
+                self.wake_writer(id);
+            }
+            self.look_for_end_of_dump(now, id);
+        }
+        if matches!(self.node.former_run, FormerRun::Kept(until) if until <= now) {
+            self.end_former_run();
+        }
+    }
+
+    fn look_for_end_of_dump(&mut self, now: Time, id: PeerId) {
+        let Some(uplink) = self.uplink(id) else { return };
+        if uplink.dump.completes(now, uplink.keepalives_heard) {
+            let server = uplink.server;
+            tracing::debug!(%id, "the server has told all it knows");
+            self.forget_server(server);
+            self.end_former_run();
+        }
+    }
+
+    fn end_former_run(&mut self) {
+        if std::mem::replace(&mut self.node.former_run, FormerRun::Over) == FormerRun::Over {
+            return;
+        }
+        let Some(client) = self.node.client else { return };
+        if let Some(own) = self.uplink(client) {
+            own.owes_sync = true;
+            self.wake_writer(client);
+        }
+    }
+
+    fn held_of(&mut self, server: u64) -> impl Iterator<Item = &mut HeldSource> {
+        self.held_sources.iter_mut().filter(move |held| held.server == server)
     }
 
     /// A dialled server said KEEPALIVE; `is_answer` unless it said so unasked.
-    pub(super) fn uplink_heard_keepalive(&mut self, id: PeerId, is_answer: bool) {
+    pub(super) fn uplink_heard_keepalive(&mut self, now: Time, id: PeerId, is_answer: bool) {
         // One that drains is heard as well: its gate has to open for what is still pending.
         if is_answer
             && let Some(peer) = self.peers.find_mut(id)
@@ -228,6 +346,14 @@ impl Shard {
         {
             uplink.heard_keepalive();
             self.wake_writer(id);
+            self.look_for_end_of_dump(now, id);
+        }
+    }
+
+    /// A dialled server added a route.
+    pub(super) fn uplink_told(&mut self, now: Time, id: PeerId) {
+        if let Some(uplink) = self.uplink(id) {
+            uplink.dump.told(now);
         }
     }
 
@@ -246,20 +372,14 @@ impl Shard {
     }
 
     /// Holds the routes of a lost server until its hold time is over.
-    pub(super) fn hold(&mut self, until: Time, id: PeerId, homes: Vec<ShardId>, server: u64) {
-        self.held_sources.push_back(HeldSource { until, id, homes, server });
+    pub(super) fn hold(&mut self, held: HeldSource) {
+        let server = held.server;
+        self.held_sources.push_back(held);
         let same = |held: &HeldSource| held.server == server;
         if self.held_sources.iter().filter(|held| same(held)).count() > HELD_PER_SERVER_MAX
             && let Some(oldest) = self.held_sources.iter().position(same)
         {
             self.give_up(oldest);
-        }
-    }
-
-    /// Withdraws what is held and not held any longer.
-    pub(super) fn give_up_held(&mut self, now: Time) {
-        while self.held_sources.front().is_some_and(|held| held.until <= now) {
-            self.give_up(0);
         }
     }
 
@@ -326,6 +446,7 @@ impl Uplink {
     /// KEEPALIVEs went out.
     pub fn sent_keepalives(&mut self, count: u64) {
         self.keepalives_sent += count;
+        self.dump.sent_keepalive(self.keepalives_sent);
         for vni in self.left.drain(..) {
             if let Some(UplinkVni::Leaving { answer, .. }) = self.vnis.get_mut(&vni) {
                 *answer = Some(self.keepalives_sent);

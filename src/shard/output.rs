@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::io;
 use std::rc::Rc;
 
+use super::events::detail_of;
 use super::groups::Part;
 use super::pacing::{BATCH_BYTES_MAX, Permit, TcpSample};
 use super::peer::{Ending, Payload, Peer, Piece, Role};
@@ -59,7 +60,10 @@ impl Shard {
         let is_new = rest.is_none();
         let piece = match rest.or_else(|| control(peer, end_of_record)) {
             Some(piece) => Some(piece),
-            None => self.next_batch(now, id, sample, end_of_record),
+            None => {
+                let batch = self.next_batch(now, id, sample, end_of_record);
+                batch.or_else(|| self.sync_mark(id))
+            }
         };
         let Some(peer) = self.peers.find_mut(id) else {
             return Transmit::Idle;
@@ -132,7 +136,7 @@ impl Shard {
             return;
         };
         peer.in_flight = None;
-        tracing::debug!(%id, %error, "send failed");
+        peer.detail.get_or_insert_with(|| detail_of(error));
         let verdict = peer.session.on_eof();
         self.obey(now, id, verdict);
     }
@@ -182,6 +186,17 @@ impl Shard {
         let Some(peer) = self.peers.find(id) else { return true };
         let groups = &mut self.groups;
         peer.subscriptions.iter().all(|&(_, sub)| groups.subscription(sub).joined)
+    }
+
+    /// What tells the route client, behind all that was pending for it, that a former run is over: a
+    /// KEEPALIVE, which it has no other use for.
+    fn sync_mark(&mut self, id: PeerId) -> Option<Piece> {
+        let uplink = self.peers.find_mut(id)?.uplink.as_mut()?;
+        if !std::mem::take(&mut uplink.owes_sync) {
+            return None;
+        }
+        let bytes = Rc::new(KEEPALIVE_FRAME.to_vec());
+        Some(Piece::new(Payload::Gathered(bytes), 0..KEEPALIVE_FRAME.len(), false))
     }
 
     /// The next UPDATEs for a peer, as many as one SEND may carry.

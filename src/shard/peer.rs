@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::events::{Refusals, SessionEnd};
 use super::groups::SubIndex;
 use super::node::Uplink;
 use super::pacing::Pacer;
@@ -130,8 +131,11 @@ pub(super) struct Peer {
     /// Until then window or pacer let nothing pass, and a timer is set.
     pub paced_until: Time,
     pub bytes_acked: u64,
-    /// Messages dropped, for the log's rate limit.
-    pub dropped: u64,
+    pub refusals: Refusals,
+    pub established_at: Option<Time>,
+    /// What the socket or the input says about the end, as long as there is none.
+    pub detail: Option<String>,
+    pub end: Option<SessionEnd>,
     /// Of those that are not accepted: what they are told besides UPDATEs.
     pub uplink: Option<Box<Uplink>>,
 }
@@ -166,7 +170,10 @@ impl Peer {
             pacer: Pacer::new(if role == Role::Accepted { pace } else { Pace::Off }),
             paced_until: Time(0),
             bytes_acked: 0,
-            dropped: 0,
+            refusals: Refusals::default(),
+            established_at: None,
+            detail: None,
+            end: None,
             uplink: (role != Role::Accepted).then(Box::default),
         }
     }
@@ -219,7 +226,10 @@ impl Peer {
             || self.in_flight.is_some()
             || self.rest.is_some()
             || !self.pending.is_empty()
-            || self.uplink.as_ref().is_some_and(|uplink| !uplink.commands.is_empty())
+            || self
+                .uplink
+                .as_ref()
+                .is_some_and(|uplink| uplink.owes_sync || !uplink.commands.is_empty())
     }
 }
 

@@ -48,6 +48,19 @@ pub fn make_tunnel() {
     ip(&format!("link set {TUNNEL} up"));
 }
 
+/// Gives this thread, and those that it starts, a file of hosts of its own with these lines besides.
+pub fn own_hosts(lines: &str) {
+    // SAFETY: the call takes no pointers; it gives this thread alone a new mount namespace.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0, "no mount namespace");
+    let (process, thread) = (std::process::id(), std::thread::current().id());
+    let path = std::env::temp_dir().join(format!("hosts.{process}.{thread:?}"));
+    std::fs::write(&path, format!("127.0.0.1 localhost\n{lines}")).unwrap();
+    let script = "mount --make-rprivate / && mount --bind \"$0\" /etc/hosts";
+    let mounted = Command::new("sh").args(["-c", script]).arg(&path).status().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(mounted.success(), "/etc/hosts cannot be replaced");
+}
+
 /// Runs `ip ARGUMENTS` (split at spaces); returns what it writes.
 #[track_caller]
 pub fn ip(arguments: &str) -> String {

@@ -347,7 +347,7 @@ impl World {
             let error = std::io::Error::from_raw_os_error(32);
             self.nodes[at].shard.transmit_failed(self.now, id, &error);
         }
-        self.nodes[at].shard.release(id);
+        self.nodes[at].shard.release(self.now, id);
         self.nodes[at].writers.retain(|&writer| writer != id);
         self.nodes[at].dirty = true;
         client.stuck = false;

@@ -250,7 +250,7 @@ impl World {
             let error = std::io::Error::from_raw_os_error(32);
             shard.transmit_failed(self.now, id, &error);
         }
-        shard.release(id);
+        shard.release(self.now, id);
     }
 
     /// All leave: nothing may be left.

@@ -1,0 +1,205 @@
+//! Flags as they stand on a command line, before argh reads them.
+//!
+//! Owns what argh does not know (`--flag=value`, `--switch=true`), and what is said about a wrong word. Must
+//! never know what a flag is for.
+
+use argh::FromArgs;
+
+use super::{Exit, Stream};
+
+/// What the programs print after their name: the version, and the commit if it was built from a clone.
+pub const VERSION: &str = env!("METALBOND_VERSION");
+
+/// A flag with a value: its name, what it takes, and an example.
+pub struct Takes(pub &'static str, pub &'static str, pub &'static str);
+
+/// The flags of a program, or of one of its commands.
+pub struct Grammar {
+    /// Its name in texts.
+    pub program: &'static str,
+    /// The flags that take a value.
+    pub values: &'static [Takes],
+    /// Those of them whose value is a list, with commas between.
+    pub lists: &'static [&'static str],
+    /// The flags that take none.
+    pub switches: &'static [&'static str],
+    /// Another command of the program, by its name, whose flags may be meant.
+    pub beside: Option<(&'static str, &'static Grammar)>,
+}
+
+/// Reads flags with argh, after putting right what it does not know.
+///
+/// # Errors
+/// An [`Exit`] in the name of the program, also for `--help`.
+pub fn parse_flags<F: FromArgs>(grammar: &Grammar, args: &[&str]) -> Result<F, Exit> {
+    let words = grammar.normalise(args)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    F::from_args(&[grammar.program], &words).map_err(|exit| grammar.explain(exit))
+}
+
+/// What is said about a wrong command line: `text`, which ends with a line feed, and where to look.
+pub fn usage_of(program: &str, text: &str) -> Exit {
+    Exit {
+        code: 2,
+        text: format!("{program}: {text}Try: {program} --help\n"),
+        stream: Stream::Stderr,
+    }
+}
+
+/// What `--version` says.
+pub fn version_of(program: &str) -> Exit {
+    Exit { code: 0, text: format!("{program} {VERSION}\n"), stream: Stream::Stdout }
+}
+
+/// The candidate that is meant by a mistyped word, if it is like one; dashes in front do not count.
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |text: &str| text.trim_start_matches('-').replace('_', "-").to_lowercase();
+    let word = plain(word);
+    if word.is_empty() {
+        return None;
+    }
+    let distance = |candidate: &str| {
+        let candidate = plain(candidate);
+        let begins = word.len() > 2 && candidate.starts_with(&word);
+        if begins {
+            usize::from(candidate != word)
+        } else {
+            strsim::osa_distance(&word, &candidate)
+        }
+    };
+    let errors_max = 1 + word.len() / 4;
+    candidates
+        // A short flag is like any other letter.
+        .filter(|candidate| plain(candidate).len() > 1)
+        .map(|candidate| (distance(candidate), candidate))
+        // Of equals the first.
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= errors_max)
+        .map(|(_, candidate)| candidate)
+}
+
+impl Takes {
+    /// What the flag takes, in one line.
+    fn hint(&self, program: &str) -> String {
+        let Takes(flag, takes, example) = self;
+        format!("{flag} takes {takes}, for example: {program} {flag} {}\n", quoted(example))
+    }
+}
+
+impl Grammar {
+    /// What is said about a flag's value.
+    pub fn wrong(&self, flag: &str, value: &str, why: &str) -> Exit {
+        let given = if value.is_empty() { String::new() } else { format!(" {value:?}") };
+        let hint = self.takes(flag).map(|takes| takes.hint(self.program));
+        usage_of(self.program, &format!("{flag}{given}: {why}\n{}", hint.unwrap_or_default()))
+    }
+
+    /// All flags.
+    pub fn flags(&self) -> impl Iterator<Item = &'static str> {
+        self.values.iter().map(|Takes(flag, ..)| *flag).chain(self.switches.iter().copied())
+    }
+
+    fn takes(&self, flag: &str) -> Option<&'static Takes> {
+        self.values.iter().find(|Takes(name, ..)| *name == flag)
+    }
+
+    fn knows(&self, flag: &str) -> bool {
+        self.flags().any(|known| known == flag)
+    }
+
+    /// Makes `--flag value` of `--flag=value`, and refuses what is no flag.
+    fn normalise(&self, args: &[&str]) -> Result<Vec<String>, Exit> {
+        let usage = |text: &str| Err(usage_of(self.program, text));
+        let mut words: Vec<String> = Vec::new();
+        let mut args = args.iter();
+        while let Some(&arg) = args.next() {
+            let (flag, value) = match arg.split_once('=') {
+                Some((flag, value)) => (flag, Some(value)),
+                None => (arg, None),
+            };
+            if arg == "--" {
+                // Ends the flags; nothing may follow them.
+                if let Some(extra) = args.next() {
+                    return usage(&format!("Unrecognized argument: {extra:?} after `--`\n"));
+                }
+            } else if !arg.starts_with('-') || arg == "-" {
+                return Err(self.no_flag(arg, &words));
+            } else if let Some(takes) = self.takes(flag) {
+                let value = value.or_else(|| args.next().copied());
+                if let Some(next) = value.filter(|next| !arg.contains('=') && self.knows(next)) {
+                    let hint = takes.hint(self.program);
+                    return usage(&format!("No value for option '{flag}': {next} follows\n{hint}"));
+                }
+                words.push(flag.to_owned());
+                words.extend(value.map(str::to_owned));
+            } else if !self.switches.contains(&flag) {
+                // Or the value behind it would be blamed.
+                return Err(self.unknown(flag));
+            } else if switched_on(flag, value).map_err(|text| usage_of(self.program, &text))? {
+                words.push(flag.to_owned());
+            }
+        }
+        Ok(words)
+    }
+
+    /// A word that is neither a flag nor a flag's value; `words` are those before it.
+    fn no_flag(&self, word: &str, words: &[String]) -> Exit {
+        let mut text = format!("Unrecognized argument: {word:?} is no flag\n");
+        if let [.., flag, value] = words
+            && self.lists.contains(&flag.as_str())
+        {
+            let value = value.trim_end_matches(',');
+            let list = quoted(&format!("{value},{word}"));
+            text += &format!("A list has commas between, and no spaces: {flag} {list}\n");
+        } else if let Some((command, _)) = self.beside
+            && command.split(' ').next_back() == Some(word)
+        {
+            text += &format!("The command comes first, and its flags after it: {command}\n");
+        } else if let Some(flag) = nearest(word, self.flags()) {
+            text += &format!("Did you mean {flag}?\n");
+        }
+        usage_of(self.program, &text)
+    }
+
+    /// A flag that there is not.
+    fn unknown(&self, flag: &str) -> Exit {
+        let mut text = format!("Unrecognized argument: {flag}\n");
+        if let Some((command, _)) = self.beside.filter(|(_, beside)| beside.knows(flag)) {
+            text += &format!("It is a flag of `{command}`\n");
+        } else if let Some(meant) = nearest(flag, self.flags()) {
+            text += &format!("Did you mean {meant}?\n");
+        }
+        usage_of(self.program, &text)
+    }
+
+    /// argh's word for an early exit, and what the flag in question takes.
+    fn explain(&self, exit: argh::EarlyExit) -> Exit {
+        if exit.status.is_ok() {
+            return Exit { code: 0, text: exit.output, stream: Stream::Stdout };
+        }
+        let mut text = exit.output;
+        let blamed =
+            self.values.iter().find(|Takes(flag, ..)| text.contains(&format!("option '{flag}'")));
+        if let Some(takes) = blamed {
+            text += &takes.hint(self.program);
+        }
+        usage_of(self.program, &text)
+    }
+}
+
+/// The Go program takes `--switch=false` for a switch that is not there.
+fn switched_on(flag: &str, value: Option<&str>) -> Result<bool, String> {
+    match value {
+        None | Some("true" | "yes" | "1") => Ok(true),
+        Some("false" | "no" | "0") => Ok(false),
+        Some(value) => {
+            Err(format!("{flag} takes no value but true or false, and {value:?} was given\n"))
+        }
+    }
+}
+
+/// As it must stand in a shell: zsh takes brackets for a pattern of file names.
+fn quoted(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,:/=%+@".contains(c);
+    if value.chars().all(plain) { value.to_owned() } else { format!("\"{value}\"") }
+}

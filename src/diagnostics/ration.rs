@@ -1,0 +1,220 @@
+//! So many log lines of a kind, then counts: what anybody can provoke must not fill a disk.
+//!
+//! Owns the kinds and their rations. Must never hold back `debug` and `trace`, which were asked for.
+//!
+//! A kind is a place in the code, and the reason that is given there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use metalbond_uring::shard::STRANGERS;
+use metalbond_uring::types::Time;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+/// Kinds that are told apart; the reasons come from a closed set, so this is never reached.
+const KINDS_MAX: usize = 1024;
+
+/// How many lines of a kind are written, and when the others are counted.
+#[derive(Clone, Copy, Debug)]
+struct Allowance {
+    /// Lines before counting begins.
+    lines: u32,
+    /// From there to the first count; doubled each time up to `interval_max`.
+    interval: Duration,
+    interval_max: Duration,
+    /// Whether a count gives new lines; if not, only a quiet interval does.
+    renewed: bool,
+}
+
+/// What somebody who never had a session can provoke.
+const STRANGER: Allowance = Allowance {
+    lines: 10,
+    interval: Duration::from_secs(10),
+    interval_max: Duration::from_secs(600),
+    renewed: false,
+};
+
+/// Anything else: a fleet that comes back at once is hundreds of lines.
+const ORDINARY: Allowance = Allowance {
+    lines: 40,
+    interval: Duration::from_secs(10),
+    interval_max: Duration::from_secs(10),
+    renewed: true,
+};
+
+/// A filter of log lines. Clones share their state.
+#[derive(Clone, Debug)]
+pub struct Ration {
+    kinds: Arc<Mutex<BTreeMap<u64, Kind>>>,
+    start: Instant,
+}
+
+#[derive(Debug)]
+struct Kind {
+    allowance: Allowance,
+    /// Its first line, without what was special to it.
+    words: String,
+    lines_left: u32,
+    left_out: u64,
+    interval: Duration,
+    count_at: Time,
+}
+
+impl Ration {
+    /// Nothing was written yet.
+    #[allow(clippy::disallowed_methods)] // the program's log has a clock of its own
+    pub fn new() -> Ration {
+        Ration { kinds: Arc::default(), start: Instant::now() }
+    }
+
+    /// What was left out and is to be told now: how many lines, and what they say.
+    pub fn due(&self) -> Vec<(u64, String)> {
+        let now = self.now();
+        self.kinds().values_mut().filter_map(|kind| kind.due(now)).collect()
+    }
+
+    fn now(&self) -> Time {
+        Time::default().after(self.start.elapsed())
+    }
+
+    fn kinds(&self) -> MutexGuard<'_, BTreeMap<u64, Kind>> {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Ration {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let metadata = event.metadata();
+        if *metadata.level() > Level::INFO {
+            return true;
+        }
+        let mut words = Words::default();
+        event.record(&mut words);
+        let mut hasher = DefaultHasher::new();
+        (metadata.callsite(), &words.reason).hash(&mut hasher);
+        let allowance = if metadata.target() == STRANGERS { STRANGER } else { ORDINARY };
+        let now = self.now();
+        let mut kinds = self.kinds();
+        let key = hasher.finish();
+        if kinds.len() >= KINDS_MAX && !kinds.contains_key(&key) {
+            return true;
+        }
+        let kind = kinds.entry(key).or_insert_with(|| Kind::new(allowance, words.to_string()));
+        kind.permits(now)
+    }
+}
+
+impl Kind {
+    fn new(allowance: Allowance, words: String) -> Kind {
+        let Allowance { lines, interval, .. } = allowance;
+        let (lines_left, count_at) = (lines, Time::NEVER);
+        Kind { allowance, words, lines_left, left_out: 0, interval, count_at }
+    }
+
+    fn permits(&mut self, now: Time) -> bool {
+        if self.count_at == Time::NEVER {
+            self.count_at = now.after(self.interval);
+        } else if now >= self.count_at && self.left_out == 0 {
+            // It was quiet in between.
+            *self = Kind::new(self.allowance, std::mem::take(&mut self.words));
+            self.count_at = now.after(self.interval);
+        }
+        let permits = self.lines_left > 0;
+        self.lines_left = self.lines_left.saturating_sub(1);
+        self.left_out += u64::from(!permits);
+        permits
+    }
+
+    fn due(&mut self, now: Time) -> Option<(u64, String)> {
+        if now < self.count_at || self.left_out == 0 {
+            return None;
+        }
+        let left_out = std::mem::take(&mut self.left_out);
+        self.interval = (self.interval * 2).min(self.allowance.interval_max);
+        self.count_at = now.after(self.interval);
+        if self.allowance.renewed {
+            self.lines_left = self.allowance.lines;
+        }
+        Some((left_out, self.words.clone()))
+    }
+}
+
+/// An event's message and its reason.
+#[derive(Default)]
+struct Words {
+    message: String,
+    reason: String,
+}
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            "reason" => self.reason = format!("{value:?}"),
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if !self.reason.is_empty() {
+            write!(f, " ({})", self.reason)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Time {
+        Time::default().after(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_flood_is_counted_at_growing_intervals() {
+        let mut kind = Kind::new(STRANGER, "bad input".into());
+        let mut lines = Vec::new();
+        for second in 0..3600 {
+            for _ in 0..5 {
+                if kind.permits(at(second)) {
+                    lines.push(0);
+                }
+            }
+            lines.extend(kind.due(at(second)).map(|(count, _)| count));
+        }
+        assert_eq!(lines[..10], [0; 10], "the first ones as they come");
+        assert_eq!(lines[10..13], [45, 100, 200], "10, 20, 40 s");
+        assert!(lines.len() < 24, "{lines:?}");
+        assert!(lines[10..].iter().sum::<u64>() > 5 * 3_000);
+    }
+
+    #[test]
+    fn after_a_quiet_time_lines_are_written_again() {
+        let mut kind = Kind::new(STRANGER, String::new());
+        assert_eq!((0..100).filter(|_| kind.permits(at(1))).count(), 10);
+        assert_eq!(kind.due(at(10)), None);
+        assert_eq!(kind.due(at(11)).map(|(count, _)| count), Some(90));
+        assert_eq!(kind.due(at(1000)), None, "nothing came");
+        assert!(kind.permits(at(1000)));
+        // One now and then is never held back.
+        assert!((1..100).all(|n| kind.permits(at(1000 + 20 * n))));
+    }
+
+    #[test]
+    fn ordinary_lines_come_back_with_each_count() {
+        let mut kind = Kind::new(ORDINARY, String::new());
+        assert_eq!((0..100).filter(|_| kind.permits(at(1))).count(), 40);
+        assert_eq!(kind.due(at(11)).map(|(count, _)| count), Some(60));
+        assert_eq!((0..100).filter(|_| kind.permits(at(11))).count(), 40);
+    }
+}

@@ -1,0 +1,85 @@
+//! The signals that end the program, and the one that does not.
+//!
+//! Owns what each signal means. Must never wait for the service: a second signal ends the process even
+//! when nothing else moves any more.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::ServeError;
+use crate::vital;
+
+/// SIGINT and SIGTERM, watched for from [`Signals::watch`] on. The second one ends the process at once,
+/// with status 1; SIGHUP is logged, since there is nothing to read anew.
+#[derive(Debug)]
+pub struct Signals {
+    first: oneshot::Receiver<&'static str>,
+}
+
+impl Signals {
+    /// Watches, on a thread of its own, until the process ends.
+    ///
+    /// # Errors
+    /// [`ServeError::Start`] if signals cannot be watched.
+    pub fn watch() -> Result<Signals, ServeError> {
+        let failed = |source| ServeError::Start { what: "watching signals", source };
+        let runtime = super::acceptor_runtime()?;
+        let mut watched = {
+            let _context = runtime.enter();
+            Watched::new().map_err(failed)?
+        };
+        let (sender, first) = oneshot::channel();
+        let watch = move || {
+            runtime.block_on(async {
+                let name = watched.next_end().await;
+                info!("{name} received");
+                let _ = sender.send(name);
+                let name = watched.next_end().await;
+                warn!("{name} received again: not waiting for the peers");
+                vital::exit(1);
+            })
+        };
+        vital::spawn("signals", watch).map_err(failed)?;
+        Ok(Signals { first })
+    }
+
+    /// Completes at the first signal. Not to be called again after that.
+    pub(super) async fn received(&mut self) {
+        let _ = (&mut self.first).await;
+    }
+
+    /// Waits for the first signal. Not to be called within a runtime.
+    pub fn wait(self) {
+        let _ = self.first.blocking_recv();
+    }
+}
+
+struct Watched {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Watched {
+    fn new() -> io::Result<Watched> {
+        Ok(Watched {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The name of the next signal that means the end.
+    async fn next_end(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.hangup.recv() => info!("SIGHUP received: there is nothing to reload; going on"),
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The built program's command line: the commands, their texts and exit codes, and lines as operators of the
+//! Go program have them.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod common;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::PATIENCE;
+use common::process::{Process, run};
+use metalbond_uring::cli::{self, Invocation};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_metalbond-uring");
+const IGNORED: &str = "is accepted and ignored: there is no HTTP view yet";
+
+fn output(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn the_version_has_the_commit() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let bare = concat!("metalbond-uring ", env!("CARGO_PKG_VERSION"));
+    let mut expected = format!("{bare}\n");
+    if root.join(".git").exists() {
+        let git = Command::new("git").args(["rev-parse", "--short=7", "HEAD"]).output();
+        if let Some(git) = git.ok().filter(|git| git.status.success()) {
+            expected = format!("{bare} ({})\n", String::from_utf8(git.stdout).unwrap().trim());
+        }
+    }
+    for arguments in [&["--version"][..], &["-V"], &["server", "--version"], &["client", "-V"]] {
+        let output = output(arguments);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{arguments:?}");
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_goes_to_stdout_and_mistakes_to_stderr() {
+    for arguments in [&["help"][..], &["-h"], &["help", "client"], &["client", "--help"]] {
+        let output = output(arguments);
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("client"), "{arguments:?}");
+    }
+    for (arguments, said) in [
+        (&["sever"][..], "Did you mean server?"),
+        (&["client", "--server", "[::1]"], "Try: metalbond-uring client --help"),
+        (&["--http", "4712"], "the host is missing"),
+    ] {
+        let (code, stderr) = run(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+}
+
+/// As they stand in public units, images and documents.
+#[test]
+fn command_lines_of_the_go_program_are_taken() {
+    for (line, is_server) in [
+        ("server --listen [::1]:4711 --http [::1]:4712 --keepalive 3", true),
+        ("server --listen=[::]:4711 --http=[::]:4712 --keepalive=3 --verbose", true),
+        ("server --listen :4711 --http :4712 -v", true),
+        ("server --listen 0.0.0.0:4711 --http localhost:4712 --keepalive 0", true),
+        ("server", true),
+        (
+            "client --server [::1]:4711 --keepalive 5 --announce 123#2001:db8:dead:beef::/64#2001:db8::1 \
+             --announce 123#10.0.23.42/32#2001:db8::1 --install-routes 123#0 --tun overlay-tun",
+            false,
+        ),
+        (
+            "client --server [::]:4711 --keepalive 3 --subscribe 100 \
+             --announce 100#0.0.0.0/0#2001:db8::5",
+            false,
+        ),
+        (
+            "client --server [::1]:4711,[::1]:4712 --http [::1]:4713 --keepalive 2 --subscribe 23,24 \
+             --announce 23#2001:db8:1::/48#2001:db8::cafe,23#10.0.0.1/32#2001:db8::cafe#NAT#1#32767 \
+             --install-routes 23#100,24#101 --tun overlay-tun --ipv4-only --cleanup --verbose",
+            false,
+        ),
+    ] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match cli::parse(&words) {
+            Ok(Invocation::Server(_)) => assert!(is_server, "{line}"),
+            Ok(Invocation::Client(_)) => assert!(!is_server, "{line}"),
+            Err(exit) => panic!("{line}: {}", exit.text),
+        }
+    }
+}
+
+#[test]
+fn http_is_accepted_with_a_warning() {
+    let server = Process::serve(&["--http", "[::1]:4712", "--keepalive=3"]);
+    assert_eq!(server.logged(&format!("--http [::1]:4712 {IGNORED}")), 1, "{}", server.log());
+    let quiet = Process::serve(&[]);
+    assert_eq!(quiet.logged("--http"), 0, "{}", quiet.log());
+}
+
+#[test]
+fn a_client_takes_http_and_any_address_for_this_host() {
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    // So it stands in a public document.
+    let server = format!("[::]:{}", listener.local_addr().unwrap().port());
+    let mut client = Command::new(BINARY)
+        .args(["client", "--server", &server, "--http", ":4713", "--subscribe", "100"])
+        .env_remove("RUST_LOG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let connected = loop {
+        if listener.accept().is_ok() {
+            break true;
+        }
+        if Instant::now() > deadline || client.try_wait().unwrap().is_some() {
+            break false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    client.kill().unwrap();
+    let output = client.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(connected, "{said}");
+    assert!(said.contains(&format!("--http :4713 {IGNORED}")), "{said}");
+}
