@@ -179,21 +179,30 @@ fn an_address_in_use_is_not_waited_for() {
 /// A path may swallow what is larger than its MTU without a word.
 #[test]
 fn segments_pass_the_smallest_mtu_in_both_directions() {
-    for (segment_bytes_max, bytes) in [(1220, 1180..=1220), (0, 1300..=65_535)] {
-        let config = ServerConfig { segment_bytes_max, ..server_config(1, 60) };
-        let server = Server::start(config).unwrap();
-        let mss = |stream: &TcpStream| SockRef::from(stream).tcp_mss().unwrap();
-        for address in [server.local_addr(), server.listen("127.0.0.1:0".parse().unwrap()).unwrap()]
-        {
-            let client = TcpStream::connect(address).unwrap();
-            assert!(bytes.contains(&mss(&client)), "{address}: {}", mss(&client));
+    in_namespace("segments_pass_the_smallest_mtu", || {
+        ip("link set lo up");
+        ip(&format!("-6 addr add fd00::1/64 dev {TUNNEL} nodad"));
+        for (segment_bytes_max, host, bytes) in [
+            (1220, "fd00::1", 1180..=1220),
+            (1220, "::1", 1300..=65_535), // within the host
+            (0, "fd00::1", 1300..=65_535),
+        ] {
+            let address = SocketAddr::new(host.parse().unwrap(), 0);
+            let config =
+                ServerConfig { listen: vec![address], segment_bytes_max, ..server_config(1, 60) };
+            let server = Server::start(config).unwrap();
+            let mss = |stream: &TcpStream| SockRef::from(stream).tcp_mss().unwrap();
+            for address in [server.local_addr(), server.listen(address).unwrap()] {
+                let client = TcpStream::connect(address).unwrap();
+                assert!(bytes.contains(&mss(&client)), "{address}: {}", mss(&client));
+            }
+            // The side that dials.
+            let listener = TcpListener::bind(address).unwrap();
+            server.dial(listener.local_addr().unwrap().to_string(), None);
+            let (dialled, _) = listener.accept().unwrap();
+            assert!(bytes.contains(&mss(&dialled)), "{host}: {}", mss(&dialled));
         }
-        // The side that dials.
-        let listener = TcpListener::bind("[::1]:0").unwrap();
-        server.dial(listener.local_addr().unwrap().to_string(), None);
-        let (dialled, _) = listener.accept().unwrap();
-        assert!(bytes.contains(&mss(&dialled)), "{}", mss(&dialled));
-    }
+    });
 }
 
 #[test]

@@ -281,7 +281,7 @@ async fn within_limit<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Re
 
 async fn connect_to(remote: SocketAddr, order: &DialOrder) -> io::Result<std::net::TcpStream> {
     let socket = if remote.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-    listener::limit_segments(&socket, order.segment_bytes_max)?;
+    listener::limit_segments(&socket, remote, order.segment_bytes_max)?;
     if let Some(local_ip) = order.local_ip {
         socket.bind(SocketAddr::new(local_ip, 0))?;
     }

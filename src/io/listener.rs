@@ -123,13 +123,18 @@ pub(super) fn listen(
     })
 }
 
-/// Limits the segments of a socket that is about to connect or to listen, those that come and those that
-/// go: to 536..=32767 bytes of payload; 0 leaves them to the path. What a listener accepts inherits it.
+/// Limits the segments of a socket that is about to connect to `address` or to listen there, those that
+/// come and those that go: to 536..=32767 bytes of payload; 0 leaves them to the path. What a listener
+/// accepts inherits it. Within the host nothing is lost for its size, and large segments cost less.
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn limit_segments(socket: &impl AsFd, segment_bytes_max: u16) -> io::Result<()> {
-    if segment_bytes_max == 0 {
+pub(super) fn limit_segments(
+    socket: &impl AsFd,
+    address: SocketAddr,
+    segment_bytes_max: u16,
+) -> io::Result<()> {
+    if segment_bytes_max == 0 || address.ip().to_canonical().is_loopback() {
         return Ok(());
     }
     let bytes_max = segment_bytes_max.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
@@ -168,7 +173,7 @@ fn try_listen(address: SocketAddr, segment_bytes_max: u16) -> io::Result<TcpList
     // A restart must not wait for old connections in TIME_WAIT. Not SO_REUSEPORT: with it a second
     // instance would bind without a word and take half of the peers.
     socket.set_reuse_address(true)?;
-    limit_segments(&socket, segment_bytes_max)?;
+    limit_segments(&socket, address, segment_bytes_max)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     // The acceptor waits in its runtime, not in accept.
@@ -237,10 +242,11 @@ mod tests {
             (u16::MAX, 30_000..=32_767),
             (0, 1_300..=65_535),
         ] {
-            for address in ["[::1]:0", "127.0.0.1:0"] {
+            for (address, host) in [("[::]:0", "::1"), ("0.0.0.0:0", "127.0.0.1")] {
                 let listener = super::listen(address.parse().unwrap(), segment_bytes_max).unwrap();
                 // The peer is one that would take more.
-                let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let port = listener.local_addr().unwrap().port();
+                let client = TcpStream::connect((host, port)).unwrap();
                 let (socket, _) = listener.accept().unwrap();
                 for end in [&socket, &client] {
                     let mss = SockRef::from(end).tcp_mss().unwrap();

@@ -61,7 +61,7 @@ pub struct ServerConfig {
     /// warning.
     pub listen: Vec<SocketAddr>,
     /// Payload bytes of a TCP segment at most, of those that we send and those that are sent to us:
-    /// 536..=32767; 0 leaves it to the path.
+    /// 536..=32767; 0 leaves it to the path. Does not count for loopback addresses.
     pub segment_bytes_max: u16,
     /// Shards, each a thread: 1..=1024, or 0 for one for each CPU. One is plenty for a hypervisor.
     pub cores: u16,

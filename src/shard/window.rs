@@ -6,17 +6,20 @@
 //!
 //! What is under way may take half an interval to arrive, at the rate that was seen last. The rate is
 //! learned in rounds: a round ends when all is acknowledged that was under way at its beginning. One that
-//! ended shows that the path is at least so fast, and the bound may double; one that lasts shows how fast
-//! it is. On a fast path the bound is soon out of reach, and TCP is asked a few times a second at most.
+//! ended shows that the path is at least so fast, and the bound may double, unless it was too little for
+//! what a shaper lets pass at once; one that lasts shows how fast it is. On a fast path the bound is soon out of reach, and TCP is asked a few times a second at most.
 
 use std::time::Duration;
 
 use super::pacing::{BATCH_BYTES_MAX, Permit, TcpSample};
+use crate::log::CHUNK_BYTES_MAX;
 use crate::types::Time;
 
 /// The slowest path that sessions are meant to live on, in bytes a second: 64 kbit/s. The bound before
 /// anything is known, and the least one.
 const RATE_MIN: u64 = 8_000;
+/// What a shaper may let pass at once, in bytes: so much has to arrive fast before the path counts as fast.
+const BURST: u64 = 48 << 10;
 /// No bound: far more than the kernel ever takes.
 const BYTES_MAX: u64 = 1 << 30;
 /// How long a sample holds while more than the least bound may be under way.
@@ -34,6 +37,8 @@ pub struct Window {
     sampled_at: Time,
     /// The bound; 0 before the first sample.
     bytes_max: u64,
+    /// Bytes of the last rounds, as long as each was fast enough for more than the bound.
+    fast_bytes: u64,
     round: Round,
 }
 
@@ -56,8 +61,12 @@ impl Window {
     #[inline]
     pub fn wants_sample(&self, now: Time, interval_s: u32) -> bool {
         let least = least_bytes(interval_s);
+        let bytes_max = self.bytes_max.max(least);
         let under_way = self.under_way();
-        under_way + BATCH_BYTES_MAX as u64 > self.bytes_max.max(least)
+        // Where there is room for a large piece, the next one shall not be cut for want of a sample.
+        let piece =
+            if bytes_max < CHUNK_BYTES_MAX as u64 { BATCH_BYTES_MAX } else { CHUNK_BYTES_MAX };
+        under_way + piece as u64 > bytes_max
             || (under_way > least && now >= self.sampled_at.after(SAMPLE_HOLDS))
     }
 
@@ -91,7 +100,8 @@ impl Window {
         }
         // The kernel counts a SYN.
         self.acked_bytes = sample.bytes_acked.clamp(self.acked_bytes, self.sent_bytes);
-        let least = least_bytes(interval_s);
+        // One segment alone is acknowledged late.
+        let least = least_bytes(interval_s).max(2 * u64::from(sample.snd_mss));
         let bytes_max = self.bytes_max.max(least);
         let elapsed = now.since(self.round.began_at);
         let acked = self.acked_bytes - self.round.acked_bytes;
@@ -101,14 +111,23 @@ impl Window {
         let shown = u128::from(acked) * (min_rtt + delay).as_micros() / elapsed.as_micros().max(1);
         let shown = u64::try_from(shown).unwrap_or(BYTES_MAX);
         if self.acked_bytes >= self.round.ends_at_bytes {
-            self.bytes_max = bytes_max.max(shown.min(2 * bytes_max)).min(BYTES_MAX.max(least));
+            if shown > bytes_max {
+                self.fast_bytes += acked;
+            } else if acked > 0 {
+                self.fast_bytes = 0;
+            }
+            self.bytes_max = match self.fast_bytes {
+                BURST.. => bytes_max.max(shown.min(2 * bytes_max)).min(BYTES_MAX.max(least)),
+                _ => bytes_max,
+            };
             self.round = Round {
                 began_at: now,
                 acked_bytes: self.acked_bytes,
                 ends_at_bytes: self.sent_bytes,
             };
-        } else if elapsed >= min_rtt + delay / 2 {
-            self.bytes_max = bytes_max.min(shown).max(least);
+        } else if elapsed >= 2 * min_rtt + delay / 2 && shown < bytes_max {
+            self.bytes_max = shown.max(least);
+            self.fast_bytes = 0;
         }
     }
 }
@@ -224,18 +243,21 @@ mod tests {
     fn keepalives_arrive_in_time_on_slow_paths_and_the_path_is_full() {
         for interval_s in 1..=5 {
             for kbit_per_s in [64, 128, 256, 512, 1_000, 4_000] {
-                for (burst, rtt_ms) in [(1_500, 1), (4_000, 1), (4_000, 100), (1_500, 600)] {
+                for (burst, rtt_ms) in
+                    [(1_500, 1), (4_000, 1), (4_000, 100), (1_500, 600), (32_768, 1)]
+                {
                     let mut path = Path::new(kbit_per_s, burst, rtt_ms);
                     let mut window = Window::default();
-                    let outcome = send_for(&mut path, &mut window, interval_s, 120);
+                    let start = send_for(&mut path, &mut window, interval_s, 20);
+                    let outcome = send_for(&mut path, &mut window, interval_s, 100);
                     let case =
                         format!("{interval_s} s, {kbit_per_s} kbit/s, {burst} B, {rtt_ms} ms");
                     // The hold time is 5/2 of the interval, of which one passes until we are asked.
-                    let late = outcome.delay_s_max / f64::from(interval_s);
+                    let late = outcome.delay_s_max.max(start.delay_s_max) / f64::from(interval_s);
                     assert!(late < 1.3 + 0.001 * rtt_ms as f64, "{case}: {late:.2} intervals late");
-                    let share = outcome.bytes / (path.rate * 120.0);
+                    let share = outcome.bytes / (path.rate * 100.0);
                     assert!(share > 0.9, "{case}: {share:.2} of what the path takes");
-                    assert!(outcome.samples < 120 * 400, "{case}: {} samples", outcome.samples);
+                    assert!(outcome.samples < 100 * 400, "{case}: {} samples", outcome.samples);
                 }
             }
         }
@@ -263,7 +285,12 @@ mod tests {
         let mut path = Path::new(8_000_000, 1_000_000, 0);
         let mut window = Window::default();
         let first = send_for(&mut path, &mut window, 5, 1);
-        assert!(first.waits < 20 && first.bytes > 0.9 * path.rate, "{}", first.waits);
+        assert!(
+            first.waits < 20 && first.bytes > 0.9 * path.rate,
+            "{} {}",
+            first.waits,
+            first.bytes
+        );
         let then = send_for(&mut path, &mut window, 5, 2);
         assert!(then.waits == 0 && then.samples < 20, "{} {}", then.waits, then.samples);
     }
