@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let args: Vec<String> =
         std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    io::survive_file_size_limit();
     match cli::parse(&args) {
         Ok(Invocation::Server(options)) => end(serve(options)),
         Ok(Invocation::Client(options)) => end(client(options)),

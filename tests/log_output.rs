@@ -37,7 +37,11 @@ impl Serving {
             .spawn()
             .unwrap();
         let serving = Serving { child, address };
-        wait("a connection", || TcpStream::connect(address).is_ok());
+        // A free port may be the one that the attempt itself is given.
+        let is_itself = |stream: &TcpStream| stream.local_addr().unwrap() == address;
+        wait("a connection", || {
+            TcpStream::connect(address).is_ok_and(|stream| !is_itself(&stream))
+        });
         serving
     }
 

@@ -13,13 +13,13 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use metalbond_uring::{cli, vital};
-use tracing::{info, warn};
+use tracing::{Level, error, info, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use queue::{LogQueue, Occasion};
-use ration::Ration;
+use ration::{COUNTS, LeftOut, Ration};
 
 /// How long the end of the process waits for somebody to read the last lines.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
@@ -31,8 +31,9 @@ static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 pub fn start(verbose: bool) -> std::io::Result<()> {
     let queue = QUEUE.get_or_init(LogQueue::default);
     let default = if verbose { "info,metalbond_uring=debug" } else { "info" };
-    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
-    let (filter, wrong) = match EnvFilter::try_new(&wanted) {
+    let wanted = std::env::var_os(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let wanted = wanted.to_string_lossy();
+    let (filter, wrong) = match EnvFilter::try_new(&*wanted) {
         _ if wanted.is_empty() => (EnvFilter::new(default), None),
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(default), Some(error)),
@@ -45,8 +46,16 @@ pub fn start(verbose: bool) -> std::io::Result<()> {
     tracing_subscriber::registry().with(filter).with(ration.clone()).with(lines).init();
     queue.write_to_stderr(move |occasion| match occasion {
         Occasion::Tick => {
-            for (count, words) in ration.due() {
-                info!("{count} more lines were left out: {words}");
+            for LeftOut { level, lines, words } in ration.due() {
+                match level {
+                    Level::ERROR => {
+                        error!(target: COUNTS, "{lines} more lines were left out: {words}")
+                    }
+                    Level::WARN => {
+                        warn!(target: COUNTS, "{lines} more lines were left out: {words}")
+                    }
+                    _ => info!(target: COUNTS, "{lines} more lines were left out: {words}"),
+                }
             }
         }
         Occasion::Missing { left_out, failed } => {

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metalbond_uring::vital;
 use tracing_subscriber::fmt::MakeWriter;
@@ -18,13 +18,13 @@ const PENDING_BYTES_MAX: usize = 1 << 20;
 /// Between two attempts at a descriptor that somebody made non-blocking and that is full.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How often the thread looks up when there is nothing to write.
+/// How often the thread looks up.
 const TICK: Duration = Duration::from_secs(1);
 
 /// When there may be something to log about the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Occasion {
-    /// A moment without lines.
+    /// Some time has passed.
     Tick,
     /// There is room again, after some lines did not fit and some could not be written.
     Missing {
@@ -94,13 +94,16 @@ impl LogQueue {
 }
 
 impl Shared {
+    #[allow(clippy::disallowed_methods)] // the program's log has a clock of its own
     fn write_all(&self, mut to: impl Write, on: impl Fn(Occasion)) {
-        let mut failed = 0u64;
+        let (mut failed, mut ticked_at) = (0u64, Instant::now());
         loop {
-            let Some(line) = self.next_line(TICK) else {
+            let line = self.next_line(TICK);
+            if ticked_at.elapsed() >= TICK {
+                ticked_at = Instant::now();
                 on(Occasion::Tick);
-                continue;
-            };
+            }
+            let Some(line) = line else { continue };
             let is_written = write_line(&mut to, &line).is_ok();
             failed += u64::from(!is_written);
             let left_out = self.dealt_with(line.len(), is_written);
@@ -248,6 +251,24 @@ mod tests {
         }
         queue.flush(Duration::from_secs(30));
         assert_eq!(*said.lock().unwrap(), [Occasion::Missing { left_out: 0, failed: 60 }]);
+    }
+
+    #[test]
+    fn time_is_told_although_lines_keep_coming() {
+        let (queue, told) = (LogQueue::default(), Arc::<Mutex<usize>>::default());
+        let (shared, tells) = (Arc::clone(&queue.shared), Arc::clone(&told));
+        let on = move |occasion| *tells.lock().unwrap() += usize::from(occasion == Occasion::Tick);
+        std::thread::Builder::new()
+            .spawn(move || shared.write_all(Disk { failing: 0 }, on))
+            .unwrap();
+        for _ in 0..6_000 {
+            queue.push(b"line\n");
+            if *told.lock().unwrap() > 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("no tick in 30 s");
     }
 
     #[test]

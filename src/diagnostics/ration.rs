@@ -44,9 +44,12 @@ const STRANGER: Allowance = Allowance {
 const ORDINARY: Allowance = Allowance {
     lines: 40,
     interval: Duration::from_secs(10),
-    interval_max: Duration::from_secs(10),
+    interval_max: Duration::from_secs(600),
     renewed: true,
 };
+
+/// The log's target for the counts themselves, which are never held back.
+pub const COUNTS: &str = "metalbond_uring";
 
 /// A filter of log lines. Clones share their state.
 #[derive(Clone, Debug)]
@@ -55,9 +58,21 @@ pub struct Ration {
     start: Instant,
 }
 
+/// What was left out of a kind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeftOut {
+    /// The kind's level.
+    pub level: Level,
+    /// How many lines.
+    pub lines: u64,
+    /// What they say.
+    pub words: String,
+}
+
 #[derive(Debug)]
 struct Kind {
     allowance: Allowance,
+    level: Level,
     /// Its first line, without what was special to it.
     words: String,
     lines_left: u32,
@@ -73,8 +88,8 @@ impl Ration {
         Ration { kinds: Arc::default(), start: Instant::now() }
     }
 
-    /// What was left out and is to be told now: how many lines, and what they say.
-    pub fn due(&self) -> Vec<(u64, String)> {
+    /// What was left out and is to be told now.
+    pub fn due(&self) -> Vec<LeftOut> {
         let now = self.now();
         self.kinds().values_mut().filter_map(|kind| kind.due(now)).collect()
     }
@@ -91,7 +106,7 @@ impl Ration {
 impl<S: Subscriber> Layer<S> for Ration {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        if *metadata.level() > Level::INFO {
+        if *metadata.level() > Level::INFO || metadata.target() == COUNTS {
             return true;
         }
         let mut words = Words::default();
@@ -103,26 +118,32 @@ impl<S: Subscriber> Layer<S> for Ration {
         let mut kinds = self.kinds();
         let key = hasher.finish();
         if kinds.len() >= KINDS_MAX && !kinds.contains_key(&key) {
-            return true;
+            kinds.retain(|_, kind| !kind.is_quiet(now));
         }
-        let kind = kinds.entry(key).or_insert_with(|| Kind::new(allowance, words.to_string()));
+        let level = *metadata.level();
+        let new = || Kind::new(allowance, level, words.to_string());
+        let kind = kinds.entry(key).or_insert_with(new);
         kind.permits(now)
     }
 }
 
 impl Kind {
-    fn new(allowance: Allowance, words: String) -> Kind {
+    fn new(allowance: Allowance, level: Level, words: String) -> Kind {
         let Allowance { lines, interval, .. } = allowance;
         let (lines_left, count_at) = (lines, Time::NEVER);
-        Kind { allowance, words, lines_left, left_out: 0, interval, count_at }
+        Kind { allowance, level, words, lines_left, left_out: 0, interval, count_at }
+    }
+
+    /// Whether an interval has passed without a line too many.
+    fn is_quiet(&self, now: Time) -> bool {
+        now >= self.count_at && self.left_out == 0
     }
 
     fn permits(&mut self, now: Time) -> bool {
         if self.count_at == Time::NEVER {
             self.count_at = now.after(self.interval);
-        } else if now >= self.count_at && self.left_out == 0 {
-            // It was quiet in between.
-            *self = Kind::new(self.allowance, std::mem::take(&mut self.words));
+        } else if self.is_quiet(now) {
+            *self = Kind::new(self.allowance, self.level, std::mem::take(&mut self.words));
             self.count_at = now.after(self.interval);
         }
         let permits = self.lines_left > 0;
@@ -131,17 +152,17 @@ impl Kind {
         permits
     }
 
-    fn due(&mut self, now: Time) -> Option<(u64, String)> {
+    fn due(&mut self, now: Time) -> Option<LeftOut> {
         if now < self.count_at || self.left_out == 0 {
             return None;
         }
-        let left_out = std::mem::take(&mut self.left_out);
+        let lines = std::mem::take(&mut self.left_out);
         self.interval = (self.interval * 2).min(self.allowance.interval_max);
         self.count_at = now.after(self.interval);
         if self.allowance.renewed {
             self.lines_left = self.allowance.lines;
         }
-        Some((left_out, self.words.clone()))
+        Some(LeftOut { level: self.level, lines, words: self.words.clone() })
     }
 }
 
@@ -182,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_counted_at_growing_intervals() {
-        let mut kind = Kind::new(STRANGER, "bad input".into());
+        let mut kind = Kind::new(STRANGER, Level::INFO, "bad input".into());
         let mut lines = Vec::new();
         for second in 0..3600 {
             for _ in 0..5 {
@@ -190,7 +211,7 @@ mod tests {
                     lines.push(0);
                 }
             }
-            lines.extend(kind.due(at(second)).map(|(count, _)| count));
+            lines.extend(kind.due(at(second)).map(|left_out| left_out.lines));
         }
         assert_eq!(lines[..10], [0; 10], "the first ones as they come");
         assert_eq!(lines[10..13], [45, 100, 200], "10, 20, 40 s");
@@ -200,10 +221,10 @@ mod tests {
 
     #[test]
     fn after_a_quiet_time_lines_are_written_again() {
-        let mut kind = Kind::new(STRANGER, String::new());
+        let mut kind = Kind::new(STRANGER, Level::INFO, String::new());
         assert_eq!((0..100).filter(|_| kind.permits(at(1))).count(), 10);
         assert_eq!(kind.due(at(10)), None);
-        assert_eq!(kind.due(at(11)).map(|(count, _)| count), Some(90));
+        assert_eq!(kind.due(at(11)).map(|left_out| left_out.lines), Some(90));
         assert_eq!(kind.due(at(1000)), None, "nothing came");
         assert!(kind.permits(at(1000)));
         // One now and then is never held back.
@@ -212,9 +233,9 @@ mod tests {
 
     #[test]
     fn ordinary_lines_come_back_with_each_count() {
-        let mut kind = Kind::new(ORDINARY, String::new());
+        let mut kind = Kind::new(ORDINARY, Level::INFO, String::new());
         assert_eq!((0..100).filter(|_| kind.permits(at(1))).count(), 40);
-        assert_eq!(kind.due(at(11)).map(|(count, _)| count), Some(60));
+        assert_eq!(kind.due(at(11)).map(|left_out| left_out.lines), Some(60));
         assert_eq!((0..100).filter(|_| kind.permits(at(11))).count(), 40);
     }
 }

@@ -36,7 +36,7 @@ const QUICK_RETRIES: [Duration; 4] = [
     Duration::from_millis(2000),
 ];
 /// A session that lasts shorter counts as a failure.
-const STANDS_TIME: Duration = Duration::from_secs(10);
+const STANDS_TIME: Duration = Duration::from_secs(60);
 /// Failures in a row that have a line each; of later ones every power of two.
 const FAILURES_LOGGED: u32 = 6;
 
@@ -163,7 +163,9 @@ pub(super) async fn dial_loop(worker: Rc<Worker>, dial: Rc<Dial>) {
         }
         failures += 1;
         state.set(State::Retry);
-        worker.server_away(&dial);
+        if failures as usize > QUICK_RETRIES.len() {
+            worker.server_away(&dial);
+        }
         let pause = pause(failures);
         let seconds = pause.as_secs_f64();
         let remote = first.or(addresses.last().copied());
@@ -189,7 +191,7 @@ impl Outcome {
         self.end.as_ref()?.stood_for
     }
 
-    /// Whether the session was one: a server that ends each at once has failed.
+    /// Whether the session was one: a server that ends each soon has failed.
     fn stood(&self) -> bool {
         self.stood_for().is_some_and(|stood_for| stood_for >= STANDS_TIME)
     }
@@ -208,12 +210,13 @@ impl Outcome {
         next: &dyn std::fmt::Display,
     ) {
         let remote = remote.map(tracing::field::display);
-        let reason = &self.why;
+        let detail = self.end.as_ref().and_then(|end| end.detail.as_ref());
+        let (reason, detail) = (&self.why, detail.map(tracing::field::display));
         if let Some(stood_for) = self.stood_for() {
             let after_s = stood_for.as_secs();
-            warn!(%server, remote, %reason, after_s, "the server is lost, {next}");
+            warn!(%server, remote, %reason, detail, after_s, "the server is lost, {next}");
         } else if failures <= FAILURES_LOGGED || failures.is_power_of_two() {
-            warn!(%server, remote, %reason, failures, "no session with the server, {next}");
+            warn!(%server, remote, %reason, detail, failures, "no session with the server, {next}");
         }
     }
 }
@@ -225,11 +228,12 @@ async fn attempt(worker: &Rc<Worker>, dial: &Rc<Dial>, remote: SocketAddr) -> Ou
     match dial.unless_cancelled(connecting).await {
         None => Outcome::failed("cancelled".to_owned()),
         Some(Err(error)) => Outcome::failed(error.to_string()),
+        Some(Ok(_)) if dial.is_cancelled() => Outcome::failed("cancelled".to_owned()),
         Some(Ok(stream)) => {
             debug!(server = %dial.order.server, %remote, "connected");
             let closed = worker.add_server(stream, remote, Rc::clone(dial));
             match closed.await {
-                Ok(end) => Outcome { why: end.to_string(), end: Some(end) },
+                Ok(end) => Outcome { why: end.reason.to_string(), end: Some(end) },
                 Err(_) => Outcome::failed("the connection was lost at once".to_owned()),
             }
         }
@@ -323,6 +327,21 @@ mod tests {
             assert!(pauses.iter().any(|pause| *pause != pauses[0]), "a fleet comes back at once");
         }
         assert!(pause(1_000_000) >= RETRY_INTERVAL);
+    }
+
+    #[test]
+    fn only_a_session_that_lasted_makes_an_address_a_good_one() {
+        for (reason, stood_for_s, is_good) in [
+            (CloseReason::RemoteClosed, None, false),
+            (CloseReason::RemoteClosed, Some(11), false),
+            (CloseReason::RemoteClosed, Some(61), true),
+            (CloseReason::HoldTimeout, Some(61), false), // the path may be dead
+        ] {
+            let stood_for = stood_for_s.map(Duration::from_secs);
+            let end = Some(SessionEnd { reason, stood_for, detail: None });
+            let outcome = Outcome { end, why: String::new() };
+            assert_eq!(outcome.is_worth_another(), is_good, "{reason} after {stood_for_s:?} s");
+        }
     }
 
     #[test]

@@ -33,10 +33,7 @@ pub(super) async fn feed_loop(worker: Rc<Worker>, id: PeerId, sink: FeedSink) {
                 let frames = piece.as_slice().to_vec();
                 let length = frames.len();
                 if !sink(Feed { frames, done }) {
-                    if !worker.shard().is_draining() {
-                        tracing::error!("the route client is gone: routes go nowhere any more");
-                    }
-                    return;
+                    return; // the node ends: nothing else ends a route client but a panic
                 }
                 // An error means that the client dropped it: it is dealt with all the same.
                 let _ = dealt_with.await;

@@ -43,7 +43,7 @@ use self::listener::SEGMENT_BYTES;
 pub use self::listener::SEGMENT_BYTES_MAX_DEFAULT;
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::signals::Signals;
-pub use self::sys::{raise_descriptor_limit, receive_ready};
+pub use self::sys::{raise_descriptor_limit, receive_ready, survive_file_size_limit};
 use self::worker::{Letter, WorkerStart};
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::shard::{Budgets, Limits, Shard, ShardConfig};

@@ -1,4 +1,4 @@
-//! The system calls that no crate wraps: TCP_INFO and the limit of descriptors.
+//! The system calls that no crate wraps: TCP_INFO, the limit of descriptors, and a signal to ignore.
 //!
 //! Owns the unsafe code of this module. Must never block, and never keep a descriptor.
 
@@ -54,6 +54,13 @@ pub fn receive_ready(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<us
         libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
     };
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
+/// A file that has reached its largest size (RLIMIT_FSIZE) gives an error to who writes, instead of ending
+/// the process: the log may be such a file.
+pub fn survive_file_size_limit() {
+    // SAFETY: SIG_IGN runs no code, and nothing else in this program cares for the signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Raises the limit of open descriptors to what the administrator allows, and returns it.

@@ -29,16 +29,6 @@ pub struct SessionEnd {
     pub detail: Option<String>,
 }
 
-impl fmt::Display for SessionEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.reason.fmt(f)?;
-        match &self.detail {
-            Some(detail) => write!(f, ": {detail}"),
-            None => Ok(()),
-        }
-    }
-}
-
 /// What of a peer's was refused since it was last summed up.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Refusals {

@@ -348,12 +348,13 @@ impl Shard {
         peer.hello = None;
         peer.keepalives_owed = 0;
         peer.keepalives_unasked = 0;
-        let server = peer.uplink.take().map_or(0, |uplink| uplink.server);
+        let (server, is_provisional) =
+            peer.uplink.take().map_or((0, false), |uplink| (uplink.server, uplink.is_provisional));
         peer.rest = None;
-        let homes = peer.homes();
-        let routes = u64::try_from(peer.routes).unwrap_or(0);
+        let homes: Vec<ShardId> = peer.homes().collect();
         // CLOSED is what we ended ourselves; what is lost is in RETRY.
-        let may_return = peer.role == Role::Dialled && peer.session.state() != State::Closed;
+        let may_return =
+            peer.role == Role::Dialled && peer.session.state() != State::Closed && !is_provisional;
         self.uplink_lost(now, id, server);
         for (_, sub) in subscriptions {
             self.drop_subscription(sub);
@@ -361,9 +362,8 @@ impl Shard {
         let hold = if may_return { self.config.hold_time } else { Duration::ZERO };
         if self.draining {
             // Nothing is withdrawn any more.
-        } else if hold > Duration::ZERO {
-            let (until, homes) = (now.after(hold), homes.collect());
-            self.hold(HeldSource { until, id, homes, routes, server });
+        } else if hold > Duration::ZERO && !homes.is_empty() {
+            self.hold(HeldSource { lost_at: now, until: now.after(hold), id, homes, server });
         } else {
             for home in homes {
                 self.outboxes.request(home, Request::Lost(SourceId(id)));

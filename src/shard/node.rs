@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use super::Shard;
-use super::dump::DumpWatch;
+use super::dump::{DUMP_TIME_MAX, DumpWatch};
 use super::mail::Request;
 use super::peer::{Ending, Peer, Role};
 use crate::rib::Group;
@@ -68,6 +68,9 @@ pub(super) struct Uplink {
     pub owes_sync: bool,
     /// Which server this is: the same whenever it is connected.
     pub server: u64,
+    /// So many of its connections were lost, and are held, that this one takes the place of none of them
+    /// before it has told all that it knows.
+    pub is_provisional: bool,
     /// Earlier connections to the same server, whose routes are held: what it says now about one of
     /// them counts for them too.
     pub predecessors: Vec<PeerId>,
@@ -75,12 +78,11 @@ pub(super) struct Uplink {
 
 /// A lost server whose routes stay for a while.
 pub(super) struct HeldSource {
+    pub lost_at: Time,
     /// Never, while the server is back and tells what it knows.
     pub until: Time,
     pub id: PeerId,
     pub homes: Vec<ShardId>,
-    /// Routes that it had told.
-    pub routes: u64,
     pub server: u64,
 }
 
@@ -136,6 +138,7 @@ impl Shard {
         if let Some(uplink) = &mut peer.uplink {
             let held = self.held_sources.iter().filter(|held| held.server == server);
             uplink.predecessors = held.map(|held| held.id).collect();
+            uplink.is_provisional = uplink.predecessors.len() >= HELD_PER_SERVER_MAX;
             uplink.server = server;
         }
         let id = self.peers.insert(peer);
@@ -223,15 +226,10 @@ impl Shard {
         }
         let subscribed = self.node.subscribed.clone();
         let hold_time = self.config.hold_time;
-        let reassembles = self.peers.find(id).is_some_and(|peer| peer.session.peer_reassembles());
         let server = self.uplink(id).map_or(0, |uplink| uplink.server);
-        let mut expected = 0;
-        for held in self.held_of(server) {
-            held.until = Time::NEVER;
-            expected = expected.max(held.routes);
-        }
+        self.held_of(server).for_each(|held| held.until = Time::NEVER);
         if let Some(uplink) = self.uplink(id) {
-            uplink.dump.begin(now, reassembles, hold_time, expected);
+            uplink.dump.begin(now, hold_time);
         }
         if let Some(uplink) = self.uplink(id) {
             for vni in subscribed {
@@ -255,8 +253,13 @@ impl Shard {
     /// A dialled server is lost. What it had not confirmed since it came back is held on.
     pub(super) fn uplink_lost(&mut self, now: Time, id: PeerId, server: u64) {
         if self.node.uplinks.remove(&id) {
-            let until = now.after(self.config.hold_time);
-            self.held_of(server).for_each(|held| held.until = held.until.min(until));
+            let hold_time = self.config.hold_time;
+            for held in self.held_of(server) {
+                // However often it comes and goes.
+                let at_most = held.lost_at.after(hold_time).after(DUMP_TIME_MAX);
+                held.until = held.until.min(now.after(hold_time)).min(at_most);
+            }
+            self.look_for_end_of_former_run();
         }
     }
 
@@ -278,10 +281,7 @@ impl Shard {
     /// When the node's side has something to do.
     pub(super) fn node_deadline(&self) -> Time {
         let held = self.held_sources.iter().map(|held| held.until);
-        let dumps = self.node.uplinks.iter().filter_map(|&id| {
-            let uplink = self.peers.find(id)?.uplink.as_ref()?;
-            Some(uplink.dump.next_deadline())
-        });
+        let dumps = self.open_uplinks().map(|uplink| uplink.dump.next_deadline());
         let former_run = match self.node.former_run {
             FormerRun::Kept(until) => until,
             FormerRun::Over => Time::NEVER,
@@ -301,8 +301,13 @@ impl Shard {
             if let Some(uplink) = self.uplink(id)
                 && uplink.dump.on_timer(now)
             {
-                uplink.commands.push_back(Message::Keepalive);
-                self.wake_writer(id);
+                if uplink.commands.is_empty() {
+                    uplink.commands.push_back(Message::Keepalive);
+                    self.wake_writer(id);
+                } else {
+                    // It does not know yet what we want of it.
+                    uplink.dump.asked(now);
+                }
             }
             self.look_for_end_of_dump(now, id);
         }
@@ -317,6 +322,16 @@ impl Shard {
             let server = uplink.server;
             tracing::debug!(%id, "the server has told all it knows");
             self.forget_server(server);
+            self.look_for_end_of_former_run();
+        }
+    }
+
+    /// A server has told all it knows, and no other one is about to tell what this one does not know.
+    fn look_for_end_of_former_run(&mut self) {
+        let mut is_any = false;
+        let has_told = |uplink: &Uplink| uplink.dump.is_complete();
+        let have_all = self.open_uplinks().inspect(|_| is_any = true).all(has_told);
+        if is_any && have_all {
             self.end_former_run();
         }
     }
@@ -330,6 +345,13 @@ impl Shard {
             own.owes_sync = true;
             self.wake_writer(client);
         }
+    }
+
+    /// Servers with which a session stands, and that are not being closed.
+    fn open_uplinks(&self) -> impl Iterator<Item = &Uplink> {
+        let peers = self.node.uplinks.iter().filter_map(|&id| self.peers.find(id));
+        let open = peers.filter(|peer| peer.ending == Ending::No);
+        open.filter_map(|peer| peer.uplink.as_deref())
     }
 
     fn held_of(&mut self, server: u64) -> impl Iterator<Item = &mut HeldSource> {
@@ -373,14 +395,7 @@ impl Shard {
 
     /// Holds the routes of a lost server until its hold time is over.
     pub(super) fn hold(&mut self, held: HeldSource) {
-        let server = held.server;
         self.held_sources.push_back(held);
-        let same = |held: &HeldSource| held.server == server;
-        if self.held_sources.iter().filter(|held| same(held)).count() > HELD_PER_SERVER_MAX
-            && let Some(oldest) = self.held_sources.iter().position(same)
-        {
-            self.give_up(oldest);
-        }
     }
 
     fn give_up(&mut self, at: usize) {
@@ -398,6 +413,9 @@ impl Shard {
     /// What a server says about a route after it came back replaces what it said before it was lost.
     pub(super) fn supersede(&mut self, id: PeerId, home: ShardId, update: &Update) {
         let Some(uplink) = self.uplink(id) else { return };
+        if uplink.is_provisional && update.action == Action::Add {
+            return;
+        }
         for predecessor in uplink.predecessors.clone() {
             let change = Request::Change {
                 source: SourceId(predecessor),

@@ -58,12 +58,21 @@ impl Shard {
         let end_of_record = !peer.session.peer_reassembles();
         let rest = peer.rest.take();
         let is_new = rest.is_none();
-        let piece = match rest.or_else(|| control(peer, end_of_record)) {
-            Some(piece) => Some(piece),
-            None => {
-                let batch = self.next_batch(now, id, sample, end_of_record);
-                batch.or_else(|| self.sync_mark(id))
-            }
+        if is_new {
+            peer.in_flight_is_control = false;
+        }
+        let piece = match rest {
+            Some(rest) => Some(rest),
+            None => match control(peer, end_of_record) {
+                Some(control) => {
+                    peer.in_flight_is_control = true;
+                    Some(control)
+                }
+                None => {
+                    let batch = self.next_batch(now, id, sample, end_of_record);
+                    batch.or_else(|| self.sync_mark(id))
+                }
+            },
         };
         let Some(peer) = self.peers.find_mut(id) else {
             return Transmit::Idle;
@@ -122,7 +131,10 @@ impl Shard {
             self.gathered.push(bytes);
         }
         if peer.has_output() || peer.ending == Ending::Gracefully {
-            peer.session.send_progressed(now);
+            // A KEEPALIVE that the kernel takes says nothing of the UPDATEs that wait.
+            if !peer.in_flight_is_control {
+                peer.session.send_progressed(now);
+            }
             return true;
         }
         peer.session.send_idle();
@@ -144,12 +156,8 @@ impl Shard {
     /// What TCP_INFO says, after a [`Wake::Sample`]: bytes may be acknowledged while a SEND is
     /// still under way.
     pub fn sampled(&mut self, now: Time, id: PeerId, sample: TcpSample) {
-        let Some(peer) = self.peers.find_mut(id) else {
-            return;
-        };
-        if sample.bytes_acked != peer.bytes_acked {
-            peer.bytes_acked = sample.bytes_acked;
-            peer.session.send_progressed(now);
+        if let Some(peer) = self.peers.find_mut(id) {
+            peer.note_acked(now, &sample);
         }
     }
 
@@ -220,6 +228,8 @@ impl Shard {
         let bytes_max = match peer.permit(now, &sample, end_of_record) {
             Permit::Batch { bytes_max } => bytes_max,
             Permit::Wait(until) => {
+                // What is held back here is no SEND under way, about which we would ask.
+                peer.note_acked(now, &sample);
                 peer.paced_until = until;
                 self.pace_timers.push(Reverse((until, id)));
                 return None;

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::events::{Refusals, SessionEnd};
 use super::groups::SubIndex;
 use super::node::Uplink;
-use super::pacing::Pacer;
+use super::pacing::{Pacer, TcpSample};
 use super::window::Window;
 use crate::log::{ChunkBytes, Frames};
 use crate::session::Session;
@@ -124,6 +124,8 @@ pub(super) struct Peer {
     pub in_flight: Option<Piece>,
     pub rest: Option<Piece>,
     pub in_flight_since: Time,
+    /// Whether it is control frames.
+    pub in_flight_is_control: bool,
     /// Whether its writer waits to be woken.
     pub writer_waits: bool,
     pub window: Window,
@@ -165,6 +167,7 @@ impl Peer {
             in_flight: None,
             rest: None,
             in_flight_since: now,
+            in_flight_is_control: false,
             writer_waits: false,
             window: Window::default(),
             pacer: Pacer::new(if role == Role::Accepted { pace } else { Pace::Off }),
@@ -216,6 +219,14 @@ impl Peer {
         (0..homes.len() * 64)
             .filter(move |&at| homes[at / 64] & (1 << (at % 64)) != 0)
             .map(|at| ShardId(at as u16))
+    }
+
+    /// Takes note of what the peer's TCP has acknowledged, if the sample tells.
+    pub fn note_acked(&mut self, now: Time, sample: &TcpSample) {
+        if sample.snd_mss > 0 && sample.bytes_acked != self.bytes_acked {
+            self.bytes_acked = sample.bytes_acked;
+            self.session.send_progressed(now);
+        }
     }
 
     /// Whether something is to be sent, now or when its turn comes.
