@@ -182,6 +182,8 @@ pub struct Held {
     pub lag_bytes_longest: u64,
     /// The most bases that any group has alive.
     pub bases_alive_max: usize,
+    /// Lost connections to servers whose routes stay for now: a few for each server.
+    pub lost_connections: usize,
 }
 
 /// One shard. Neither `Send` nor `Sync`: it is made, used and dropped on its own thread.
@@ -369,6 +371,7 @@ impl Shard {
             private_bytes: self.groups.private_bytes(),
             lag_bytes_longest: self.groups.lag_bytes_longest(),
             bases_alive_max: self.rib.bases_alive_max(),
+            lost_connections: self.held_sources.len(),
         }
     }
 
