@@ -109,10 +109,10 @@ impl<S: Subscriber> Layer<S> for Ration {
         if *metadata.level() > Level::INFO || metadata.target() == COUNTS {
             return true;
         }
-        let mut words = Words::default();
-        event.record(&mut words);
+        let mut reason = Text { name: "reason", text: String::new() };
+        event.record(&mut reason);
         let mut hasher = DefaultHasher::new();
-        (metadata.callsite(), &words.reason).hash(&mut hasher);
+        (metadata.callsite(), &reason.text).hash(&mut hasher);
         let allowance = if metadata.target() == STRANGERS { STRANGER } else { ORDINARY };
         let now = self.now();
         let mut kinds = self.kinds();
@@ -121,7 +121,12 @@ impl<S: Subscriber> Layer<S> for Ration {
             kinds.retain(|_, kind| !kind.is_quiet(now));
         }
         let level = *metadata.level();
-        let new = || Kind::new(allowance, level, words.to_string());
+        let new = || {
+            let mut message = Text { name: "message", text: String::new() };
+            event.record(&mut message);
+            let words = [message.text, reason.text].into_iter().filter(|text| !text.is_empty());
+            Kind::new(allowance, level, words.collect::<Vec<_>>().join(": "))
+        };
         let kind = kinds.entry(key).or_insert_with(new);
         kind.permits(now)
     }
@@ -166,30 +171,17 @@ impl Kind {
     }
 }
 
-/// An event's message and its reason.
-#[derive(Default)]
-struct Words {
-    message: String,
-    reason: String,
+/// One field of an event as text.
+struct Text {
+    name: &'static str,
+    text: String,
 }
 
-impl Visit for Words {
+impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        match field.name() {
-            "message" => self.message = format!("{value:?}"),
-            "reason" => self.reason = format!("{value:?}"),
-            _ => {}
+        if field.name() == self.name {
+            self.text = format!("{value:?}");
         }
-    }
-}
-
-impl fmt::Display for Words {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        if !self.reason.is_empty() {
-            write!(f, " ({})", self.reason)?;
-        }
-        Ok(())
     }
 }
 

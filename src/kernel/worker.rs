@@ -37,9 +37,6 @@ const CROWDED_PAUSE: Duration = Duration::from_millis(500);
 const RENAME_GRACE: Duration = Duration::from_secs(1);
 /// Time until a failed dump or link query is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// Log lines about routes within [`LOG_WINDOW`]; more are counted only.
-const LOG_LINES: u32 = 20;
-const LOG_WINDOW: Duration = Duration::from_secs(60);
 
 /// What callers ask for, in the order of their calls.
 #[derive(Debug)]
@@ -100,7 +97,6 @@ pub(super) struct Worker {
     verify_after: Time,
     settlers: Vec<mpsc::Sender<()>>,
     end_at: Option<Time>,
-    log: LogLimit,
 }
 
 impl Worker {
@@ -137,7 +133,6 @@ impl Worker {
             verify_after: Time(0),
             settlers: Vec::new(),
             end_at: None,
-            log: LogLimit::default(),
         }
     }
 
@@ -183,9 +178,7 @@ impl Worker {
         for command in self.shared.take_commands() {
             match command {
                 Command::Add(vni, route, server) => {
-                    if let Err(skip) = self.plan.add(vni, route, server)
-                        && self.log.permits(Time(0).after(self.start.elapsed()))
-                    {
+                    if let Err(skip) = self.plan.add(vni, route, server) {
                         warn!("route {route} of VNI {vni} is not installed: {skip}");
                     }
                 }
@@ -369,7 +362,7 @@ impl Worker {
                 (self.verified_at, self.in_full, self.repair_at) = (self.now(), false, None);
                 self.dump_cost = self.verified_at.since(now);
                 let repaired = self.plan.counters().repaired - before;
-                if repaired > 0 && self.log.permits(now) {
+                if repaired > 0 {
                     warn!("{repaired} routes were changed by others: they are repaired");
                 }
             }
@@ -433,7 +426,6 @@ impl Worker {
                     info!("the kernel makes no nexthop objects: {text}");
                     self.link_unknown = true;
                 }
-                _ if !self.log.permits(now) => {}
                 Report::Conflict(prefix) => {
                     warn!("{prefix}: there is a route of another origin; it stays, ours waits");
                 }
@@ -459,25 +451,19 @@ impl Worker {
             Some(at) if at <= now => {
                 self.tell_crowded_at = None;
                 for (prefix, installed, left_out) in self.plan.take_crowded() {
-                    if self.log.permits(now) {
-                        let all = installed + left_out;
-                        let why = match installed < self.config.hops_max.min(HOPS_MAX) {
-                            true => "IPv6 needs nexthop objects for more",
-                            false => "--hops-max",
-                        };
-                        warn!(
-                            "{prefix}: {installed} of {all} hops installed, {left_out} left out \
-                             ({why})"
-                        );
-                    }
+                    let all = installed + left_out;
+                    let why = match installed < self.config.hops_max.min(HOPS_MAX) {
+                        true => "IPv6 needs nexthop objects for more",
+                        false => "--hops-max",
+                    };
+                    warn!(
+                        "{prefix}: {installed} of {all} hops installed, {left_out} left out ({why})"
+                    );
                 }
             }
             _ => {}
         }
         for notice in self.plan.take_notices() {
-            if !self.log.permits(self.now()) {
-                continue;
-            }
             match notice {
                 Notice::Shared { prefix, ours_counts: true } => {
                     warn!("{prefix}: there is a route of another origin behind ours; ours counts")
@@ -529,25 +515,5 @@ impl Worker {
             debug!("poll: {error}");
             std::thread::sleep(RETRY_PAUSE);
         }
-    }
-}
-
-/// At most so many lines within a time, so that a peer cannot fill the log.
-#[derive(Debug, Default)]
-struct LogLimit {
-    window_start: Time,
-    lines: u32,
-}
-
-impl LogLimit {
-    fn permits(&mut self, now: Time) -> bool {
-        if now.since(self.window_start) >= LOG_WINDOW {
-            *self = LogLimit { window_start: now, lines: 0 };
-        }
-        self.lines += 1;
-        if self.lines == LOG_LINES + 1 {
-            warn!("more such lines are left out for {} s", LOG_WINDOW.as_secs());
-        }
-        self.lines <= LOG_LINES
     }
 }
