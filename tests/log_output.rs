@@ -106,6 +106,26 @@ fn a_log_that_cannot_be_written_ends_nothing() {
 }
 
 #[test]
+fn a_log_file_of_limited_size_ends_nothing() {
+    let path = std::env::temp_dir().join(format!("metalbond-log-{}", std::process::id()));
+    let log = File::create(&path).unwrap();
+    let serving = Serving::start(log.try_clone().unwrap(), &["-v"]);
+    std::fs::remove_file(&path).unwrap();
+    let pid = format!("--pid={}", serving.child.id());
+    assert!(Command::new("prlimit").args([&pid, "--fsize=4096"]).status().unwrap().success());
+    let mut peer = Peer::established(serving.address, KEEPALIVE_S, true);
+    peer.send(&subscribe(7));
+    wait("a full file", || {
+        strangers(serving.address, 1);
+        log.metadata().unwrap().len() >= 4096
+    });
+    strangers(serving.address, 5);
+    check_service(&serving, &mut peer, 1);
+    drop(peer);
+    assert_eq!(serving.end(), Some(0));
+}
+
+#[test]
 fn a_log_that_nobody_reads_freezes_nothing() {
     let (mut unread, writer) = std::io::pipe().unwrap();
     // `-v`, so that there are lines enough: a pipe takes 64 KiB.
