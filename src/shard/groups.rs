@@ -41,8 +41,10 @@ pub(super) struct Subscription {
     pub peer: PeerId,
     /// Tells this subscription from earlier ones of the same peer and VNI.
     pub epoch: u64,
-    /// Whether it stands in its peer's list of pending subscriptions.
+    /// Whether it stands among the ready ones, or in its peer's list of pending subscriptions.
     pub queued: bool,
+    /// Whether it stands among the slow ones.
+    slow: bool,
     group: u32,
     /// Position in the group's `members`.
     at: usize,
@@ -85,7 +87,7 @@ pub(super) struct Groups {
     grown: Vec<u32>,
     /// Readers that are to be conflated, by subscription and epoch.
     slow: VecDeque<(SubIndex, u64)>,
-    /// Subscriptions that have something to send and are not queued with their peer: with their
+    /// Subscriptions that have something to send and are not queued with their peer yet: with their
     /// epoch, by which one that was removed meanwhile is known, and whether they are urgent.
     ready: VecDeque<(SubIndex, u64, bool)>,
 }
@@ -127,6 +129,7 @@ impl Groups {
             peer,
             epoch,
             queued: false,
+            slow: false,
             group,
             at: at.members.len(),
             joined: false,
@@ -186,7 +189,7 @@ impl Groups {
         let pending = !subscription.blocks.is_empty();
         self.make_idle(sub);
         if pending {
-            self.ready.push_back((sub, joined.epoch, urgent));
+            self.make_ready(sub, urgent);
         }
     }
 
@@ -223,7 +226,7 @@ impl Groups {
                     subscription.alone.push(bytes, tag);
                     self.private_bytes += subscription.private_bytes() - before;
                     let is_long = subscription.alone.pending_bytes() as u64 > self.lag_bytes_max;
-                    self.make_ready(sub);
+                    self.make_ready(sub, false);
                     if is_long {
                         self.conflate(sub);
                     }
@@ -317,6 +320,7 @@ impl Groups {
         self.look_for_slow(pressed);
         while let Some((sub, epoch)) = self.slow.pop_front() {
             let Some(subscription) = self.find(sub, epoch) else { continue };
+            subscription.slow = false;
             let (group, position) = (subscription.group, subscription.cursor.position());
             let lag = self.groups[group as usize].log.end() - position;
             self.conflate(sub);
@@ -344,12 +348,20 @@ impl Groups {
                 false => self.lag_bytes_max.max(2 * group.table_bytes),
             };
             for &sub in &group.members[group.idle..] {
-                let subscription = &self.subscriptions[sub as usize];
-                if subscription.joined && end - subscription.cursor.position() > lag_max {
+                let subscription = &mut self.subscriptions[sub as usize];
+                let lag = end - subscription.cursor.position();
+                if subscription.joined && !subscription.slow && lag > lag_max {
+                    subscription.slow = true;
                     self.slow.push_back((sub, subscription.epoch));
                 }
             }
         }
+    }
+
+    /// Readers that are to be conflated, stale entries included.
+    #[cfg(test)]
+    pub fn slow_len(&self) -> usize {
+        self.slow.len()
     }
 
     /// Bytes of log chunks alive.
@@ -390,7 +402,7 @@ impl Groups {
 
     /// Replaces a reader's backlog by the difference that it makes, and moves it to the log's end.
     fn conflate(&mut self, sub: SubIndex) {
-        self.make_ready(sub);
+        self.make_ready(sub, false);
         let subscription = &mut self.subscriptions[sub as usize];
         let end = self.groups[subscription.group as usize].log.end();
         let before = subscription.private_bytes();
@@ -445,7 +457,7 @@ impl Groups {
             if Some(sub) != spared {
                 let subscription = &mut self.subscriptions[sub as usize];
                 subscription.cursor.wake(&anchor);
-                if !subscription.queued {
+                if !std::mem::replace(&mut subscription.queued, true) {
                     self.ready.push_back((sub, subscription.epoch, false));
                 }
             }
@@ -471,10 +483,10 @@ impl Groups {
         }
     }
 
-    fn make_ready(&mut self, sub: SubIndex) {
-        let subscription = &self.subscriptions[sub as usize];
-        if !subscription.queued {
-            self.ready.push_back((sub, subscription.epoch, false));
+    fn make_ready(&mut self, sub: SubIndex, urgent: bool) {
+        let subscription = &mut self.subscriptions[sub as usize];
+        if !std::mem::replace(&mut subscription.queued, true) {
+            self.ready.push_back((sub, subscription.epoch, urgent));
         }
     }
 
