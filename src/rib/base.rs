@@ -3,6 +3,7 @@
 //! Owns a group's followers, its bases and the joins that wait for one. Must never have more than
 //! two bases of a group alive, nor keep one that nobody used for a while.
 
+use std::cmp::Reverse;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ const ROUTE_BUILD_TIME: Duration = Duration::from_nanos(100);
 /// The shortest time for which a base serves all joiners.
 const BUILD_TIME_MIN: Duration = Duration::from_millis(10);
 
+/// Joins that wait are looked through for outdated ones from this number on.
+const WAITING_MIN: usize = 64;
+
 /// One group (the subscribers of a VNI that belong to one class) at its home shard.
 #[derive(Debug, Default)]
 pub struct GroupHome {
@@ -35,6 +39,8 @@ pub struct GroupHome {
     older: Weak<Frames>,
     build: Option<Box<Build>>,
     waiting: Vec<Join>,
+    /// How long `waiting` may get before it is looked through.
+    waiting_max: usize,
     /// Whether somebody will call `expire`.
     pub watched: bool,
     /// Records since the base that are worth keeping however small the base is, in bytes.
@@ -158,7 +164,7 @@ impl GroupHome {
         hasher: &RandomState,
         now: Time,
     ) -> bool {
-        self.waiting.push(join);
+        self.wait(join);
         if self.build.is_some() {
             return false;
         }
@@ -231,6 +237,16 @@ impl GroupHome {
             self.base = None;
         }
         self.base.is_none()
+    }
+
+    /// Of a peer that subscribes again and again only the last subscription is worth an answer.
+    fn wait(&mut self, join: Join) {
+        self.waiting.push(join);
+        if self.waiting.len() > self.waiting_max {
+            self.waiting.sort_unstable_by_key(|join| (join.peer, Reverse(join.epoch)));
+            self.waiting.dedup_by_key(|join| join.peer);
+            self.waiting_max = (2 * self.waiting.len()).max(WAITING_MIN);
+        }
     }
 
     fn answer(&mut self, group: Group, sink: &mut impl RecordSink, now: Time) {

@@ -246,3 +246,114 @@ fn a_source_that_comes_and_goes_leaves_no_list_behind() {
     assert_eq!((rib.vnis(), rib.vnis_of.len()), (1, 1), "what has nothing is forgotten");
     assert!(rib.vnis_of[&stays].listed.len() <= 4);
 }
+
+fn tables(rib: &mut Rib, sink: &mut Sink, vnis: std::ops::Range<u32>, routes: u32) {
+    for vni in vnis {
+        for number in 0..routes {
+            rib.add(source(1), PeerClass::Client, Vni(vni), &route(number), sink);
+        }
+    }
+}
+
+fn ask(rib: &mut Rib, sink: &mut Sink, vni: u32) {
+    let join = Join { peer: source(2).0, epoch: 1 };
+    rib.join(Group::new(Vni(vni), GroupClass::Client), join, sink, Time(0));
+}
+
+#[test]
+fn the_join_of_a_small_vni_waits_for_no_large_one() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 0..50, 1_000);
+    tables(&mut rib, &mut sink, 50..90, 60);
+    tables(&mut rib, &mut sink, 90..91, 6);
+    for lost in 3..10 {
+        for number in 0..1_000 {
+            rib.add(source(lost), PeerClass::Client, Vni(0), &route(number), &mut sink);
+        }
+        rib.lose(source(lost));
+    }
+    (0..91).for_each(|vni| ask(&mut rib, &mut sink, vni));
+    // A third of the budget is for small ones: here 40 of 60 routes come before it.
+    let turns = (1..).find(|_| {
+        rib.run_jobs(1_600, &mut sink, Time(0));
+        sink.joined.iter().any(|joined| joined.group.vni == Vni(90))
+    });
+    assert!(turns.is_some_and(|turns| turns <= 6), "{turns:?}");
+    assert!(sink.joined.iter().all(|joined| joined.group.vni >= Vni(50)), "small ones first");
+}
+
+#[test]
+fn no_kind_of_job_starves() {
+    for budget in [1, 2, 3, 100] {
+        let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+        tables(&mut rib, &mut sink, 0..3, 200);
+        tables(&mut rib, &mut sink, 3..4, 1);
+        for number in 0..200 {
+            rib.add(source(3), PeerClass::Client, Vni(9), &route(number), &mut sink);
+        }
+        rib.lose(source(3));
+        (0..3).for_each(|vni| ask(&mut rib, &mut sink, vni));
+        let mut turns = 0;
+        let mut all_done_at = None;
+        while all_done_at.is_none() {
+            // Somebody always asks for a small one, whose base is gone by then.
+            ask(&mut rib, &mut sink, 3);
+            rib.run_jobs(budget, &mut sink, Time(0));
+            sink.joined.retain(|joined| joined.group.vni != Vni(3));
+            rib.expire_bases(Time(10_000_000));
+            turns += 1;
+            assert!(turns * budget < 10_000, "budget {budget}: something starves");
+            let built = (0..3).all(|vni| sink.joined.iter().any(|j| j.group.vni == Vni(vni)));
+            let withdrawn = !rib.is_losing();
+            all_done_at = (built && withdrawn).then_some(turns);
+        }
+    }
+}
+
+#[test]
+fn jobs_keep_to_their_budget() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 0..4, 1_000);
+    rib.join(GROUP, Join { peer: source(9).0, epoch: 1 }, &mut sink, Time(0));
+    for vni in 0..4 {
+        ask(&mut rib, &mut sink, vni);
+    }
+    rib.run_jobs(usize::MAX, &mut sink, Time(0));
+    rib.lose(source(1));
+    let mut before = rib.routes();
+    while rib.run_jobs(100, &mut sink, Time(0)) {
+        assert!(before - rib.routes() <= 100 && before > rib.routes());
+        before = rib.routes();
+    }
+    assert_eq!(rib.routes(), 0);
+}
+
+#[test]
+fn a_loss_in_one_vni_keeps_to_its_budget() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 7..8, 1_000);
+    tables(&mut rib, &mut sink, 8..9, 10);
+    let mut left = 300;
+    assert!(!rib.lose_in(source(1), Vni(7), &mut left, &mut sink));
+    assert_eq!((left, rib.routes()), (0, 710));
+    let mut left = 1_000;
+    assert!(rib.lose_in(source(1), Vni(7), &mut left, &mut sink));
+    assert_eq!((left, rib.routes()), (300, 10), "the other VNI is not touched");
+}
+
+#[test]
+fn a_peer_that_subscribes_again_and_again_during_a_build_waits_once() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 7..8, 1_000);
+    for epoch in 1..=10_000 {
+        for slot in 2..5 {
+            rib.join(GROUP, Join { peer: source(slot).0, epoch }, &mut sink, Time(0));
+        }
+    }
+    while rib.run_jobs(100, &mut sink, Time(0)) {}
+    assert!(sink.joined.len() <= 64, "{} answers", sink.joined.len());
+    for slot in 2..5 {
+        let last = |joined: &&Joined| joined.peer == source(slot).0 && joined.epoch == 10_000;
+        assert_eq!(sink.joined.iter().filter(last).count(), 1);
+    }
+}

@@ -20,7 +20,7 @@ mod peer;
 mod window;
 
 #[cfg(test)]
-mod lists_tests;
+mod bounds_tests;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

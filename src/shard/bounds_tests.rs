@@ -1,9 +1,9 @@
-//! Lists that peers could make grow without reading: each stays as long as what it is of.
+//! Lists that peers could make grow without reading, and steps that could be long: all are bounded.
 //!
 //! Owns no code of the shard. Must never look at a time.
 
 use super::*;
-use crate::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
+use crate::types::{Action, Destination, NextHop, NextHopType, PeerClass, Route, SourceId, Vni};
 use crate::wire::{Hello, Message, encode_update};
 
 const NOW: Time = Time(1);
@@ -119,4 +119,30 @@ fn a_slow_reader_is_listed_once() {
         most = most.max(shard.groups.slow_len());
     }
     assert!((1..=40).contains(&most), "{most} listed, of 40 readers");
+}
+
+#[test]
+fn a_loss_in_one_vni_takes_turns_and_comes_before_what_follows() {
+    let mut shard = shard(Limits::default());
+    shard.config.budgets.requests_per_turn = 100;
+    let announcer = peer(&mut shard);
+    shard.receive(NOW, announcer, &updates(Action::Add, VNI, 0..1_000));
+    turns(&mut shard);
+    assert_eq!(shard.held().routes, 1_000);
+    let source = SourceId(announcer);
+    shard.outboxes.request(ShardId(0), Request::LostIn(source, VNI));
+    for number in 0..2 {
+        let (class, action) = (PeerClass::Client, Action::Add);
+        let change = Request::Change { source, class, action, vni: VNI, route: route(number) };
+        shard.outboxes.request(ShardId(0), change);
+    }
+    let mut routes = 1_000;
+    let mut turns = 0;
+    while shard.turn(NOW) {
+        turns += 1;
+        assert!(routes - shard.held().routes <= 100, "a turn's budget");
+        routes = shard.held().routes;
+    }
+    assert!((10..=20).contains(&turns), "{turns}");
+    assert_eq!(shard.held().routes, 2, "what was announced behind it is kept");
 }
