@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::table::VniTable;
 use super::visibility::Visibility;
 use super::{Group, Joined, RecordSink};
-use crate::log::{Frames, Scope, merged};
+use crate::log::{Frames, FramesList, Scope, merged};
 use crate::types::{
     Action, GroupClass, PeerId, ReflectOwn, SeededMap, ShardId, SourceId, Time, Vni,
 };
@@ -73,7 +73,7 @@ pub struct Join {
 #[derive(Debug)]
 struct Base {
     frames: Arc<Frames>,
-    tail: Vec<Arc<Frames>>,
+    tail: FramesList,
     tail_bytes: usize,
     /// When the tail was last made as short as it can be, its length then.
     merged_bytes: usize,
@@ -217,7 +217,7 @@ impl GroupHome {
         let tail_bytes = since.bytes().len();
         self.base = Some(Base {
             frames: Arc::new(frames),
-            tail: Vec::new(),
+            tail: FramesList::default(),
             tail_bytes,
             merged_bytes: 0,
             open: since,
@@ -253,16 +253,14 @@ impl GroupHome {
         let Some(base) = &mut self.base else { return };
         base.last_used = now;
         if !base.open.is_empty() {
-            base.tail.push(Arc::new(std::mem::take(&mut base.open)));
+            base.tail.push(std::mem::take(&mut base.open));
         }
         for Join { peer, epoch } in self.waiting.drain(..) {
             let shard = peer.shard();
             if !self.followers.contains(&shard) {
                 self.followers.push(shard);
             }
-            let mut blocks: SmallVec<[Arc<Frames>; 2]> = SmallVec::new();
-            blocks.push(base.frames.clone());
-            blocks.extend(base.tail.iter().cloned());
+            let blocks = base.tail.behind(Some(base.frames.clone()));
             sink.joined(shard, Joined { group, peer, epoch, blocks });
         }
     }
@@ -296,11 +294,12 @@ impl GroupHome {
             self.base = None;
         } else {
             let open = std::mem::take(&mut base.open);
-            let parts = base.tail.iter().map(|part| &**part).chain([&open]);
-            let short = merged(parts, hasher);
+            let parts: Vec<Arc<Frames>> = base.tail.behind(None).collect();
+            let short = merged(parts.iter().map(|part| &**part).chain([&open]), hasher);
             base.tail_bytes = short.bytes().len();
             base.merged_bytes = base.tail_bytes;
-            base.tail.clear();
+            // Who joined before reads the old list to its end.
+            base.tail = FramesList::default();
             base.open = short;
         }
     }

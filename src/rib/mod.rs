@@ -10,12 +10,11 @@ mod table;
 mod visibility;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use ahash::RandomState;
 use smallvec::SmallVec;
 
-use crate::log::{Frames, Scope};
+use crate::log::{Blocks, Scope};
 use crate::types::{
     GroupClass, PeerClass, PeerId, ReflectOwn, Route, SeededMap, ShardId, SourceId, Time, Vni,
 };
@@ -56,7 +55,7 @@ pub struct Joined {
     /// The subscription of that peer that asked.
     pub epoch: u64,
     /// To be read in this order, then the live records.
-    pub blocks: SmallVec<[Arc<Frames>; 2]>,
+    pub blocks: Blocks,
 }
 
 /// Where records go: one queue for each shard, in order.

@@ -1,12 +1,13 @@
 //! The rib on its own: bases, and tables against a naive model.
 
 use super::*;
-use crate::log::FramesCursor;
+use crate::log::{Frames, FramesCursor};
 use crate::types::{Action, Destination, NextHop, NextHopType};
 use crate::wire::encode_update;
 use crate::wire::{action_and_key, frames};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 #[derive(Default)]
 struct Sink {
@@ -54,10 +55,14 @@ fn join(rib: &mut Rib, sink: &mut Sink, slot: u32) -> Joined {
     sink.joined.pop().expect("answered")
 }
 
+fn base(joined: &Joined) -> Arc<Frames> {
+    joined.blocks.clone().next().expect("it begins with a base")
+}
+
 /// What a joiner knows after reading what it was given.
 fn view(joined: &Joined) -> BTreeSet<Vec<u8>> {
     let mut view = BTreeSet::new();
-    for block in &joined.blocks {
+    for block in joined.blocks.clone() {
         let mut cursor = FramesCursor::new(block.clone());
         while let Some(range) = cursor.readable(SourceId(joined.peer), 1_000) {
             for frame in frames(&block.bytes()[range.clone()]) {
@@ -82,10 +87,11 @@ fn joiners_share_a_base_and_default_routes_come_first() {
     let first = join(&mut rib, &mut sink, 0);
     rib.remove(source(1), GROUP.vni, &route(1), &mut sink);
     let second = join(&mut rib, &mut sink, 9);
-    assert!(Arc::ptr_eq(&first.blocks[0], &second.blocks[0]));
+    assert!(Arc::ptr_eq(&base(&first), &base(&second)));
     assert_eq!((view(&first).len(), view(&second).len()), (50 - 17, 49));
-    let head = first.blocks[0].head_bytes();
-    assert!(head > 0 && frames(&first.blocks[0].bytes()[..head]).count() == 1);
+    let base = base(&first);
+    let head = base.head_bytes();
+    assert!(head > 0 && frames(&base.bytes()[..head]).count() == 1);
     assert_eq!(sink.records.len(), 1, "the first shard follows by now");
 }
 
@@ -103,10 +109,10 @@ fn no_third_base_while_two_are_read() {
         }
         let joined = join(&mut rib, &mut sink, 9);
         assert_eq!(view(&joined).len(), rib.routes(), "round {round}");
-        let tail: usize = joined.blocks[1..].iter().map(|block| block.bytes().len()).sum();
+        let tail: usize = joined.blocks.clone().skip(1).map(|block| block.bytes().len()).sum();
         assert!(tail <= 2 * 20 * 60 + 20 * 60, "{tail} bytes are more than what differs");
-        if !bases.iter().any(|base| Arc::ptr_eq(base, &joined.blocks[0])) {
-            bases.push(joined.blocks[0].clone());
+        if !bases.iter().any(|known| Arc::ptr_eq(known, &base(&joined))) {
+            bases.push(base(&joined));
         }
         held.push(joined);
     }
@@ -356,4 +362,35 @@ fn a_peer_that_subscribes_again_and_again_during_a_build_waits_once() {
         let last = |joined: &&Joined| joined.peer == source(slot).0 && joined.epoch == 10_000;
         assert_eq!(sink.joined.iter().filter(last).count(), 1);
     }
+}
+
+#[test]
+fn joiners_amid_records_share_what_followed_the_base() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 7..8, 20_000);
+    // Two bases are being read, so there will be no third one.
+    let older = join(&mut rib, &mut sink, 9);
+    rib.add(source(1), PeerClass::Client, GROUP.vni, &route(20_000), &mut sink);
+    rib.join(GROUP, Join { peer: source(9).0, epoch: 2 }, &mut sink, Time(60_000_000));
+    while rib.run_jobs(1_000, &mut sink, Time(60_000_000)) {}
+    let newer = sink.joined.pop().expect("answered");
+    assert!(!Arc::ptr_eq(&base(&older), &base(&newer)));
+    let mut joined = Vec::new();
+    for number in 30_000..33_000 {
+        rib.add(source(1), PeerClass::Client, GROUP.vni, &route(number), &mut sink);
+        joined.push(join(&mut rib, &mut sink, 9));
+    }
+    assert_eq!(rib.bases_alive_max(), 2);
+    assert!(size_of::<Blocks>() <= 32, "each has its place, and no list");
+    let mut records: Vec<*const Frames> = Vec::new();
+    for (at, joined) in joined.iter().enumerate() {
+        let blocks = joined.blocks.clone().skip(1);
+        let routes: usize = blocks.clone().map(|block| frames(block.bytes()).count()).sum();
+        assert_eq!(routes, at + 1, "all that came before it joined, and nothing later");
+        records.extend(blocks.map(|block| Arc::as_ptr(&block)));
+        records.sort_unstable();
+        records.dedup();
+    }
+    assert_eq!(records.len(), joined.len(), "one block for each record, shared by all");
+    assert_eq!(view(&joined[2_999]).len(), 23_001);
 }

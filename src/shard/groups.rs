@@ -13,8 +13,8 @@ use slab::Slab;
 
 use super::output::DIRECT_BYTES_MIN;
 use crate::log::{
-    Chunk, ChunkBytes, ChunkPool, Conflation, Cursor, Frames, FramesCursor, Scope, TaggedQueue,
-    VniLog, frames_within,
+    Blocks, Chunk, ChunkBytes, ChunkPool, Conflation, Cursor, Frames, FramesCursor, Scope,
+    TaggedQueue, VniLog, frames_within,
 };
 use crate::rib::{Group, Joined};
 use crate::types::{PeerId, SeededMap, SourceId};
@@ -50,7 +50,9 @@ pub(super) struct Subscription {
     at: usize,
     /// Whether its join was answered.
     pub joined: bool,
-    blocks: VecDeque<FramesCursor>,
+    /// Where it is in the base or in what followed it, and what is to be read behind that block.
+    block: Option<FramesCursor>,
+    blocks: Blocks,
     cursor: Cursor,
     /// Ranges of the log that are not for it (its own routes).
     skips: VecDeque<Range<u64>>,
@@ -133,7 +135,8 @@ impl Groups {
             group,
             at: at.members.len(),
             joined: false,
-            blocks: VecDeque::new(),
+            block: None,
+            blocks: Blocks::default(),
             cursor: Cursor::default(),
             skips: VecDeque::new(),
             conflation: None,
@@ -182,11 +185,11 @@ impl Groups {
         }
         assert!(!subscription.joined, "a join is answered once");
         subscription.joined = true;
-        let blocks = joined.blocks.into_iter().filter(|block| !block.is_empty());
-        subscription.blocks = blocks.map(FramesCursor::new).collect();
-        let urgent =
-            subscription.blocks.front().is_some_and(|block| block.frames().head_bytes() > 0);
-        let pending = !subscription.blocks.is_empty();
+        subscription.blocks = joined.blocks;
+        let first = subscription.blocks.find(|block| !block.is_empty());
+        let urgent = first.as_ref().is_some_and(|block| block.head_bytes() > 0);
+        let pending = first.is_some();
+        subscription.block = first.map(FramesCursor::new);
         self.make_idle(sub);
         if pending {
             self.make_ready(sub, urgent);
@@ -240,7 +243,7 @@ impl Groups {
     pub fn next_part(&mut self, sub: SubIndex, copied: &mut Vec<u8>, bytes_max: usize) -> Part {
         let subscription = &mut self.subscriptions[sub as usize];
         let reader = SourceId(subscription.peer);
-        while let Some(block) = subscription.blocks.front_mut() {
+        while let Some(block) = &mut subscription.block {
             if let Some(range) = block.readable(reader, bytes_max) {
                 if range.len() > bytes_max && !copied.is_empty() {
                     return Part::Full;
@@ -248,7 +251,7 @@ impl Groups {
                 block.advance_to(range.end);
                 return Part::Shared(block.frames().clone(), range);
             }
-            subscription.blocks.pop_front();
+            subscription.block = subscription.blocks.next().map(FramesCursor::new);
         }
         if subscription.has_private_due() {
             let before = subscription.private_bytes();
@@ -292,7 +295,7 @@ impl Groups {
     pub fn is_exhausted(&mut self, sub: SubIndex) -> bool {
         let subscription = &mut self.subscriptions[sub as usize];
         let end = self.groups[subscription.group as usize].log.end();
-        subscription.blocks.is_empty()
+        subscription.block.is_none()
             && subscription.private_bytes() == 0
             && (!subscription.joined || subscription.cursor.position() == end)
     }
@@ -409,7 +412,8 @@ impl Groups {
         let mut difference = subscription.conflation.take().unwrap_or_default();
         // What came between the base and its join is of the same kind.
         let reader = SourceId(subscription.peer);
-        for mut block in subscription.blocks.split_off(1.min(subscription.blocks.len())) {
+        for block in std::mem::take(&mut subscription.blocks) {
+            let mut block = FramesCursor::new(block);
             while let Some(range) = block.readable(reader, usize::MAX) {
                 for frame in frames(&block.frames().bytes()[range.clone()]) {
                     difference.push(frame, &self.hasher);
