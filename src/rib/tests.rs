@@ -289,6 +289,26 @@ fn the_join_of_a_small_vni_waits_for_no_large_one() {
 }
 
 #[test]
+fn jobs_of_a_kind_take_turns() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 0..1, 50_000);
+    tables(&mut rib, &mut sink, 1..2, 1_000);
+    for number in 0..100 {
+        rib.add(source(3), PeerClass::Client, Vni(1), &route(number), &mut sink);
+    }
+    (0..2).for_each(|vni| ask(&mut rib, &mut sink, vni));
+    rib.lose(source(1));
+    rib.lose(source(3));
+    let mut turns = 0;
+    while sink.joined.is_empty() || rib.vnis_of.contains_key(&source(3)) {
+        rib.run_jobs(1_600, &mut sink, Time(0));
+        turns += 1;
+    }
+    assert!(turns <= 4, "{turns}");
+    assert_eq!((sink.joined[0].group.vni, rib.is_losing()), (Vni(1), true));
+}
+
+#[test]
 fn no_kind_of_job_starves() {
     for budget in [1, 2, 3, 100] {
         let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
