@@ -44,7 +44,7 @@ impl Shard {
         let shards = self.inbox.len();
         for turn in 0..shards {
             let from = (self.served_first + turn) % shards;
-            // Everybody gets a share; the first one what the others leave.
+            // Everybody gets a share; the last one what the others leave.
             let share = if turn + 1 == shards { budget } else { budget.min(fair_share) };
             budget -= self.serve(ShardId(from as u16), share, now);
         }
