@@ -97,9 +97,10 @@ fn base(criterion: &mut Criterion<ThreadCpu>) {
         bencher.iter(|| {
             rib.join(group, Join { peer, epoch: 1 }, &mut answers, now);
             while rib.run_jobs(8_192, &mut answers, now) {}
-            let joined = answers.0.pop().expect("the join is answered");
-            assert_eq!(frames(joined.blocks[0].bytes()).count(), ROUTES as usize);
-            drop(joined);
+            let mut joined = answers.0.pop().expect("the join is answered");
+            let base = joined.blocks.next().expect("it begins with a base");
+            assert_eq!(frames(base.bytes()).count(), ROUTES as usize);
+            drop((joined, base));
             rib.leave(group, peer.shard());
             now = now.after(BASE_KEPT + Duration::from_secs(1));
             rib.expire_bases(now);

@@ -3,7 +3,7 @@
 //! Owns encoded frames and who may see them. Must never be changed once shared.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::chunk::CHUNK_BYTES_MAX;
 use super::vni_log::whole_frames;
@@ -47,6 +47,73 @@ pub struct Frames {
     cuts: Vec<usize>,
     /// The first bytes, which are to be sent before everything else (default routes).
     head_bytes: usize,
+    /// In a [`FramesList`]: the frames behind these.
+    next: Link,
+}
+
+#[derive(Debug, Default)]
+struct Link(OnceLock<Arc<Frames>>);
+
+impl Drop for Link {
+    /// One by one: a long list would take a long stack.
+    fn drop(&mut self) {
+        let mut next = self.0.take();
+        while let Some(mut last_held) = next.and_then(Arc::into_inner) {
+            next = last_held.next.0.take();
+        }
+    }
+}
+
+/// Shared frames in order, growing at the end: whoever reads it from the beginning holds one place, not
+/// a list of its own.
+#[derive(Debug, Default)]
+pub struct FramesList {
+    first: Option<Arc<Frames>>,
+    last: Option<Arc<Frames>>,
+    len: usize,
+}
+
+impl FramesList {
+    /// Appends frames.
+    pub fn push(&mut self, frames: Frames) {
+        let frames = Arc::new(frames);
+        match &self.last {
+            Some(last) => assert!(last.next.0.set(frames.clone()).is_ok(), "it was the last"),
+            None => self.first = Some(frames.clone()),
+        }
+        self.last = Some(frames);
+        self.len += 1;
+    }
+
+    /// What is in the list now, behind `base`.
+    pub fn behind(&self, base: Option<Arc<Frames>>) -> Blocks {
+        Blocks { base, rest: self.first.clone(), left: self.len }
+    }
+}
+
+/// Shared frames, still to be read in this order.
+#[derive(Clone, Debug, Default)]
+pub struct Blocks {
+    base: Option<Arc<Frames>>,
+    rest: Option<Arc<Frames>>,
+    /// How many of the list are meant: it may have grown since.
+    left: usize,
+}
+
+impl Iterator for Blocks {
+    type Item = Arc<Frames>;
+
+    fn next(&mut self) -> Option<Arc<Frames>> {
+        if let Some(base) = self.base.take() {
+            return Some(base);
+        }
+        let block = self.rest.take()?;
+        self.left -= 1;
+        if self.left > 0 {
+            self.rest = block.next.0.get().cloned();
+        }
+        Some(block)
+    }
 }
 
 impl Frames {
@@ -256,5 +323,19 @@ mod tests {
         frames.push(&frame(1), Scope::All);
         let mut cursor = FramesCursor::new(Arc::new(frames));
         assert_eq!(cursor.readable(source(1), 9_999), Some(0..36));
+    }
+
+    #[test]
+    fn a_long_list_takes_no_stack() {
+        let mut list = FramesList::default();
+        for number in 0..300_000u32 {
+            let mut frames = Frames::default();
+            frames.push(&[1, 0, 4, 5, 1, 2, 3, number as u8], Scope::All);
+            list.push(frames);
+        }
+        let reader = list.behind(None);
+        drop(list);
+        assert_eq!(reader.clone().count(), 300_000);
+        drop(reader);
     }
 }

@@ -3,6 +3,7 @@
 //! Owns a group's followers, its bases and the joins that wait for one. Must never have more than
 //! two bases of a group alive, nor keep one that nobody used for a while.
 
+use std::cmp::Reverse;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use smallvec::SmallVec;
 use super::table::VniTable;
 use super::visibility::Visibility;
 use super::{Group, Joined, RecordSink};
-use crate::log::{Frames, Scope, merged};
+use crate::log::{Frames, FramesList, Scope, merged};
 use crate::types::{
     Action, GroupClass, PeerId, ReflectOwn, SeededMap, ShardId, SourceId, Time, Vni,
 };
@@ -26,6 +27,9 @@ const ROUTE_BUILD_TIME: Duration = Duration::from_nanos(100);
 /// The shortest time for which a base serves all joiners.
 const BUILD_TIME_MIN: Duration = Duration::from_millis(10);
 
+/// Joins that wait are looked through for outdated ones from this number on.
+const WAITING_MIN: usize = 64;
+
 /// One group (the subscribers of a VNI that belong to one class) at its home shard.
 #[derive(Debug, Default)]
 pub struct GroupHome {
@@ -35,6 +39,8 @@ pub struct GroupHome {
     older: Weak<Frames>,
     build: Option<Box<Build>>,
     waiting: Vec<Join>,
+    /// How long `waiting` may get before it is looked through.
+    waiting_max: usize,
     /// Whether somebody will call `expire`.
     pub watched: bool,
     /// Records since the base that are worth keeping however small the base is, in bytes.
@@ -67,7 +73,7 @@ pub struct Join {
 #[derive(Debug)]
 struct Base {
     frames: Arc<Frames>,
-    tail: Vec<Arc<Frames>>,
+    tail: FramesList,
     tail_bytes: usize,
     /// When the tail was last made as short as it can be, its length then.
     merged_bytes: usize,
@@ -158,7 +164,7 @@ impl GroupHome {
         hasher: &RandomState,
         now: Time,
     ) -> bool {
-        self.waiting.push(join);
+        self.wait(join);
         if self.build.is_some() {
             return false;
         }
@@ -211,7 +217,7 @@ impl GroupHome {
         let tail_bytes = since.bytes().len();
         self.base = Some(Base {
             frames: Arc::new(frames),
-            tail: Vec::new(),
+            tail: FramesList::default(),
             tail_bytes,
             merged_bytes: 0,
             open: since,
@@ -233,20 +239,28 @@ impl GroupHome {
         self.base.is_none()
     }
 
+    /// Of a peer that subscribes again and again only the last subscription is worth an answer.
+    fn wait(&mut self, join: Join) {
+        self.waiting.push(join);
+        if self.waiting.len() > self.waiting_max {
+            self.waiting.sort_unstable_by_key(|join| (join.peer, Reverse(join.epoch)));
+            self.waiting.dedup_by_key(|join| join.peer);
+            self.waiting_max = (2 * self.waiting.len()).max(WAITING_MIN);
+        }
+    }
+
     fn answer(&mut self, group: Group, sink: &mut impl RecordSink, now: Time) {
         let Some(base) = &mut self.base else { return };
         base.last_used = now;
         if !base.open.is_empty() {
-            base.tail.push(Arc::new(std::mem::take(&mut base.open)));
+            base.tail.push(std::mem::take(&mut base.open));
         }
         for Join { peer, epoch } in self.waiting.drain(..) {
             let shard = peer.shard();
             if !self.followers.contains(&shard) {
                 self.followers.push(shard);
             }
-            let mut blocks: SmallVec<[Arc<Frames>; 2]> = SmallVec::new();
-            blocks.push(base.frames.clone());
-            blocks.extend(base.tail.iter().cloned());
+            let blocks = base.tail.behind(Some(base.frames.clone()));
             sink.joined(shard, Joined { group, peer, epoch, blocks });
         }
     }
@@ -280,11 +294,12 @@ impl GroupHome {
             self.base = None;
         } else {
             let open = std::mem::take(&mut base.open);
-            let parts = base.tail.iter().map(|part| &**part).chain([&open]);
-            let short = merged(parts, hasher);
+            let parts: Vec<Arc<Frames>> = base.tail.behind(None).collect();
+            let short = merged(parts.iter().map(|part| &**part).chain([&open]), hasher);
             base.tail_bytes = short.bytes().len();
             base.merged_bytes = base.tail_bytes;
-            base.tail.clear();
+            // Who joined before reads the old list to its end.
+            base.tail = FramesList::default();
             base.open = short;
         }
     }

@@ -5,16 +5,16 @@
 
 mod base;
 mod home;
+mod jobs;
 mod table;
 mod visibility;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use ahash::RandomState;
 use smallvec::SmallVec;
 
-use crate::log::{Frames, Scope};
+use crate::log::{Blocks, Scope};
 use crate::types::{
     GroupClass, PeerClass, PeerId, ReflectOwn, Route, SeededMap, ShardId, SourceId, Time, Vni,
 };
@@ -22,11 +22,14 @@ use crate::types::{
 use base::GroupHome;
 pub use base::{BASE_KEPT, Join};
 use home::{Common, Home};
+use jobs::{Job, Jobs};
 use table::{RouteHash, VniTable};
 pub use visibility::Visibility;
 
 /// Bases that are looked at at a time for whether they may be forgotten.
 const BASES_PER_TURN: usize = 1_024;
+/// A turn's budget goes to the kinds of jobs in so many slices.
+const SLICES_PER_TURN: usize = 16;
 
 /// Changes that [`Rib::foresee`] looks at.
 pub const FORESIGHT: usize = 16;
@@ -52,7 +55,7 @@ pub struct Joined {
     /// The subscription of that peer that asked.
     pub epoch: u64,
     /// To be read in this order, then the live records.
-    pub blocks: SmallVec<[Arc<Frames>; 2]>,
+    pub blocks: Blocks,
 }
 
 /// Where records go: one queue for each shard, in order.
@@ -85,8 +88,7 @@ pub struct Rib {
     homes: SeededMap<Vni, Home>,
     /// The VNIs in which a source announces something.
     vnis_of: SeededMap<SourceId, VnisOf>,
-    losing: VecDeque<SourceId>,
-    building: VecDeque<Group>,
+    jobs: Jobs,
     /// Groups that have a base to be forgotten in time.
     with_base: VecDeque<Group>,
     tail_bytes_min: usize,
@@ -100,8 +102,7 @@ impl Rib {
             homes: SeededMap::with_hasher(hasher.clone()),
             vnis_of: SeededMap::with_hasher(hasher.clone()),
             common: Common::new(hasher, reflect),
-            losing: VecDeque::new(),
-            building: VecDeque::new(),
+            jobs: Jobs::default(),
             with_base: VecDeque::new(),
             tail_bytes_min,
         }
@@ -173,16 +174,24 @@ impl Rib {
     /// `source` is gone: everything that it announced is to be withdrawn (by [`Rib::run_jobs`]).
     pub fn lose(&mut self, source: SourceId) {
         if self.vnis_of.contains_key(&source) {
-            self.losing.push_back(source);
+            self.jobs.add_withdrawal(source);
         }
     }
 
-    /// The same for what `source` announced in one VNI, at once: it may announce there again
-    /// right away.
-    pub fn lose_in(&mut self, source: SourceId, vni: Vni, sink: &mut impl RecordSink) {
-        let mut unlimited = usize::MAX;
-        self.withdraw_in(source, vni, &mut unlimited, sink);
-        self.note_left(source);
+    /// Withdraws what `source` announced in one VNI, as far as `budget` goes (reduced by what was
+    /// used). False if some is left: to be called again before the source may announce there.
+    pub fn lose_in(
+        &mut self,
+        source: SourceId,
+        vni: Vni,
+        budget: &mut usize,
+        sink: &mut impl RecordSink,
+    ) -> bool {
+        let done = self.withdraw_in(source, vni, budget, sink);
+        if done {
+            self.note_left(source);
+        }
+        done
     }
 
     /// A subscriber wants the table of a group and all records from then on.
@@ -191,7 +200,7 @@ impl Rib {
         let tail_bytes_min = self.tail_bytes_min;
         let at = home.groups.of_or(group.class, || GroupHome::new(tail_bytes_min));
         if at.join(group, join, &mut home.table, sink, &self.common.hasher, now) {
-            self.building.push_back(group);
+            self.jobs.add_build(group, home.table.places());
         }
     }
 
@@ -206,38 +215,37 @@ impl Rib {
     }
 
     /// Goes on with long work, for about `budget` routes. True if some is left.
-    pub fn run_jobs(&mut self, mut budget: usize, sink: &mut impl RecordSink, now: Time) -> bool {
-        // Half of the budget for each kind, and all for one if the other has nothing to do.
-        let mut for_lost = if self.building.is_empty() { budget } else { budget.div_ceil(2) };
-        budget -= for_lost;
-        while for_lost > 0
-            && let Some(&source) = self.losing.front()
-        {
-            if self.withdraw(source, &mut for_lost, sink) {
-                self.losing.pop_front();
+    pub fn run_jobs(&mut self, budget: usize, sink: &mut impl RecordSink, now: Time) -> bool {
+        let slice = (budget / SLICES_PER_TURN).max(1);
+        let mut left = budget;
+        while left > 0 && self.has_jobs() {
+            let kind = self.jobs.next_kind();
+            let given = slice.min(left);
+            let mut unused = given;
+            while unused > 0
+                && let Some(job) = self.jobs.take(kind)
+            {
+                let done = match job {
+                    Job::Withdraw(source) => self.withdraw(source, &mut unused, sink),
+                    Job::Build(group) => self.build(group, &mut unused, sink, now),
+                };
+                if !done {
+                    self.jobs.put_back(kind, job);
+                }
             }
-        }
-        budget += for_lost;
-        while budget > 0
-            && let Some(group) = self.building.pop_front()
-        {
-            if self.build(group, &mut budget, sink, now) {
-                self.watch(group);
-            } else {
-                self.building.push_front(group);
-            }
+            left -= given - unused;
         }
         self.has_jobs()
     }
 
     /// Whether [`Rib::run_jobs`] has anything to do.
     pub fn has_jobs(&self) -> bool {
-        !self.losing.is_empty() || !self.building.is_empty()
+        !self.jobs.is_empty()
     }
 
     /// Whether routes of lost sources wait to be withdrawn.
     pub fn is_losing(&self) -> bool {
-        !self.losing.is_empty()
+        self.jobs.is_withdrawing()
     }
 
     /// Forgets bases that nobody used lately. To be called every now and then.
@@ -280,12 +288,14 @@ impl Rib {
         sink: &mut impl RecordSink,
     ) -> bool {
         while let Some(&vni) = self.vnis_of.get(&source).and_then(|vnis| vnis.listed.last()) {
-            if !self.withdraw_in(source, vni, budget, sink) {
+            if *budget == 0 || !self.withdraw_in(source, vni, budget, sink) {
                 return false;
             }
             if let Some(vnis) = self.vnis_of.get_mut(&source) {
                 vnis.listed.pop();
             }
+            // It may have left that VNI long ago: the look-up costs something too.
+            *budget = budget.saturating_sub(1);
         }
         self.vnis_of.remove(&source);
         true
@@ -321,6 +331,9 @@ impl Rib {
         let done = at.run_build(group, &mut home.table, self.common.reflect, budget, sink, now);
         // A build of nothing costs something too.
         *budget = budget.saturating_sub(1);
+        if done {
+            self.watch(group);
+        }
         done
     }
 

@@ -1,12 +1,13 @@
 //! The rib on its own: bases, and tables against a naive model.
 
 use super::*;
-use crate::log::FramesCursor;
+use crate::log::{Frames, FramesCursor};
 use crate::types::{Action, Destination, NextHop, NextHopType};
 use crate::wire::encode_update;
 use crate::wire::{action_and_key, frames};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 #[derive(Default)]
 struct Sink {
@@ -54,10 +55,14 @@ fn join(rib: &mut Rib, sink: &mut Sink, slot: u32) -> Joined {
     sink.joined.pop().expect("answered")
 }
 
+fn base(joined: &Joined) -> Arc<Frames> {
+    joined.blocks.clone().next().expect("it begins with a base")
+}
+
 /// What a joiner knows after reading what it was given.
 fn view(joined: &Joined) -> BTreeSet<Vec<u8>> {
     let mut view = BTreeSet::new();
-    for block in &joined.blocks {
+    for block in joined.blocks.clone() {
         let mut cursor = FramesCursor::new(block.clone());
         while let Some(range) = cursor.readable(SourceId(joined.peer), 1_000) {
             for frame in frames(&block.bytes()[range.clone()]) {
@@ -82,10 +87,11 @@ fn joiners_share_a_base_and_default_routes_come_first() {
     let first = join(&mut rib, &mut sink, 0);
     rib.remove(source(1), GROUP.vni, &route(1), &mut sink);
     let second = join(&mut rib, &mut sink, 9);
-    assert!(Arc::ptr_eq(&first.blocks[0], &second.blocks[0]));
+    assert!(Arc::ptr_eq(&base(&first), &base(&second)));
     assert_eq!((view(&first).len(), view(&second).len()), (50 - 17, 49));
-    let head = first.blocks[0].head_bytes();
-    assert!(head > 0 && frames(&first.blocks[0].bytes()[..head]).count() == 1);
+    let base = base(&first);
+    let head = base.head_bytes();
+    assert!(head > 0 && frames(&base.bytes()[..head]).count() == 1);
     assert_eq!(sink.records.len(), 1, "the first shard follows by now");
 }
 
@@ -103,10 +109,10 @@ fn no_third_base_while_two_are_read() {
         }
         let joined = join(&mut rib, &mut sink, 9);
         assert_eq!(view(&joined).len(), rib.routes(), "round {round}");
-        let tail: usize = joined.blocks[1..].iter().map(|block| block.bytes().len()).sum();
+        let tail: usize = joined.blocks.clone().skip(1).map(|block| block.bytes().len()).sum();
         assert!(tail <= 2 * 20 * 60 + 20 * 60, "{tail} bytes are more than what differs");
-        if !bases.iter().any(|base| Arc::ptr_eq(base, &joined.blocks[0])) {
-            bases.push(joined.blocks[0].clone());
+        if !bases.iter().any(|known| Arc::ptr_eq(known, &base(&joined))) {
+            bases.push(base(&joined));
         }
         held.push(joined);
     }
@@ -245,4 +251,166 @@ fn a_source_that_comes_and_goes_leaves_no_list_behind() {
     }
     assert_eq!((rib.vnis(), rib.vnis_of.len()), (1, 1), "what has nothing is forgotten");
     assert!(rib.vnis_of[&stays].listed.len() <= 4);
+}
+
+fn tables(rib: &mut Rib, sink: &mut Sink, vnis: std::ops::Range<u32>, routes: u32) {
+    for vni in vnis {
+        for number in 0..routes {
+            rib.add(source(1), PeerClass::Client, Vni(vni), &route(number), sink);
+        }
+    }
+}
+
+fn ask(rib: &mut Rib, sink: &mut Sink, vni: u32) {
+    let join = Join { peer: source(2).0, epoch: 1 };
+    rib.join(Group::new(Vni(vni), GroupClass::Client), join, sink, Time(0));
+}
+
+#[test]
+fn the_join_of_a_small_vni_waits_for_no_large_one() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 0..50, 1_000);
+    tables(&mut rib, &mut sink, 50..90, 60);
+    tables(&mut rib, &mut sink, 90..91, 6);
+    for lost in 3..10 {
+        for number in 0..1_000 {
+            rib.add(source(lost), PeerClass::Client, Vni(0), &route(number), &mut sink);
+        }
+        rib.lose(source(lost));
+    }
+    (0..91).for_each(|vni| ask(&mut rib, &mut sink, vni));
+    // A third of the budget is for small ones: here 40 of 60 routes come before it.
+    let turns = (1..).find(|_| {
+        rib.run_jobs(1_600, &mut sink, Time(0));
+        sink.joined.iter().any(|joined| joined.group.vni == Vni(90))
+    });
+    assert!(turns.is_some_and(|turns| turns <= 6), "{turns:?}");
+    assert!(sink.joined.iter().all(|joined| joined.group.vni >= Vni(50)), "small ones first");
+}
+
+#[test]
+fn jobs_of_a_kind_take_turns() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 0..1, 50_000);
+    tables(&mut rib, &mut sink, 1..2, 1_000);
+    for number in 0..100 {
+        rib.add(source(3), PeerClass::Client, Vni(1), &route(number), &mut sink);
+    }
+    (0..2).for_each(|vni| ask(&mut rib, &mut sink, vni));
+    rib.lose(source(1));
+    rib.lose(source(3));
+    let mut turns = 0;
+    while sink.joined.is_empty() || rib.vnis_of.contains_key(&source(3)) {
+        rib.run_jobs(1_600, &mut sink, Time(0));
+        turns += 1;
+    }
+    assert!(turns <= 4, "{turns}");
+    assert_eq!((sink.joined[0].group.vni, rib.is_losing()), (Vni(1), true));
+}
+
+#[test]
+fn no_kind_of_job_starves() {
+    for budget in [1, 2, 3, 100] {
+        let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+        tables(&mut rib, &mut sink, 0..3, 200);
+        tables(&mut rib, &mut sink, 3..4, 1);
+        for number in 0..200 {
+            rib.add(source(3), PeerClass::Client, Vni(9), &route(number), &mut sink);
+        }
+        rib.lose(source(3));
+        (0..3).for_each(|vni| ask(&mut rib, &mut sink, vni));
+        let mut turns = 0;
+        let mut all_done_at = None;
+        while all_done_at.is_none() {
+            // Somebody always asks for a small one, whose base is gone by then.
+            ask(&mut rib, &mut sink, 3);
+            rib.run_jobs(budget, &mut sink, Time(0));
+            sink.joined.retain(|joined| joined.group.vni != Vni(3));
+            rib.expire_bases(Time(10_000_000));
+            turns += 1;
+            assert!(turns * budget < 10_000, "budget {budget}: something starves");
+            let built = (0..3).all(|vni| sink.joined.iter().any(|j| j.group.vni == Vni(vni)));
+            let withdrawn = !rib.is_losing();
+            all_done_at = (built && withdrawn).then_some(turns);
+        }
+    }
+}
+
+#[test]
+fn jobs_keep_to_their_budget() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 0..4, 1_000);
+    rib.join(GROUP, Join { peer: source(9).0, epoch: 1 }, &mut sink, Time(0));
+    for vni in 0..4 {
+        ask(&mut rib, &mut sink, vni);
+    }
+    rib.run_jobs(usize::MAX, &mut sink, Time(0));
+    rib.lose(source(1));
+    let mut before = rib.routes();
+    while rib.run_jobs(100, &mut sink, Time(0)) {
+        assert!(before - rib.routes() <= 100 && before > rib.routes());
+        before = rib.routes();
+    }
+    assert_eq!(rib.routes(), 0);
+}
+
+#[test]
+fn a_loss_in_one_vni_keeps_to_its_budget() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 7..8, 1_000);
+    tables(&mut rib, &mut sink, 8..9, 10);
+    let mut left = 300;
+    assert!(!rib.lose_in(source(1), Vni(7), &mut left, &mut sink));
+    assert_eq!((left, rib.routes()), (0, 710));
+    let mut left = 1_000;
+    assert!(rib.lose_in(source(1), Vni(7), &mut left, &mut sink));
+    assert_eq!((left, rib.routes()), (300, 10), "the other VNI is not touched");
+}
+
+#[test]
+fn a_peer_that_subscribes_again_and_again_during_a_build_waits_once() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 7..8, 1_000);
+    for epoch in 1..=10_000 {
+        for slot in 2..5 {
+            rib.join(GROUP, Join { peer: source(slot).0, epoch }, &mut sink, Time(0));
+        }
+    }
+    while rib.run_jobs(100, &mut sink, Time(0)) {}
+    assert!(sink.joined.len() <= 64, "{} answers", sink.joined.len());
+    for slot in 2..5 {
+        let last = |joined: &&Joined| joined.peer == source(slot).0 && joined.epoch == 10_000;
+        assert_eq!(sink.joined.iter().filter(last).count(), 1);
+    }
+}
+
+#[test]
+fn joiners_amid_records_share_what_followed_the_base() {
+    let (mut rib, mut sink) = (rib(1 << 14), Sink::default());
+    tables(&mut rib, &mut sink, 7..8, 20_000);
+    // Two bases are being read, so there will be no third one.
+    let older = join(&mut rib, &mut sink, 9);
+    rib.add(source(1), PeerClass::Client, GROUP.vni, &route(20_000), &mut sink);
+    rib.join(GROUP, Join { peer: source(9).0, epoch: 2 }, &mut sink, Time(60_000_000));
+    while rib.run_jobs(1_000, &mut sink, Time(60_000_000)) {}
+    let newer = sink.joined.pop().expect("answered");
+    assert!(!Arc::ptr_eq(&base(&older), &base(&newer)));
+    let mut joined = Vec::new();
+    for number in 30_000..33_000 {
+        rib.add(source(1), PeerClass::Client, GROUP.vni, &route(number), &mut sink);
+        joined.push(join(&mut rib, &mut sink, 9));
+    }
+    assert_eq!(rib.bases_alive_max(), 2);
+    assert!(size_of::<Blocks>() <= 32, "each has its place, and no list");
+    let mut records: Vec<*const Frames> = Vec::new();
+    for (at, joined) in joined.iter().enumerate() {
+        let blocks = joined.blocks.clone().skip(1);
+        let routes: usize = blocks.clone().map(|block| frames(block.bytes()).count()).sum();
+        assert_eq!(routes, at + 1, "all that came before it joined, and nothing later");
+        records.extend(blocks.map(|block| Arc::as_ptr(&block)));
+        records.sort_unstable();
+        records.dedup();
+    }
+    assert_eq!(records.len(), joined.len(), "one block for each record, shared by all");
+    assert_eq!(view(&joined[2_999]).len(), 23_001);
 }

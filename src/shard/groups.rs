@@ -13,8 +13,8 @@ use slab::Slab;
 
 use super::output::DIRECT_BYTES_MIN;
 use crate::log::{
-    Chunk, ChunkBytes, ChunkPool, Conflation, Cursor, Frames, FramesCursor, Scope, TaggedQueue,
-    VniLog, frames_within,
+    Blocks, Chunk, ChunkBytes, ChunkPool, Conflation, Cursor, Frames, FramesCursor, Scope,
+    TaggedQueue, VniLog, frames_within,
 };
 use crate::rib::{Group, Joined};
 use crate::types::{PeerId, SeededMap, SourceId};
@@ -41,14 +41,18 @@ pub(super) struct Subscription {
     pub peer: PeerId,
     /// Tells this subscription from earlier ones of the same peer and VNI.
     pub epoch: u64,
-    /// Whether it stands in its peer's list of pending subscriptions.
+    /// Whether it stands among the ready ones, or in its peer's list of pending subscriptions.
     pub queued: bool,
+    /// Whether it stands among the slow ones.
+    slow: bool,
     group: u32,
     /// Position in the group's `members`.
     at: usize,
     /// Whether its join was answered.
     pub joined: bool,
-    blocks: VecDeque<FramesCursor>,
+    /// Where it is in the base or in what followed it, and what is to be read behind that block.
+    block: Option<FramesCursor>,
+    blocks: Blocks,
     cursor: Cursor,
     /// Ranges of the log that are not for it (its own routes).
     skips: VecDeque<Range<u64>>,
@@ -85,7 +89,7 @@ pub(super) struct Groups {
     grown: Vec<u32>,
     /// Readers that are to be conflated, by subscription and epoch.
     slow: VecDeque<(SubIndex, u64)>,
-    /// Subscriptions that have something to send and are not queued with their peer: with their
+    /// Subscriptions that have something to send and are not queued with their peer yet: with their
     /// epoch, by which one that was removed meanwhile is known, and whether they are urgent.
     ready: VecDeque<(SubIndex, u64, bool)>,
 }
@@ -127,10 +131,12 @@ impl Groups {
             peer,
             epoch,
             queued: false,
+            slow: false,
             group,
             at: at.members.len(),
             joined: false,
-            blocks: VecDeque::new(),
+            block: None,
+            blocks: Blocks::default(),
             cursor: Cursor::default(),
             skips: VecDeque::new(),
             conflation: None,
@@ -179,14 +185,14 @@ impl Groups {
         }
         assert!(!subscription.joined, "a join is answered once");
         subscription.joined = true;
-        let blocks = joined.blocks.into_iter().filter(|block| !block.is_empty());
-        subscription.blocks = blocks.map(FramesCursor::new).collect();
-        let urgent =
-            subscription.blocks.front().is_some_and(|block| block.frames().head_bytes() > 0);
-        let pending = !subscription.blocks.is_empty();
+        subscription.blocks = joined.blocks;
+        let first = subscription.blocks.find(|block| !block.is_empty());
+        let urgent = first.as_ref().is_some_and(|block| block.head_bytes() > 0);
+        let pending = first.is_some();
+        subscription.block = first.map(FramesCursor::new);
         self.make_idle(sub);
         if pending {
-            self.ready.push_back((sub, joined.epoch, urgent));
+            self.make_ready(sub, urgent);
         }
     }
 
@@ -223,7 +229,7 @@ impl Groups {
                     subscription.alone.push(bytes, tag);
                     self.private_bytes += subscription.private_bytes() - before;
                     let is_long = subscription.alone.pending_bytes() as u64 > self.lag_bytes_max;
-                    self.make_ready(sub);
+                    self.make_ready(sub, false);
                     if is_long {
                         self.conflate(sub);
                     }
@@ -237,7 +243,7 @@ impl Groups {
     pub fn next_part(&mut self, sub: SubIndex, copied: &mut Vec<u8>, bytes_max: usize) -> Part {
         let subscription = &mut self.subscriptions[sub as usize];
         let reader = SourceId(subscription.peer);
-        while let Some(block) = subscription.blocks.front_mut() {
+        while let Some(block) = &mut subscription.block {
             if let Some(range) = block.readable(reader, bytes_max) {
                 if range.len() > bytes_max && !copied.is_empty() {
                     return Part::Full;
@@ -245,7 +251,7 @@ impl Groups {
                 block.advance_to(range.end);
                 return Part::Shared(block.frames().clone(), range);
             }
-            subscription.blocks.pop_front();
+            subscription.block = subscription.blocks.next().map(FramesCursor::new);
         }
         if subscription.has_private_due() {
             let before = subscription.private_bytes();
@@ -289,7 +295,7 @@ impl Groups {
     pub fn is_exhausted(&mut self, sub: SubIndex) -> bool {
         let subscription = &mut self.subscriptions[sub as usize];
         let end = self.groups[subscription.group as usize].log.end();
-        subscription.blocks.is_empty()
+        subscription.block.is_none()
             && subscription.private_bytes() == 0
             && (!subscription.joined || subscription.cursor.position() == end)
     }
@@ -317,6 +323,7 @@ impl Groups {
         self.look_for_slow(pressed);
         while let Some((sub, epoch)) = self.slow.pop_front() {
             let Some(subscription) = self.find(sub, epoch) else { continue };
+            subscription.slow = false;
             let (group, position) = (subscription.group, subscription.cursor.position());
             let lag = self.groups[group as usize].log.end() - position;
             self.conflate(sub);
@@ -344,12 +351,20 @@ impl Groups {
                 false => self.lag_bytes_max.max(2 * group.table_bytes),
             };
             for &sub in &group.members[group.idle..] {
-                let subscription = &self.subscriptions[sub as usize];
-                if subscription.joined && end - subscription.cursor.position() > lag_max {
+                let subscription = &mut self.subscriptions[sub as usize];
+                let lag = end - subscription.cursor.position();
+                if subscription.joined && !subscription.slow && lag > lag_max {
+                    subscription.slow = true;
                     self.slow.push_back((sub, subscription.epoch));
                 }
             }
         }
+    }
+
+    /// Readers that are to be conflated, stale entries included.
+    #[cfg(test)]
+    pub fn slow_len(&self) -> usize {
+        self.slow.len()
     }
 
     /// Bytes of log chunks alive.
@@ -390,14 +405,15 @@ impl Groups {
 
     /// Replaces a reader's backlog by the difference that it makes, and moves it to the log's end.
     fn conflate(&mut self, sub: SubIndex) {
-        self.make_ready(sub);
+        self.make_ready(sub, false);
         let subscription = &mut self.subscriptions[sub as usize];
         let end = self.groups[subscription.group as usize].log.end();
         let before = subscription.private_bytes();
         let mut difference = subscription.conflation.take().unwrap_or_default();
         // What came between the base and its join is of the same kind.
         let reader = SourceId(subscription.peer);
-        for mut block in subscription.blocks.split_off(1.min(subscription.blocks.len())) {
+        for block in std::mem::take(&mut subscription.blocks) {
+            let mut block = FramesCursor::new(block);
             while let Some(range) = block.readable(reader, usize::MAX) {
                 for frame in frames(&block.frames().bytes()[range.clone()]) {
                     difference.push(frame, &self.hasher);
@@ -445,7 +461,7 @@ impl Groups {
             if Some(sub) != spared {
                 let subscription = &mut self.subscriptions[sub as usize];
                 subscription.cursor.wake(&anchor);
-                if !subscription.queued {
+                if !std::mem::replace(&mut subscription.queued, true) {
                     self.ready.push_back((sub, subscription.epoch, false));
                 }
             }
@@ -471,10 +487,10 @@ impl Groups {
         }
     }
 
-    fn make_ready(&mut self, sub: SubIndex) {
-        let subscription = &self.subscriptions[sub as usize];
-        if !subscription.queued {
-            self.ready.push_back((sub, subscription.epoch, false));
+    fn make_ready(&mut self, sub: SubIndex, urgent: bool) {
+        let subscription = &mut self.subscriptions[sub as usize];
+        if !std::mem::replace(&mut subscription.queued, true) {
+            self.ready.push_back((sub, subscription.epoch, urgent));
         }
     }
 

@@ -44,7 +44,7 @@ impl Shard {
         let shards = self.inbox.len();
         for turn in 0..shards {
             let from = (self.served_first + turn) % shards;
-            // Everybody gets a share; the first one what the others leave.
+            // Everybody gets a share; the last one what the others leave.
             let share = if turn + 1 == shards { budget } else { budget.min(fair_share) };
             budget -= self.serve(ShardId(from as u16), share, now);
         }
@@ -66,23 +66,32 @@ impl Shard {
         }
     }
 
-    /// Serves at most `share` requests of one shard. Returns how many.
+    /// Serves requests of one shard, as far as `share` goes: 1 for each request, and for each route that
+    /// one withdraws. Returns how much was used.
     fn serve(&mut self, from: ShardId, share: usize, now: Time) -> usize {
         let mut served = 0;
-        while served < share && !self.outboxes.is_any_full() {
+        let mut left = share;
+        while left > 0 && !self.outboxes.is_any_full() {
             if served % FORESIGHT == 0 {
                 self.rib.foresee(upcoming(&self.inbox[from.index()]));
+            }
+            if let Some(&Request::LostIn(source, vni)) = self.inbox[from.index()].front()
+                && !self.rib.lose_in(source, vni, &mut left, &mut self.outboxes)
+            {
+                // The source may announce there again: what follows waits.
+                break;
             }
             let Some(request) = self.inbox[from.index()].pop_front() else {
                 break;
             };
             served += 1;
+            left = left.saturating_sub(1);
             self.serve_one(from, request, now);
         }
         if served > 0 {
             self.outboxes.block(from).requests_done += served;
         }
-        served
+        share - left
     }
 
     fn serve_one(&mut self, from: ShardId, request: Request, now: Time) {
@@ -103,7 +112,8 @@ impl Shard {
                 self.outboxes.settle(from, source, is_add, stored);
             }
             Request::Lost(source) => self.rib.lose(source),
-            Request::LostIn(source, vni) => self.rib.lose_in(source, vni, &mut self.outboxes),
+            // Done before it was taken.
+            Request::LostIn(..) => {}
             Request::Join { group, peer, epoch } => {
                 self.rib.join(group, Join { peer, epoch }, &mut self.outboxes, now);
             }

@@ -19,6 +19,9 @@ mod pacing;
 mod peer;
 mod window;
 
+#[cfg(test)]
+mod bounds_tests;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;

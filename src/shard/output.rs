@@ -175,11 +175,12 @@ impl Shard {
     pub(super) fn queue_ready(&mut self) {
         while let Some((sub, urgent)) = self.groups.take_ready() {
             let subscription = self.groups.subscription(sub);
-            if std::mem::replace(&mut subscription.queued, true) {
-                continue;
-            }
             let (id, epoch) = (subscription.peer, subscription.epoch);
             let peer = self.peers.find_mut(id).expect("a subscription has its peer");
+            if peer.pending.len() > 2 * peer.subscriptions.len() {
+                // Most were removed, which costs a search for each: so all of them at once.
+                peer.pending.retain(|&(sub, epoch)| self.groups.find(sub, epoch).is_some());
+            }
             if urgent {
                 peer.pending.push_front((sub, epoch));
             } else {

@@ -1,0 +1,148 @@
+//! Lists that peers could make grow without reading, and steps that could be long: all are bounded.
+//!
+//! Owns no code of the shard. Must never look at a time.
+
+use super::*;
+use crate::types::{Action, Destination, NextHop, NextHopType, PeerClass, Route, SourceId, Vni};
+use crate::wire::{Hello, Message, encode_update};
+
+const NOW: Time = Time(1);
+const VNI: Vni = Vni(7);
+
+fn shard(limits: Limits) -> Shard {
+    let config = ShardConfig {
+        id: ShardId(0),
+        shards: 1,
+        hash_seed: [1, 2, 3, 4],
+        keepalive_interval_s: 86_400,
+        reflect_own: ReflectOwn::None,
+        pace: Pace::Off,
+        limits,
+        hold_time: Duration::ZERO,
+        budgets: Budgets::default(),
+    };
+    Shard::new(config, NOW)
+}
+
+fn turns(shard: &mut Shard) {
+    while shard.turn(NOW) {}
+    while shard.take_woken().is_some() {}
+}
+
+fn say(shard: &mut Shard, id: PeerId, messages: &[Message]) {
+    let mut bytes = Vec::new();
+    messages.iter().for_each(|message| message.encode(&mut bytes));
+    shard.receive(NOW, id, &bytes);
+    turns(shard);
+}
+
+fn peer(shard: &mut Shard) -> PeerId {
+    let id = shard.accept(NOW, ([127, 0, 0, 1], 1).into());
+    let hello = Hello { keepalive_interval_s: 86_400, is_server: false, reassembles: true };
+    say(shard, id, &[Message::Hello(hello), Message::Keepalive]);
+    while let Transmit::Send(piece) = shard.transmit(NOW, id, TcpSample::default()) {
+        shard.transmitted(NOW, id, piece.as_slice().len());
+    }
+    id
+}
+
+/// A SEND to it begins, and does not end.
+fn stall(shard: &mut Shard, id: PeerId) {
+    say(shard, id, &[Message::Keepalive]);
+    assert!(matches!(shard.transmit(NOW, id, TcpSample::default()), Transmit::Send(_)));
+}
+
+fn route(number: u32) -> Route {
+    let next_hop = NextHop {
+        address: [0xfd; 16].into(),
+        vni: Vni(0),
+        kind: NextHopType::STANDARD,
+        nat_port_from: 0,
+        nat_port_to: 0,
+    };
+    let destination = Destination { prefix: number.to_be_bytes().into(), length: 32 };
+    Route { destination, next_hop }
+}
+
+fn updates(action: Action, vni: Vni, numbers: std::ops::Range<u32>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    numbers.for_each(|number| encode_update(&mut bytes, action, vni, &route(number)));
+    bytes
+}
+
+#[test]
+fn what_a_stalled_peer_has_pending_is_bounded_by_its_subscriptions() {
+    let mut shard = shard(Limits::default());
+    let announcer = peer(&mut shard);
+    let stalled = peer(&mut shard);
+    let vnis: Vec<Vni> = (0..20).map(Vni).collect();
+    for &vni in &vnis {
+        shard.receive(NOW, announcer, &updates(Action::Add, vni, 0..10));
+        say(&mut shard, stalled, &[Message::Subscribe(vni)]);
+    }
+    stall(&mut shard, stalled);
+    for round in 0..2_000 {
+        let vni = vnis[round % vnis.len()];
+        say(&mut shard, stalled, &[Message::Unsubscribe(vni)]);
+        say(&mut shard, stalled, &[Message::Subscribe(vni)]);
+        let peer = shard.peers.find(stalled).expect("it is there");
+        let (pending, subscribed) = (peer.pending.len(), peer.subscriptions.len());
+        assert!(pending <= 2 * subscribed + 1, "{pending} pending of {subscribed}");
+        for &(_, sub) in &peer.subscriptions {
+            let epoch = shard.groups.subscription(sub).epoch;
+            assert!(peer.pending.contains(&(sub, epoch)), "each still has its turn");
+        }
+    }
+}
+
+#[test]
+fn a_slow_reader_is_listed_once() {
+    // Of the backlog of many readers only so much is conflated in a turn.
+    let limits = Limits { lag_bytes_max: 1 << 20, ..Limits::default() };
+    let mut shard = shard(limits);
+    let announcer = peer(&mut shard);
+    for _ in 0..40 {
+        let id = peer(&mut shard);
+        say(&mut shard, id, &[Message::Subscribe(VNI)]);
+        stall(&mut shard, id);
+    }
+    let there = updates(Action::Add, VNI, 0..500);
+    let gone = updates(Action::Remove, VNI, 0..500);
+    let mut most = 0;
+    for _ in 0..60 {
+        for _ in 0..16 {
+            shard.receive(NOW, announcer, &there);
+            shard.receive(NOW, announcer, &gone);
+        }
+        shard.turn(NOW);
+        while shard.take_woken().is_some() {}
+        most = most.max(shard.groups.slow_len());
+    }
+    assert!((1..=40).contains(&most), "{most} listed, of 40 readers");
+}
+
+#[test]
+fn a_loss_in_one_vni_takes_turns_and_comes_before_what_follows() {
+    let mut shard = shard(Limits::default());
+    shard.config.budgets.requests_per_turn = 100;
+    let announcer = peer(&mut shard);
+    shard.receive(NOW, announcer, &updates(Action::Add, VNI, 0..1_000));
+    turns(&mut shard);
+    assert_eq!(shard.held().routes, 1_000);
+    let source = SourceId(announcer);
+    shard.outboxes.request(ShardId(0), Request::LostIn(source, VNI));
+    for number in 0..2 {
+        let (class, action) = (PeerClass::Client, Action::Add);
+        let change = Request::Change { source, class, action, vni: VNI, route: route(number) };
+        shard.outboxes.request(ShardId(0), change);
+    }
+    let mut routes = 1_000;
+    let mut turns = 0;
+    while shard.turn(NOW) {
+        turns += 1;
+        assert!(routes - shard.held().routes <= 100, "a turn's budget");
+        routes = shard.held().routes;
+    }
+    assert!((10..=20).contains(&turns), "{turns}");
+    assert_eq!(shard.held().routes, 2, "what was announced behind it is kept");
+}
