@@ -1,11 +1,13 @@
 //! What is kept of a server that is lost, and of a former run, and until when: the core in virtual time.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use metalbond_uring::shard::{Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit};
-use metalbond_uring::types::{Action, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni};
+use metalbond_uring::shard::{Shard, TcpSample, Transmit};
+use metalbond_uring::types::{Action, PeerId, Route, Time, Vni};
 use metalbond_uring::wire::{self, Deframer, Hello, Message, Update};
 
 const VNI: Vni = Vni(7);
@@ -43,17 +45,7 @@ fn names(numbers: impl IntoIterator<Item = u8>) -> BTreeSet<String> {
 
 impl Node {
     fn new(hold_time_s: u64) -> Node {
-        let config = ShardConfig {
-            id: ShardId(0),
-            shards: 1,
-            hash_seed: [1, 2, 3, 4],
-            keepalive_interval_s: 3600,
-            reflect_own: ReflectOwn::None,
-            pace: Pace::Off,
-            limits: Limits::default(),
-            hold_time: Duration::from_secs(hold_time_s),
-            budgets: Budgets::default(),
-        };
+        let config = common::shard_config(3600, Duration::from_secs(hold_time_s));
         let mut shard = Shard::new(config, Time(0));
         let client = shard.attach_client(Time(0));
         shard.own_subscribe(Time(0), VNI);

@@ -1,13 +1,13 @@
 //! A peer that takes nothing of what waits for it, however lively it is otherwise: the core in virtual time.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::time::Duration;
 
 use metalbond_uring::session::CloseReason;
-use metalbond_uring::shard::{
-    Budgets, Limits, SessionEnd, Shard, ShardConfig, TcpSample, Transmit, Wake,
-};
-use metalbond_uring::types::{Action, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni};
+use metalbond_uring::shard::{SessionEnd, Shard, TcpSample, Transmit, Wake};
+use metalbond_uring::types::{Action, PeerId, Route, Time, Vni};
 use metalbond_uring::wire::{Hello, Message, Update};
 
 const VNI: Vni = Vni(7);
@@ -21,17 +21,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let config = ShardConfig {
-            id: ShardId(0),
-            shards: 1,
-            hash_seed: [1, 2, 3, 4],
-            keepalive_interval_s: 5,
-            reflect_own: ReflectOwn::None,
-            pace: Pace::Off,
-            limits: Limits::default(),
-            hold_time: Duration::ZERO,
-            budgets: Budgets::default(),
-        };
+        let config = common::shard_config(5, Duration::ZERO);
         World { shard: Shard::new(config, Time(0)), now: Time(0) }
     }
 

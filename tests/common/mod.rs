@@ -13,7 +13,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use metalbond_uring::io::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
-use metalbond_uring::types::{Pace, ReflectOwn};
+use metalbond_uring::shard::{Budgets, Limits, ShardConfig};
+use metalbond_uring::types::{Pace, ReflectOwn, ShardId};
 use socket2::{Domain, Socket, Type};
 
 /// Message types.
@@ -42,6 +43,21 @@ pub fn server_config(cores: u16, keepalive_interval_s: u32) -> ServerConfig {
         peers_max: 100_000,
         queue_bytes_max: 1 << 30,
         hold_time: std::time::Duration::ZERO,
+    }
+}
+
+/// The core of a server with one shard, which drops nothing by itself.
+pub fn shard_config(keepalive_interval_s: u32, hold_time: Duration) -> ShardConfig {
+    ShardConfig {
+        id: ShardId(0),
+        shards: 1,
+        hash_seed: [1, 2, 3, 4],
+        keepalive_interval_s,
+        reflect_own: ReflectOwn::None,
+        pace: Pace::Off,
+        limits: Limits::default(),
+        hold_time,
+        budgets: Budgets::default(),
     }
 }
 
