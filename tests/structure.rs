@@ -99,6 +99,12 @@ fn files_say_what_they_own_and_are_short() {
 }
 
 #[test]
+fn the_architecture_is_read_in_an_hour() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    assert!(text.lines().count() <= 180, "{} lines", text.lines().count());
+}
+
+#[test]
 fn faults_are_found() {
     let faults = |room: &str, text: &str| faults_of(room, text).count();
     assert_eq!(faults("log", "use crate::types::Vni;\nuse crate::wire;"), 0);
