@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use crate::types::Time;
 
-/// For so long a server adds no route before it is asked whether it is still there. It may have been
-/// restarted, and its own clients are not back yet: those in the field try again after up to 9 s.
-const QUIET: Duration = Duration::from_secs(10);
+/// No dump is complete before: the server may have been restarted, and its own clients are not back yet.
+/// Those in the field try again after up to 9 s.
+const DUMP_TIME_MIN: Duration = Duration::from_secs(10);
+/// For so long a server of our kind adds no route before it is asked whether it is still there.
+const QUIET: Duration = Duration::from_secs(2);
+/// Of others, which are known to take a second for a route.
+const QUIET_OTHERS: Duration = Duration::from_secs(5);
 /// A server that adds routes without a pause is believed to have told the old ones by then.
 pub(super) const DUMP_TIME_MAX: Duration = Duration::from_secs(600);
 
@@ -17,8 +21,10 @@ pub(super) const DUMP_TIME_MAX: Duration = Duration::from_secs(600);
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct DumpWatch {
     at: At,
-    /// The end of it in any case.
+    /// Not complete before, and in any case then.
+    from: Time,
     until: Time,
+    quiet: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -37,8 +43,13 @@ enum At {
 
 impl DumpWatch {
     /// The session is established. Routes are held for `hold_time`, and the dump may take as long.
-    pub fn begin(&mut self, now: Time, hold_time: Duration) {
-        *self = DumpWatch { at: At::Telling(now), until: now.after(hold_time.max(DUMP_TIME_MAX)) };
+    pub fn begin(&mut self, now: Time, reassembles: bool, hold_time: Duration) {
+        *self = DumpWatch {
+            at: At::Telling(now),
+            from: now.after(DUMP_TIME_MIN),
+            until: now.after(hold_time.max(DUMP_TIME_MAX)),
+            quiet: if reassembles { QUIET } else { QUIET_OTHERS },
+        };
     }
 
     /// The server added a route.
@@ -62,14 +73,14 @@ impl DumpWatch {
     pub fn next_deadline(&self) -> Time {
         match self.at {
             At::Before | At::Complete => Time::NEVER,
-            At::Telling(last) => last.after(QUIET).min(self.until),
+            At::Telling(last) => self.quiet_at(last).min(self.until),
             At::Asking | At::Asked(_) => self.until,
         }
     }
 
     /// True if a KEEPALIVE is to be sent now.
     pub fn on_timer(&mut self, now: Time) -> bool {
-        let asks = matches!(self.at, At::Telling(last) if last.after(QUIET) <= now);
+        let asks = matches!(self.at, At::Telling(last) if self.quiet_at(last) <= now);
         if asks {
             self.at = At::Asking;
         }
@@ -95,6 +106,10 @@ impl DumpWatch {
         }
         completes
     }
+
+    fn quiet_at(&self, last: Time) -> Time {
+        last.after(self.quiet).max(self.from)
+    }
 }
 
 #[cfg(test)]
@@ -105,50 +120,57 @@ mod tests {
         Time(1).after(Duration::from_millis(ms))
     }
 
-    fn begun() -> DumpWatch {
+    fn begun(reassembles: bool) -> DumpWatch {
         let mut dump = DumpWatch::default();
         assert_eq!(dump.next_deadline(), Time::NEVER);
-        dump.begin(at(0), Duration::ZERO);
+        dump.begin(at(0), reassembles, Duration::ZERO);
         dump
     }
 
     #[test]
     fn quiet_and_then_an_answer() {
-        let mut dump = begun();
-        dump.told(at(700));
-        assert_eq!(dump.next_deadline(), at(10_700));
-        assert!(!dump.on_timer(at(10_699)));
-        assert!(dump.on_timer(at(10_700)));
-        assert!(!dump.on_timer(at(10_701)), "asked once");
-        assert!(!dump.completes(at(11_000), 100), "not sent yet");
-        dump.sent_keepalive(7);
-        dump.sent_keepalive(8);
-        assert!(!dump.completes(at(11_000), 6));
-        assert!(dump.completes(at(11_000), 7));
-        assert!(!dump.completes(at(11_001), 8), "said once");
-        dump.told(at(11_002));
-        assert_eq!(dump.next_deadline(), Time::NEVER);
+        for (reassembles, last_ms, quiet_ms) in [
+            (true, 700, 10_000),
+            (false, 4_900, 10_000),
+            (true, 8_700, 10_700),
+            (false, 9_000, 14_000),
+        ] {
+            let mut dump = begun(reassembles);
+            dump.told(at(last_ms));
+            assert_eq!(dump.next_deadline(), at(quiet_ms));
+            assert!(!dump.on_timer(at(quiet_ms - 1)));
+            assert!(dump.on_timer(at(quiet_ms)));
+            assert!(!dump.on_timer(at(quiet_ms + 1)), "asked once");
+            assert!(!dump.completes(at(20_000), 100), "not sent yet");
+            dump.sent_keepalive(7);
+            dump.sent_keepalive(8);
+            assert!(!dump.completes(at(20_000), 6));
+            assert!(dump.completes(at(20_000), 7));
+            assert!(!dump.completes(at(20_001), 8), "said once");
+            dump.told(at(20_002));
+            assert_eq!(dump.next_deadline(), Time::NEVER);
+        }
     }
 
     #[test]
     fn a_route_behind_the_question_takes_it_back() {
-        let mut dump = begun();
+        let mut dump = begun(true);
         assert!(dump.on_timer(at(10_000)));
         dump.sent_keepalive(3);
         dump.told(at(10_001));
         assert!(!dump.completes(at(10_002), 3));
-        assert!(dump.on_timer(at(20_001)));
+        assert!(dump.on_timer(at(12_001)));
     }
 
     #[test]
     fn a_server_that_never_rests_is_not_waited_for_for_ever() {
-        let mut dump = begun();
+        let mut dump = begun(false);
         for second in 1..600 {
             dump.told(at(second * 1_000));
             assert!(!dump.on_timer(at(second * 1_000)) && !dump.completes(at(second * 1_000), 0));
         }
         assert!(dump.completes(at(600_000), 0));
-        dump.begin(at(0), Duration::from_secs(900));
+        dump.begin(at(0), false, Duration::from_secs(900));
         assert!(!dump.completes(at(899_999), 0) && dump.completes(at(900_000), 0));
     }
 }

@@ -228,8 +228,9 @@ impl Shard {
         let hold_time = self.config.hold_time;
         let server = self.uplink(id).map_or(0, |uplink| uplink.server);
         self.held_of(server).for_each(|held| held.until = Time::NEVER);
+        let reassembles = self.peers.find(id).is_some_and(|peer| peer.session.peer_reassembles());
         if let Some(uplink) = self.uplink(id) {
-            uplink.dump.begin(now, hold_time);
+            uplink.dump.begin(now, reassembles, hold_time);
         }
         if let Some(uplink) = self.uplink(id) {
             for vni in subscribed {
