@@ -40,8 +40,9 @@ pub trait RouteClient: Send {
         next_hop: NextHop,
     ) -> Result<(), RouteError>;
 
-    /// The first server has told all that it knows, or none could be reached for the hold time: what
-    /// an earlier run of the node has installed, and nobody has announced since, may go. Called once.
+    /// A server has told all that it knows, and no other one is still telling; or none could be reached
+    /// for the hold time. What an earlier run of the node has installed, and nobody has announced since,
+    /// may go. Called once.
     fn synchronized(&mut self) {}
 
     /// The node ends, and nothing of what was installed is to stay.

@@ -17,7 +17,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Kinds that are told apart; the reasons come from a closed set, so this is never reached.
+/// Kinds beyond which quiet ones are forgotten; reasons come from a closed set, so there are far fewer.
 const KINDS_MAX: usize = 1024;
 
 /// How many lines of a kind are written, and when the others are counted.

@@ -9,7 +9,8 @@ use crate::wire::{Hello, Message, encode_update};
 const NOW: Time = Time(1);
 const VNI: Vni = Vni(7);
 
-fn shard(limits: Limits) -> Shard {
+/// The only shard of a server.
+pub(super) fn shard(limits: Limits) -> Shard {
     let config = ShardConfig {
         id: ShardId(0),
         shards: 1,

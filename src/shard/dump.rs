@@ -52,13 +52,8 @@ impl DumpWatch {
         };
     }
 
-    /// The server added a route.
-    pub fn told(&mut self, now: Time) {
-        self.asked(now);
-    }
-
-    /// The server was asked for the routes of one more VNI.
-    pub fn asked(&mut self, now: Time) {
+    /// The server added a route, or was asked for those of one more VNI.
+    pub fn goes_on(&mut self, now: Time) {
         if !matches!(self.at, At::Before | At::Complete) {
             self.at = At::Telling(now);
         }
@@ -136,7 +131,7 @@ mod tests {
             (false, 9_000, 14_000),
         ] {
             let mut dump = begun(reassembles);
-            dump.told(at(last_ms));
+            dump.goes_on(at(last_ms));
             assert_eq!(dump.next_deadline(), at(quiet_ms));
             assert!(!dump.on_timer(at(quiet_ms - 1)));
             assert!(dump.on_timer(at(quiet_ms)));
@@ -147,7 +142,7 @@ mod tests {
             assert!(!dump.completes(at(20_000), 6));
             assert!(dump.completes(at(20_000), 7));
             assert!(!dump.completes(at(20_001), 8), "said once");
-            dump.told(at(20_002));
+            dump.goes_on(at(20_002));
             assert_eq!(dump.next_deadline(), Time::NEVER);
         }
     }
@@ -157,7 +152,7 @@ mod tests {
         let mut dump = begun(true);
         assert!(dump.on_timer(at(10_000)));
         dump.sent_keepalive(3);
-        dump.told(at(10_001));
+        dump.goes_on(at(10_001));
         assert!(!dump.completes(at(10_002), 3));
         assert!(dump.on_timer(at(12_001)));
     }
@@ -166,7 +161,7 @@ mod tests {
     fn a_server_that_never_rests_is_not_waited_for_for_ever() {
         let mut dump = begun(false);
         for second in 1..600 {
-            dump.told(at(second * 1_000));
+            dump.goes_on(at(second * 1_000));
             assert!(!dump.on_timer(at(second * 1_000)) && !dump.completes(at(second * 1_000), 0));
         }
         assert!(dump.completes(at(600_000), 0));

@@ -8,7 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use super::Shard;
-use super::peer::{Peer, Role};
+use super::peer::Role;
 use crate::session::CloseReason;
 use crate::types::{PeerId, Time};
 
@@ -150,9 +150,10 @@ impl Shard {
     }
 
     /// Tells that a session ended, and why. Servers that we dialled are left to who dialled.
-    pub(super) fn log_end(&self, id: PeerId, peer: &Peer, end: &SessionEnd) {
+    pub(super) fn log_end(&self, id: PeerId) {
+        let Some(peer) = self.peers.find(id) else { return };
+        let Some(SessionEnd { reason, stood_for, detail }) = &peer.end else { return };
         let remote = peer.remote;
-        let SessionEnd { reason, stood_for, detail } = end;
         let detail = detail.as_ref().map(tracing::field::display);
         let is_expected = self.draining || *reason == CloseReason::Shutdown;
         match stood_for {

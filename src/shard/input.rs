@@ -335,11 +335,9 @@ impl Shard {
         }
         peer.ending = Ending::Closed;
         let stood_for = peer.established_at.map(|established_at| now.since(established_at));
-        let end = SessionEnd { reason, stood_for, detail: peer.detail.take() };
-        peer.end = Some(end.clone());
+        peer.end = Some(SessionEnd { reason, stood_for, detail: peer.detail.take() });
         self.sum_up(id);
-        let Some(peer) = self.peers.find(id) else { return };
-        self.log_end(id, peer, &end);
+        self.log_end(id);
         let Some(peer) = self.peers.find_mut(id) else { return };
         let subscriptions = std::mem::take(&mut peer.subscriptions);
         peer.pending = Default::default();

@@ -164,7 +164,7 @@ impl Shard {
         for id in self.node.uplinks.clone() {
             if let Some(uplink) = self.uplink(id) {
                 uplink.subscribe(vni);
-                uplink.dump.asked(now);
+                uplink.dump.goes_on(now);
                 self.wake_writer(id);
             }
         }
@@ -307,7 +307,7 @@ impl Shard {
                     self.wake_writer(id);
                 } else {
                     // It does not know yet what we want of it.
-                    uplink.dump.asked(now);
+                    uplink.dump.goes_on(now);
                 }
             }
             self.look_for_end_of_dump(now, id);
@@ -376,7 +376,7 @@ impl Shard {
     /// A dialled server added a route.
     pub(super) fn uplink_told(&mut self, now: Time, id: PeerId) {
         if let Some(uplink) = self.uplink(id) {
-            uplink.dump.told(now);
+            uplink.dump.goes_on(now);
         }
     }
 

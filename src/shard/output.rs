@@ -368,28 +368,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::shard::{Budgets, Limits, ShardConfig};
-    use crate::types::{
-        Action, Destination, NextHop, NextHopType, Pace, ReflectOwn, Route, ShardId, Vni,
-    };
+    use crate::shard::{Limits, bounds_tests};
+    use crate::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
     use crate::wire::{Hello, encode_update};
 
     const NOW: Time = Time(1);
     const VNI: Vni = Vni(7);
 
     fn shard() -> Shard {
-        let config = ShardConfig {
-            id: ShardId(0),
-            shards: 1,
-            hash_seed: [1, 2, 3, 4],
-            keepalive_interval_s: 86_400,
-            reflect_own: ReflectOwn::None,
-            pace: Pace::Off,
-            limits: Limits::default(),
-            hold_time: Duration::ZERO,
-            budgets: Budgets::default(),
-        };
-        Shard::new(config, NOW)
+        bounds_tests::shard(Limits::default())
     }
 
     /// An established peer that reassembles and has said this.
