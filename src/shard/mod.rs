@@ -12,6 +12,7 @@ mod events;
 mod groups;
 mod home;
 mod input;
+mod laggards;
 mod mail;
 mod node;
 mod output;
@@ -47,8 +48,6 @@ pub use peer::Piece;
 
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
-/// Backlog that is conflated in one turn, in bytes: some 30 ms of work at most.
-const CONFLATED_BYTES_PER_TURN: u64 = 8 << 20;
 /// A shard that is later than this with its timers does not judge its peers by them yet: what they
 /// said may still wait to be read.
 const STALL_MIN: Duration = Duration::from_secs(1);
@@ -213,7 +212,6 @@ pub struct Shard {
     node: Node,
     /// Lost servers whose routes stay until then, and the homes that know them.
     held_sources: VecDeque<HeldSource>,
-    log_bytes_seen: usize,
     /// Buffers to gather in, for use again.
     gathered: Vec<Rc<Vec<u8>>>,
     counters: Counters,
@@ -249,7 +247,6 @@ impl Shard {
             draining: false,
             node: Node::default(),
             held_sources: VecDeque::new(),
-            log_bytes_seen: 0,
             gathered: Vec::new(),
             counters: Counters::default(),
             config,
@@ -293,7 +290,10 @@ impl Shard {
     /// Does what is due. True if work is left: call again soon, after I/O had its chance.
     pub fn turn(&mut self, now: Time) -> bool {
         let left = self.work_as_home(now);
-        let slow_left = self.groups.conflate_slow(false, CONFLATED_BYTES_PER_TURN);
+        let peers = &self.peers;
+        let slow_left = self.groups.compact(self.config.limits.log_bytes_max, |source, vni| {
+            peers.find(source.0)?.subscription(vni)
+        });
         self.hold_budgets(now);
         self.queue_ready();
         self.resume_paused(now);
@@ -371,7 +371,7 @@ impl Shard {
             routes: self.rib.routes(),
             vnis: self.rib.vnis(),
             log_bytes: self.groups.live_bytes(),
-            private_bytes: self.groups.private_bytes(),
+            private_bytes: self.groups.laggard_bytes(),
             lag_bytes_longest: self.groups.lag_bytes_longest(),
             bases_alive_max: self.rib.bases_alive_max(),
             lost_connections: self.held_sources.len(),
@@ -434,23 +434,14 @@ impl Shard {
         self.next_sweep = self.next_sweep.max(now.after(SWEEP_INTERVAL_MIN));
     }
 
-    /// Keeps logs and private queues within their budgets.
+    /// Keeps what laggards take within its budget.
     fn hold_budgets(&mut self, now: Time) {
-        let log_bytes = self.groups.live_bytes();
-        let log_bytes_max = self.config.limits.log_bytes_max;
-        if log_bytes <= log_bytes_max {
-            self.log_bytes_seen = 0;
-        } else if log_bytes > self.log_bytes_seen + log_bytes_max / 8 {
-            // Looking again is worth it only when there is more to find.
-            self.groups.conflate_slow(true, CONFLATED_BYTES_PER_TURN);
-            self.log_bytes_seen = self.groups.live_bytes();
-        }
         let queue_bytes_max = self.config.limits.queue_bytes_max;
-        if self.groups.private_bytes() as u64 <= queue_bytes_max {
+        if self.groups.laggard_bytes() as u64 <= queue_bytes_max {
             return;
         }
         for (id, bytes) in self.groups.hungriest() {
-            if self.groups.private_bytes() as u64 <= queue_bytes_max {
+            if self.groups.laggard_bytes() as u64 <= queue_bytes_max {
                 break;
             }
             if self.peers.find(id).is_some_and(|peer| peer.role == Role::Own) {
@@ -459,7 +450,7 @@ impl Shard {
             }
             self.counters.peers_over_budget += 1;
             if let Some(peer) = self.peers.find_mut(id) {
-                peer.detail = Some(format!("{bytes} bytes were queued for it"));
+                peer.detail = Some(format!("{bytes} bytes were kept for it alone"));
             }
             self.close(now, id, CloseReason::OverBudget);
         }

@@ -24,7 +24,7 @@ pub use frame::{
 };
 pub use message::{DecodeError, Hello, InvalidUpdate, Message, Update, decode};
 pub use policy::{Fault, NoOp, Reaction};
-pub use update::{action_and_key, decode_update, encode_update};
+pub use update::{action_and_key, decode_update, encode_keyed, encode_update, keyed_frame_len};
 
 /// The generated types. They write HELLO, SUBSCRIBE and UNSUBSCRIBE; what they read is what the tests
 /// compare our own reading with.
