@@ -16,6 +16,7 @@ mod heap;
 mod routes;
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::time::Duration;
 
 use metalbond_uring::shard::{Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake};
@@ -34,8 +35,8 @@ const READ_BYTES: usize = 64 << 10;
 const TURN: Duration = Duration::from_millis(10);
 /// A slow reader takes one piece in this time.
 const PIECE_EVERY: Duration = Duration::from_secs(1);
-/// CPU that one case may take.
-const CASE_CPU_MAX: Duration = Duration::from_secs(20);
+/// CPU that each half of a case may take.
+const CASE_CPU_MAX: Duration = Duration::from_secs(10);
 
 /// How readers read while updates flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +88,8 @@ fn main() {
     println!("{}", Row::HEADER);
     for case in cases.iter().filter(|case| case.name.contains(&chosen)) {
         println!("{}", measure(case, turns).line(case));
+        // To be seen also if the output is a file and the next case does not end.
+        std::io::stdout().flush().unwrap();
     }
 }
 
@@ -110,6 +113,8 @@ struct Row {
     back_worst: Duration,
     back_bytes: u64,
     back_bytes_most: u64,
+    /// Whether that was cut.
+    back_cut: bool,
 }
 
 impl Row {
@@ -129,7 +134,7 @@ impl Row {
         let readers = case.count.max(1) as f64;
         format!(
             "{:>6} {:<18} | {:>8} {:>9.2} {:>9.2} {:>11.2} {:>5} | {:>9} | {:>5.0} {:>7.0} {:>9.0} | {:>6} | {:>10} \
-             {:>13.0} {:>6.0} {:>15.2}",
+             {:>13.0} {:>6.0} {:>15.2}{}",
             case.count,
             case.name,
             self.updates,
@@ -146,6 +151,7 @@ impl Row {
             self.back_bytes as f64 / frame / readers,
             self.back_bytes_most as f64 / frame,
             ms(self.back_worst),
+            if self.back_cut { "  (cut)" } else { "" },
         )
     }
 }
@@ -374,7 +380,8 @@ impl Core {
 
     /// Nothing is announced any more, and all read whatever there is: a piece each, then a turn.
     fn come_back(&mut self, row: &mut Row) {
-        while self.turn() {
+        let begun = thread_cpu();
+        while self.turn() && thread_cpu() - begun < CASE_CPU_MAX {
             self.look(row);
         }
         self.take_woken();
@@ -402,6 +409,7 @@ impl Core {
                 busy.push(0);
             }
         }
+        row.back_cut = !busy.is_empty();
         for (reader, before) in self.readers.iter().zip(before) {
             let bytes = reader.as_ref().map_or(0, |it| it.sent_bytes - before);
             row.back_bytes += bytes;
