@@ -13,9 +13,7 @@ use ahash::RandomState;
 use common::routes::{route, updates};
 use common::{ThreadCpu, criterion};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use metalbond_uring::log::{
-    Compaction, Cursor, Frames, Laggard, LiveBytes, Scope, VniLog, merged,
-};
+use metalbond_uring::log::{Compaction, Cursor, Frames, Laggard, LiveBytes, Scope, VniLog, merged};
 use metalbond_uring::rib::{BASE_KEPT, Group, Join, Joined, RecordSink, Rib};
 use metalbond_uring::types::{
     Action, GroupClass, PeerClass, PeerId, ReflectOwn, ShardId, SourceId, Time, Vni,

@@ -105,7 +105,7 @@ struct Row {
     sending: Duration,
     sent_bytes: u64,
     log_bytes_max: usize,
-    private_bytes_max: usize,
+    laggard_bytes_max: usize,
     heap_bytes_max: usize,
     closed: u64,
     /// When all come back.
@@ -144,7 +144,7 @@ impl Row {
             self.turns,
             per_record(self.sending, self.sent_bytes),
             mib(self.log_bytes_max),
-            mib(self.private_bytes_max),
+            mib(self.laggard_bytes_max),
             mib(self.heap_bytes_max),
             self.closed,
             per_record(self.back, self.back_bytes),
@@ -287,7 +287,7 @@ impl Core {
     fn look(&self, row: &mut Row) {
         let held = self.shard.held();
         row.log_bytes_max = row.log_bytes_max.max(held.log_bytes);
-        row.private_bytes_max = row.private_bytes_max.max(held.private_bytes);
+        row.laggard_bytes_max = row.laggard_bytes_max.max(held.laggard_bytes);
     }
 
     fn take_woken(&mut self) {

@@ -84,7 +84,8 @@ impl Bits {
 
     /// Bytes of the pages that it does not share with `other`.
     pub fn bytes_beside(&self, other: &Bits) -> usize {
-        (0..self.pages.len() as u32).filter(|&page| !self.shares(page, other)).count() * size_of::<Page>()
+        (0..self.pages.len() as u32).filter(|&page| !self.shares(page, other)).count()
+            * size_of::<Page>()
     }
 
     fn word(&self, page: u32, at: usize) -> u64 {

@@ -415,9 +415,9 @@ mod tests {
                     compaction.go_on_at(begin);
                 }
                 let laggards = &mut self.laggards;
-                while compaction.pass(usize::MAX, |SourceId(id)| {
-                    laggards.get_mut(id.slot() as usize)?.as_mut()
-                }) || compaction.step()
+                while compaction
+                    .pass(usize::MAX, |SourceId(id)| laggards.get_mut(id.slot() as usize)?.as_mut())
+                    || compaction.step()
                 {}
             }
         }
@@ -426,17 +426,15 @@ mod tests {
             if self.laggards[reader].is_none() {
                 let (hasher, live) = (RandomState::with_seeds(1, 2, 3, 4), self.live.clone());
                 let begin = Cursor::at_end_of(&self.log.anchor(&update(Action::Add, 0)));
-                let compaction = self
-                    .compaction
-                    .get_or_insert_with(|| Compaction::new(begin, hasher, live));
+                let compaction =
+                    self.compaction.get_or_insert_with(|| Compaction::new(begin, hasher, live));
                 self.laggards[reader] = Some(compaction.laggard());
             }
         }
 
         /// True if there was anything to tell.
         fn tell(&mut self, reader: usize, bytes_max: usize) -> bool {
-            let (Some(compaction), Some(laggard)) =
-                (&self.compaction, &mut self.laggards[reader])
+            let (Some(compaction), Some(laggard)) = (&self.compaction, &mut self.laggards[reader])
             else {
                 return false;
             };

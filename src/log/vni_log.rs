@@ -55,9 +55,13 @@ impl VniLog {
         Rc::strong_count(chunk) - usize::from(is_tail)
     }
 
-    /// Lets go of the chunk that would be appended to. For a log whose cursors all stand at its end.
+    /// Lets go of the chunk that would be appended to.
+    ///
+    /// # Panics
+    /// If a cursor stands in it, which would never come to what follows.
     pub fn let_go(&mut self) {
         if let Some(tail) = self.tail.take() {
+            assert_eq!(Rc::strong_count(&tail), 1, "nobody has anything to read");
             self.pool.give_back(tail);
         }
     }
@@ -208,8 +212,8 @@ mod tests {
         expected.extend_from_slice(&bytes);
         assert_eq!(read_all(&mut late, source(1)), bytes);
         assert_eq!(read_all(&mut early, source(1)), expected);
-        log.let_go();
         drop((early, late));
+        log.let_go();
         assert_eq!(pool.live_bytes(), 0, "nobody has anything left to read");
     }
 
@@ -232,7 +236,8 @@ mod tests {
 
     #[test]
     fn each_reads_what_is_for_it_also_where_the_last_run_grows() {
-        let scopes = [Scope::All, Scope::AllBut(source(1)), Scope::Only(source(2)), Scope::Only(source(1))];
+        let scopes =
+            [Scope::All, Scope::AllBut(source(1)), Scope::Only(source(2)), Scope::Only(source(1))];
         let mut log = VniLog::new(Rc::default());
         let mut cursors: Vec<_> = (0..4).map(|_| at_end(&mut log, &frame(0))).collect();
         let mut read = vec![Vec::new(); 4];

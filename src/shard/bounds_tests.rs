@@ -116,7 +116,7 @@ fn what_laggards_take_does_not_grow_with_the_records() {
         }
         turns(&mut shard);
         log_bytes = log_bytes.max(shard.held().log_bytes);
-        laggard_bytes = laggard_bytes.max(shard.held().private_bytes);
+        laggard_bytes = laggard_bytes.max(shard.held().laggard_bytes);
     }
     // What one turn appends, and what may be behind without lagging.
     assert!(log_bytes < 4 << 20, "{log_bytes}");

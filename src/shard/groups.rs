@@ -13,8 +13,8 @@ use slab::Slab;
 
 use super::output::DIRECT_BYTES_MIN;
 use crate::log::{
-    Blocks, ChunkBytes, ChunkPool, Compaction, Cursor, Frames, FramesCursor, Laggard, LiveBytes, Scope,
-    VniLog, frames_within,
+    Blocks, ChunkBytes, ChunkPool, Compaction, Cursor, Frames, FramesCursor, Laggard, LiveBytes,
+    Scope, VniLog, frames_within,
 };
 use crate::rib::{Group, Joined};
 use crate::types::{PeerId, SeededMap, SourceId};
@@ -100,6 +100,8 @@ pub(super) struct Groups {
     /// What compactions and laggards take.
     pub(super) laggard_bytes: LiveBytes,
     pub(super) lag_bytes_max: u64,
+    /// Bytes of log that are compacted in a turn at least; more if more was appended.
+    pub(super) compacted_bytes_per_turn: usize,
     /// Groups to be compacted.
     pub(super) compacting: VecDeque<u32>,
     /// Bytes appended since the last look at them.
@@ -112,7 +114,7 @@ pub(super) struct Groups {
 
 impl Groups {
     /// No groups. A reader whose backlog passes `lag_bytes_max` becomes a laggard.
-    pub fn new(hasher: RandomState, lag_bytes_max: u64) -> Groups {
+    pub fn new(hasher: RandomState, lag_bytes_max: u64, compacted_bytes_per_turn: usize) -> Groups {
         Groups {
             by_key: SeededMap::with_hasher(hasher.clone()),
             hasher,
@@ -121,6 +123,7 @@ impl Groups {
             chunks: Rc::default(),
             laggard_bytes: LiveBytes::default(),
             lag_bytes_max,
+            compacted_bytes_per_turn,
             compacting: VecDeque::new(),
             appended: 0,
             live_bytes_seen: 0,
@@ -227,6 +230,7 @@ impl Groups {
                 compaction.go_on_at(anchor);
             }
         } else if local.members[READING].is_empty() {
+            drop(anchor);
             return self.let_go(group);
         }
         local.log.append(bytes, scope);
@@ -336,9 +340,13 @@ impl Groups {
         let group = subscription.group;
         let list = &mut self.groups[group as usize].members[stand.list()];
         subscription.at = list.len();
+        let lags = matches!(stand, Stand::Lagging(_));
         subscription.stand = stand;
         list.push(sub);
-        self.let_go(group);
+        // Its group is being compacted: whether that goes on is not known here.
+        if !lags {
+            self.let_go(group);
+        }
     }
 
     /// A laggard knows all up to the frontier, and goes on reading the log there.
@@ -352,9 +360,8 @@ impl Groups {
 
     /// Those at the end for whom the next record is have something to read from here on.
     fn wake(&mut self, group: u32, scope: Scope, named: Option<SubIndex>, anchor: &Cursor) {
-        let named_at_end = named.filter(|&sub| {
-            matches!(self.subscriptions[sub as usize].stand, Stand::AtEnd)
-        });
+        let named_at_end =
+            named.filter(|&sub| matches!(self.subscriptions[sub as usize].stand, Stand::AtEnd));
         if matches!(scope, Scope::Only(_)) {
             if let Some(named) = named_at_end {
                 self.stand(named, Stand::Reading(anchor.clone()));
@@ -402,7 +409,8 @@ impl Groups {
             group.compaction = None;
         }
         let compaction = group.compaction.as_ref();
-        if group.members[READING].is_empty() && compaction.is_none_or(|it| it.frontier().is_none()) {
+        if group.members[READING].is_empty() && compaction.is_none_or(|it| it.frontier().is_none())
+        {
             group.log.let_go();
         }
     }

@@ -7,9 +7,6 @@ use super::groups::{Groups, LAGGING, LocalGroup, READING, Stand, SubIndex, Subsc
 use crate::log::{Compaction, Laggard};
 use crate::types::{PeerId, SeededMap, SourceId, Vni};
 
-/// Bytes of log that are compacted in a turn at least: some 3 ms of work. More if more was appended.
-const COMPACTED_BYTES_PER_TURN: usize = 1 << 20;
-
 /// Laggards that are looked at in a turn to forget what none of them has to be told.
 const RECLAIM_PER_TURN: usize = 16_384;
 
@@ -24,7 +21,7 @@ impl Groups {
     ) -> bool {
         self.press(log_bytes_max);
         let appended = std::mem::take(&mut self.appended);
-        let mut budget = COMPACTED_BYTES_PER_TURN.max(appended + appended / 4);
+        let mut budget = self.compacted_bytes_per_turn.max(appended + appended / 4);
         for _ in 0..self.compacting.len() {
             let Some(at) = self.compacting.pop_front() else { break };
             if !self.groups.contains(at as usize) {
@@ -166,7 +163,8 @@ impl Groups {
     }
 
     fn reclaim(&mut self, at: u32) {
-        let LocalGroup { compaction: Some(compaction), members, .. } = &mut self.groups[at as usize]
+        let LocalGroup { compaction: Some(compaction), members, .. } =
+            &mut self.groups[at as usize]
         else {
             return;
         };

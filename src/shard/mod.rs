@@ -61,11 +61,11 @@ pub struct Limits {
     pub routes_per_peer_max: u32,
     /// VNIs that one peer may subscribe to; further SUBSCRIBEs are refused.
     pub vnis_per_peer_max: u32,
-    /// Bytes of all private queues of this shard; beyond, the peer with the longest is closed.
+    /// Bytes that are kept for laggards of this shard; beyond, the peer that takes most is closed.
     pub queue_bytes_max: u64,
-    /// Bytes of a log that a reader may be behind before its backlog is conflated.
+    /// Bytes of a log that a reader may be behind before it becomes a laggard.
     pub lag_bytes_max: u64,
-    /// Bytes of all logs of this shard; beyond, all readers that are behind are conflated.
+    /// Bytes of all logs of this shard; beyond, all readers that are behind become laggards.
     pub log_bytes_max: usize,
 }
 
@@ -92,6 +92,8 @@ pub struct Budgets {
     pub requests_under_way_max: usize,
     /// Record bytes under way to one shard beyond which homes stop serving.
     pub record_bytes_under_way_max: usize,
+    /// Bytes of log that are compacted in a turn at least; more if more was appended.
+    pub compacted_bytes_per_turn: usize,
     /// Bytes of records that are kept behind a base however small it is.
     pub tail_bytes_min: usize,
 }
@@ -99,10 +101,11 @@ pub struct Budgets {
 impl Default for Budgets {
     fn default() -> Budgets {
         Budgets {
-            requests_per_turn: 16_384,
+            requests_per_turn: 8_192,
             job_routes_per_turn: 8_192,
             requests_under_way_max: 32_768,
             record_bytes_under_way_max: 4 << 20,
+            compacted_bytes_per_turn: 1 << 20,
             tail_bytes_min: 16 << 10,
         }
     }
@@ -165,7 +168,7 @@ pub struct Counters {
     pub updates_without_effect: u64,
     /// SUBSCRIBEs refused because of the limit on VNIs.
     pub subscriptions_refused: u64,
-    /// Peers closed because private queues took too much memory.
+    /// Peers closed because laggards took too much memory.
     pub peers_over_budget: u64,
 }
 
@@ -178,8 +181,8 @@ pub struct Held {
     pub vnis: usize,
     /// Log chunks that somebody has still to read.
     pub log_bytes: usize,
-    /// Private queues.
-    pub private_bytes: usize,
+    /// What laggards have still to be told: the routes that changed, and who was told what.
+    pub laggard_bytes: usize,
     /// The longest way that a reader is behind in a log.
     pub lag_bytes_longest: u64,
     /// The most bases that any group has alive.
@@ -225,7 +228,11 @@ impl Shard {
         let shards = config.shards;
         Shard {
             peers: Peers::new(config.id),
-            groups: Groups::new(hasher.clone(), config.limits.lag_bytes_max),
+            groups: Groups::new(
+                hasher.clone(),
+                config.limits.lag_bytes_max,
+                config.budgets.compacted_bytes_per_turn,
+            ),
             rib: Rib::new(hasher, config.reflect_own, config.budgets.tail_bytes_min),
             inbox: (0..shards).map(|_| VecDeque::new()).collect(),
             served_first: 0,
@@ -371,7 +378,7 @@ impl Shard {
             routes: self.rib.routes(),
             vnis: self.rib.vnis(),
             log_bytes: self.groups.live_bytes(),
-            private_bytes: self.groups.laggard_bytes(),
+            laggard_bytes: self.groups.laggard_bytes(),
             lag_bytes_longest: self.groups.lag_bytes_longest(),
             bases_alive_max: self.rib.bases_alive_max(),
             lost_connections: self.held_sources.len(),

@@ -57,6 +57,7 @@ impl World {
             job_routes_per_turn: 1 + rng.below(20),
             requests_under_way_max: 1 + rng.below(60),
             record_bytes_under_way_max: 1 + rng.below(5_000),
+            compacted_bytes_per_turn: [1, 100, 1_000, 1 << 20][rng.below(4)],
             tail_bytes_min: [0, 100, 1_000, 16_384][rng.below(4)],
         };
         let reflect = [ReflectOwn::None, ReflectOwn::LoadBalancer, ReflectOwn::AllButNat]
@@ -394,7 +395,7 @@ impl World {
         // subscription. Routes of which nobody hears are there for a while.
         let routes = self.vnis * 3 * (self.destinations * self.hops + 4_096);
         let private_max = routes * 2 * 250 + self.clients.len() * self.vnis * 3 * 700;
-        assert!(held.private_bytes <= private_max, "{held:?} {private_max}");
+        assert!(held.laggard_bytes <= private_max, "{held:?} {private_max}");
         let chunks = 2 * self.vnis * (64 << 10);
         let logs_max = 2 * (self.limits.log_bytes_max + 2 * turn_bytes) + chunks;
         assert!(held.log_bytes <= logs_max, "{held:?} {logs_max}");
@@ -471,7 +472,7 @@ impl World {
         for node in &self.nodes {
             let held = node.shard.held();
             assert_eq!(held.log_bytes, 0, "everybody has read everything: {held:?}");
-            assert_eq!(held.private_bytes, 0, "{held:?}");
+            assert_eq!(held.laggard_bytes, 0, "{held:?}");
         }
         let connections = self.clients.iter().filter_map(|client| client.connection.as_ref());
         let routes: BTreeSet<_> = connections.flat_map(|c| c.announced.iter()).collect();
