@@ -8,14 +8,11 @@ use std::time::Duration;
 
 use super::installer::{RouteClient, RouteError};
 use crate::kernel::plan::HOPS_DEFAULT;
-use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes, ServerId};
+use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes};
 use crate::types::{Destination, NextHop, Route, Vni};
 
 /// How long cleaning up may take.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The core tells of a route on the first server that has it and on the last: one user is enough.
-const ANYBODY: ServerId = ServerId(0);
 
 /// What is installed where. More settings may come: build it with `..NetlinkClientConfig::new(...)`.
 #[derive(Clone, Debug)]
@@ -78,7 +75,7 @@ impl RouteClient for NetlinkClient {
         destination: Destination,
         next_hop: NextHop,
     ) -> Result<(), RouteError> {
-        self.routes.add(vni, Route { destination, next_hop }, ANYBODY);
+        self.routes.add(vni, Route { destination, next_hop });
         Ok(())
     }
 
@@ -88,7 +85,7 @@ impl RouteClient for NetlinkClient {
         destination: Destination,
         next_hop: NextHop,
     ) -> Result<(), RouteError> {
-        self.routes.remove(vni, Route { destination, next_hop }, ANYBODY);
+        self.routes.remove(vni, Route { destination, next_hop });
         Ok(())
     }
 

@@ -31,7 +31,7 @@ use plan::{Plan, PlanConfig};
 use worker::{Command, Worker};
 
 pub use messages::METALBOND_RT_PROTO;
-pub use plan::{Counters, NexthopObjects, ServerId};
+pub use plan::{Counters, NexthopObjects};
 
 /// Longest alternative name of a link in bytes (ALTIFNAMSIZ without its closing zero).
 const ALTERNATIVE_NAME_BYTES_MAX: usize = 127;
@@ -158,46 +158,14 @@ impl KernelRoutes {
         Ok(KernelRoutes { shared, thread: Some(thread) })
     }
 
-    /// A server has announced a route: installed with its first server.
-    pub fn add(&self, vni: Vni, route: Route, server: ServerId) {
-        self.shared.push(Command::Add(vni, route, server));
+    /// A route is wanted: installed, if it can be.
+    pub fn add(&self, vni: Vni, route: Route) {
+        self.shared.push(Command::Add(vni, route));
     }
 
-    /// A server has withdrawn a route: uninstalled with its last server.
-    pub fn remove(&self, vni: Vni, route: Route, server: ServerId) {
-        self.shared.push(Command::Remove(vni, route, server));
-    }
-
-    /// We announce a route ourselves: what others announce for its destination is not installed
-    /// (protocol section 6.6).
-    pub fn announce(&self, vni: Vni, route: Route) {
-        self.shared.push(Command::Announce(vni, route));
-    }
-
-    /// We no longer announce a route: what others announce for its destination is installed.
-    pub fn withdraw(&self, vni: Vni, route: Route) {
-        self.shared.push(Command::Withdraw(vni, route));
-    }
-
-    /// A server is gone, and all its routes with it.
-    pub fn lose(&self, server: ServerId) {
-        self.shared.push(Command::Lose(server));
-    }
-
-    /// A server is gone but may be back: its routes stay until [`KernelRoutes::release`].
-    pub fn hold(&self, server: ServerId) {
-        self.shared.push(Command::Hold(server));
-    }
-
-    /// Deletes the routes that a server has not announced again since [`KernelRoutes::hold`]: its
-    /// dump is complete, or the hold time is over.
-    pub fn release(&self, server: ServerId) {
-        self.shared.push(Command::Release(server));
-    }
-
-    /// A VNI is no longer subscribed: all its routes go, whoever announced them.
-    pub fn drop_vni(&self, vni: Vni) {
-        self.shared.push(Command::DropVni(vni));
+    /// A route is wanted no longer.
+    pub fn remove(&self, vni: Vni, route: Route) {
+        self.shared.push(Command::Remove(vni, route));
     }
 
     /// The servers have told what they know: routes of a former run that nobody has asked for go.

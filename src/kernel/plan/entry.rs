@@ -7,14 +7,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use smallvec::SmallVec;
 
 use super::nexthops::NexthopKey;
-use super::{Family, Few, NexthopId, NexthopObjects, Place, PlanConfig, Prefix, ServerId};
-use crate::types::{Destination, Route, SeededMap, Vni};
+use super::{Family, Few, NexthopId, NexthopObjects, Place, PlanConfig, Prefix};
+use crate::types::{Route, Vni};
 
 /// Distinct tunnel endpoints, ascending.
 pub type Hops = SmallVec<[Ipv6Addr; 1]>;
-
-/// Our own announcements for one destination (its spellings and next hops).
-pub(super) type Own = Few<Route>;
 
 /// How a kernel route says where packets go.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -29,16 +26,6 @@ pub enum Form {
         /// The index of its device.
         link: u32,
     },
-}
-
-/// One reason to install a route: a server that announced it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct User {
-    pub vni: Vni,
-    pub route: Route,
-    pub server: ServerId,
-    /// The server's epoch when it announced the route last.
-    pub epoch: u32,
 }
 
 /// Which routes of others the kernel holds beside ours, as far as is known.
@@ -85,7 +72,8 @@ impl Want {
 
 #[derive(Debug, Default)]
 pub(super) struct Entry {
-    pub users: Few<User>,
+    /// The reasons to install it: routes of VNIs, which differ in next hop or host bits.
+    pub users: Few<(Vni, Route)>,
     /// The routes of ours that the kernel is believed to hold, in its order: usually one at most.
     /// Equal ones may be there twice.
     pub kernel: Few<Form>,
@@ -111,26 +99,6 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Adds or refreshes a user; tells whether it is a new one.
-    pub fn claim(&mut self, user: User) -> bool {
-        let same = |one: &&mut User| {
-            (one.vni, one.route, one.server) == (user.vni, user.route, user.server)
-        };
-        if let Some(known) = self.users.iter_mut().find(same) {
-            known.epoch = user.epoch;
-            return false;
-        }
-        self.users.push(user);
-        true
-    }
-
-    /// Drops users; tells whether there were any.
-    pub fn drop_users(&mut self, mut gone: impl FnMut(&User) -> bool) -> bool {
-        let before = self.users.len();
-        self.users.retain(|user| !gone(user));
-        self.users.len() != before
-    }
-
     /// Where a new route goes, so that what counts now goes on counting.
     pub fn place_of(&self, prefix: Prefix, form: &Form) -> Place {
         if self.kernel.is_empty() {
@@ -167,18 +135,11 @@ impl Entry {
     }
 
     /// What the kernel should hold, and how many hops are too many for it.
-    pub fn want(
-        &self,
-        prefix: Prefix,
-        own: &SeededMap<(Vni, Destination), Own>,
-        config: &PlanConfig,
-    ) -> (Want, usize) {
-        let is_foreign = |user: &&User| !own.contains_key(&(user.vni, prefix.destination));
+    pub fn want(&self, prefix: Prefix, config: &PlanConfig) -> (Want, usize) {
         let mut hops: Hops = self
             .users
             .iter()
-            .filter(is_foreign)
-            .filter_map(|user| match user.route.next_hop.address {
+            .filter_map(|(_, route)| match route.next_hop.address {
                 IpAddr::V6(address) => Some(address),
                 IpAddr::V4(_) => None,
             })

@@ -23,8 +23,8 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use smallvec::SmallVec;
 
-use crate::types::{Destination, Route, SeededMap, Time, Vni};
-use entry::{Entry, Own, User, Want};
+use crate::types::{Route, SeededMap, Time, Vni};
+use entry::{Entry, Want};
 use nexthops::NexthopTable;
 
 pub use change::Change;
@@ -48,10 +48,6 @@ pub const HOPS_MAX: usize = 320;
 /// route into the first message of a dump, and `ip route` and routing daemons see nothing of the
 /// table (Linux 6.18, pages of 4 KiB).
 pub const HOPS_DEFAULT: usize = 32;
-
-/// Whom a route was heard from. Opaque; the same server keeps its id when it reconnects.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ServerId(pub u64);
 
 /// Where routes name kernel nexthop objects instead of carrying their own encapsulation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -95,10 +91,6 @@ pub struct Plan {
     mapped_tables: Vec<u32>,
     hasher: ahash::RandomState,
     entries: SeededMap<Prefix, Entry>,
-    /// Our own announcements: what we announce ourselves is not installed.
-    own: SeededMap<(Vni, Destination), Own>,
-    /// How often each server's routes were put on hold.
-    epochs: SeededMap<ServerId, u32>,
     nexthops: NexthopTable,
     ours: Ours,
     dirty: VecDeque<Prefix>,
@@ -136,8 +128,6 @@ impl Plan {
         let hasher = ahash::RandomState::with_seeds(config.seed, 1, 2, 3);
         Plan {
             entries: SeededMap::with_hasher(hasher.clone()),
-            own: SeededMap::with_hasher(hasher.clone()),
-            epochs: SeededMap::with_hasher(hasher.clone()),
             nexthops: NexthopTable::new(hasher.clone(), config.seed),
             ours: Ours::default(),
             hasher,
@@ -158,82 +148,32 @@ impl Plan {
         }
     }
 
-    /// A server has announced a route.
+    /// A route is wanted.
     ///
     /// # Errors
     /// Why it is not installed.
-    pub fn add(&mut self, vni: Vni, route: Route, server: ServerId) -> Result<(), Skip> {
+    pub fn add(&mut self, vni: Vni, route: Route) -> Result<(), Skip> {
         let prefix = self.installable(vni, &route).inspect_err(|skip| self.counters.skip(*skip))?;
-        let epoch = self.epochs.get(&server).copied().unwrap_or(0);
-        let entry = self.entries.entry(prefix).or_default();
-        if entry.claim(User { vni, route, server, epoch }) {
+        let users = &mut self.entries.entry(prefix).or_default().users;
+        if !users.contains(&(vni, route)) {
+            users.push((vni, route));
             self.mark(prefix);
         }
         Ok(())
     }
 
-    /// A server has withdrawn a route. Unknown ones are ignored.
-    pub fn remove(&mut self, vni: Vni, route: Route, server: ServerId) {
+    /// A route is wanted no longer. Unknown ones are ignored.
+    pub fn remove(&mut self, vni: Vni, route: Route) {
         let Ok(prefix) = self.installable(vni, &route) else { return };
         let Some(entry) = self.entries.get_mut(&prefix) else { return };
-        if entry.drop_users(|user| (user.vni, user.route, user.server) == (vni, route, server)) {
-            self.mark(prefix);
-        }
-    }
-
-    /// A server is gone, and all its routes with it.
-    pub fn lose(&mut self, server: ServerId) {
-        self.drop_users(|user| user.server == server);
-    }
-
-    /// A server is gone but may be back: its routes stay until they are added again, or until
-    /// [`Plan::release`].
-    pub fn hold(&mut self, server: ServerId) {
-        *self.epochs.entry(server).or_insert(0) += 1;
-    }
-
-    /// Drops what a server has not announced again since [`Plan::hold`].
-    pub fn release(&mut self, server: ServerId) {
-        let now = self.epochs.get(&server).copied().unwrap_or(0);
-        self.drop_users(|user| user.server == server && user.epoch != now);
-    }
-
-    /// Drops all routes of a VNI, whoever announced them.
-    pub fn drop_vni(&mut self, vni: Vni) {
-        self.drop_users(|user| user.vni == vni);
-    }
-
-    /// We announce a route ourselves: what is received for its destination is not installed.
-    pub fn announce(&mut self, vni: Vni, route: Route) {
-        let Some(destination) = prefix::masked(route.destination) else { return };
-        let own = self.own.entry((vni, destination)).or_default();
-        if !own.contains(&route) {
-            own.push(route);
-        }
-        if let Some(prefix) = self.prefix_of(vni, destination) {
-            if let Some(entry) = self.entries.get_mut(&prefix) {
-                self.counters.stale -= u64::from(entry.stale.take().is_some());
-            }
-            self.mark(prefix);
-        }
-    }
-
-    /// We no longer announce a route.
-    pub fn withdraw(&mut self, vni: Vni, route: Route) {
-        let Some(destination) = prefix::masked(route.destination) else { return };
-        let Some(own) = self.own.get_mut(&(vni, destination)) else { return };
-        own.retain(|one| *one != route);
-        if own.is_empty() {
-            self.own.remove(&(vni, destination));
-        }
-        if let Some(prefix) = self.prefix_of(vni, destination) {
-            self.mark(prefix);
-        }
+        entry.users.retain(|user| *user != (vni, route));
+        self.mark(prefix);
     }
 
     /// From now on nothing is wanted: all routes of ours go, those of a former run too.
     pub fn clear(&mut self) {
-        self.drop_users(|_| true);
+        self.entries.values_mut().for_each(|entry| entry.users.clear());
+        self.mark_all();
         self.sweep();
     }
 
@@ -335,7 +275,7 @@ impl Plan {
         crowded.sort_unstable();
         crowded.dedup();
         let left_out = |prefix: Prefix| {
-            let (want, left_out) = self.entries.get(&prefix)?.want(prefix, &self.own, &self.config);
+            let (want, left_out) = self.entries.get(&prefix)?.want(prefix, &self.config);
             (left_out > 0).then_some((prefix, want.len(), left_out))
         };
         crowded.into_iter().filter_map(left_out).collect()
@@ -383,27 +323,12 @@ impl Plan {
         }
     }
 
-    fn drop_users(&mut self, mut gone: impl FnMut(&User) -> bool) {
-        let mut changed = Vec::new();
-        for (prefix, entry) in &mut self.entries {
-            if entry.drop_users(&mut gone) {
-                changed.push(*prefix);
-            }
-        }
-        changed.into_iter().for_each(|prefix| self.mark(prefix));
-    }
-
     fn mark(&mut self, prefix: Prefix) {
         if let Some(entry) = self.entries.get_mut(&prefix)
             && !std::mem::replace(&mut entry.dirty, true)
         {
             self.dirty.push_back(prefix);
         }
-    }
-
-    fn prefix_of(&self, vni: Vni, destination: Destination) -> Option<Prefix> {
-        let table = *self.config.vni_table_map.get(&vni)?;
-        Some(Prefix { table, destination })
     }
 
     fn mark_all(&mut self) {
@@ -450,7 +375,7 @@ impl Plan {
         if entry.stale.is_some() && entry.users.is_empty() {
             return; // as it is, until the sweep
         }
-        let (want, left_out) = entry.want(prefix, &self.own, &self.config);
+        let (want, left_out) = entry.want(prefix, &self.config);
         let before = std::mem::replace(&mut entry.left_out, left_out);
         if before == 0 && left_out > 0 {
             self.crowded.push(prefix);

@@ -80,7 +80,7 @@ mod tests {
 
     use super::super::*;
     use super::*;
-    use crate::types::Vni;
+    use crate::types::{Destination, Vni};
 
     const LINK: u32 = 9;
 

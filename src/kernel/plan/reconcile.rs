@@ -144,7 +144,7 @@ impl Plan {
     ) {
         for (prefix, found) in &routes {
             let is_former = !self.found_former_run || !self.entries.contains_key(prefix);
-            let is_kept = is_former && !self.swept && !self.is_own(*prefix);
+            let is_kept = is_former && !self.swept;
             let hops_of = |form: &Form| match form {
                 Form::Inline(hops) => hops.clone(),
                 Form::Object(id) => hops_of(seen, *id),
@@ -195,14 +195,6 @@ impl Plan {
         if others.are_any() && is_new {
             self.notices.push(Notice::Shared { prefix, ours_counts: !others.before });
         }
-    }
-
-    /// Whether we announce the destination ourselves.
-    fn is_own(&self, prefix: Prefix) -> bool {
-        let in_table =
-            self.config.vni_table_map.iter().filter(|(_, table)| **table == prefix.table);
-        let mut vnis = in_table.map(|(vni, _)| *vni);
-        vnis.any(|vni| self.own.contains_key(&(vni, prefix.destination)))
     }
 
     /// Members come before their groups.
