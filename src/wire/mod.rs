@@ -23,7 +23,7 @@ pub use frame::{
     PAYLOAD_BYTES_MAX, frame_len, frames,
 };
 pub use message::{DecodeError, Hello, InvalidUpdate, Message, Update, decode};
-pub use policy::{Fault, NoOp, Reaction};
+pub use policy::{Fault, Reaction};
 pub use update::{action_and_key, decode_update, encode_update};
 
 /// The generated types. They write HELLO, SUBSCRIBE and UNSUBSCRIBE; what they read is what the tests

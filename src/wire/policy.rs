@@ -5,7 +5,7 @@
 
 use thiserror::Error;
 
-use super::frame::{FrameError, MessageType};
+use super::frame::FrameError;
 use super::message::{DecodeError, InvalidUpdate};
 
 /// What to do about a [`Fault`].
@@ -15,8 +15,6 @@ pub enum Reaction {
     Close,
     /// Drop the message, log at a limited rate, count. The connection and all other routes stay.
     DropMessage,
-    /// Carry on; a debug log at most.
-    Ignore,
 }
 
 /// Everything that can be wrong with what a peer sends.
@@ -28,30 +26,6 @@ pub enum Fault {
     /// A payload is wrong.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// A message that is in order, but not legal in the state of the connection.
-    #[error("{0} out of turn")]
-    OutOfTurn(MessageType),
-    /// A message that changes nothing.
-    #[error(transparent)]
-    NoOp(#[from] NoOp),
-}
-
-/// Messages that change nothing. They occur in normal operation: a Go peer repeats itself when
-/// several of its peers announce the same next hop.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Error)]
-pub enum NoOp {
-    /// An ADD of a route that this peer announces already.
-    #[error("route is announced already")]
-    DuplicateAdd,
-    /// A REMOVE of a route that this peer does not announce, whoever else does.
-    #[error("route was not announced by this peer")]
-    UnknownRemove,
-    /// A SUBSCRIBE to a VNI that the peer is subscribed to.
-    #[error("subscribed already")]
-    DuplicateSubscribe,
-    /// An UNSUBSCRIBE from a VNI that the peer is not subscribed to.
-    #[error("not subscribed")]
-    UnknownUnsubscribe,
 }
 
 impl Fault {
@@ -61,7 +35,7 @@ impl Fault {
     /// that merely means nothing must not: a Go server passes some of them on, so a client that
     /// closed on one would reconnect, be sent the same table, and so on for ever.
     pub fn reaction(&self) -> Reaction {
-        use Reaction::{Close, DropMessage, Ignore};
+        use Reaction::{Close, DropMessage};
         match self {
             Fault::Frame(error) => match error {
                 FrameError::Version(_) => Close,
@@ -83,13 +57,6 @@ impl Fault {
                     InvalidUpdate::NatPort(_) => DropMessage,
                 },
             },
-            Fault::OutOfTurn(_) => Close,
-            Fault::NoOp(error) => match error {
-                NoOp::DuplicateAdd => Ignore,
-                NoOp::UnknownRemove => Ignore,
-                NoOp::DuplicateSubscribe => Ignore,
-                NoOp::UnknownUnsubscribe => Ignore,
-            },
         }
     }
 }
@@ -104,6 +71,5 @@ mod tests {
         assert_eq!(fault.to_string(), "protocol version 9, expected 1");
         let fault = Fault::from(DecodeError::from(InvalidUpdate::PrefixLength(200)));
         assert_eq!(fault.to_string(), "invalid UPDATE: prefix length 200");
-        assert_eq!(Fault::OutOfTurn(MessageType::Hello).to_string(), "HELLO out of turn");
     }
 }
