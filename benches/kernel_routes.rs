@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use metalbond_uring::kernel::{KernelConfig, KernelRoutes, NexthopObjects};
+use metalbond_uring::internals::kernel::{KernelConfig, KernelRoutes, NexthopObjects};
 use metalbond_uring::types::{Destination, NextHop, NextHopType, Route, Vni};
 use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader};

@@ -118,6 +118,7 @@ type Addresses = Vec<SocketAddr>;
     note = "These are the flags of the server. A value may also follow a `=`.",
     example = "{command_name} --listen \"[::]:4711\" --cores 4"
 )]
+#[allow(rustdoc::broken_intra_doc_links)] // argh prints the texts as they stand
 struct ServerFlags {
     /// address to listen on, default [::]:4711; `:4711` is the same
     #[argh(option, arg_name = "address", from_str_fn(listen), default = "listen_default()")]

@@ -17,7 +17,7 @@ use metalbond_uring::api::{
     Config, Destination, Error, HostPortError, MetalBond, NextHop, Pace, RouteClient, RouteError,
     ServeError, State, Vni,
 };
-use metalbond_uring::io::{Server, ServerConfig};
+use metalbond_uring::internals::io::{Server, ServerConfig};
 
 /// A route client that keeps what it was told, and how often.
 #[derive(Clone, Default)]

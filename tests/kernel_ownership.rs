@@ -12,7 +12,7 @@ mod netns;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use metalbond_uring::kernel::{KernelConfig, KernelRoutes, NexthopObjects};
+use metalbond_uring::internals::kernel::{KernelConfig, KernelRoutes, NexthopObjects};
 use metalbond_uring::types::{Destination, NextHop, NextHopType, Route, Vni};
 use netns::{Monitor, TUNNEL, in_namespace, ip, try_ip};
 

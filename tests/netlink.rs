@@ -12,7 +12,9 @@ mod netns;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use metalbond_uring::kernel::{Counters, KernelConfig, KernelError, KernelRoutes, NexthopObjects};
+use metalbond_uring::internals::kernel::{
+    Counters, KernelConfig, KernelError, KernelRoutes, NexthopObjects,
+};
 use metalbond_uring::types::{Destination, NextHop, NextHopType, Route, Vni};
 use netns::{Monitor, TUNNEL, in_namespace, ip, make_tunnel, try_ip};
 

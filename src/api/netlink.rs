@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::installer::{RouteClient, RouteError};
-use crate::kernel::plan::HOPS_DEFAULT;
-use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes};
+use crate::kernel::{Counters, HOPS_DEFAULT, KernelConfig, KernelError, KernelRoutes};
 use crate::types::{Destination, NextHop, Route, Vni};
 
 /// How long cleaning up may take.
@@ -24,8 +23,8 @@ pub struct NetlinkClientConfig {
     pub link_name: String,
     /// Whether only routes to IPv4 destinations are installed.
     pub ipv4_only: bool,
-    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`](crate::kernel::plan::HOPS_MAX).
-    /// What more than [`HOPS_DEFAULT`](crate::kernel::plan::HOPS_DEFAULT) do is said there.
+    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`](super::HOPS_MAX). See [`HOPS_DEFAULT`]
+    /// for what more do.
     pub hops_max: usize,
     /// How often the kernel's tables are compared with what should be there, in whole seconds; zero:
     /// only when there is a reason.

@@ -13,7 +13,7 @@ use super::{
     version_of,
 };
 use crate::io::SEGMENT_BYTES_MAX_DEFAULT;
-use crate::kernel::plan::{HOPS_DEFAULT, HOPS_MAX};
+use crate::kernel::{HOPS_DEFAULT, HOPS_MAX};
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::types::{Destination, HostPort, NextHop, NextHopType, Route, Vni};
 

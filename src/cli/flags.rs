@@ -52,7 +52,10 @@ pub fn version_of(program: &str) -> Exit {
 }
 
 /// The candidate that is meant by a mistyped word, if it is like one; dashes in front do not count.
-pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    word: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     let plain = |text: &str| text.trim_start_matches('-').replace('_', "-").to_lowercase();
     let word = plain(word);
     if word.is_empty() {

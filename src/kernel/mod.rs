@@ -11,7 +11,7 @@ mod blocks;
 mod events;
 mod messages;
 mod netlink;
-pub mod plan;
+pub(crate) mod plan;
 mod seen;
 mod worker;
 
@@ -31,7 +31,7 @@ use plan::{Plan, PlanConfig};
 use worker::{Command, Worker};
 
 pub use messages::METALBOND_RT_PROTO;
-pub use plan::{Counters, NexthopObjects};
+pub use plan::{Counters, HOPS_DEFAULT, HOPS_MAX, NexthopObjects};
 
 /// Longest alternative name of a link in bytes (ALTIFNAMSIZ without its closing zero).
 const ALTERNATIVE_NAME_BYTES_MAX: usize = 127;
@@ -50,8 +50,8 @@ pub struct KernelConfig {
     /// Where kernel nexthop objects are used. Kernels without them get routes that carry their own
     /// encapsulation, whatever is set here.
     pub nexthop_objects: NexthopObjects,
-    /// Hops of one route at most, the lowest addresses: 1..=[`plan::HOPS_MAX`]. See
-    /// [`plan::HOPS_DEFAULT`] for what more than the default do.
+    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`]. See
+    /// [`HOPS_DEFAULT`] for what more than the default do.
     pub hops_max: usize,
     /// Seconds between two comparisons with the kernel's tables; 0: only when there is a reason.
     pub resync_s: u32,
@@ -67,7 +67,7 @@ impl KernelConfig {
             vni_table_map,
             ipv4_only: false,
             nexthop_objects: NexthopObjects::default(),
-            hops_max: plan::HOPS_DEFAULT,
+            hops_max: HOPS_DEFAULT,
             resync_s: 60,
             seed: ahash::RandomState::new().hash_one(std::process::id()),
         }

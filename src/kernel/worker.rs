@@ -95,7 +95,7 @@ pub(super) struct Worker {
 
 impl Worker {
     #[allow(clippy::disallowed_methods)] // the plan's time comes from here
-    pub fn new(
+    pub(super) fn new(
         config: KernelConfig,
         plan: Plan,
         shared: Arc<Shared>,
@@ -130,7 +130,7 @@ impl Worker {
         }
     }
 
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         let (mut ops, mut answers) = (Vec::new(), Vec::new());
         loop {
             self.take_commands();

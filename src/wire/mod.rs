@@ -18,17 +18,16 @@ mod protobuf;
 mod strategies;
 mod update;
 
-pub use frame::{
-    Deframer, FRAME_BYTES_MAX, Frame, FrameError, HEADER_BYTES, KEEPALIVE_FRAME, MessageType,
-    PAYLOAD_BYTES_MAX, frame_len, frames,
-};
+pub(crate) use frame::frame_len;
+pub use frame::{Deframer, Frame, FrameError, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, frames};
 pub use message::{DecodeError, Hello, InvalidUpdate, Message, Update, decode};
 pub use policy::{Fault, Reaction};
-pub use update::{action_and_key, decode_update, encode_update};
+pub(crate) use update::action_and_key;
+pub use update::{decode_update, encode_update};
 
 /// The generated types. They write HELLO, SUBSCRIBE and UNSUBSCRIBE; what they read is what the tests
 /// compare our own reading with.
-#[allow(missing_docs, dead_code)]
+#[allow(missing_docs, dead_code, unreachable_pub)]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/metalbond.rs"));
 }

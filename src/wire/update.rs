@@ -86,7 +86,7 @@ pub fn decode_update(payload: &[u8]) -> Result<Update, DecodeError> {
 ///
 /// # Panics
 /// If `frame` is not an UPDATE.
-pub fn action_and_key(frame: &[u8]) -> (Action, &[u8]) {
+pub(crate) fn action_and_key(frame: &[u8]) -> (Action, &[u8]) {
     assert!(frame.len() > HEADER_BYTES && frame[3] == MessageType::Update as u8, "not an UPDATE");
     let payload = &frame[HEADER_BYTES..];
     match payload.strip_prefix(&REMOVE_BYTES) {

@@ -12,8 +12,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use metalbond_uring::io::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
-use metalbond_uring::shard::{Budgets, Limits, ShardConfig};
+use metalbond_uring::internals::io::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
+use metalbond_uring::internals::shard::{Budgets, Limits, ShardConfig};
 use metalbond_uring::types::{Pace, ReflectOwn, ShardId};
 use socket2::{Domain, Socket, Type};
 

@@ -11,11 +11,11 @@ use super::{Family, Few, NexthopId, NexthopObjects, Place, PlanConfig, Prefix};
 use crate::types::{Route, Vni};
 
 /// Distinct tunnel endpoints, ascending.
-pub type Hops = SmallVec<[Ipv6Addr; 1]>;
+pub(crate) type Hops = SmallVec<[Ipv6Addr; 1]>;
 
 /// How a kernel route says where packets go.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Form {
+pub(crate) enum Form {
     /// It carries its own encapsulation.
     Inline(Hops),
     /// It names a nexthop object.
@@ -40,12 +40,12 @@ pub(super) struct Others {
 }
 
 impl Others {
-    pub fn are_any(self) -> bool {
+    pub(super) fn are_any(self) -> bool {
         self.before || self.behind
     }
 
     /// One is found, before ours or behind it.
-    pub fn meet(&mut self, is_before: bool, is_of_our_protocol: bool) {
+    pub(super) fn meet(&mut self, is_before: bool, is_of_our_protocol: bool) {
         *if is_before { &mut self.before } else { &mut self.behind } = true;
         self.same_protocol |= is_of_our_protocol;
     }
@@ -61,7 +61,7 @@ pub(super) enum Want {
 
 impl Want {
     /// How many hops.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Want::Nothing => 0,
             Want::Inline(hops) => hops.len(),
@@ -100,7 +100,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Where a new route goes, so that what counts now goes on counting.
-    pub fn place_of(&self, prefix: Prefix, form: &Form) -> Place {
+    pub(super) fn place_of(&self, prefix: Prefix, form: &Form) -> Place {
         if self.kernel.is_empty() {
             return Place::Alone;
         }
@@ -114,7 +114,7 @@ impl Entry {
     /// One that names an object is found by it. Others are found by their device, which takes the
     /// first such route, in IPv6 also one that names an object; what cannot be told apart from a
     /// wanted route stands behind it, where it does no harm, and goes later.
-    pub fn first_to_delete(&self, prefix: Prefix, wanted: Option<&Form>) -> Option<&Form> {
+    pub(super) fn first_to_delete(&self, prefix: Prefix, wanted: Option<&Form>) -> Option<&Form> {
         let (mut has_kept, mut has_kept_inline) = (false, false);
         for form in &self.kernel {
             let is_object = matches!(form, Form::Object(_));
@@ -135,7 +135,7 @@ impl Entry {
     }
 
     /// What the kernel should hold, and how many hops are too many for it.
-    pub fn want(&self, prefix: Prefix, config: &PlanConfig) -> (Want, usize) {
+    pub(super) fn want(&self, prefix: Prefix, config: &PlanConfig) -> (Want, usize) {
         let mut hops: Hops = self
             .users
             .iter()
