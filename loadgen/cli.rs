@@ -290,6 +290,7 @@ static GRAMMAR: Grammar = Grammar {
     values: VALUES,
     lists: &[],
     switches: &["--legacy", "--aligned", "--json", "--version", "-V", "--help", "-h"],
+    aliases: &[],
     beside: None,
 };
 

@@ -190,6 +190,7 @@ static GRAMMAR: Grammar = Grammar {
     values: VALUES,
     lists: &[],
     switches: &["--verbose", "-v", "--version", "-V", "--help", "-h"],
+    aliases: &[],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
 };
 
@@ -319,7 +320,7 @@ mod tests {
                     vnis_per_peer_max: 16_384,
                     peers_max: 65_536,
                     queue_bytes_max: 1 << 30,
-                    hold_time: std::time::Duration::ZERO,
+                    stale_time: std::time::Duration::ZERO,
                 },
                 http: None,
                 verbose: false,
@@ -356,7 +357,7 @@ mod tests {
                 vnis_per_peer_max: 2,
                 peers_max: 1_048_576,
                 queue_bytes_max: 4_294_967_295 * 1_048_576,
-                hold_time: std::time::Duration::ZERO,
+                stale_time: std::time::Duration::ZERO,
             },
             http: Some(HostPort { host: String::new(), port: 4712 }),
             verbose: true,

@@ -43,7 +43,7 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     let config = Config {
         keepalive_interval_s: options.keepalive_interval_s,
         segment_bytes_max: options.segment_bytes_max,
-        hold_time: options.hold_time,
+        stale_time: options.stale_time,
         ..Config::default()
     };
     let metalbond = match options.tun {

@@ -81,7 +81,7 @@ pub struct ServerConfig {
     /// Bytes of all private queues of slow peers; each shard has an equal part.
     pub queue_bytes_max: u64,
     /// How long routes of a lost server that this node dialled stay, in case it comes back.
-    pub hold_time: Duration,
+    pub stale_time: Duration,
 }
 
 impl Default for ServerConfig {
@@ -98,7 +98,7 @@ impl Default for ServerConfig {
             vnis_per_peer_max: 16_384,
             peers_max: 65_536,
             queue_bytes_max: 1 << 30,
-            hold_time: Duration::ZERO,
+            stale_time: Duration::ZERO,
         }
     }
 }
@@ -463,7 +463,7 @@ fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig 
             queue_bytes_max: config.queue_bytes_max / u64::from(shards),
             ..Limits::default()
         },
-        hold_time: config.hold_time,
+        hold_time: config.stale_time,
         budgets: Budgets::default(),
     }
 }

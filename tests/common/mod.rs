@@ -42,7 +42,7 @@ pub fn server_config(cores: u16, keepalive_interval_s: u32) -> ServerConfig {
         vnis_per_peer_max: 100_000,
         peers_max: 100_000,
         queue_bytes_max: 1 << 30,
-        hold_time: std::time::Duration::ZERO,
+        stale_time: std::time::Duration::ZERO,
     }
 }
 
