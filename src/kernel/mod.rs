@@ -5,7 +5,7 @@
 //! never let a caller wait for the kernel.
 //!
 //! `plan` decides what to change and knows no kernel; `messages` and `seen` are the bytes, `netlink`
-//! and `events` the sockets, `blocks` whose nexthop ids are whose, `worker` the one thread that uses them.
+//! and `events` the sockets, `blocks` whose nexthop ids are whose, `thread` the one thread that uses them.
 
 mod blocks;
 mod events;
@@ -13,7 +13,7 @@ mod messages;
 mod netlink;
 pub(crate) mod plan;
 mod seen;
-mod worker;
+mod thread;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -28,7 +28,7 @@ use crate::vital;
 use events::Events;
 use netlink::Requests;
 use plan::{Plan, PlanConfig};
-use worker::{Command, Worker};
+use thread::{Command, NetlinkThread};
 
 pub use messages::METALBOND_RT_PROTO;
 pub use plan::{Counters, HOPS_DEFAULT, HOPS_MAX, NexthopObjects};
@@ -153,8 +153,8 @@ impl KernelRoutes {
             awake: AtomicBool::new(true),
             waker,
         });
-        let worker = Worker::new(config, plan, Arc::clone(&shared), wake, requests, events);
-        let thread = vital::spawn("netlink", || worker.run()).map_err(KernelError::Thread)?;
+        let thread = NetlinkThread::new(config, plan, Arc::clone(&shared), wake, requests, events);
+        let thread = vital::spawn("netlink", || thread.run()).map_err(KernelError::Thread)?;
         Ok(KernelRoutes { shared, thread: Some(thread) })
     }
 

@@ -58,7 +58,7 @@ pub(super) struct Link {
     pub is_usable: bool,
 }
 
-pub(super) struct Worker {
+pub(super) struct NetlinkThread {
     config: KernelConfig,
     plan: Plan,
     shared: Arc<Shared>,
@@ -93,7 +93,7 @@ pub(super) struct Worker {
     end_at: Option<Time>,
 }
 
-impl Worker {
+impl NetlinkThread {
     #[allow(clippy::disallowed_methods)] // the plan's time comes from here
     pub(super) fn new(
         config: KernelConfig,
@@ -102,8 +102,8 @@ impl Worker {
         wake: std::os::unix::net::UnixStream,
         requests: Requests,
         events: Events,
-    ) -> Worker {
-        Worker {
+    ) -> NetlinkThread {
+        NetlinkThread {
             config,
             plan,
             shared,
