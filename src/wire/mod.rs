@@ -20,10 +20,10 @@ mod update;
 
 pub(crate) use frame::frame_len;
 pub use frame::{Deframer, Frame, FrameError, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, frames};
-pub use message::{DecodeError, Hello, InvalidUpdate, Message, Update, decode};
-pub use policy::{Fault, Reaction};
+pub use message::{Hello, Message, decode};
+pub use policy::{DecodeError, Fault, InvalidUpdate, Reaction};
 pub(crate) use update::action_and_key;
-pub use update::{decode_update, encode_update};
+pub use update::{Update, decode_update, encode_update};
 
 /// The generated types. They write HELLO, SUBSCRIBE and UNSUBSCRIBE; what they read is what the tests
 /// compare our own reading with.

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::frame::{HEADER_BYTES, MessageType, PAYLOAD_BYTES_MAX, VERSION};
-use super::message::{DecodeError, InvalidUpdate, Update};
+use super::policy::{DecodeError, InvalidUpdate};
 use super::protobuf::{BYTES, Broken, Reader, VARINT, Writer, key};
 use crate::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
 
@@ -53,6 +53,17 @@ const LENGTH_LOW_AT: usize = 2;
 
 /// A frame in the making.
 type Frame = Writer<UPDATE_FRAME_BYTES_MAX>;
+
+/// One route announced or withdrawn.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Update {
+    /// Announced or withdrawn.
+    pub action: Action,
+    /// The VNI that the route belongs to.
+    pub vni: Vni,
+    /// The route.
+    pub route: Route,
+}
 
 /// Appends the canonical UPDATE frame of a route: fields in ascending order, defaults left out,
 /// both submessages always present, ports for NAT only (protocol section 2).
