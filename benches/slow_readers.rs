@@ -19,9 +19,11 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::time::Duration;
 
-use metalbond_uring::shard::{Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::shard::{
+    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
+};
+use metalbond_uring::internals::wire::{Hello, Message, frame_len};
 use metalbond_uring::types::{Action, Pace, PeerId, ReflectOwn, ShardId, Time, Vni};
-use metalbond_uring::wire::{Hello, Message, frame_len};
 
 use cpu::thread_cpu;
 use routes::updates;

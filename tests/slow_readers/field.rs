@@ -6,13 +6,13 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use metalbond_uring::shard::{
+use metalbond_uring::internals::shard::{
     Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
+use metalbond_uring::internals::wire::HEADER_BYTES;
 use metalbond_uring::types::{
     Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
-use metalbond_uring::wire::HEADER_BYTES;
 
 use crate::client::{Connection, check_piece};
 use crate::rng::Rng;
@@ -90,6 +90,7 @@ impl Field {
             job_routes_per_turn: one_of(&mut rng, [50, 500, 8_192]),
             requests_under_way_max: one_of(&mut rng, [100, 2_000, 32_768]),
             record_bytes_under_way_max: one_of(&mut rng, [4 << 10, 64 << 10, 4 << 20]),
+            compacted_bytes_per_turn: [1, 100, 1_000, 1 << 20][rng.below(4)],
             tail_bytes_min: one_of(&mut rng, [0, 1_000, 16_384]),
         };
         let reflect = one_of(&mut rng, [ReflectOwn::None, ReflectOwn::None, ReflectOwn::AllButNat]);
@@ -282,7 +283,7 @@ impl Field {
         }
         for node in &self.nodes {
             let held = node.shard.held();
-            assert_eq!((held.log_bytes, held.private_bytes), (0, 0), "all was read: {held:?}");
+            assert_eq!((held.log_bytes, held.laggard_bytes), (0, 0), "all was read: {held:?}");
             assert_eq!(node.shard.counters().peers_over_budget, 0);
         }
     }
@@ -297,7 +298,7 @@ impl Field {
         self.settle();
         for node in &self.nodes {
             let held = node.shard.held();
-            let left = (held.routes, held.vnis, held.log_bytes, held.private_bytes);
+            let left = (held.routes, held.vnis, held.log_bytes, held.laggard_bytes);
             assert_eq!((left, node.shard.peer_count()), ((0, 0, 0, 0), 0), "{held:?}");
         }
     }
@@ -568,7 +569,7 @@ impl Field {
         // What changed, once; and for each reader bits of it.
         let changed_max = 3 * table_bytes;
         let readers_max = self.peers.len() * self.vnis * (routes / 4 + 2048);
-        let bytes = held.log_bytes + held.private_bytes;
+        let bytes = held.log_bytes + held.laggard_bytes;
         let most = logs_max + changed_max + readers_max;
         assert!(bytes <= most, "{held:?}: at most {logs_max} + {changed_max} + {readers_max}");
     }

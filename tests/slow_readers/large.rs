@@ -4,11 +4,13 @@
 
 use std::time::Duration;
 
-use metalbond_uring::shard::{Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::shard::{
+    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
+};
+use metalbond_uring::internals::wire::{Deframer, Hello, Message, decode, encode_update};
 use metalbond_uring::types::{
     Action, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
-use metalbond_uring::wire::{Deframer, Hello, Message, decode, encode_update};
 
 const VNI: Vni = Vni(7);
 const ANNOUNCERS: u32 = 3;
@@ -93,7 +95,7 @@ impl Core {
             assert!(wake != Wake::Close, "{id} is closed: {:?}", self.shard.release(self.now, id));
         }
         let held = self.shard.held();
-        self.bytes_max = self.bytes_max.max(held.log_bytes + held.private_bytes);
+        self.bytes_max = self.bytes_max.max(held.log_bytes + held.laggard_bytes);
         left
     }
 
@@ -198,7 +200,7 @@ fn a_large_table_is_replaced_and_lost_while_nobody_reads() {
 
     assert_eq!(core.shard.counters().peers_over_budget, 0, "nobody is closed");
     let held = core.shard.held();
-    assert_eq!((held.log_bytes, held.private_bytes), (0, 0), "all was read: {held:?}");
+    assert_eq!((held.log_bytes, held.laggard_bytes), (0, 0), "all was read: {held:?}");
     // Two tables of 300,000 routes, at 16 MiB each; three times that, and a bit for each reader and route.
     let table_bytes = 2 * routes as usize * FRAME_BYTES;
     let most = 3 * table_bytes + (READERS * 2 * routes / 8) as usize;
