@@ -13,12 +13,14 @@ use ahash::RandomState;
 use common::routes::{route, updates};
 use common::{ThreadCpu, criterion};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use metalbond_uring::log::{Compaction, Cursor, Frames, Laggard, LiveBytes, Scope, VniLog, merged};
-use metalbond_uring::rib::{BASE_KEPT, Group, Join, Joined, RecordSink, Rib};
+use metalbond_uring::internals::log::{
+    Compaction, Cursor, Frames, Laggard, LiveBytes, Scope, VniLog, merged,
+};
+use metalbond_uring::internals::rib::{BASE_KEPT, Group, Join, Joined, RecordSink, Rib};
+use metalbond_uring::internals::wire::frames;
 use metalbond_uring::types::{
     Action, GroupClass, PeerClass, PeerId, ReflectOwn, ShardId, SourceId, Time, Vni,
 };
-use metalbond_uring::wire::frames;
 
 const VNI: Vni = Vni(7);
 

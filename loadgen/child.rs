@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use metalbond_uring::cli::{self, Invocation};
-use metalbond_uring::io;
+use metalbond_uring::internals::cli::{self, Invocation};
+use metalbond_uring::internals::io;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::PROGRAM;

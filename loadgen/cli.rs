@@ -8,7 +8,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 
 use argh::FromArgs;
-use metalbond_uring::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
+use metalbond_uring::internals::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
 use metalbond_uring::types::{HostPort, HostPortError};
 
 use crate::route::ROUTES_PER_VNI_MAX;
@@ -294,6 +294,7 @@ static GRAMMAR: Grammar = Grammar {
     values: VALUES,
     lists: &[],
     switches: &["--legacy", "--aligned", "--json", "--version", "-V", "--help", "-h"],
+    aliases: &[],
     beside: None,
 };
 
@@ -467,7 +468,7 @@ fn threads_default() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use metalbond_uring::cli::Stream;
+    use metalbond_uring::internals::cli::Stream;
 
     #[track_caller]
     fn wrong(args: &[&str]) -> String {

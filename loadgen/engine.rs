@@ -85,7 +85,7 @@ impl Engine {
         }
         for _ in 0..shards {
             let ring = readiness.recv_timeout(SHARD_LIMIT).context("a thread did not start")?;
-            ring.map_err(|error| metalbond_uring::io::explain(&error))?;
+            ring.map_err(|error| metalbond_uring::internals::io::explain(&error))?;
         }
         let recorder = Recorder::new(Arc::clone(&shared), server.pid);
         Ok(Engine { shared, commands, server, patience_s, recorder, progress })

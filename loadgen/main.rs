@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     let options = match cli::parse(&args) {
         Ok(options) => options,
         Err(exit) => {
-            let to_stdout = exit.stream == metalbond_uring::cli::Stream::Stdout;
+            let to_stdout = exit.stream == metalbond_uring::internals::cli::Stream::Stdout;
             say(to_stdout, &exit.text);
             return ExitCode::from(u8::try_from(exit.code).unwrap_or(1));
         }
@@ -95,7 +95,7 @@ fn run(options: &Options, facts: &Facts) -> anyhow::Result<bool> {
     if let Some(pid) = options.server_pid {
         cost::cpu_ns(pid).with_context(|| format!("cannot watch process {pid} (--server-pid)"))?;
     }
-    metalbond_uring::io::probe()?;
+    metalbond_uring::internals::io::probe()?;
     let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
     let (server, first_line) = server(options, &plan)?;
     say(!options.json, &first_line);
@@ -173,7 +173,7 @@ fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
 fn enough_descriptors(options: &Options) -> anyhow::Result<()> {
     let peers = u64::from(options.sizes.all_peers());
     let needed = peers + DESCRIPTORS_BESIDE;
-    let allowed = metalbond_uring::io::raise_descriptor_limit()
+    let allowed = metalbond_uring::internals::io::raise_descriptor_limit()
         .context("cannot read the limit of descriptors")?;
     if allowed < needed {
         bail!(

@@ -6,11 +6,11 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
-use metalbond_uring::types::Action;
-use metalbond_uring::wire::{
+use metalbond_uring::internals::wire::{
     self, Deframer, Frame, Hello, KEEPALIVE_FRAME, Message, MessageType, decode_update,
     encode_update,
 };
+use metalbond_uring::types::Action;
 
 use crate::plan::Plan;
 use crate::shared::{Reading, Sabotage, Shared, Stats};

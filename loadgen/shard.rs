@@ -11,9 +11,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use metalbond_uring::io::runtime_builder;
+use metalbond_uring::internals::io::runtime_builder;
+use metalbond_uring::internals::wire::Deframer;
 use metalbond_uring::types::Action;
-use metalbond_uring::wire::Deframer;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::latency::Latency;

@@ -118,6 +118,7 @@ type Addresses = Vec<SocketAddr>;
     note = "These are the flags of the server. A value may also follow a `=`.",
     example = "{command_name} --listen \"[::]:4711\" --cores 4"
 )]
+#[allow(rustdoc::broken_intra_doc_links)] // argh prints the texts as they stand
 struct ServerFlags {
     /// address to listen on, default [::]:4711; `:4711` is the same
     #[argh(option, arg_name = "address", from_str_fn(listen), default = "listen_default()")]
@@ -189,6 +190,7 @@ static GRAMMAR: Grammar = Grammar {
     values: VALUES,
     lists: &[],
     switches: &["--verbose", "-v", "--version", "-V", "--help", "-h"],
+    aliases: &[],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
 };
 
@@ -318,7 +320,7 @@ mod tests {
                     vnis_per_peer_max: 16_384,
                     peers_max: 65_536,
                     queue_bytes_max: 1 << 30,
-                    hold_time: std::time::Duration::ZERO,
+                    stale_time: std::time::Duration::ZERO,
                 },
                 http: None,
                 verbose: false,
@@ -355,7 +357,7 @@ mod tests {
                 vnis_per_peer_max: 2,
                 peers_max: 1_048_576,
                 queue_bytes_max: 4_294_967_295 * 1_048_576,
-                hold_time: std::time::Duration::ZERO,
+                stale_time: std::time::Duration::ZERO,
             },
             http: Some(HostPort { host: String::new(), port: 4712 }),
             verbose: true,

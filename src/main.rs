@@ -9,8 +9,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use metalbond_uring::api::{Config, DummyClient, MetalBond, NetlinkClient, NetlinkClientConfig};
-use metalbond_uring::cli::{self, ClientOptions, Exit, Invocation, ServerOptions, Stream};
-use metalbond_uring::io;
+use metalbond_uring::internals::cli::{
+    self, ClientOptions, Exit, Invocation, ServerOptions, Stream,
+};
+use metalbond_uring::internals::io;
 use metalbond_uring::types::HostPort;
 
 /// What is said when the log's thread cannot start.
@@ -41,7 +43,7 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     let config = Config {
         keepalive_interval_s: options.keepalive_interval_s,
         segment_bytes_max: options.segment_bytes_max,
-        hold_time: options.hold_time,
+        stale_time: options.stale_time,
         ..Config::default()
     };
     let metalbond = match options.tun {

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use common::{Frame, HELLO, PATIENCE, corpus};
 use metalbond_uring::api::{Config, MetalBond, RouteClient, RouteError};
-use metalbond_uring::cli::{self, ClientOptions, Invocation};
+use metalbond_uring::internals::cli::{self, ClientOptions, Invocation};
+use metalbond_uring::internals::wire::{self, Deframer, Message};
 use metalbond_uring::types::{Action, Destination, NextHop, Route, Vni};
-use metalbond_uring::wire::{self, Deframer, Message};
 use serde_json::Value;
 
 type Routes = BTreeSet<(Vni, Route)>;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::PATIENCE;
 use common::process::{Process, run};
-use metalbond_uring::cli::{self, Invocation};
+use metalbond_uring::internals::cli::{self, Invocation};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_metalbond-uring");
 const IGNORED: &str = "is accepted and ignored: there is no HTTP view yet";

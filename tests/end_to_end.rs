@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::process::{Process, run};
 use common::*;
-use metalbond_uring::io::Server;
+use metalbond_uring::internals::io::Server;
 
 const KEEPALIVE_S: u32 = 60;
 

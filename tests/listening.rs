@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use common::process::{Process, run};
 use common::*;
-use metalbond_uring::io::{ServeError, Server, ServerConfig};
-use metalbond_uring::session::State;
+use metalbond_uring::internals::io::{ServeError, Server, ServerConfig};
+use metalbond_uring::internals::session::State;
 use netns::{TUNNEL, in_namespace, ip};
 use socket2::SockRef;
 

@@ -7,9 +7,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use metalbond_uring::io::{Server, ServerConfig};
+use metalbond_uring::internals::io::{Server, ServerConfig};
+use metalbond_uring::internals::wire::{Deframer, Hello, KEEPALIVE_FRAME, Message, decode};
 use metalbond_uring::types::{Pace, ReflectOwn};
-use metalbond_uring::wire::{Deframer, Hello, KEEPALIVE_FRAME, Message, decode};
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_loadgen");

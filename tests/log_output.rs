@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::process::Process;
 use common::*;
 use metalbond_uring::api::{Config, MetalBond, RouteClient, RouteError};
-use metalbond_uring::io::Server;
+use metalbond_uring::internals::io::Server;
 use metalbond_uring::types::{Destination, NextHop, Vni};
 
 const KEEPALIVE_S: u32 = 60;

@@ -7,9 +7,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use metalbond_uring::shard::{Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::shard::{
+    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
+};
+use metalbond_uring::internals::wire::{Hello, Message};
 use metalbond_uring::types::{Pace, PeerId, ReflectOwn, ShardId, Time, Vni};
-use metalbond_uring::wire::{Hello, Message};
 
 /// Shards that run on the caller's thread.
 pub struct Core {

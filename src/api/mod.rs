@@ -44,7 +44,7 @@ pub use netlink::{NetlinkClient, NetlinkClientConfig};
 #[doc(inline)]
 pub use crate::io::ServerConfig as Config;
 pub use crate::io::{ProbeError, RETRY_INTERVAL, ServeError};
-pub use crate::kernel::{KernelError, METALBOND_RT_PROTO};
+pub use crate::kernel::{HOPS_DEFAULT, HOPS_MAX, KernelError, METALBOND_RT_PROTO};
 pub use crate::session::State;
 pub use crate::types::{
     Destination, HostPort, HostPortError, NextHop, NextHopType, Pace, ParseError, ReflectOwn,

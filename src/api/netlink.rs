@@ -7,15 +7,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::installer::{RouteClient, RouteError};
-use crate::kernel::plan::HOPS_DEFAULT;
-use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes, ServerId};
+use crate::kernel::{Counters, HOPS_DEFAULT, KernelConfig, KernelError, KernelRoutes};
 use crate::types::{Destination, NextHop, Route, Vni};
 
 /// How long cleaning up may take.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The core tells of a route on the first server that has it and on the last: one user is enough.
-const ANYBODY: ServerId = ServerId(0);
 
 /// What is installed where. More settings may come: build it with `..NetlinkClientConfig::new(...)`.
 #[derive(Clone, Debug)]
@@ -27,8 +23,8 @@ pub struct NetlinkClientConfig {
     pub link_name: String,
     /// Whether only routes to IPv4 destinations are installed.
     pub ipv4_only: bool,
-    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`](crate::kernel::plan::HOPS_MAX).
-    /// What more than [`HOPS_DEFAULT`](crate::kernel::plan::HOPS_DEFAULT) do is said there.
+    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`](super::HOPS_MAX). See [`HOPS_DEFAULT`]
+    /// for what more do.
     pub hops_max: usize,
     /// How often the kernel's tables are compared with what should be there, in whole seconds; zero:
     /// only when there is a reason.
@@ -78,7 +74,7 @@ impl RouteClient for NetlinkClient {
         destination: Destination,
         next_hop: NextHop,
     ) -> Result<(), RouteError> {
-        self.routes.add(vni, Route { destination, next_hop }, ANYBODY);
+        self.routes.add(vni, Route { destination, next_hop });
         Ok(())
     }
 
@@ -88,7 +84,7 @@ impl RouteClient for NetlinkClient {
         destination: Destination,
         next_hop: NextHop,
     ) -> Result<(), RouteError> {
-        self.routes.remove(vni, Route { destination, next_hop }, ANYBODY);
+        self.routes.remove(vni, Route { destination, next_hop });
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use super::{
     version_of,
 };
 use crate::io::SEGMENT_BYTES_MAX_DEFAULT;
-use crate::kernel::plan::{HOPS_DEFAULT, HOPS_MAX};
+use crate::kernel::{HOPS_DEFAULT, HOPS_MAX};
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::types::{Destination, HostPort, NextHop, NextHopType, Route, Vni};
 
@@ -42,7 +42,7 @@ pub struct ClientOptions {
     /// Whether installed routes are removed at the end.
     pub cleanup: bool,
     /// How long the routes of a lost server stay.
-    pub hold_time: Duration,
+    pub stale_time: Duration,
     /// Hops of one kernel route at most: 1..=[`HOPS_MAX`].
     pub hops_max: usize,
     /// How often the kernel's tables are verified; zero for only at the start.
@@ -97,9 +97,10 @@ struct ClientFlags {
     /// remove what was installed when the client ends
     #[argh(switch)]
     cleanup: bool,
-    /// seconds for which the routes of a lost server stay, up to 86400; default 0
+    /// seconds for which the stale routes of a lost server stay, up to 86400; default 0; --hold-time is
+    /// the same
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
-    hold_time: u32,
+    stale_time: u32,
     /// next hops of one kernel route at most, up to 320; default 32, and `ip route` and routing
     /// daemons do not see the table any more with 39
     #[argh(option, arg_name = "n", from_str_fn(hops), default = "HOPS_DEFAULT as u32")]
@@ -123,6 +124,7 @@ pub(super) static GRAMMAR: Grammar = Grammar {
     values: VALUES,
     lists: &["--server", "--subscribe", "--announce", "--install-routes"],
     switches: &["--ipv4-only", "--cleanup", "--verbose", "-v", "--version", "-V", "--help", "-h"],
+    aliases: &[("--hold-time", "--stale-time")],
     beside: Some(("metalbond-uring server", &super::GRAMMAR)),
 };
 
@@ -135,7 +137,7 @@ static VALUES: &[Takes] = &[
     Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
     MSS_TAKES,
     Takes("--hops-max", "next hops from 1 to 320", "32"),
-    Takes("--hold-time", "seconds from 0 to 86400", "30"),
+    Takes("--stale-time", "seconds from 0 to 86400", "30"),
     Takes("--resync", "seconds from 0 to 86400", "60"),
     Takes("--http", "an address and a port", "[::]:4713"),
 ];
@@ -175,7 +177,7 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
         keepalive_interval_s: flags.keepalive,
         segment_bytes_max: flags.mss,
         cleanup: flags.cleanup,
-        hold_time: Duration::from_secs(u64::from(flags.hold_time)),
+        stale_time: Duration::from_secs(u64::from(flags.stale_time)),
         hops_max: flags.hops_max as usize,
         resync: Duration::from_secs(u64::from(flags.resync)),
         http: flags.http,
@@ -280,7 +282,15 @@ mod tests {
         assert_eq!(options.install_routes, [(Vni(1), 100), (Vni(2), 0)].into());
         assert_eq!(options.segment_bytes_max, 1220);
         assert_eq!(client("--server a:1 --mss auto").segment_bytes_max, 0);
-        assert!(options.verbose && !options.cleanup && options.hold_time.is_zero());
+        assert!(options.verbose && !options.cleanup && options.stale_time.is_zero());
+    }
+
+    #[test]
+    fn the_hold_time_of_routes_is_their_stale_time() {
+        for flag in ["--stale-time 7", "--stale-time=7", "--hold-time 7", "--hold-time=7"] {
+            let options = client(&format!("--server a:1 {flag}"));
+            assert_eq!(options.stale_time, Duration::from_secs(7), "{flag}");
+        }
     }
 
     #[test]
@@ -337,7 +347,12 @@ mod tests {
             ("--server a:1 --install-routes 5#1,5#2 --tun t", "two tables, 1 and 2"),
             ("--server a:1 --install-routes 5#1", "--tun"),
             ("--server a:1 --mss 535", "--mss"),
-            ("--server a:1 --hold-time x", "--hold-time"),
+            ("--server a:1 --stale-time x", "--stale-time"),
+            ("--server a:1 --hold-time x", "--stale-time takes seconds"),
+            ("--server a:1 --hold-time", "--stale-time takes seconds"),
+            ("--server a:1 --hold-time --cleanup", "--cleanup follows"),
+            ("--server a:1 --tun --hold-time", "--hold-time follows"),
+            ("--server a:1 --hold-time 1 --stale-time=2", "--stale-time"),
             ("--server a:1 --hops-max 0", "--hops-max"),
             ("--server a:1 --hops-max 321", "--hops-max"),
             ("--server a:1 --cleanup=maybe", "--cleanup"),

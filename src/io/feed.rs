@@ -21,7 +21,7 @@ pub struct Feed {
 }
 
 /// Takes what is for the route client; false when that one is gone.
-pub type FeedSink = Box<dyn Fn(Feed) -> bool + Send>;
+pub(super) type FeedSink = Box<dyn Fn(Feed) -> bool + Send>;
 
 /// Hands over what the core has for the route client, until that one is gone.
 pub(super) async fn feed_loop(worker: Rc<Worker>, id: PeerId, sink: FeedSink) {

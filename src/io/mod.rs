@@ -37,8 +37,9 @@ use tracing::{info, warn};
 use self::acceptor::{Acceptor, Dispatcher, ShardHandle};
 use self::clock::Clock;
 use self::dial::DialOrder;
-pub use self::dial::{RETRY_INTERVAL, ServerState};
-pub use self::feed::{Feed, FeedSink};
+pub use self::dial::RETRY_INTERVAL;
+pub(crate) use self::dial::ServerState;
+pub(crate) use self::feed::Feed;
 use self::listener::SEGMENT_BYTES;
 pub use self::listener::SEGMENT_BYTES_MAX_DEFAULT;
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
@@ -80,7 +81,7 @@ pub struct ServerConfig {
     /// Bytes of all private queues of slow peers; each shard has an equal part.
     pub queue_bytes_max: u64,
     /// How long routes of a lost server that this node dialled stay, in case it comes back.
-    pub hold_time: Duration,
+    pub stale_time: Duration,
 }
 
 impl Default for ServerConfig {
@@ -97,7 +98,7 @@ impl Default for ServerConfig {
             vnis_per_peer_max: 16_384,
             peers_max: 65_536,
             queue_bytes_max: 1 << 30,
-            hold_time: Duration::ZERO,
+            stale_time: Duration::ZERO,
         }
     }
 }
@@ -462,7 +463,7 @@ fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig 
             queue_bytes_max: config.queue_bytes_max / u64::from(shards),
             ..Limits::default()
         },
-        hold_time: config.hold_time,
+        hold_time: config.stale_time,
         budgets: Budgets::default(),
     }
 }

@@ -67,7 +67,7 @@ pub(super) struct Requests {
 
 impl Requests {
     /// Opens a socket in the caller's network namespace.
-    pub fn open() -> io::Result<Requests> {
+    pub(super) fn open() -> io::Result<Requests> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -81,12 +81,12 @@ impl Requests {
     }
 
     /// The socket's own address.
-    pub fn port(&self) -> u32 {
+    pub(super) fn port(&self) -> u32 {
         self.port
     }
 
     /// Whether this program may change routes.
-    pub fn may_change_routes(&mut self) -> io::Result<bool> {
+    pub(super) fn may_change_routes(&mut self) -> io::Result<bool> {
         let sequence = self.next_sequences(1);
         self.bytes.clear();
         messages::put_capability_probe(&mut self.bytes, sequence);
@@ -97,7 +97,7 @@ impl Requests {
     }
 
     /// The link of this name, if there is one; an alternative name does as well.
-    pub fn link(&mut self, name: &str) -> io::Result<Option<LinkSeen>> {
+    pub(super) fn link(&mut self, name: &str) -> io::Result<Option<LinkSeen>> {
         if name.len() <= messages::LINK_NAME_BYTES_MAX
             && let Some(seen) = self.link_by(messages::IFLA_IFNAME, name)?
         {
@@ -132,7 +132,7 @@ impl Requests {
     }
 
     /// Sends the operations in as few system calls as possible, and appends one answer for each.
-    pub fn execute(&mut self, ops: &[Op], link: u32, answers: &mut Vec<Answer>) {
+    pub(super) fn execute(&mut self, ops: &[Op], link: u32, answers: &mut Vec<Answer>) {
         let mut rest = ops;
         while !rest.is_empty() {
             let first = self.next_sequences(rest.len() as u32);
@@ -144,7 +144,7 @@ impl Requests {
     }
 
     /// Dumps nexthop objects, and the routes as asked for.
-    pub fn snapshot(&mut self, scope: &Scope, with_nexthops: bool) -> io::Result<Snapshot> {
+    pub(super) fn snapshot(&mut self, scope: &Scope, with_nexthops: bool) -> io::Result<Snapshot> {
         let mut snapshot = Snapshot { has_others: scope.with_others, ..Snapshot::default() };
         if with_nexthops {
             snapshot.nexthops = self.dump(

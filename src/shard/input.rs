@@ -170,7 +170,6 @@ impl Shard {
                 self.counters.updates_invalid += 1;
                 self.refused(now, id, Refused::Invalid, fault);
             }
-            Reaction::Ignore => {}
         }
     }
 

@@ -184,9 +184,14 @@ impl Groups {
 
 impl LocalGroup {
     /// How far a reader may be behind before it lags. A log is there anyway, and is sent as it lies: below
-    /// the length of a dump it is the better way to hear what changed.
+    /// the length of a dump it is the better way to hear what changed. But once somebody lags it is read
+    /// behind what laggards are told, so it should be short.
     fn lag_max(&self, lag_bytes_max: u64) -> u64 {
-        if self.pressed { 0 } else { lag_bytes_max.max(self.table_bytes) }
+        match self.compaction {
+            _ if self.pressed => 0,
+            Some(_) => lag_bytes_max,
+            None => lag_bytes_max.max(self.table_bytes),
+        }
     }
 }
 

@@ -12,8 +12,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use metalbond_uring::io::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
-use metalbond_uring::shard::{Budgets, Limits, ShardConfig};
+use metalbond_uring::internals::io::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
+use metalbond_uring::internals::shard::{Budgets, Limits, ShardConfig};
 use metalbond_uring::types::{Pace, ReflectOwn, ShardId};
 use socket2::{Domain, Socket, Type};
 
@@ -42,7 +42,7 @@ pub fn server_config(cores: u16, keepalive_interval_s: u32) -> ServerConfig {
         vnis_per_peer_max: 100_000,
         peers_max: 100_000,
         queue_bytes_max: 1 << 30,
-        hold_time: std::time::Duration::ZERO,
+        stale_time: std::time::Duration::ZERO,
     }
 }
 

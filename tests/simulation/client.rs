@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use metalbond_uring::shard::{BATCH_BYTES_MAX, Piece};
+use metalbond_uring::internals::shard::{BATCH_BYTES_MAX, Piece};
+use metalbond_uring::internals::wire::{self, Deframer, Hello, Message, Update};
 use metalbond_uring::types::{Action, PeerId, Route, Vni};
-use metalbond_uring::wire::{self, Deframer, Hello, Message, Update};
 
 /// Routes by VNI.
 pub type Tables = Vec<(Vni, BTreeSet<Route>)>;

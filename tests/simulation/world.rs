@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 
-use metalbond_uring::shard::{
+use metalbond_uring::internals::shard::{
     Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
+use metalbond_uring::internals::wire::Message;
 use metalbond_uring::types::{
     Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
-use metalbond_uring::wire::Message;
 
 use crate::client::{Client, Connection, Tables, check_piece};
 use crate::rng::Rng;

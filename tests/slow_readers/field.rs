@@ -6,9 +6,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use metalbond_uring::shard::{
+use metalbond_uring::internals::shard::{
     Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
+use metalbond_uring::internals::wire::HEADER_BYTES;
 use metalbond_uring::types::{
     Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
@@ -100,7 +101,7 @@ impl Field {
             job_routes_per_turn: one_of(&mut rng, [50, 500, 8_192]),
             requests_under_way_max: one_of(&mut rng, [100, 2_000, 32_768]),
             record_bytes_under_way_max: one_of(&mut rng, [4 << 10, 64 << 10, 4 << 20]),
-            compacted_bytes_per_turn: one_of(&mut rng, [1 << 10, 30 << 10, 1 << 20]),
+            compacted_bytes_per_turn: one_of(&mut rng, [1, 1_000, 30 << 10, 1 << 20]),
             tail_bytes_min: one_of(&mut rng, [0, 1_000, 16_384]),
         };
         let reflect = one_of(&mut rng, [ReflectOwn::None, ReflectOwn::None, ReflectOwn::AllButNat]);

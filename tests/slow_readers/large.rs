@@ -4,11 +4,13 @@
 
 use std::time::Duration;
 
-use metalbond_uring::shard::{Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::shard::{
+    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
+};
+use metalbond_uring::internals::wire::{Deframer, Hello, Message, decode, encode_update};
 use metalbond_uring::types::{
     Action, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
-use metalbond_uring::wire::{Deframer, Hello, Message, decode, encode_update};
 
 const VNI: Vni = Vni(7);
 const ANNOUNCERS: u32 = 3;

@@ -9,7 +9,7 @@ use crate::types::Destination;
 
 /// An address family of destinations.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Family {
+pub(crate) enum Family {
     /// IPv4.
     V4,
     /// IPv6.
@@ -18,7 +18,7 @@ pub enum Family {
 
 /// What one kernel route is found by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Prefix {
+pub(crate) struct Prefix {
     /// The routing table, 1..=2^32-1.
     pub table: u32,
     /// The destination; all host bits are 0.
@@ -27,7 +27,7 @@ pub struct Prefix {
 
 impl Prefix {
     /// The address family of the destination.
-    pub fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         if self.destination.prefix.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 }

@@ -16,7 +16,7 @@ use super::blocks::OwnedBlocks;
 use super::events::{Event, Events};
 use super::netlink::{Answer, Requests, Scope, wait_readable};
 use super::plan::{
-    BLOCKS, HOPS_MAX, NexthopObjects, Notice, Op, Ours, Outcome, Plan, Report, ServerId, Snapshot,
+    BLOCKS, HOPS_MAX, NexthopObjects, Notice, Op, Ours, Outcome, Plan, Report, Snapshot,
 };
 use super::{KernelConfig, Shared};
 use crate::types::{Route, Time, Vni};
@@ -41,14 +41,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// What callers ask for, in the order of their calls.
 #[derive(Debug)]
 pub(super) enum Command {
-    Add(Vni, Route, ServerId),
-    Remove(Vni, Route, ServerId),
-    Announce(Vni, Route),
-    Withdraw(Vni, Route),
-    Lose(ServerId),
-    Hold(ServerId),
-    Release(ServerId),
-    DropVni(Vni),
+    Add(Vni, Route),
+    Remove(Vni, Route),
     Sweep,
     Clear,
     /// Answered when there is nothing left to do.
@@ -64,7 +58,7 @@ pub(super) struct Link {
     pub is_usable: bool,
 }
 
-pub(super) struct Worker {
+pub(super) struct NetlinkThread {
     config: KernelConfig,
     plan: Plan,
     shared: Arc<Shared>,
@@ -99,17 +93,17 @@ pub(super) struct Worker {
     end_at: Option<Time>,
 }
 
-impl Worker {
+impl NetlinkThread {
     #[allow(clippy::disallowed_methods)] // the plan's time comes from here
-    pub fn new(
+    pub(super) fn new(
         config: KernelConfig,
         plan: Plan,
         shared: Arc<Shared>,
         wake: std::os::unix::net::UnixStream,
         requests: Requests,
         events: Events,
-    ) -> Worker {
-        Worker {
+    ) -> NetlinkThread {
+        NetlinkThread {
             config,
             plan,
             shared,
@@ -136,7 +130,7 @@ impl Worker {
         }
     }
 
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         let (mut ops, mut answers) = (Vec::new(), Vec::new());
         loop {
             self.take_commands();
@@ -177,18 +171,12 @@ impl Worker {
         while matches!(io::Read::read(&mut self.wake, &mut scratch), Ok(1..)) {}
         for command in self.shared.take_commands() {
             match command {
-                Command::Add(vni, route, server) => {
-                    if let Err(skip) = self.plan.add(vni, route, server) {
+                Command::Add(vni, route) => {
+                    if let Err(skip) = self.plan.add(vni, route) {
                         warn!("route {route} of VNI {vni} is not installed: {skip}");
                     }
                 }
-                Command::Remove(vni, route, server) => self.plan.remove(vni, route, server),
-                Command::Announce(vni, route) => self.plan.announce(vni, route),
-                Command::Withdraw(vni, route) => self.plan.withdraw(vni, route),
-                Command::Lose(server) => self.plan.lose(server),
-                Command::Hold(server) => self.plan.hold(server),
-                Command::Release(server) => self.plan.release(server),
-                Command::DropVni(vni) => self.plan.drop_vni(vni),
+                Command::Remove(vni, route) => self.plan.remove(vni, route),
                 Command::Sweep => self.sweep(),
                 Command::Clear => {
                     self.plan.clear();
