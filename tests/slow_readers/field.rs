@@ -9,7 +9,6 @@ use std::time::Duration;
 use metalbond_uring::internals::shard::{
     Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
-use metalbond_uring::internals::wire::HEADER_BYTES;
 use metalbond_uring::types::{
     Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
@@ -82,6 +81,7 @@ pub struct Field {
     pub restless: usize,
     /// All routes that ever were.
     ever: BTreeSet<(Vni, Route)>,
+    sends: u64,
     /// Whether nobody comes back any more.
     over: bool,
 }
@@ -155,6 +155,7 @@ impl Field {
             fickle: false,
             restless: 30,
             ever: BTreeSet::new(),
+            sends: 0,
             over: false,
             rng,
         };
@@ -277,10 +278,14 @@ impl Field {
 
     /// Whatever can happen happens, until nothing is left but what does not read.
     pub fn rest(&mut self) {
+        let (mut sends, mut since) = (self.sends, self.now);
         for round in 0.. {
             assert!(round < 1_000_000, "it comes to rest");
             if self.step() {
                 continue;
+            }
+            if sends != self.sends {
+                (sends, since) = (self.sends, self.now);
             }
             // Paced peers, slow ones and bases wait for the clock.
             let next = self.nodes.iter().map(|node| node.shard.next_wakeup()).min().unwrap();
@@ -289,7 +294,9 @@ impl Field {
                 peer.habit == Habit::Slow && in_flight
             });
             let next = pieces.map(|peer| peer.next_piece).min().map_or(next, |it| next.min(it));
-            if next > self.now.after(Duration::from_secs(5)) {
+            // A base that is still read is looked after for ever.
+            let quiet = self.now.since(since) > Duration::from_secs(10);
+            if quiet || next > self.now.after(Duration::from_secs(5)) {
                 let current = |peer: &Peer| peer.habit != Habit::Stalled;
                 self.peers.iter_mut().for_each(|peer| peer.is_current |= current(peer));
                 return;
@@ -376,9 +383,9 @@ impl Field {
                 }
                 if self.rng.chance(70) {
                     connection.subscribe(vni, usize::MAX);
-                    self.peers[at].is_current = false;
                 }
             }
+            self.peers[at].is_current = false;
             if self.rng.chance(30) {
                 self.subscribe_somewhere(at);
             }
@@ -545,6 +552,7 @@ impl Field {
             Transmit::Send(piece) => {
                 check_piece(piece.as_slice(), piece.end_of_record, *reassembles);
                 connection.in_flight = Some(piece);
+                self.sends += 1;
                 true
             }
             Transmit::Idle => false,
