@@ -72,9 +72,7 @@ fn right(arguments: &str) -> Run {
         assert!(stage["server_cpu_s"].is_number(), "{stage}");
         // Those who leave may be told that others left before them, and those who join of routes that are
         // gone again.
-        // Those who are slow are not told what is no longer so.
-        let stage_name = stage["stage"].as_str().unwrap();
-        if !["vanish", "restart", "return", "replace", "lose"].contains(&stage_name) {
+        if !["vanish", "restart", "return"].contains(&stage["stage"].as_str().unwrap()) {
             assert_eq!(stage["deliveries"], stage["deliveries_expected"], "{stage}");
         }
     }
@@ -175,6 +173,16 @@ fn slow() {
     let stage = run.stage("one stalls");
     // The one that stalls is not measured.
     assert_eq!(stage["latency_samples"], 4 * 5000);
+}
+
+#[test]
+fn a_table_is_replaced_and_lost() {
+    for reading in ["", "--aligned --pace off", "--aligned --pace 20000"] {
+        let sizes = "--announcers 3 --routes 3000 --subscribers 40";
+        let run = right(&format!("--scenario loss {sizes} {reading}"));
+        assert_eq!(run.stage("join")["deliveries"], 40 * 9_000);
+        assert_eq!(run.stage("lose")["peers"], 40);
+    }
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::time::Duration;
 use metalbond_uring::internals::shard::{
     Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
-use metalbond_uring::internals::wire::HEADER_BYTES;
 use metalbond_uring::types::{
     Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
@@ -19,10 +18,9 @@ use crate::rng::Rng;
 
 /// Bytes of one read of an announcer's socket, and of a piece or a chunk, at most.
 const READ_BYTES: usize = 64 << 10;
-/// The shortest frame of a route here: header, VNI, an IPv4 prefix, and an IPv6 hop.
-const FRAME_BYTES_MIN: usize = HEADER_BYTES + 30;
-/// The longest.
-const FRAME_BYTES_MAX: usize = 80;
+/// The shortest frame of a route here but the default one, and the longest.
+const FRAME_BYTES_MIN: usize = 34;
+const FRAME_BYTES_MAX: usize = 58;
 /// A slow reader takes one piece in this time.
 const PIECE_EVERY: Duration = Duration::from_secs(1);
 
@@ -52,6 +50,18 @@ struct Peer {
     /// When a slow one takes its next piece.
     next_piece: Time,
     connection: Option<Connection>,
+    /// Whether it has read all that there was, some time after its last SUBSCRIBE.
+    is_current: bool,
+}
+
+/// Messages that a peer may get for a VNI.
+struct Due {
+    vni: Vni,
+    /// Routes that it has to be told of.
+    difference: usize,
+    most: usize,
+    /// Messages that it got before.
+    updates: u64,
 }
 
 /// Everything.
@@ -90,7 +100,7 @@ impl Field {
             job_routes_per_turn: one_of(&mut rng, [50, 500, 8_192]),
             requests_under_way_max: one_of(&mut rng, [100, 2_000, 32_768]),
             record_bytes_under_way_max: one_of(&mut rng, [4 << 10, 64 << 10, 4 << 20]),
-            compacted_bytes_per_turn: [1, 100, 1_000, 1 << 20][rng.below(4)],
+            compacted_bytes_per_turn: one_of(&mut rng, [1 << 10, 30 << 10, 1 << 20]),
             tail_bytes_min: one_of(&mut rng, [0, 1_000, 16_384]),
         };
         let reflect = one_of(&mut rng, [ReflectOwn::None, ReflectOwn::None, ReflectOwn::AllButNat]);
@@ -129,6 +139,7 @@ impl Field {
             habit: Habit::Fast,
             next_piece: Time(1),
             connection: None,
+            is_current: false,
         };
         let peers = (0..announcers + readers).map(peer).collect();
         let mut field = Field {
@@ -168,6 +179,9 @@ impl Field {
                 }
             }
             let at = self.rng.below(self.peers.len());
+            if self.rng.chance(3) {
+                self.subscribe_somewhere(at);
+            }
             // A handshake has its own time limit.
             let established = self.peers[at].connection.as_ref().is_some_and(|it| it.established);
             if self.rng.chance(self.restless) && established {
@@ -211,18 +225,7 @@ impl Field {
             (0..self.peers.len()).filter(|&at| self.peers[at].habit != Habit::Fast).collect();
         // What is in flight is nobody's to change any more.
         slow.iter().for_each(|&at| self.end_send(at));
-        let told = |field: &Field, at: usize| {
-            let connection = field.peers[at].connection.as_ref();
-            let views = connection.into_iter().flat_map(|it| &it.views);
-            let mut of_vni = Vec::new();
-            for (vni, view) in views.filter(|(_, view)| view.subscribed) {
-                let now = field.expected(at, *vni);
-                let difference = view.routes.symmetric_difference(&now).count();
-                of_vni.push((*vni, view.updates, difference, view.routes.len(), now.len()));
-            }
-            of_vni
-        };
-        let before: Vec<_> = slow.iter().map(|&at| (at, told(self, at))).collect();
+        let before: Vec<_> = slow.iter().map(|&at| (at, self.messages_due(at))).collect();
         let at_once = self.rng.chance(60);
         if !at_once {
             // At a piece a second it would take so long that the others are closed for stalling.
@@ -236,17 +239,39 @@ impl Field {
             }
         }
         self.rest();
-        for (at, before) in before {
+        for (at, due) in before {
             let connection = self.peers[at].connection.as_ref().unwrap();
-            for (vni, updates, difference, knew, knows) in before {
-                let got = (connection.views[&vni].updates - updates) as usize;
-                let most = difference + READ_BYTES / FRAME_BYTES_MIN;
+            for Due { vni, difference, most, updates } in due {
+                let got = connection.views[&vni].updates - updates;
                 assert!(
-                    got <= most,
-                    "peer {at}, VNI {vni}: {got} messages for a difference of {difference} (from {knew} routes to {knows})"
+                    got <= most as u64,
+                    "peer {at}, VNI {vni}: {got} messages instead of {most} for a difference of {difference}"
                 );
             }
         }
+    }
+
+    /// How many messages a peer may get for each of its VNIs, if nobody says anything more.
+    fn messages_due(&self, at: usize) -> Vec<Due> {
+        let Peer { connection, is_current, .. } = &self.peers[at];
+        let views = connection.iter().flat_map(|connection| &connection.views);
+        views
+            .filter(|(_, view)| view.subscribed)
+            .map(|(&vni, view)| {
+                let now = self.expected(at, vni);
+                let difference = view.routes.symmetric_difference(&now).count();
+                // A log that is shorter than a dump, or than the limit, is read as it lies.
+                let dump_bytes = view.routes.len().max(now.len()) * FRAME_BYTES_MAX;
+                let log_bytes = dump_bytes.max(self.limits.lag_bytes_max as usize);
+                let most = match is_current {
+                    true => difference.max(log_bytes / FRAME_BYTES_MIN),
+                    // The rest of its base, and then what has become of that.
+                    false => 2 * self.ever.len(),
+                };
+                let most = most + READ_BYTES / FRAME_BYTES_MIN;
+                Due { vni, difference, most, updates: view.updates }
+            })
+            .collect()
     }
 
     /// Whatever can happen happens, until nothing is left but what does not read.
@@ -264,6 +289,8 @@ impl Field {
             });
             let next = pieces.map(|peer| peer.next_piece).min().map_or(next, |it| next.min(it));
             if next > self.now.after(Duration::from_secs(5)) {
+                let current = |peer: &Peer| peer.habit != Habit::Stalled;
+                self.peers.iter_mut().for_each(|peer| peer.is_current |= current(peer));
                 return;
             }
             self.now = self.now.max(next);
@@ -309,6 +336,7 @@ impl Field {
         let Peer { is_server, reassembles, .. } = self.peers[at];
         self.peers[at].connection = Some(Connection::new(shard, id, is_server, reassembles));
         self.peers[at].habit = Habit::Fast;
+        self.peers[at].is_current = false;
         self.nodes[shard].dirty = true;
     }
 
@@ -323,8 +351,11 @@ impl Field {
         let all = self.rng.chance(50);
         for vni in 0..self.vnis as u32 {
             if all || self.rng.chance(50) || self.vnis == 1 {
-                let connection = self.peers[at].connection.as_mut().unwrap();
-                connection.subscribe(Vni(vni), usize::MAX);
+                let Some(connection) = &mut self.peers[at].connection else { return };
+                if connection.established && connection.is_live() {
+                    connection.subscribe(Vni(vni), usize::MAX);
+                    self.peers[at].is_current = false;
+                }
             }
         }
     }
@@ -344,6 +375,7 @@ impl Field {
                 }
                 if self.rng.chance(70) {
                     connection.subscribe(vni, usize::MAX);
+                    self.peers[at].is_current = false;
                 }
             }
             if self.rng.chance(30) {
