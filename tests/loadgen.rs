@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use metalbond_uring::internals::io::{Server, ServerConfig};
 use metalbond_uring::internals::wire::{Deframer, Hello, KEEPALIVE_FRAME, Message, decode};
-use metalbond_uring::types::{Pace, ReflectOwn};
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_loadgen");
@@ -90,13 +89,7 @@ fn server() -> Server {
     Server::start(ServerConfig {
         listen: vec!["[::1]:0".parse().unwrap()],
         cores: 2,
-        keepalive_interval_s: 5,
-        reflect_own: ReflectOwn::None,
-        pace: Pace::Auto,
-        routes_per_peer_max: 100_000,
-        vnis_per_peer_max: 1000,
         peers_max: 1000,
-        queue_bytes_max: 1 << 30,
         ..ServerConfig::default()
     })
     .unwrap()

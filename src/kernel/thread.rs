@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
+use super::Shared;
 use super::blocks::OwnedBlocks;
+use super::config::{HOPS_MAX, KernelConfig, NexthopObjects};
 use super::events::{Event, Events};
 use super::netlink::{Answer, Requests, Scope, wait_readable};
-use super::plan::{
-    BLOCKS, HOPS_MAX, NexthopObjects, Notice, Op, Ours, Outcome, Plan, Report, Snapshot,
-};
-use super::{KernelConfig, Shared};
+use super::plan::{BLOCKS, Notice, Op, Ours, Outcome, Plan, Report, Snapshot};
 use crate::types::{Route, Time, Vni};
 
 /// Operations of one batch: enough that the system call costs nothing beside them, few enough
@@ -326,7 +325,7 @@ impl NetlinkThread {
     }
 
     fn verify_if_due(&mut self, now: Time) {
-        let resync = Duration::from_secs(self.config.resync_s.into());
+        let resync = self.config.resync;
         if self.plan.is_suspect() || self.is_rival_check_due(now) && self.blocks.has_rival_ended() {
             self.repair_soon();
         }
@@ -490,9 +489,8 @@ impl NetlinkThread {
         if let Some(retry_at) = self.plan.retry_at() {
             at(retry_at);
         }
-        if self.config.resync_s > 0 {
-            let resync = Duration::from_secs(self.config.resync_s.into());
-            at(self.verified_at.after(resync).max(self.verify_after));
+        if !self.config.resync.is_zero() {
+            at(self.verified_at.after(self.config.resync).max(self.verify_after));
         }
         if let Some(repair_at) = self.repair_at {
             at(repair_at.max(self.verify_after));
