@@ -4,7 +4,7 @@
 //! longer than a batch or a dump takes.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -496,8 +496,8 @@ impl NetlinkThread {
             at(repair_at.max(self.verify_after));
         }
         let timeout = (until != Time::NEVER).then(|| until.since(now));
-        let fds = [self.wake.as_raw_fd(), self.events.as_raw_fd()];
-        if let Err(error) = wait_readable(&fds, timeout) {
+        let fds = [self.wake.as_fd(), self.events.as_fd()];
+        if let Err(error) = wait_readable(fds, timeout) {
             debug!("poll: {error}");
             std::thread::sleep(RETRY_PAUSE);
         }
