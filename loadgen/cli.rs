@@ -44,6 +44,8 @@ pub enum Scenario {
     Churn,
     /// One subscriber stops reading.
     Slow,
+    /// A table that all have is replaced, and then lost with its announcers.
+    Loss,
     /// Nothing happens.
     Idle,
 }
@@ -87,7 +89,7 @@ pub struct Options {
 
 impl Scenario {
     /// All scenarios with their names.
-    const ALL: [(Scenario, &'static str); 9] = [
+    const ALL: [(Scenario, &'static str); 10] = [
         (Scenario::Mix, "mix"),
         (Scenario::Fanout, "fanout"),
         (Scenario::Mesh, "mesh"),
@@ -96,6 +98,7 @@ impl Scenario {
         (Scenario::Latency, "latency"),
         (Scenario::Churn, "churn"),
         (Scenario::Slow, "slow"),
+        (Scenario::Loss, "loss"),
         (Scenario::Idle, "idle"),
     ];
 
@@ -182,6 +185,7 @@ type Addresses = Vec<SocketAddr>;
      \x20 churn    --announcers 10 --routes 200 --subscribers 50 --rounds 5 [--rate]\n\
      \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5\n\
      \x20          --stall-s 30\n\
+     \x20 loss     --announcers 3 --routes 100000 --subscribers 400\n\
      \x20 idle     --peers 5000 --duration-s 10\n\
      \x20 --routes counts for each announcer in each of its VNIs. Of few peers 10\n\
      \x20 share a VNI, unless --vnis says otherwise.",
@@ -295,7 +299,11 @@ static GRAMMAR: Grammar = Grammar {
 };
 
 static VALUES: &[Takes] = &[
-    Takes("--scenario", "mix, fanout, mesh, join, herd, latency, churn, slow or idle", "fanout"),
+    Takes(
+        "--scenario",
+        "mix, fanout, mesh, join, herd, latency, churn, slow, loss or idle",
+        "fanout",
+    ),
     Takes("--peers", "a number of at least 1", "5000"),
     Takes("--vnis", "a number of at least 1", "100"),
     Takes("--vnis-per-peer", "a number of at least 1", "4"),

@@ -17,7 +17,7 @@ use metalbond_uring::types::Action;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::latency::Latency;
-use crate::peer::{Arrivals, AtOnce, Peer, State};
+use crate::peer::{Arrivals, AtOnce, Part, Peer, State};
 use crate::shared::{Reading, Shared, Stats};
 use crate::socket::Socket;
 use crate::stream::{self, Stream};
@@ -46,8 +46,8 @@ pub enum Command {
     ExpectClose(PeerSet),
     /// Subscribe to all their VNIs.
     Subscribe(PeerSet),
-    /// Announce or withdraw all their routes as fast as the server takes them.
-    Announce(PeerSet, Action),
+    /// Announce or withdraw routes as fast as the server takes them.
+    Announce(PeerSet, Action, Part),
     /// Send a KEEPALIVE and count its answer.
     Barrier(PeerSet),
     /// Stop reading until then (nanoseconds of the clock), and do not measure them before the next `Measure`.
@@ -181,7 +181,9 @@ impl Shard {
                 self.mine(&peers).for_each(|peer| peer.leaving.set(true));
             }
             Command::Subscribe(peers) => self.each(&peers, |peer| peer.subscribe(plan)),
-            Command::Announce(peers, action) => self.each(&peers, |peer| peer.start_job(action)),
+            Command::Announce(peers, action, part) => {
+                self.each(&peers, |peer| peer.start_job(action, part));
+            }
             Command::Barrier(peers) => self.each(&peers, |peer| peer.start_barrier()),
             Command::Pause(peers, until_ns) => self.mine(&peers).for_each(|peer| {
                 peer.paused_until_ns.set(until_ns);

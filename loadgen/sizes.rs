@@ -72,6 +72,7 @@ fn flags_of(scenario: Scenario) -> &'static [&'static str] {
         Scenario::Join => &["--announcers", "--routes", "--joiners", "--rate"],
         Scenario::Latency => &["--announcers", "--subscribers", "--rate", "--duration-s"],
         Scenario::Churn => &["--announcers", "--routes", "--subscribers", "--rounds", "--rate"],
+        Scenario::Loss => &["--announcers", "--routes", "--subscribers"],
         Scenario::Slow => &["--announcers", "--subscribers", "--rate", "--duration-s", "--stall-s"],
     }
 }
@@ -116,6 +117,9 @@ impl Given {
             Scenario::Churn => {
                 sizes.star(self, 10, 50, 200);
                 sizes.rounds = self.rounds.unwrap_or(5);
+            }
+            Scenario::Loss => {
+                sizes.star(self, 3, 400, 100_000);
             }
             Scenario::Slow => {
                 sizes.star(self, 10, 20, 0);

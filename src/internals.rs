@@ -38,6 +38,6 @@ pub mod wire {
     pub use crate::wire::{
         DecodeError, Deframer, Fault, Frame, FrameError, HEADER_BYTES, Hello, InvalidUpdate,
         KEEPALIVE_FRAME, Message, MessageType, Reaction, Update, decode, decode_update,
-        encode_update, frames,
+        encode_update, frame_len, frames,
     };
 }

@@ -8,7 +8,7 @@
 //! | [`types`] | VNIs, routes, ids, time: plain values |
 //! | `wire` | frames and messages, and what is wrong with them |
 //! | `session` | the state machine of one connection and its timers |
-//! | `log` | encoded updates on their way: logs with cursors, bases, private queues |
+//! | `log` | encoded updates on their way: logs with cursors and what laggards missed, bases |
 //! | `rib` | route tables, sources, and the records that changes make |
 //! | `shard` | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
 //! | `io` | the tokio-uring driver of the core: threads, sockets, mail between shards |

@@ -12,6 +12,7 @@ mod events;
 mod groups;
 mod home;
 mod input;
+mod laggards;
 mod mail;
 mod node;
 mod output;
@@ -47,8 +48,6 @@ pub use peer::Piece;
 
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
-/// Backlog that is conflated in one turn, in bytes: some 30 ms of work at most.
-const CONFLATED_BYTES_PER_TURN: u64 = 8 << 20;
 /// A shard that is later than this with its timers does not judge its peers by them yet: what they
 /// said may still wait to be read.
 const STALL_MIN: Duration = Duration::from_secs(1);
@@ -62,11 +61,11 @@ pub struct Limits {
     pub routes_per_peer_max: u32,
     /// VNIs that one peer may subscribe to; further SUBSCRIBEs are refused.
     pub vnis_per_peer_max: u32,
-    /// Bytes of all private queues of this shard; beyond, the peer with the longest is closed.
+    /// Bytes that are kept for laggards of this shard; beyond, the peer that takes most is closed.
     pub queue_bytes_max: u64,
-    /// Bytes of a log that a reader may be behind before its backlog is conflated.
+    /// Bytes of a log that a reader may be behind before it becomes a laggard.
     pub lag_bytes_max: u64,
-    /// Bytes of all logs of this shard; beyond, all readers that are behind are conflated.
+    /// Bytes of all logs of this shard; beyond, all readers that are behind become laggards.
     pub log_bytes_max: usize,
 }
 
@@ -93,6 +92,8 @@ pub struct Budgets {
     pub requests_under_way_max: usize,
     /// Record bytes under way to one shard beyond which homes stop serving.
     pub record_bytes_under_way_max: usize,
+    /// Bytes of log that are compacted in a turn at least; more if more was appended.
+    pub compacted_bytes_per_turn: usize,
     /// Bytes of records that are kept behind a base however small it is.
     pub tail_bytes_min: usize,
 }
@@ -100,10 +101,11 @@ pub struct Budgets {
 impl Default for Budgets {
     fn default() -> Budgets {
         Budgets {
-            requests_per_turn: 16_384,
+            requests_per_turn: 8_192,
             job_routes_per_turn: 8_192,
             requests_under_way_max: 32_768,
             record_bytes_under_way_max: 4 << 20,
+            compacted_bytes_per_turn: 1 << 20,
             tail_bytes_min: 16 << 10,
         }
     }
@@ -166,7 +168,7 @@ pub struct Counters {
     pub updates_without_effect: u64,
     /// SUBSCRIBEs refused because of the limit on VNIs.
     pub subscriptions_refused: u64,
-    /// Peers closed because private queues took too much memory.
+    /// Peers closed because laggards took too much memory.
     pub peers_over_budget: u64,
 }
 
@@ -179,8 +181,8 @@ pub struct Held {
     pub vnis: usize,
     /// Log chunks that somebody has still to read.
     pub log_bytes: usize,
-    /// Private queues.
-    pub private_bytes: usize,
+    /// What laggards have still to be told: the routes that changed, and who was told what.
+    pub laggard_bytes: usize,
     /// The longest way that a reader is behind in a log.
     pub lag_bytes_longest: u64,
     /// The most bases that any group has alive.
@@ -213,7 +215,6 @@ pub struct Shard {
     node: Node,
     /// Lost servers whose routes stay until then, and the homes that know them.
     held_sources: VecDeque<HeldSource>,
-    log_bytes_seen: usize,
     /// Buffers to gather in, for use again.
     gathered: Vec<Rc<Vec<u8>>>,
     counters: Counters,
@@ -227,7 +228,11 @@ impl Shard {
         let shards = config.shards;
         Shard {
             peers: Peers::new(config.id),
-            groups: Groups::new(hasher.clone(), config.limits.lag_bytes_max),
+            groups: Groups::new(
+                hasher.clone(),
+                config.limits.lag_bytes_max,
+                config.budgets.compacted_bytes_per_turn,
+            ),
             rib: Rib::new(hasher, config.reflect_own, config.budgets.tail_bytes_min),
             inbox: (0..shards).map(|_| VecDeque::new()).collect(),
             served_first: 0,
@@ -249,7 +254,6 @@ impl Shard {
             draining: false,
             node: Node::default(),
             held_sources: VecDeque::new(),
-            log_bytes_seen: 0,
             gathered: Vec::new(),
             counters: Counters::default(),
             config,
@@ -293,7 +297,10 @@ impl Shard {
     /// Does what is due. True if work is left: call again soon, after I/O had its chance.
     pub fn turn(&mut self, now: Time) -> bool {
         let left = self.work_as_home(now);
-        let slow_left = self.groups.conflate_slow(false, CONFLATED_BYTES_PER_TURN);
+        let peers = &self.peers;
+        let slow_left = self.groups.compact(self.config.limits.log_bytes_max, |source, vni| {
+            peers.find(source.0)?.subscription(vni)
+        });
         self.hold_budgets(now);
         self.queue_ready();
         self.resume_paused(now);
@@ -371,7 +378,7 @@ impl Shard {
             routes: self.rib.routes(),
             vnis: self.rib.vnis(),
             log_bytes: self.groups.live_bytes(),
-            private_bytes: self.groups.private_bytes(),
+            laggard_bytes: self.groups.laggard_bytes(),
             lag_bytes_longest: self.groups.lag_bytes_longest(),
             bases_alive_max: self.rib.bases_alive_max(),
             lost_connections: self.held_sources.len(),
@@ -434,23 +441,14 @@ impl Shard {
         self.next_sweep = self.next_sweep.max(now.after(SWEEP_INTERVAL_MIN));
     }
 
-    /// Keeps logs and private queues within their budgets.
+    /// Keeps what laggards take within its budget.
     fn hold_budgets(&mut self, now: Time) {
-        let log_bytes = self.groups.live_bytes();
-        let log_bytes_max = self.config.limits.log_bytes_max;
-        if log_bytes <= log_bytes_max {
-            self.log_bytes_seen = 0;
-        } else if log_bytes > self.log_bytes_seen + log_bytes_max / 8 {
-            // Looking again is worth it only when there is more to find.
-            self.groups.conflate_slow(true, CONFLATED_BYTES_PER_TURN);
-            self.log_bytes_seen = self.groups.live_bytes();
-        }
         let queue_bytes_max = self.config.limits.queue_bytes_max;
-        if self.groups.private_bytes() as u64 <= queue_bytes_max {
+        if self.groups.laggard_bytes() as u64 <= queue_bytes_max {
             return;
         }
         for (id, bytes) in self.groups.hungriest() {
-            if self.groups.private_bytes() as u64 <= queue_bytes_max {
+            if self.groups.laggard_bytes() as u64 <= queue_bytes_max {
                 break;
             }
             if self.peers.find(id).is_some_and(|peer| peer.role == Role::Own) {
@@ -459,7 +457,7 @@ impl Shard {
             }
             self.counters.peers_over_budget += 1;
             if let Some(peer) = self.peers.find_mut(id) {
-                peer.detail = Some(format!("{bytes} bytes were queued for it"));
+                peer.detail = Some(format!("{bytes} bytes were kept for it alone"));
             }
             self.close(now, id, CloseReason::OverBudget);
         }

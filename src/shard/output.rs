@@ -194,7 +194,7 @@ impl Shard {
     fn has_joined(&mut self, id: PeerId) -> bool {
         let Some(peer) = self.peers.find(id) else { return true };
         let groups = &mut self.groups;
-        peer.subscriptions.iter().all(|&(_, sub)| groups.subscription(sub).joined)
+        peer.subscriptions.iter().all(|&(_, sub)| groups.subscription(sub).is_joined())
     }
 
     /// What tells the route client, behind all that was pending for it, that a former run is over: a

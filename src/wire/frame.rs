@@ -203,7 +203,7 @@ pub fn frames(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 ///
 /// # Panics
 /// If `bytes` does not start with the header of a frame.
-pub(crate) fn frame_len(bytes: &[u8]) -> usize {
+pub fn frame_len(bytes: &[u8]) -> usize {
     match Header::read(bytes) {
         Ok(Some(header)) => header.frame_bytes(),
         _ => panic!("not a frame of ours: {:02x?}", &bytes[..bytes.len().min(8)]),

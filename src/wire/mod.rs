@@ -18,12 +18,13 @@ mod protobuf;
 mod strategies;
 mod update;
 
-pub(crate) use frame::frame_len;
-pub use frame::{Deframer, Frame, FrameError, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, frames};
+pub use frame::{
+    Deframer, Frame, FrameError, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, frame_len, frames,
+};
 pub use message::{Hello, Message, decode};
 pub use policy::{DecodeError, Fault, InvalidUpdate, Reaction};
-pub(crate) use update::action_and_key;
 pub use update::{Update, decode_update, encode_update};
+pub(crate) use update::{action_and_key, encode_keyed, keyed_frame_len};
 
 /// The generated types. They write HELLO, SUBSCRIBE and UNSUBSCRIBE; what they read is what the tests
 /// compare our own reading with.

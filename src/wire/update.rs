@@ -106,6 +106,22 @@ pub(crate) fn action_and_key(frame: &[u8]) -> (Action, &[u8]) {
     }
 }
 
+/// Appends the UPDATE frame that does this with the route of a key from [`action_and_key`].
+pub(crate) fn encode_keyed(out: &mut Vec<u8>, action: Action, key: &[u8]) {
+    let payload_bytes = keyed_frame_len(action, key) - HEADER_BYTES;
+    let length = u8::try_from(payload_bytes).expect("our own UPDATEs are shorter");
+    out.extend_from_slice(&[VERSION, 0, length, MessageType::Update as u8]);
+    if action == Action::Remove {
+        out.extend_from_slice(&REMOVE_BYTES);
+    }
+    out.extend_from_slice(key);
+}
+
+/// Length of the frame that [`encode_keyed`] writes.
+pub(crate) fn keyed_frame_len(action: Action, key: &[u8]) -> usize {
+    HEADER_BYTES + key.len() + if action == Action::Remove { REMOVE_BYTES.len() } else { 0 }
+}
+
 fn write_destination(frame: &mut Frame, destination: &Destination) {
     frame.byte(keys::DESTINATION as u8);
     let start = frame.begin();
