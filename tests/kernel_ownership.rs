@@ -26,7 +26,7 @@ const FORMS: [NexthopObjects; 3] =
 /// Nothing is verified but for a reason, and nothing swept but when asked for.
 fn config(link: &str, table: u32) -> KernelConfig {
     let map = BTreeMap::from([(V, table)]);
-    KernelConfig { resync_s: 0, ..KernelConfig::new(link, map) }
+    KernelConfig { resync: Duration::ZERO, ..KernelConfig::new(link, map) }
 }
 
 fn start(link: &str, table: u32) -> KernelRoutes {

@@ -23,7 +23,7 @@ const V: Vni = Vni(7);
 
 fn config(map: &[(u32, u32)]) -> KernelConfig {
     let map: BTreeMap<Vni, u32> = map.iter().map(|(vni, table)| (Vni(*vni), *table)).collect();
-    KernelConfig { resync_s: 0, ..KernelConfig::new(TUNNEL, map) }
+    KernelConfig { resync: Duration::ZERO, ..KernelConfig::new(TUNNEL, map) }
 }
 
 fn start(config: KernelConfig) -> KernelRoutes {
@@ -484,7 +484,7 @@ fn too_many_hops_are_left_out() {
         ] {
             let config = KernelConfig {
                 nexthop_objects: form,
-                resync_s: 1,
+                resync: Duration::from_secs(1),
                 hops_max,
                 ..config(&[(7, 100)])
             };

@@ -55,7 +55,7 @@ const STALL_MIN: Duration = Duration::from_secs(1);
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Limits that keep one peer from filling the machine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Routes that one peer may announce; further ADDs are refused.
     pub routes_per_peer_max: u32,

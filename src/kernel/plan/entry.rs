@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use smallvec::SmallVec;
 
 use super::nexthops::NexthopKey;
-use super::{Family, Few, NexthopId, NexthopObjects, Place, PlanConfig, Prefix};
+use super::{Family, Few, NexthopId, Place, Prefix};
+use crate::kernel::config::{KernelConfig, NexthopObjects};
 use crate::types::{Route, Vni};
 
 /// Distinct tunnel endpoints, ascending.
@@ -135,7 +136,7 @@ impl Entry {
     }
 
     /// What the kernel should hold, and how many hops are too many for it.
-    pub(super) fn want(&self, prefix: Prefix, config: &PlanConfig) -> (Want, usize) {
+    pub(super) fn want(&self, prefix: Prefix, config: &KernelConfig) -> (Want, usize) {
         let mut hops: Hops = self
             .users
             .iter()
