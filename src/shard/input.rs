@@ -117,7 +117,7 @@ impl Shard {
             };
             match message {
                 Ok(Message::Update(update)) => {
-                    let verdict = peer.session.on_message(now, wire::MessageType::Update, None);
+                    let verdict = peer.session.on_update(now);
                     if verdict == Verdict::Deliver {
                         self.on_update(now, id, &update);
                     } else {
@@ -134,11 +134,7 @@ impl Shard {
         let Some(peer) = self.peers.find_mut(id) else {
             return;
         };
-        let hello = match message {
-            Message::Hello(hello) => Some(hello),
-            _ => None,
-        };
-        let verdict = peer.session.on_message(now, message.message_type(), hello);
+        let verdict = peer.session.on_message(now, message);
         match (verdict, message) {
             (Verdict::Deliver, Message::Subscribe(vni)) => self.subscribe(now, id, *vni),
             (Verdict::Deliver, Message::Unsubscribe(vni)) => self.unsubscribe(id, *vni),
@@ -163,7 +159,7 @@ impl Shard {
             }
             Reaction::DropMessage => {
                 // In a state where no UPDATE is allowed, a bad one is not either.
-                let verdict = peer.session.on_message(now, wire::MessageType::Update, None);
+                let verdict = peer.session.on_update(now);
                 if verdict != Verdict::Deliver {
                     return self.obey(now, id, verdict);
                 }

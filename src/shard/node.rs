@@ -17,7 +17,7 @@ use super::peer::{Ending, Peer, Role};
 use crate::rib::Group;
 use crate::session::{Direction, Session, SessionConfig, State, Verdict};
 use crate::types::{Action, GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, Time, Vni};
-use crate::wire::{Hello, Message, MessageType, Update};
+use crate::wire::{Hello, Message, Update};
 
 /// What a server that does not reassemble is sent before it has to answer a KEEPALIVE, in bytes.
 const GATE_BYTES: usize = 16 << 10;
@@ -115,8 +115,8 @@ impl Shard {
         };
         let mut session = Session::new(&config, now);
         let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles: true };
-        let _ = session.on_message(now, MessageType::Hello, Some(&hello));
-        let _ = session.on_message(now, MessageType::Keepalive, None);
+        let _ = session.on_message(now, &Message::Hello(hello));
+        let _ = session.on_message(now, &Message::Keepalive);
         let remote = SocketAddr::from(([0; 16], 0));
         let peer = Peer::new(remote, session, Role::Own, self.config.pace, now);
         let id = self.peers.insert(peer);
