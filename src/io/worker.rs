@@ -4,7 +4,6 @@
 //! await, and never run turn after turn without letting the ring submit in between.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -91,10 +90,8 @@ pub(super) fn run(start: WorkerStart) {
         clock: start.clock,
         turn: Notify::new(),
         alarm_at: Cell::new(Time::default()),
-        writers: RefCell::new(VecDeque::new()),
         buffers: BufferPool::default(),
         connections: RefCell::new(Connections::default()),
-        client: Cell::new(None),
         feed: Notify::new(),
         dials: RefCell::new(Vec::new()),
         dials_made: Cell::new(1),
@@ -120,12 +117,9 @@ pub(super) struct Worker {
     turn: Notify,
     /// When the turn loop wakes by itself.
     alarm_at: Cell<Time>,
-    /// Peers whose writers have something to send, in the order of their turns.
-    writers: RefCell<VecDeque<PeerId>>,
     buffers: BufferPool,
     connections: RefCell<Connections>,
-    /// The node's own route client, and what wakes its feed.
-    client: Cell<Option<PeerId>>,
+    /// Wakes the feed of the node's own route client.
     feed: Notify,
     dials: RefCell<Vec<Rc<Dial>>>,
     dials_made: Cell<u64>,
@@ -159,11 +153,6 @@ impl Worker {
         if wakeup < self.alarm_at.get() {
             self.want_turn();
         }
-    }
-
-    /// Has a writer woken after the next turn, which comes now: it sends what that one brings, too.
-    pub(super) fn write_after_turn(&self, id: PeerId) {
-        self.writers.borrow_mut().push_back(id);
     }
 
     async fn turn_loop(self: Rc<Self>, mut mailbox: UnboundedReceiver<Letter>) {
@@ -218,16 +207,9 @@ impl Worker {
             let _ = self.shards[to.index()].send(Letter::Mail(mail));
         }
         let connections = self.connections.borrow();
-        let mut writers = self.writers.borrow_mut();
         while let Some((peer, wake)) = shard.take_woken() {
-            let Some(connection) = connections.find(peer) else {
-                if wake == Wake::Write && self.client.get() == Some(peer) {
-                    self.feed.notify_one();
-                }
-                continue;
-            };
+            let Some(connection) = connections.find(peer) else { continue };
             match wake {
-                Wake::Write => writers.push_back(peer),
                 Wake::Read => connection.reader.notify_one(),
                 Wake::Close => connection.close(),
                 Wake::State => {
@@ -240,12 +222,14 @@ impl Worker {
             }
         }
         for _ in 0..WRITERS_PER_TURN {
-            let Some(peer) = writers.pop_front() else { break };
-            if let Some(connection) = connections.find(peer) {
-                connection.writer.notify_one();
+            let Some(peer) = shard.take_writer() else { break };
+            match connections.find(peer) {
+                Some(connection) => connection.writer.notify_one(),
+                // The only peer without a connection.
+                None => self.feed.notify_one(),
             }
         }
-        work_left |= !writers.is_empty();
+        work_left |= shard.has_writers();
         // A wakeup that is due already must not spin between the timer and here.
         work_left |= shard.next_wakeup() <= self.now();
         work_left
@@ -262,7 +246,6 @@ impl Worker {
             }
             Letter::Attach(sink) => {
                 let id = self.shard().attach_client(self.now());
-                self.client.set(Some(id));
                 let worker = Rc::clone(self);
                 tokio_uring::spawn(async move {
                     let _end = EndOnPanic;

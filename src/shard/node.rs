@@ -1,32 +1,31 @@
 //! This node as a client: what it wants and announces itself, and the servers that it dialled.
 //!
-//! Owns the way of the node's own subscriptions and announcements to every server, and the care
-//! that servers in the field need (protocol section 9). Must never send a server the same SUBSCRIBE
-//! twice on one connection, unless a barrier lies between.
+//! Owns the way of the node's own subscriptions and announcements to every server, and what is held of
+//! servers that are lost. Must never take an own announcement for a server's.
 //!
 //! The node's route client is a peer like any other, but without a socket: what it is to hear is a
 //! stream of frames, in which an UNSUBSCRIBE says "forget this VNI".
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::Shard;
-use super::dump::{DUMP_TIME_MAX, DumpWatch};
+use super::dump::DUMP_TIME_MAX;
 use super::mail::Request;
-use super::peer::{Ending, Peer, Role};
+use super::peer::{Commands, Ending, Peer};
+use super::uplink::Uplink;
 use crate::rib::Group;
-use crate::session::{Direction, Session, SessionConfig, State, Verdict};
+use crate::session::{Session, State, Verdict};
 use crate::types::{Action, GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, Time, Vni};
-use crate::wire::{Hello, Message, Update};
-
-/// What a server that does not reassemble is sent before it has to answer a KEEPALIVE, in bytes.
-const GATE_BYTES: usize = 16 << 10;
+use crate::wire::Update;
 
 /// What this node wants and announces, when it is used as a library.
 #[derive(Default)]
 pub(super) struct Node {
     client: Option<PeerId>,
-    uplinks: BTreeSet<PeerId>,
+    /// Connections to servers that we dialled.
+    uplinks: BTreeMap<PeerId, Uplink>,
     subscribed: BTreeSet<Vni>,
     /// What the node announces.
     announced: BTreeMap<Vni, BTreeSet<Route>>,
@@ -48,34 +47,6 @@ impl Default for FormerRun {
     }
 }
 
-/// What a dialled server, or the node's own route client, is to be told besides UPDATEs.
-#[derive(Default)]
-pub(super) struct Uplink {
-    /// SUBSCRIBEs and the like, to be sent in order, before UPDATEs.
-    pub commands: VecDeque<Message>,
-    vnis: BTreeMap<Vni, UplinkVni>,
-    keepalives_sent: u64,
-    keepalives_heard: u64,
-    /// UNSUBSCRIBEs that went out since the last KEEPALIVE.
-    left: Vec<Vni>,
-    /// Bytes sent since the gate was last open.
-    gate_bytes: usize,
-    /// The gate opens with this KEEPALIVE's answer.
-    gate_answer: Option<u64>,
-    dump: DumpWatch,
-    /// The node's route client is to hear that what a former run has left may go, behind all that is
-    /// pending for it.
-    pub owes_sync: bool,
-    /// Which server this is: the same whenever it is connected.
-    pub server: u64,
-    /// So many of its connections were lost, and are held, that this one takes the place of none of them
-    /// before it has told all that it knows.
-    pub is_provisional: bool,
-    /// Earlier connections to the same server, whose routes are held: what it says now about one of
-    /// them counts for them too.
-    pub predecessors: Vec<PeerId>,
-}
-
 /// A lost server whose routes stay for a while.
 pub(super) struct HeldSource {
     pub lost_at: Time,
@@ -86,19 +57,24 @@ pub(super) struct HeldSource {
     pub server: u64,
 }
 
-/// Lost connections to one server whose routes are held at a time.
-const HELD_PER_SERVER_MAX: usize = 4;
+impl Node {
+    /// Whether an UPDATE from this server is wanted: what it sends for a VNI that we have left, or never
+    /// asked for, is not. Nor is our own announcement, which servers in the field dump to us, but do
+    /// not withdraw from us (protocol section 6.3): it would stay for ever.
+    pub fn wants_update(&self, id: PeerId, reassembles: bool, update: &Update) -> bool {
+        let is_own = || {
+            let announced = self.announced.get(&update.vni);
+            announced.is_some_and(|routes| routes.contains(&update.route))
+        };
+        self.uplinks.get(&id).is_some_and(|uplink| uplink.is_subscribed(update.vni))
+            && (reassembles || update.action == Action::Remove || !is_own())
+    }
 
-/// A VNI at a dialled server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum UplinkVni {
-    Subscribed,
-    /// UNSUBSCRIBE was sent; what still comes is not for us, until the answer to the KEEPALIVE
-    /// behind it.
-    Leaving {
-        answer: Option<u64>,
-        again: bool,
-    },
+    /// Servers with which a session stands, or stood.
+    fn established(&self) -> Vec<PeerId> {
+        let uplinks = self.uplinks.iter().filter(|(_, uplink)| uplink.is_established);
+        uplinks.map(|(&id, _)| id).collect()
+    }
 }
 
 impl Shard {
@@ -106,52 +82,27 @@ impl Shard {
     /// client's frames come with [`Shard::transmit`].
     pub fn attach_client(&mut self, now: Time) -> PeerId {
         assert!(self.node.client.is_none(), "a node has one route client");
-        let config = SessionConfig {
-            direction: Direction::Incoming,
-            keepalive_interval_s: 0,
-            is_server: true,
-            reassembles: true,
-            reflector: true,
-        };
-        let mut session = Session::new(&config, now);
-        let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles: true };
-        let _ = session.on_message(now, &Message::Hello(hello));
-        let _ = session.on_message(now, &Message::Keepalive);
-        let remote = SocketAddr::from(([0; 16], 0));
-        let peer = Peer::new(remote, session, Role::Own, self.config.pace, now);
-        let id = self.peers.insert(peer);
+        let id = self.peers.insert(Peer::local(now, PeerClass::Own));
         self.node.client = Some(id);
         id
     }
 
     /// A connection to a server was made. The caller dialled it, and knows it again as `server`.
     pub fn dialled(&mut self, now: Time, remote: SocketAddr, server: u64) -> PeerId {
-        let config = SessionConfig {
-            direction: Direction::Outgoing,
-            keepalive_interval_s: self.config.keepalive_interval_s,
-            is_server: false,
-            reassembles: true,
-            reflector: false,
-        };
-        let session = Session::new(&config, now);
-        let mut peer = Peer::new(remote, session, Role::Dialled, self.config.pace, now);
-        if let Some(uplink) = &mut peer.uplink {
-            let held = self.held_sources.iter().filter(|held| held.server == server);
-            uplink.predecessors = held.map(|held| held.id).collect();
-            uplink.is_provisional = uplink.predecessors.len() >= HELD_PER_SERVER_MAX;
-            uplink.server = server;
-        }
-        let id = self.peers.insert(peer);
+        let held = self.held_sources.iter().filter(|held| held.server == server);
+        let predecessors: Vec<PeerId> = held.map(|held| held.id).collect();
+        let id = self.peers.insert(Peer::dialled(now, remote, &self.config));
+        self.node.uplinks.insert(id, Uplink::new(server, predecessors));
         self.counters.connections += 1;
-        let verdict = self.peers.find_mut(id).map(|peer| peer.session.connected(now));
+        let session = self.peers.find_mut(id).and_then(|peer| peer.link.session_mut());
+        let verdict = session.map(|session| session.connected(now));
         self.obey(now, id, verdict.unwrap_or(Verdict::Ignore));
-        self.note_deadline(id);
         id
     }
 
     /// The state of a connection; None if it is over.
     pub fn session_state(&self, id: PeerId) -> Option<State> {
-        self.peers.find(id).map(|peer| peer.session.state())
+        self.peers.find(id)?.link.session().map(Session::state)
     }
 
     /// The node wants the routes of a VNI.
@@ -161,9 +112,9 @@ impl Shard {
             return;
         }
         self.subscribe(now, client, vni);
-        for id in self.node.uplinks.clone() {
-            if let Some(uplink) = self.uplink(id) {
-                uplink.subscribe(vni);
+        for id in self.node.established() {
+            if let Some((uplink, commands)) = self.uplink(id) {
+                uplink.subscribe(vni, commands);
                 uplink.dump.goes_on(now);
                 self.wake_writer(id);
             }
@@ -181,17 +132,16 @@ impl Shard {
         for held in &self.held_sources {
             self.outboxes.request(home, Request::LostIn(SourceId(held.id), vni));
         }
-        if let Some(own) = self.uplink(client) {
-            own.commands.push_back(Message::Unsubscribe(vni));
+        if let Some(commands) = self.open_peer(client).and_then(|peer| peer.outbound.commands()) {
+            commands.unsubscribe(vni);
             self.wake_writer(client);
         }
-        for id in self.node.uplinks.clone() {
+        for id in self.node.established() {
             // Some servers in the field ignore UNSUBSCRIBE, and fail at the SUBSCRIBE after it; all
             // of them withdraw what we announce. They go on sending, and we keep what they send.
-            let reassembles =
-                self.peers.find(id).is_some_and(|peer| peer.session.peer_reassembles());
-            if reassembles && let Some(uplink) = self.uplink(id) {
-                uplink.unsubscribe(vni);
+            let reassembles = self.peers.find(id).is_some_and(|peer| peer.link.reassembles());
+            if reassembles && let Some((uplink, commands)) = self.uplink(id) {
+                uplink.unsubscribe(vni, commands);
                 self.wake_writer(id);
                 self.outboxes.request(home, Request::LostIn(SourceId(id), vni));
             }
@@ -211,7 +161,7 @@ impl Shard {
             self.node.announced.remove(&vni);
         }
         if is_first {
-            for id in self.node.uplinks.clone() {
+            for id in self.node.established() {
                 self.announce_to(now, id, vni);
             }
         }
@@ -220,23 +170,20 @@ impl Shard {
 
     /// A dialled server is established: subscriptions first, then announcements.
     pub(super) fn uplink_established(&mut self, now: Time, id: PeerId) {
-        self.node.uplinks.insert(id);
         if self.node.former_run != FormerRun::Over {
             self.node.former_run = FormerRun::Kept(Time::NEVER);
         }
         let subscribed = self.node.subscribed.clone();
         let hold_time = self.config.hold_time;
-        let server = self.uplink(id).map_or(0, |uplink| uplink.server);
+        let reassembles = self.peers.find(id).is_some_and(|peer| peer.link.reassembles());
+        let Some((uplink, commands)) = self.uplink(id) else { return };
+        uplink.is_established = true;
+        uplink.dump.begin(now, reassembles, hold_time);
+        for vni in subscribed {
+            uplink.subscribe(vni, commands);
+        }
+        let server = uplink.server;
         self.held_of(server).for_each(|held| held.until = Time::NEVER);
-        let reassembles = self.peers.find(id).is_some_and(|peer| peer.session.peer_reassembles());
-        if let Some(uplink) = self.uplink(id) {
-            uplink.dump.begin(now, reassembles, hold_time);
-        }
-        if let Some(uplink) = self.uplink(id) {
-            for vni in subscribed {
-                uplink.subscribe(vni);
-            }
-        }
         let announced: Vec<Vni> = self.node.announced.keys().copied().collect();
         for vni in announced {
             self.announce_to(now, id, vni);
@@ -245,16 +192,26 @@ impl Shard {
 
     /// The node wants no more of a server that it dialled: its routes go at once, hold time or not.
     pub fn hang_up(&mut self, now: Time, id: PeerId) {
-        if let Some(peer) = self.peers.find_mut(id) {
-            let verdict = peer.session.close();
+        if let Some(peer) = self.peers.find_mut(id)
+            && let Some(session) = peer.link.session_mut()
+        {
+            let verdict = session.close();
             self.obey(now, id, verdict);
         }
     }
 
-    /// A dialled server is lost. What it had not confirmed since it came back is held on.
-    pub(super) fn uplink_lost(&mut self, now: Time, id: PeerId, server: u64) {
-        if self.node.uplinks.remove(&id) {
-            let hold_time = self.config.hold_time;
+    /// The connection to a dialled server is over, `is_lost` unless we ended it. What it had not confirmed
+    /// since it came back is held on. True if its own routes at these homes are held, too.
+    pub(super) fn uplink_lost(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        is_lost: bool,
+        homes: &[ShardId],
+    ) -> bool {
+        let Some(uplink) = self.node.uplinks.remove(&id) else { return false };
+        let (hold_time, server) = (self.config.hold_time, uplink.server);
+        if uplink.is_established {
             for held in self.held_of(server) {
                 // However often it comes and goes.
                 let at_most = held.lost_at.after(hold_time).after(DUMP_TIME_MAX);
@@ -262,6 +219,16 @@ impl Shard {
             }
             self.look_for_end_of_former_run();
         }
+        let is_held = is_lost
+            && !uplink.is_provisional
+            && !self.draining
+            && hold_time > Duration::ZERO
+            && !homes.is_empty();
+        if is_held {
+            let (until, homes) = (now.after(hold_time), homes.to_vec());
+            self.held_sources.push_back(HeldSource { lost_at: now, until, id, homes, server });
+        }
+        is_held
     }
 
     /// No server can be reached, or all are lost. The time that routes stay begins for what a former
@@ -298,12 +265,12 @@ impl Shard {
         while let Some(at) = self.held_sources.iter().position(|held| held.until <= now) {
             self.give_up(at);
         }
-        for id in self.node.uplinks.clone() {
-            if let Some(uplink) = self.uplink(id)
-                && uplink.dump.on_timer(now)
+        for id in self.node.established() {
+            if let Some((uplink, commands)) = self.uplink(id)
+                && uplink.dump.is_quiet(now)
             {
-                if uplink.commands.is_empty() {
-                    uplink.commands.push_back(Message::Keepalive);
+                if commands.is_empty() {
+                    uplink.dump.asks(commands.ask());
                     self.wake_writer(id);
                 } else {
                     // It does not know yet what we want of it.
@@ -318,8 +285,8 @@ impl Shard {
     }
 
     fn look_for_end_of_dump(&mut self, now: Time, id: PeerId) {
-        let Some(uplink) = self.uplink(id) else { return };
-        if uplink.dump.completes(now, uplink.keepalives_heard) {
+        let Some((uplink, commands)) = self.uplink(id) else { return };
+        if uplink.dump.completes(now, commands.answered()) {
             let server = uplink.server;
             tracing::debug!(%id, "the server has told all it knows");
             self.forget_server(server);
@@ -342,79 +309,47 @@ impl Shard {
             return;
         }
         let Some(client) = self.node.client else { return };
-        if let Some(own) = self.uplink(client) {
-            own.owes_sync = true;
+        if let Some(peer) = self.open_peer(client) {
+            peer.outbound.owe_mark();
             self.wake_writer(client);
         }
     }
 
     /// Servers with which a session stands, and that are not being closed.
     fn open_uplinks(&self) -> impl Iterator<Item = &Uplink> {
-        let peers = self.node.uplinks.iter().filter_map(|&id| self.peers.find(id));
-        let open = peers.filter(|peer| peer.ending == Ending::No);
-        open.filter_map(|peer| peer.uplink.as_deref())
+        let is_open = |id| self.peers.find(id).is_some_and(|peer| peer.ending == Ending::No);
+        let uplinks = self.node.uplinks.iter();
+        uplinks
+            .filter(move |&(&id, uplink)| uplink.is_established && is_open(id))
+            .map(|(_, uplink)| uplink)
     }
 
     fn held_of(&mut self, server: u64) -> impl Iterator<Item = &mut HeldSource> {
         self.held_sources.iter_mut().filter(move |held| held.server == server)
     }
 
-    /// A dialled server said KEEPALIVE; `is_answer` unless it said so unasked.
-    pub(super) fn uplink_heard_keepalive(&mut self, now: Time, id: PeerId, is_answer: bool) {
+    /// A peer answered a KEEPALIVE, if it is a server that we dialled.
+    pub(super) fn uplink_answered(&mut self, now: Time, id: PeerId) {
         // One that drains is heard as well: its gate has to open for what is still pending.
-        if is_answer
-            && let Some(peer) = self.peers.find_mut(id)
-            && peer.session.state() == State::Established
-            && let Some(uplink) = &mut peer.uplink
+        let Some(uplink) = self.node.uplinks.get_mut(&id) else { return };
+        if uplink.is_established
+            && let Some(commands) = self.peers.find_mut(id).and_then(|it| it.outbound.commands())
         {
-            uplink.heard_keepalive();
+            commands.heard_keepalive();
+            uplink.heard_answer(commands);
             self.wake_writer(id);
             self.look_for_end_of_dump(now, id);
         }
     }
 
-    /// A dialled server added a route.
-    pub(super) fn uplink_told(&mut self, now: Time, id: PeerId) {
-        if let Some(uplink) = self.uplink(id) {
+    /// A dialled server told of a route. That replaces what it said of it before it was lost.
+    pub(super) fn uplink_told(&mut self, now: Time, id: PeerId, home: ShardId, update: &Update) {
+        let is_add = update.action == Action::Add;
+        let Some((uplink, _)) = self.uplink(id) else { return };
+        if is_add {
             uplink.dump.goes_on(now);
         }
-    }
-
-    /// Whether an UPDATE from this peer is wanted: what a server sends for a VNI that we have left,
-    /// or never asked for, is not. Nor is our own announcement, which servers in the field dump to
-    /// us, but do not withdraw from us (protocol section 6.3): it would stay for ever.
-    pub(super) fn wants_update(&self, peer: &Peer, update: &Update) -> bool {
-        let (Role::Dialled, Some(uplink)) = (&peer.role, &peer.uplink) else { return true };
-        let is_own = || {
-            let announced = self.node.announced.get(&update.vni);
-            announced.is_some_and(|routes| routes.contains(&update.route))
-        };
-        let reassembles = peer.session.peer_reassembles();
-        uplink.vnis.get(&update.vni) == Some(&UplinkVni::Subscribed)
-            && (reassembles || update.action == Action::Remove || !is_own())
-    }
-
-    /// Holds the routes of a lost server until its hold time is over.
-    pub(super) fn hold(&mut self, held: HeldSource) {
-        self.held_sources.push_back(held);
-    }
-
-    fn give_up(&mut self, at: usize) {
-        let Some(held) = self.held_sources.remove(at) else { return };
-        for home in held.homes {
-            self.outboxes.request(home, Request::Lost(SourceId(held.id)));
-        }
-        for id in self.node.uplinks.clone() {
-            if let Some(uplink) = self.uplink(id) {
-                uplink.predecessors.retain(|&predecessor| predecessor != held.id);
-            }
-        }
-    }
-
-    /// What a server says about a route after it came back replaces what it said before it was lost.
-    pub(super) fn supersede(&mut self, id: PeerId, home: ShardId, update: &Update) {
-        let Some(uplink) = self.uplink(id) else { return };
-        if uplink.is_provisional && update.action == Action::Add {
+        if uplink.is_provisional && is_add {
             return;
         }
         for predecessor in uplink.predecessors.clone() {
@@ -429,108 +364,31 @@ impl Shard {
         }
     }
 
+    fn give_up(&mut self, at: usize) {
+        let Some(held) = self.held_sources.remove(at) else { return };
+        for home in held.homes {
+            self.outboxes.request(home, Request::Lost(SourceId(held.id)));
+        }
+        for uplink in self.node.uplinks.values_mut() {
+            uplink.predecessors.retain(|&predecessor| predecessor != held.id);
+        }
+    }
+
     fn announce_to(&mut self, now: Time, id: PeerId, vni: Vni) {
         let group = Group::new(vni, GroupClass::Uplink);
         self.subscribe_in(now, id, group);
     }
 
-    fn uplink(&mut self, id: PeerId) -> Option<&mut Uplink> {
+    /// A server with which a session stands, and that is not being closed.
+    fn uplink(&mut self, id: PeerId) -> Option<(&mut Uplink, &mut Commands)> {
         let peer = self.peers.find_mut(id)?;
-        let open = peer.ending == Ending::No && peer.session.state() == State::Established;
-        peer.uplink.as_deref_mut().filter(|_| open)
-    }
-}
-
-impl Uplink {
-    /// Takes the next commands, as many as `bytes_max` allows.
-    pub fn take_commands(&mut self, bytes_max: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while let Some(command) = self.commands.front() {
-            let before = bytes.len();
-            command.encode(&mut bytes);
-            if bytes.len() > bytes_max && before > 0 {
-                bytes.truncate(before);
-                break;
-            }
-            match *command {
-                Message::Keepalive => self.sent_keepalives(1),
-                Message::Unsubscribe(vni) => self.left.push(vni),
-                _ => {}
-            }
-            self.commands.pop_front();
-        }
-        bytes
+        let is_open = peer.ending == Ending::No && peer.link.is_established();
+        let commands = peer.outbound.commands().filter(|_| is_open)?;
+        Some((self.node.uplinks.get_mut(&id)?, commands))
     }
 
-    /// KEEPALIVEs went out.
-    pub fn sent_keepalives(&mut self, count: u64) {
-        self.keepalives_sent += count;
-        self.dump.sent_keepalive(self.keepalives_sent);
-        for vni in self.left.drain(..) {
-            if let Some(UplinkVni::Leaving { answer, .. }) = self.vnis.get_mut(&vni) {
-                *answer = Some(self.keepalives_sent);
-            }
-        }
-    }
-
-    /// Whether a server that does not reassemble has read enough to be sent more.
-    pub fn is_gate_open(&self) -> bool {
-        self.gate_answer.is_none()
-    }
-
-    /// Counts what such a server was sent. True if it has to answer a KEEPALIVE now: the gate
-    /// closes until then.
-    pub fn pass_gate(&mut self, bytes: usize) -> bool {
-        self.gate_bytes += bytes;
-        let closes = self.gate_bytes >= GATE_BYTES && self.gate_answer.is_none();
-        if closes {
-            // The KEEPALIVE that the caller is about to send has the next number.
-            self.gate_answer = Some(self.keepalives_sent + 1);
-            self.gate_bytes = 0;
-        }
-        closes
-    }
-
-    fn subscribe(&mut self, vni: Vni) {
-        match self.vnis.get_mut(&vni) {
-            Some(UplinkVni::Subscribed) => {}
-            Some(UplinkVni::Leaving { again, .. }) => *again = true,
-            None => {
-                self.vnis.insert(vni, UplinkVni::Subscribed);
-                self.commands.push_back(Message::Subscribe(vni));
-            }
-        }
-    }
-
-    fn unsubscribe(&mut self, vni: Vni) {
-        match self.vnis.get_mut(&vni) {
-            Some(at @ UplinkVni::Subscribed) => {
-                *at = UplinkVni::Leaving { answer: None, again: false };
-                self.commands.push_back(Message::Unsubscribe(vni));
-                self.commands.push_back(Message::Keepalive);
-            }
-            Some(UplinkVni::Leaving { again, .. }) => *again = false,
-            None => {}
-        }
-    }
-
-    fn heard_keepalive(&mut self) {
-        // What answers none of ours would open later gates and barriers too early.
-        self.keepalives_heard = (self.keepalives_heard + 1).min(self.keepalives_sent);
-        let heard = self.keepalives_heard;
-        if self.gate_answer.is_some_and(|answer| answer <= heard) {
-            self.gate_answer = None;
-        }
-        let commands = &mut self.commands;
-        self.vnis.retain(|&vni, at| match *at {
-            UplinkVni::Leaving { answer: Some(answer), again } if answer <= heard => {
-                if again {
-                    *at = UplinkVni::Subscribed;
-                    commands.push_back(Message::Subscribe(vni));
-                }
-                again
-            }
-            _ => true,
-        });
+    /// A peer that is not being closed.
+    fn open_peer(&mut self, id: PeerId) -> Option<&mut Peer> {
+        self.peers.find_mut(id).filter(|peer| peer.ending == Ending::No)
     }
 }

@@ -236,7 +236,7 @@ impl World {
                 Wake::Sample => {
                     self.nodes[at].shard.sampled(self.now, id, TcpSample::default());
                 }
-                Wake::Write | Wake::Read | Wake::State => {}
+                Wake::Read | Wake::State => {}
             }
         }
         left
