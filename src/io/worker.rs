@@ -326,7 +326,7 @@ impl Worker {
         self.dials.borrow_mut().retain(|dial| {
             if dial.order.server == server {
                 dial.cancel();
-                self.shard().forget_server(dial.number);
+                self.shard().forget_server(self.now(), dial.number);
             }
             !dial.is_cancelled()
         });

@@ -134,7 +134,7 @@ impl Shard {
         }
         // Ours say KEEPALIVE unasked with a payload, which others ignore.
         if heard.message == Message::Keepalive && heard.is_bare {
-            self.uplink_answered(now, id);
+            self.server_answered(now, id);
         }
         self.note_deadline(id);
     }
@@ -166,7 +166,7 @@ impl Shard {
         let home = ShardId::home_of(update.vni, self.config.shards);
         let Some(peer) = self.peers.find_mut(id) else { return };
         let is_dialled = peer.link.is_dialled();
-        if is_dialled && !self.node.wants_update(id, peer.link.reassembles(), update) {
+        if is_dialled && !self.node.wants(id, update) {
             return;
         }
         match peer.inbound.admit(update.action) {
@@ -189,7 +189,7 @@ impl Shard {
         self.counters.updates_received += 1;
         self.outboxes.request(home, change);
         if is_dialled {
-            self.uplink_told(now, id, home, update);
+            self.server_told(now, id, update);
         }
         if self.outboxes.is_home_full(home) {
             self.pause(now, id, Pause::Home(home));
@@ -282,7 +282,7 @@ impl Shard {
                     peer.outbound.owe_keepalive();
                 }
                 if is_dialled {
-                    self.uplink_established(now, id);
+                    self.server_established(now, id);
                 }
             }
             Verdict::Close(reason) => return self.close(now, id, reason),
@@ -300,15 +300,17 @@ impl Shard {
         peer.record.sum_up(&self.config.limits);
         peer.record.end(now, id, reason, self.draining);
         // CLOSED is what we ended ourselves; what is lost is in RETRY.
-        let is_lost = peer.link.session().is_some_and(|session| session.state() != State::Closed);
+        let may_return =
+            peer.link.session().is_some_and(|session| session.state() != State::Closed);
         let is_dialled = peer.link.is_dialled();
         let homes = peer.homes();
         for (_, sub) in peer.end() {
             self.drop_subscription(sub);
         }
-        let is_held = is_dialled && self.uplink_lost(now, id, is_lost, &homes);
-        // Once draining nothing is withdrawn any more.
-        if !is_held && !self.draining {
+        if is_dialled {
+            self.server_lost(now, id, may_return);
+        } else if !self.draining {
+            // Once draining nothing is withdrawn any more.
             for home in homes {
                 self.outboxes.request(home, Request::Lost(SourceId(id)));
             }

@@ -12,7 +12,6 @@
 //! then the chapters of what a [`Shard`] does.
 
 mod config;
-mod dump;
 mod events;
 mod groups;
 mod home;
@@ -23,7 +22,6 @@ mod output;
 mod pacing;
 mod peer;
 mod piece;
-mod uplink;
 mod window;
 
 #[cfg(test)]
@@ -37,13 +35,13 @@ use std::time::Duration;
 
 use ahash::RandomState;
 
+use crate::client::Node;
 use crate::rib::{BASE_KEPT, Rib};
 use crate::session::{CloseReason, Verdict};
 use crate::types::{PeerId, ShardId, Time};
 
 use groups::Groups;
 use mail::{Outboxes, Request};
-use node::{HeldSource, Node};
 use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
 
 pub use config::{Budgets, Limits, ShardConfig};
@@ -142,8 +140,6 @@ pub struct Shard {
     epoch: u64,
     draining: bool,
     node: Node,
-    /// Lost servers whose routes stay until then, and the homes that know them.
-    held_sources: VecDeque<HeldSource>,
     log_bytes_seen: usize,
     /// Buffers to gather in, for use again.
     gathered: Vec<Rc<Vec<u8>>>,
@@ -180,8 +176,7 @@ impl Shard {
             next_summary: Time::NEVER,
             epoch: 0,
             draining: false,
-            node: Node::default(),
-            held_sources: VecDeque::new(),
+            node: Node::new(config.hold_time),
             log_bytes_seen: 0,
             gathered: Vec::new(),
             counters: Counters::default(),
@@ -268,14 +263,14 @@ impl Shard {
     pub fn next_wakeup(&self) -> Time {
         let paced = self.pace_timers.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
         let expiry = if self.rib.has_bases() { self.next_expiry } else { Time::NEVER };
-        self.next_sweep.min(paced).min(expiry).min(self.node_deadline()).min(self.next_summary)
+        self.next_sweep.min(paced).min(expiry).min(self.node.next_deadline()).min(self.next_summary)
     }
 
     /// From now on what closes withdraws nothing. All shards have to know it before one of them
     /// begins to drain: who has connections to two of them may end both when one ends.
     pub fn stop_withdrawing(&mut self) {
         self.draining = true;
-        self.held_sources.clear();
+        self.node.drain();
     }
 
     /// From now on what closes withdraws nothing, and every peer ends when it was sent what is
@@ -316,7 +311,7 @@ impl Shard {
             private_bytes: self.groups.private_bytes(),
             lag_bytes_longest: self.groups.lag_bytes_longest(),
             bases_alive_max: self.rib.bases_alive_max(),
-            lost_connections: self.held_sources.len(),
+            lost_connections: self.node.lost_connections(),
         }
     }
 

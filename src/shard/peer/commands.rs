@@ -5,14 +5,11 @@
 
 use std::collections::VecDeque;
 
-use crate::types::Vni;
+use crate::client::Question;
 use crate::wire::Message;
 
 /// What a server that does not reassemble is sent before it has to answer a KEEPALIVE, in bytes.
 const GATE_BYTES: usize = 16 << 10;
-
-/// A question, by its number: what was sent before it has been read when it is answered.
-pub(in crate::shard) type Question = u64;
 
 /// The commands for one peer.
 #[derive(Default)]
@@ -21,7 +18,6 @@ pub(in crate::shard) struct Commands {
     queue: VecDeque<Message>,
     keepalives_sent: u64,
     keepalives_heard: u64,
-    asked: Question,
     answered: Question,
     /// Which KEEPALIVEs the questions were that have no answer yet.
     open: VecDeque<u64>,
@@ -32,21 +28,9 @@ pub(in crate::shard) struct Commands {
 }
 
 impl Commands {
-    /// Tells the peer that we want the routes of a VNI.
-    pub fn subscribe(&mut self, vni: Vni) {
-        self.queue.push_back(Message::Subscribe(vni));
-    }
-
-    /// Tells the peer that we do not want them any more.
-    pub fn unsubscribe(&mut self, vni: Vni) {
-        self.queue.push_back(Message::Unsubscribe(vni));
-    }
-
-    /// Asks, behind all other commands, whether the peer has read so far.
-    pub fn ask(&mut self) -> Question {
-        self.queue.push_back(Message::Keepalive);
-        self.asked += 1;
-        self.asked
+    /// Tells the peer something, behind all else. A KEEPALIVE is a question: whether it has read so far.
+    pub fn push(&mut self, message: Message) {
+        self.queue.push_back(message);
     }
 
     /// How many questions were answered: the first ones.
@@ -116,6 +100,7 @@ impl Commands {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Vni;
 
     fn taken(commands: &mut Commands, bytes_max: usize) -> usize {
         let mut bytes = Vec::new();
@@ -128,31 +113,31 @@ mod tests {
         let mut commands = Commands::default();
         commands.heard_keepalive();
         commands.sent_keepalives(2);
-        let first = commands.ask();
+        commands.push(Message::Keepalive);
         commands.heard_keepalive();
-        commands.unsubscribe(Vni(7));
-        let second = commands.ask();
+        commands.push(Message::Unsubscribe(Vni(7)));
+        commands.push(Message::Keepalive);
         assert!(taken(&mut commands, 1_000) > 8 && commands.is_empty());
         assert_eq!(commands.answered(), 0, "one answered none, the other not the question");
         commands.heard_keepalive();
         assert_eq!(commands.answered(), 0, "two of ours came before");
         commands.heard_keepalive();
-        assert_eq!(commands.answered(), first);
+        assert_eq!(commands.answered(), 1);
         commands.sent_keepalives(1);
         commands.heard_keepalive();
-        assert_eq!(commands.answered(), second);
+        assert_eq!(commands.answered(), 2);
         commands.heard_keepalive();
         commands.heard_keepalive();
-        let third = commands.ask();
+        commands.push(Message::Keepalive);
         taken(&mut commands, 1_000);
-        assert!(commands.answered() < third, "too many answers count for nothing later");
+        assert_eq!(commands.answered(), 2, "too many answers count for nothing later");
     }
 
     #[test]
     fn nothing_passes_a_closed_gate_until_its_keepalive_is_answered() {
         let mut commands = Commands::default();
         commands.sent_keepalives(1);
-        commands.subscribe(Vni(7));
+        commands.push(Message::Subscribe(Vni(7)));
         assert!(!commands.pass_gate(GATE_BYTES - 1));
         assert!(commands.pass_gate(1));
         assert!(!commands.pass_gate(GATE_BYTES), "it is closed already");
@@ -166,7 +151,7 @@ mod tests {
     #[test]
     fn commands_are_cut_between_frames_and_one_passes_in_any_case() {
         let mut commands = Commands::default();
-        (0..10).for_each(|number| commands.subscribe(Vni(200 + number)));
+        (0..10).for_each(|number| commands.push(Message::Subscribe(Vni(200 + number))));
         let one = taken(&mut commands, 1);
         assert_eq!(taken(&mut commands, 3 * one + 1), 3 * one);
         assert_eq!(taken(&mut commands, 1_000), 6 * one);

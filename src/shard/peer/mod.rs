@@ -20,7 +20,6 @@ use super::pacing::TcpSample;
 use crate::session::{Direction, Session, SessionConfig};
 use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, Time, Vni};
 
-pub(super) use commands::{Commands, Question};
 pub(super) use inbound::{Admission, Heard, Inbound, Pause};
 pub(super) use link::Link;
 pub(super) use outbound::{Outbound, SAMPLE_INTERVAL};

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::peer::Question;
+use super::Question;
 use crate::types::Time;
 
 /// No dump is complete before: the server may have been restarted, and its own clients are not back yet.
