@@ -264,6 +264,7 @@ impl Node {
             && uplink.completes_dump(now)
         {
             tracing::debug!(%id, "the server has told all it knows");
+            uplink.is_provisional = false;
             let server = uplink.server;
             self.forget_server(server);
             self.look_for_end_of_former_run();

@@ -119,6 +119,30 @@ fn a_server_in_the_field_is_left_as_it_is() {
 }
 
 #[test]
+fn a_server_that_flapped_and_then_told_all_is_held_again() {
+    let mut node = node(3_600);
+    for number in 1..6 {
+        connect(&mut node, at(0), number, true);
+        node.heard_update(at(0), id(number), &add(1));
+        effects(&mut node);
+        if number < 5 {
+            node.lost(at(0), id(number), true);
+        }
+    }
+    assert_eq!(node.lost_connections(), 4);
+    node.heard_update(at(0), id(5), &add(2));
+    assert!(effects(&mut node).is_empty(), "it takes the place of none");
+    node.on_timer(at(10), |_| true);
+    node.answered(at(10), id(5), 1);
+    let gone = effects(&mut node);
+    assert!((1..5).all(|number| gone.contains(&Effect::WithdrawAll(id(number)))), "{gone:?}");
+    node.lost(at(11), id(5), true);
+    assert_eq!((effects(&mut node), node.lost_connections()), (vec![], 1));
+    node.on_timer(at(11 + 3_600), |_| true);
+    assert_eq!(effects(&mut node), [Effect::WithdrawAll(id(5))]);
+}
+
+#[test]
 fn what_a_server_says_when_it_is_back_counts_for_what_it_said_before() {
     let mut node = node(60);
     connect(&mut node, at(0), 1, true);
