@@ -218,7 +218,7 @@ impl Node {
     /// A server has answered so many questions. While draining too: what is pending has to be sent.
     pub fn answered(&mut self, now: Time, id: PeerId, answered: Question) {
         if let Some(uplink) = self.uplinks.get_mut(&id) {
-            uplink.answered(answered, &mut self.effects);
+            uplink.answered(now, answered, &mut self.effects);
             self.look_for_end_of_dump(now, id);
         }
     }

@@ -118,6 +118,28 @@ fn a_server_in_the_field_is_left_as_it_is() {
     assert!(!node.wants(id(1), &Update { vni: Vni(8), ..add(4) }), "nobody asked for it");
 }
 
+/// A server that has just been asked for a VNI has not told all, though it answers an earlier question.
+#[test]
+fn what_is_asked_for_behind_a_barrier_belongs_to_the_dump() {
+    let mut node = node(0);
+    connect(&mut node, at(0), 1, true);
+    node.on_timer(at(9), |_| true);
+    assert!(effects(&mut node).is_empty(), "too early");
+    node.unsubscribe(VNI);
+    node.subscribe(at(7), VNI);
+    effects(&mut node);
+    node.on_timer(at(10), |_| true);
+    assert_eq!(effects(&mut node), [ask(1)]);
+    node.answered(at(11), id(1), 2);
+    assert_eq!(effects(&mut node), [subscribe(1)], "the former run is not over");
+    node.on_timer(at(13), |_| false);
+    assert!(effects(&mut node).is_empty(), "it was not sent yet");
+    node.on_timer(at(15), |_| true);
+    assert_eq!(effects(&mut node), [ask(1)]);
+    node.answered(at(15), id(1), 3);
+    assert_eq!(effects(&mut node), [Effect::TellSynchronized(id(CLIENT))]);
+}
+
 #[test]
 fn a_server_that_flapped_and_then_told_all_is_held_again() {
     let mut node = node(3_600);

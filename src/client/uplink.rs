@@ -116,14 +116,16 @@ impl Uplink {
     }
 
     /// It answered so many questions: VNIs that it has left for certain may be asked for again.
-    pub fn answered(&mut self, answered: Question, effects: &mut Effects) {
+    pub fn answered(&mut self, now: Time, answered: Question, effects: &mut Effects) {
         self.answered = answered;
-        let id = self.id;
+        let (id, dump) = (self.id, &mut self.dump);
         self.vnis.retain(|&vni, at| match *at {
             At::Leaving { question, again } if question <= answered => {
                 if again {
                     *at = At::Subscribed;
                     effects.push_back(Effect::Tell(id, Message::Subscribe(vni)));
+                    // What it was asked in the meantime says nothing of this VNI.
+                    dump.goes_on(now);
                 }
                 again
             }
