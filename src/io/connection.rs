@@ -106,23 +106,20 @@ async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
                 let result = send::send(Rc::clone(connection), piece).await;
                 worker.want_turn();
                 match result {
-                    Ok(length) => {
-                        if worker.shard().transmitted(worker.now(), id, length) {
-                            worker.write_after_turn(id);
-                        }
-                        if !connection.is_closed() {
-                            connection.writer.notified().await;
-                        }
-                    }
+                    // What is left is sent after the turn, together with what that one brings.
+                    Ok(length) => worker.shard().transmitted(worker.now(), id, length),
                     Err(error) => {
                         worker.shard().transmit_failed(worker.now(), id, &error);
                         connection.close();
                     }
                 }
             }
-            Transmit::Idle => connection.writer.notified().await,
+            Transmit::Idle => {}
             // Boxed: its timer would make every idle writer larger.
             Transmit::Finish => return Box::pin(finish(connection)).await,
+        }
+        if !connection.is_closed() {
+            connection.writer.notified().await;
         }
     }
 }

@@ -27,14 +27,12 @@ pub(super) async fn feed_loop(worker: Rc<Worker>, id: PeerId, sink: FeedSink) {
                 // An error means that the client dropped it: it is dealt with all the same.
                 let _ = dealt_with.await;
                 drop(piece);
-                let has_more = worker.shard().transmitted(worker.now(), id, length);
+                worker.shard().transmitted(worker.now(), id, length);
                 worker.want_turn();
-                if !has_more {
-                    worker.feed_woken().await;
-                }
             }
-            Transmit::Idle => worker.feed_woken().await,
+            Transmit::Idle => {}
             Transmit::Finish => return,
         }
+        worker.feed_woken().await;
     }
 }

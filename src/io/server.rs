@@ -299,7 +299,7 @@ fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig 
             queue_bytes_max: config.limits.queue_bytes_max / u64::from(shards),
             ..config.limits
         },
-        hold_time: config.stale_time,
+        stale_time: config.stale_time,
         budgets: Budgets::default(),
     }
 }

@@ -74,7 +74,7 @@ async fn turn_loop(worker: Rc<Worker>, mut mailbox: UnboundedReceiver<Letter>) {
         if !work_left {
             tokio::select! {
                 letter = mailbox.recv() => {
-                    // Never None: this thread holds a sender to itworker.
+                    // Never None: this thread holds a sender to itself.
                     if let Some(letter) = letter {
                         mailed = true;
                         open(&worker, letter, &mut stop_deadline);
@@ -118,7 +118,6 @@ fn open(worker: &Rc<Worker>, letter: Letter, stop_deadline: &mut Option<Time>) {
         }
         Letter::Attach(sink) => {
             let id = worker.shard().attach_client(worker.now());
-            worker.client.set(Some(id));
             let worker = Rc::clone(worker);
             tokio_uring::spawn(async move {
                 let _end = EndOnPanic;

@@ -3,7 +3,6 @@
 //! Owns the core of one shard and hands it the time. Must never hold the core across an await.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,12 +30,9 @@ pub(super) struct Worker {
     pub(super) turn: Notify,
     /// When the turn loop wakes by itself.
     pub(super) alarm_at: Cell<Time>,
-    /// Peers whose writers have something to send, in the order of their turns.
-    writers: RefCell<VecDeque<PeerId>>,
     buffers: BufferPool,
     pub(super) connections: RefCell<Connections>,
-    /// The node's own route client, and what wakes its feed.
-    pub(super) client: Cell<Option<PeerId>>,
+    /// Wakes the feed of the node's own route client.
     feed: Notify,
     pub(super) dials: RefCell<Vec<Rc<Dial>>>,
     pub(super) dials_made: Cell<u64>,
@@ -57,10 +53,8 @@ impl Worker {
             clock,
             turn: Notify::new(),
             alarm_at: Cell::new(Time::default()),
-            writers: RefCell::new(VecDeque::new()),
             buffers: BufferPool::default(),
             connections: RefCell::new(Connections::default()),
-            client: Cell::new(None),
             feed: Notify::new(),
             dials: RefCell::new(Vec::new()),
             dials_made: Cell::new(1),
@@ -96,11 +90,6 @@ impl Worker {
         }
     }
 
-    /// Has a writer woken after the next turn, which comes now: it sends what that one brings, too.
-    pub(super) fn write_after_turn(&self, id: PeerId) {
-        self.writers.borrow_mut().push_back(id);
-    }
-
     /// One turn of the core and what it brings about. True if it wants another one soon.
     pub(super) fn take_turn(&self) -> bool {
         let mut shard = self.shard();
@@ -110,16 +99,9 @@ impl Worker {
             let _ = self.shards[to.index()].send(Letter::Mail(mail));
         }
         let connections = self.connections.borrow();
-        let mut writers = self.writers.borrow_mut();
         while let Some((peer, wake)) = shard.take_woken() {
-            let Some(connection) = connections.find(peer) else {
-                if wake == Wake::Write && self.client.get() == Some(peer) {
-                    self.feed.notify_one();
-                }
-                continue;
-            };
+            let Some(connection) = connections.find(peer) else { continue };
             match wake {
-                Wake::Write => writers.push_back(peer),
                 Wake::Read => connection.reader.notify_one(),
                 Wake::Close => connection.close(),
                 Wake::State => {
@@ -132,12 +114,14 @@ impl Worker {
             }
         }
         for _ in 0..WRITERS_PER_TURN {
-            let Some(peer) = writers.pop_front() else { break };
-            if let Some(connection) = connections.find(peer) {
-                connection.writer.notify_one();
+            let Some(peer) = shard.take_writer() else { break };
+            match connections.find(peer) {
+                Some(connection) => connection.writer.notify_one(),
+                // The only peer without a connection.
+                None => self.feed.notify_one(),
             }
         }
-        work_left |= !writers.is_empty();
+        work_left |= shard.has_writers();
         // A wakeup that is due already must not spin between the timer and here.
         work_left |= shard.next_wakeup() <= self.now();
         work_left
@@ -161,7 +145,7 @@ impl Worker {
         self.dials.borrow_mut().retain(|dial| {
             if dial.order.server == server {
                 dial.cancel();
-                self.shard().forget_server(dial.number);
+                self.shard().forget_server(self.now(), dial.number);
             }
             !dial.is_cancelled()
         });

@@ -47,7 +47,7 @@ pub fn server_config(cores: u16, keepalive_interval_s: u32) -> ServerConfig {
 }
 
 /// The core of a server with one shard, which drops nothing by itself.
-pub fn shard_config(keepalive_interval_s: u32, hold_time: Duration) -> ShardConfig {
+pub fn shard_config(keepalive_interval_s: u32, stale_time: Duration) -> ShardConfig {
     ShardConfig {
         id: ShardId(0),
         shards: 1,
@@ -56,7 +56,7 @@ pub fn shard_config(keepalive_interval_s: u32, hold_time: Duration) -> ShardConf
         reflect_own: ReflectOwn::None,
         pace: Pace::Off,
         limits: Limits::default(),
-        hold_time,
+        stale_time,
         budgets: Budgets::default(),
     }
 }

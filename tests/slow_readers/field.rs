@@ -115,7 +115,7 @@ impl Field {
                 reflect_own: reflect,
                 pace,
                 limits,
-                hold_time: Duration::ZERO,
+                stale_time: Duration::ZERO,
                 budgets,
             };
             Node {
@@ -369,15 +369,17 @@ impl Field {
             self.hang_up(at);
         } else if connection.established && connection.is_live() {
             let subscribed: Vec<Vni> = connection.views.keys().copied().collect();
+            let mut resubscribed = false;
             for vni in subscribed {
                 if connection.views[&vni].subscribed {
                     connection.unsubscribe(vni);
                 }
                 if self.rng.chance(70) {
                     connection.subscribe(vni, usize::MAX);
-                    self.peers[at].is_current = false;
+                    resubscribed = true;
                 }
             }
+            self.peers[at].is_current &= !resubscribed;
             if self.rng.chance(30) {
                 self.subscribe_somewhere(at);
             }

@@ -90,7 +90,7 @@ impl World {
                 record_bytes_under_way_max: if small { 100 } else { 1 << 16 },
                 tail_bytes_min: 0,
             },
-            hold_time: Duration::from_secs(if kind & 128 == 0 { 0 } else { 1 }),
+            stale_time: Duration::from_secs(if kind & 128 == 0 { 0 } else { 1 }),
         };
         let node = |id| Node { shard: Shard::new(config(id), Time(1)), mail: VecDeque::new() };
         let nodes = (0..SHARDS).map(node).collect();
@@ -236,7 +236,7 @@ impl World {
                 Wake::Sample => {
                     self.nodes[at].shard.sampled(self.now, id, TcpSample::default());
                 }
-                Wake::Write | Wake::Read | Wake::State => {}
+                Wake::Read | Wake::State => {}
             }
         }
         left
