@@ -74,7 +74,7 @@ async fn turn_loop(worker: Rc<Worker>, mut mailbox: UnboundedReceiver<Letter>) {
         if !work_left {
             tokio::select! {
                 letter = mailbox.recv() => {
-                    // Never None: this thread holds a sender to itworker.
+                    // Never None: this thread holds a sender to itself.
                     if let Some(letter) = letter {
                         mailed = true;
                         open(&worker, letter, &mut stop_deadline);
