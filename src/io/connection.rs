@@ -1,8 +1,7 @@
 //! One peer's two tasks: one that reads and one that writes.
 //!
-//! Owns the two loops. Must never wait for a read or a send together with
-//! anything else: an operation that is given up stays in flight and swallows bytes. What ends a read is
-//! `shutdown`.
+//! Owns the two loops. Must never wait for a read or a send together with anything else: an operation
+//! that is given up stays in flight and swallows bytes. What ends a read is `shutdown`.
 
 use std::cell::Cell;
 use std::net::{Shutdown, SocketAddr};

@@ -64,8 +64,6 @@ pub enum NexthopObjects {
     /// All routes: thousands of them share few hypervisors, and a route is then a small message.
     #[default]
     Shared,
-    /// Only where IPv6 cannot do without: destinations with several hops.
-    Ipv6Multipath,
     /// Nowhere (kernels before 5.3): an IPv6 destination gets its lowest hop only.
     Never,
 }

@@ -212,7 +212,7 @@ impl Requests {
         for op in ops {
             let start = self.bytes.len();
             let sequence = first.wrapping_add(count as u32);
-            messages::put_op(&mut self.bytes, op, link, sequence, false);
+            messages::put_op(&mut self.bytes, op, link, sequence);
             if count > 0 && self.bytes.len() > BATCH_BYTES {
                 self.bytes.truncate(start);
                 break;
@@ -220,7 +220,7 @@ impl Requests {
             last = start;
             count += 1;
         }
-        self.bytes[last + 6] |= netlink_packet_core::NLM_F_ACK as u8;
+        messages::ask_for_ack(&mut self.bytes[last..]);
         count
     }
 

@@ -155,14 +155,10 @@ impl Entry {
         };
         let left_out = hops.len().saturating_sub(hops_max);
         hops.truncate(hops_max);
-        let want = match (config.nexthop_objects, family) {
+        let want = match config.nexthop_objects {
             _ if hops.is_empty() => Want::Nothing,
-            (NexthopObjects::Shared, _) => Want::Object(NexthopKey { family, hops }),
-            (_, Family::V4) => Want::Inline(hops),
-            (NexthopObjects::Ipv6Multipath, Family::V6) if hops.len() > 1 => {
-                Want::Object(NexthopKey { family, hops })
-            }
-            (_, Family::V6) => Want::Inline(hops),
+            NexthopObjects::Shared => Want::Object(NexthopKey { family, hops }),
+            NexthopObjects::Never => Want::Inline(hops),
         };
         (want, left_out)
     }

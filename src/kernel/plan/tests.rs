@@ -410,7 +410,6 @@ impl World {
 fn objects() -> impl Strategy<Value = NexthopObjects> {
     prop_oneof![
         2 => Just(NexthopObjects::Shared),
-        1 => Just(NexthopObjects::Ipv6Multipath),
         1 => Just(NexthopObjects::Never),
     ]
 }

@@ -9,10 +9,10 @@ use libfuzzer_sys::fuzz_target;
 use metalbond_uring::internals::shard::{
     Budgets, Limits, Mail, Piece, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
+use metalbond_uring::internals::wire::{Deframer, Hello, Message, Update, decode};
 use metalbond_uring::types::{
     Action, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
-use metalbond_uring::internals::wire::{Deframer, Hello, Message, Update, decode};
 
 const SHARDS: u16 = 2;
 const PEERS: usize = 4;
