@@ -16,7 +16,7 @@ use super::mail::Request;
 use super::peer::{Commands, Ending, Peer};
 use super::uplink::Uplink;
 use crate::rib::Group;
-use crate::session::{Session, State, Verdict};
+use crate::session::{Session, State};
 use crate::types::{Action, GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, Time, Vni};
 use crate::wire::Update;
 
@@ -94,9 +94,7 @@ impl Shard {
         let id = self.peers.insert(Peer::dialled(now, remote, &self.config));
         self.node.uplinks.insert(id, Uplink::new(server, predecessors));
         self.counters.connections += 1;
-        let session = self.peers.find_mut(id).and_then(|peer| peer.link.session_mut());
-        let verdict = session.map(|session| session.connected(now));
-        self.obey(now, id, verdict.unwrap_or(Verdict::Ignore));
+        self.tell_session(now, id, |session| session.connected(now));
         id
     }
 
@@ -192,12 +190,7 @@ impl Shard {
 
     /// The node wants no more of a server that it dialled: its routes go at once, hold time or not.
     pub fn hang_up(&mut self, now: Time, id: PeerId) {
-        if let Some(peer) = self.peers.find_mut(id)
-            && let Some(session) = peer.link.session_mut()
-        {
-            let verdict = session.close();
-            self.obey(now, id, verdict);
-        }
+        self.tell_session(now, id, Session::close);
     }
 
     /// The connection to a dialled server is over, `is_lost` unless we ended it. What it had not confirmed
