@@ -217,7 +217,7 @@ impl Shard {
         let left = self.work_as_home(now);
         let peers = &self.peers;
         let slow_left = self.groups.compact(self.config.limits.log_bytes_max, |source, vni| {
-            peers.find(source.0)?.subscription(vni)
+            peers.find(source.0)?.subscriptions.get(&vni).copied()
         });
         self.hold_budgets(now);
         self.queue_ready();
