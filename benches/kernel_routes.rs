@@ -104,8 +104,11 @@ fn compare(family: &str, routes: u32, rounds: u32) {
 
 fn ours(family: &str, routes: u32, objects: NexthopObjects) -> Measured {
     let map = BTreeMap::from([(VNI, TABLE)]);
-    let config =
-        KernelConfig { resync_s: 0, nexthop_objects: objects, ..KernelConfig::new(TUNNEL, map) };
+    let config = KernelConfig {
+        resync: Duration::ZERO,
+        nexthop_objects: objects,
+        ..KernelConfig::new(TUNNEL, map)
+    };
     let kernel = KernelRoutes::start(config).unwrap();
     assert!(kernel.settle(PATIENCE));
     let step = |work: &dyn Fn(u32)| {

@@ -216,7 +216,7 @@ impl Core {
             reflect_own: ReflectOwn::None,
             pace: Pace::Off,
             limits: Limits::default(),
-            hold_time: Duration::ZERO,
+            stale_time: Duration::ZERO,
             budgets: Budgets::default(),
         };
         let now = Time(1);
@@ -318,16 +318,17 @@ impl Core {
     }
 
     fn take_woken(&mut self) {
-        while let Some((id, wake)) = self.shard.take_woken() {
+        while let Some(id) = self.shard.take_writer() {
             // Peers are numbered as they come, the announcers first.
+            let guess = (id.slot() as usize).saturating_sub(self.announcers.len());
+            let reader = self.readers.get(guess).and_then(Option::as_ref);
+            if reader.is_some_and(|reader| reader.id == id) {
+                self.woken.push_back(guess);
+            }
+        }
+        while let Some((id, wake)) = self.shard.take_woken() {
             let of = |reader: &Option<Reader>| reader.as_ref().is_some_and(|it| it.id == id);
             match wake {
-                Wake::Write => {
-                    let guess = (id.slot() as usize).saturating_sub(self.announcers.len());
-                    if self.readers.get(guess).is_some_and(of) {
-                        self.woken.push_back(guess);
-                    }
-                }
                 Wake::Close => {
                     if let Some(at) = self.readers.iter().position(of) {
                         self.readers[at] = None;
@@ -393,12 +394,13 @@ impl Core {
         false
     }
 
-    /// True if more is there to be sent.
+    /// True if another SEND may begin.
     fn finish_send(&mut self, at: usize) -> bool {
         let Some(reader) = &mut self.readers[at] else { return false };
         let Some(length) = reader.in_flight.take() else { return true };
         reader.sent_bytes += length as u64;
-        self.shard.transmitted(self.now, reader.id, length)
+        self.shard.transmitted(self.now, reader.id, length);
+        true
     }
 
     fn sent_bytes(&self) -> u64 {

@@ -18,7 +18,6 @@ use metalbond_uring::internals::cli::{self, Invocation};
 use metalbond_uring::internals::io;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::PROGRAM;
 use crate::clock::Clock;
 
 /// The word that makes loadgen a reflector; the server's flags follow it.
@@ -61,7 +60,7 @@ impl Reflector {
     /// If it does not, with what it said.
     pub fn start(listen: SocketAddr, flags: &[String]) -> anyhow::Result<Reflector> {
         let mut child = Command::new(EXECUTABLE)
-            .arg0(PROGRAM)
+            .arg0(env!("CARGO_BIN_NAME"))
             .arg(WORD)
             .arg(format!("--listen={listen}"))
             .args(flags)

@@ -14,7 +14,7 @@ use metalbond_uring::types::{HostPort, HostPortError};
 use crate::route::ROUTES_PER_VNI_MAX;
 use crate::scenario;
 use crate::shared::{Reading, Sabotage};
-use crate::sizes::{Given, Sizes};
+use crate::sizes::{Given, Scenario, Sizes};
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "loadgen";
@@ -24,31 +24,6 @@ const VIEW_BYTES_MAX: u64 = 4 << 30;
 /// Routes and peers of one run.
 const ROUTES_MAX: u64 = 100_000_000;
 const PEERS_MAX: u32 = 1_000_000;
-
-/// What is run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scenario {
-    /// A bit of everything.
-    Mix,
-    /// Few announce, many subscribe.
-    Fanout,
-    /// Everybody announces and subscribes in several VNIs.
-    Mesh,
-    /// Late subscribers to a table.
-    Join,
-    /// All come back at once after a restart.
-    Herd,
-    /// Updates at a rate.
-    Latency,
-    /// Routes and announcers come and go.
-    Churn,
-    /// One subscriber stops reading.
-    Slow,
-    /// A table that all have is replaced, and then lost with its announcers.
-    Loss,
-    /// Nothing happens.
-    Idle,
-}
 
 /// What loadgen is to do.
 #[derive(Clone, PartialEq, Debug)]
@@ -85,27 +60,6 @@ pub struct Options {
     pub report: Option<PathBuf>,
     /// The negative control.
     pub sabotage: Option<Sabotage>,
-}
-
-impl Scenario {
-    /// All scenarios with their names.
-    const ALL: [(Scenario, &'static str); 10] = [
-        (Scenario::Mix, "mix"),
-        (Scenario::Fanout, "fanout"),
-        (Scenario::Mesh, "mesh"),
-        (Scenario::Join, "join"),
-        (Scenario::Herd, "herd"),
-        (Scenario::Latency, "latency"),
-        (Scenario::Churn, "churn"),
-        (Scenario::Slow, "slow"),
-        (Scenario::Loss, "loss"),
-        (Scenario::Idle, "idle"),
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(scenario, _)| *scenario == self).map_or("", |(_, name)| name)
-    }
 }
 
 /// Reads the words after the program's name.

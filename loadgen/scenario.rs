@@ -6,16 +6,13 @@ use std::sync::Arc;
 
 use metalbond_uring::types::Action;
 
-use crate::cli::Scenario;
 use crate::engine::Engine;
 use crate::peer::{AtOnce, Part};
-use crate::plan::{Plan, spread};
-use crate::shard::{Command, PeerSet};
-use crate::sizes::Sizes;
+use crate::plan::{PeerSet, Plan, spread};
+use crate::shard::Command;
+use crate::sizes::{Scenario, Sizes};
 use crate::stream::Stream;
 
-/// How long a route rests in a stream before it changes again, in seconds.
-pub const CYCLE_S: f64 = 5.0;
 /// Streams begin a little later than they are ordered, so that all shards know of them in time.
 const HEAD_START_NS: u64 = 20_000_000;
 /// A stage of rest that shows a server which keeps sending what is not wanted.

@@ -10,6 +10,7 @@
 //! | `session` | the state machine of one connection and its timers |
 //! | `log` | encoded updates on their way: logs with cursors and what laggards missed, bases |
 //! | `rib` | route tables, sources, and the records that changes make |
+//! | `client` | this node as a client: its wishes, the servers that it dialled, what is kept of lost ones |
 //! | `shard` | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
 //! | `io` | the tokio-uring driver of the core: threads, sockets, mail between shards |
 //! | `kernel` | received routes in the kernel's tables: what to change, and the netlink thread |
@@ -30,6 +31,9 @@ compile_error!("metalbond-uring runs on Linux only (6.0 or newer): it is built o
 pub mod api;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 mod cli;
+#[allow(unreachable_pub)]
+#[cfg(target_os = "linux")]
+mod client;
 #[doc(hidden)]
 #[cfg(target_os = "linux")]
 pub mod internals;

@@ -456,11 +456,9 @@ fn a_server_of_the_field_gets_everything_at_a_shutdown() {
     server.serve_updates(1);
     let ending = std::thread::spawn(move || node.shutdown());
     std::thread::sleep(QUIET);
-    let begun = Instant::now();
     server.serve_updates(3_000);
     drop(server);
     ending.join().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[test]

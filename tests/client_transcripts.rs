@@ -84,7 +84,7 @@ fn play(what: &str, line: &str, events: &[Value]) {
     let options = options(line);
     let listener = TcpListener::bind("[::1]:0").unwrap();
     let recorder = Recorder::default();
-    let keepalive_interval_s = options.keepalive_interval_s;
+    let keepalive_interval_s = options.node.keepalive_interval_s;
     let config = Config { keepalive_interval_s, ..Config::default() };
     let node = MetalBond::new(config, recorder.clone()).unwrap();
     options.subscribe.iter().for_each(|&vni| node.subscribe(vni).unwrap());

@@ -377,7 +377,7 @@ fn a_server_that_is_removed_is_not_held() {
         node.pass(10.0, &mut [&mut other]);
         assert_eq!(node.routes, names(0..15));
         let back = is_back.then(|| node.connect(SERVER, true));
-        node.shard.forget_server(SERVER);
+        node.shard.forget_server(node.now, SERVER);
         if let Some(back) = back {
             node.shard.hang_up(node.now, back.id);
         }

@@ -20,13 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const V: Vni = Vni(7);
 const V4: &str = "10.0.1.0/24";
 const V6: &str = "2001:db8:1::/64";
-const FORMS: [NexthopObjects; 3] =
-    [NexthopObjects::Shared, NexthopObjects::Ipv6Multipath, NexthopObjects::Never];
+const FORMS: [NexthopObjects; 2] = [NexthopObjects::Shared, NexthopObjects::Never];
 
 /// Nothing is verified but for a reason, and nothing swept but when asked for.
 fn config(link: &str, table: u32) -> KernelConfig {
     let map = BTreeMap::from([(V, table)]);
-    KernelConfig { resync_s: 0, ..KernelConfig::new(link, map) }
+    KernelConfig { resync: Duration::ZERO, ..KernelConfig::new(link, map) }
 }
 
 fn start(link: &str, table: u32) -> KernelRoutes {

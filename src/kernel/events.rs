@@ -4,7 +4,7 @@
 //! interest, are dropped within the kernel. Must never decide what follows.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use netlink_sys::Socket;
@@ -88,9 +88,9 @@ impl Events {
     }
 }
 
-impl AsRawFd for Events {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

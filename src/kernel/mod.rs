@@ -4,10 +4,11 @@
 //! [`plan::Ours`] goes. Must never change a route of anybody else, another client's neither, and
 //! never let a caller wait for the kernel.
 //!
-//! `plan` decides what to change and knows no kernel; `messages` and `seen` are the bytes, `netlink`
+//! `config` is what a caller wants, `plan` decides what to change and knows no kernel; `messages` and `seen` are the bytes, `netlink`
 //! and `events` the sockets, `blocks` whose nexthop ids are whose, `thread` the one thread that uses them.
 
 mod blocks;
+mod config;
 mod events;
 mod messages;
 mod netlink;
@@ -15,7 +16,6 @@ pub(crate) mod plan;
 mod seen;
 mod thread;
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,52 +27,16 @@ use crate::types::{Route, Vni};
 use crate::vital;
 use events::Events;
 use netlink::Requests;
-use plan::{Plan, PlanConfig};
+use plan::Plan;
 use thread::{Command, NetlinkThread};
 
+pub(crate) use config::RESYNC_DEFAULT;
+pub use config::{HOPS_DEFAULT, HOPS_MAX, KernelConfig, NexthopObjects};
 pub use messages::METALBOND_RT_PROTO;
-pub use plan::{Counters, HOPS_DEFAULT, HOPS_MAX, NexthopObjects};
+pub use plan::Counters;
 
 /// Longest alternative name of a link in bytes (ALTIFNAMSIZ without its closing zero).
 const ALTERNATIVE_NAME_BYTES_MAX: usize = 127;
-
-/// Where routes go, and how they get there.
-#[derive(Clone, Debug)]
-pub struct KernelConfig {
-    /// The tunnel device (usually an `ip6tnl` device in `external` mode). It must exist at the
-    /// start; later it may go, come back, and lose its name to another. An alternative name does.
-    pub link_name: String,
-    /// VNI to routing table, 1..=2^32-1; 0 stands for the table `main` (254). Routes of other VNIs
-    /// are not installed.
-    pub vni_table_map: BTreeMap<Vni, u32>,
-    /// Whether IPv6 destinations are left out. Those of a former run go with what nobody asks for.
-    pub ipv4_only: bool,
-    /// Where kernel nexthop objects are used. Kernels without them get routes that carry their own
-    /// encapsulation, whatever is set here.
-    pub nexthop_objects: NexthopObjects,
-    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`]. See
-    /// [`HOPS_DEFAULT`] for what more than the default do.
-    pub hops_max: usize,
-    /// Seconds between two comparisons with the kernel's tables; 0: only when there is a reason.
-    pub resync_s: u32,
-    /// Seeds hash maps and the ids of nexthop objects; should differ between programs.
-    pub seed: u64,
-}
-
-impl KernelConfig {
-    /// Routes out of `link_name`; a comparison every 60 s.
-    pub fn new(link_name: impl Into<String>, vni_table_map: BTreeMap<Vni, u32>) -> KernelConfig {
-        KernelConfig {
-            link_name: link_name.into(),
-            vni_table_map,
-            ipv4_only: false,
-            nexthop_objects: NexthopObjects::default(),
-            hops_max: HOPS_DEFAULT,
-            resync_s: 60,
-            seed: ahash::RandomState::new().hash_one(std::process::id()),
-        }
-    }
-}
 
 /// Why kernel routes cannot be managed.
 #[derive(Debug, thiserror::Error)]
@@ -128,13 +92,7 @@ impl KernelRoutes {
         }
         let failed = |what| move |source| KernelError::Netlink { what, source };
         let mut requests = Requests::open().map_err(failed("opening a socket"))?;
-        let plan = Plan::new(PlanConfig {
-            vni_table_map: config.vni_table_map.clone(),
-            ipv4_only: config.ipv4_only,
-            nexthop_objects: config.nexthop_objects,
-            hops_max: config.hops_max,
-            seed: config.seed,
-        });
+        let plan = Plan::new(config.clone());
         // Events before anything else is asked: what happens from now on is not missed.
         let events = Events::open(requests.port(), plan.mapped_tables())
             .map_err(failed("watching links and routes"))?;

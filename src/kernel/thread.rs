@@ -4,7 +4,7 @@
 //! longer than a batch or a dump takes.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
+use super::Shared;
 use super::blocks::OwnedBlocks;
+use super::config::{HOPS_MAX, KernelConfig, NexthopObjects};
 use super::events::{Event, Events};
 use super::netlink::{Answer, Requests, Scope, wait_readable};
-use super::plan::{
-    BLOCKS, HOPS_MAX, NexthopObjects, Notice, Op, Ours, Outcome, Plan, Report, Snapshot,
-};
-use super::{KernelConfig, Shared};
+use super::plan::{BLOCKS, Notice, Op, Ours, Outcome, Plan, Report, Snapshot};
 use crate::types::{Route, Time, Vni};
 
 /// Operations of one batch: enough that the system call costs nothing beside them, few enough
@@ -326,7 +325,7 @@ impl NetlinkThread {
     }
 
     fn verify_if_due(&mut self, now: Time) {
-        let resync = Duration::from_secs(self.config.resync_s.into());
+        let resync = self.config.resync;
         if self.plan.is_suspect() || self.is_rival_check_due(now) && self.blocks.has_rival_ended() {
             self.repair_soon();
         }
@@ -490,16 +489,15 @@ impl NetlinkThread {
         if let Some(retry_at) = self.plan.retry_at() {
             at(retry_at);
         }
-        if self.config.resync_s > 0 {
-            let resync = Duration::from_secs(self.config.resync_s.into());
-            at(self.verified_at.after(resync).max(self.verify_after));
+        if !self.config.resync.is_zero() {
+            at(self.verified_at.after(self.config.resync).max(self.verify_after));
         }
         if let Some(repair_at) = self.repair_at {
             at(repair_at.max(self.verify_after));
         }
         let timeout = (until != Time::NEVER).then(|| until.since(now));
-        let fds = [self.wake.as_raw_fd(), self.events.as_raw_fd()];
-        if let Err(error) = wait_readable(&fds, timeout) {
+        let fds = [self.wake.as_fd(), self.events.as_fd()];
+        if let Err(error) = wait_readable(fds, timeout) {
             debug!("poll: {error}");
             std::thread::sleep(RETRY_PAUSE);
         }

@@ -332,9 +332,7 @@ mod tests {
 
     use super::*;
     use crate::log::VniLog;
-    use crate::types::{
-        Destination, NextHop, NextHopType, PeerId, ReflectOwn, Route, ShardId, Vni,
-    };
+    use crate::types::{Destination, NextHop, NextHopType, PeerId, Route, ShardId, Vni};
     use crate::wire::encode_update;
 
     fn source(slot: u32) -> SourceId {
@@ -384,22 +382,28 @@ mod tests {
         /// A source comes or goes: the record that says so is appended, and passed.
         fn toggle(&mut self, of: u32, number: u32) {
             let visibility = |world: &World| {
-                let sources = world.sources.get(&number).into_iter().flatten();
-                let sources = sources.map(|&slot| (source(slot), crate::types::PeerClass::Client));
-                crate::rib::Visibility::of(
-                    sources,
-                    crate::types::GroupClass::Client,
-                    ReflectOwn::None.permits(NextHopType::STANDARD),
-                )
+                let mut sources = world.sources.get(&number).into_iter().flatten();
+                match (sources.next(), sources.next()) {
+                    (None, _) => None,
+                    (Some(&sole), None) => Some(Scope::AllBut(source(sole))),
+                    _ => Some(Scope::All),
+                }
             };
             let before = visibility(self);
             let sources = self.sources.entry(number).or_default();
             if !sources.remove(&of) {
                 sources.insert(of);
             }
-            let Some((action, scope)) = crate::rib::Visibility::change(before, visibility(self))
-            else {
-                return;
+            let (action, scope) = match (before, visibility(self)) {
+                (None, Some(scope)) => (Action::Add, scope),
+                (Some(scope), None) => (Action::Remove, scope),
+                (Some(Scope::AllBut(source)), Some(Scope::All)) => {
+                    (Action::Add, Scope::Only(source))
+                }
+                (Some(Scope::All), Some(Scope::AllBut(source))) => {
+                    (Action::Remove, Scope::Only(source))
+                }
+                _ => return,
             };
             let frame = update(action, number);
             let begin = Cursor::at_end_of(&self.log.anchor(&frame));

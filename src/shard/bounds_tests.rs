@@ -3,7 +3,9 @@
 //! Owns no code of the shard. Must never look at a time.
 
 use super::*;
-use crate::types::{Action, Destination, NextHop, NextHopType, PeerClass, Route, SourceId, Vni};
+use crate::types::{
+    Action, Destination, NextHop, NextHopType, Pace, PeerClass, ReflectOwn, Route, SourceId, Vni,
+};
 use crate::wire::{Hello, Message, encode_update};
 
 const NOW: Time = Time(1);
@@ -19,7 +21,7 @@ pub(super) fn shard(limits: Limits) -> Shard {
         reflect_own: ReflectOwn::None,
         pace: Pace::Off,
         limits,
-        hold_time: Duration::ZERO,
+        stale_time: Duration::ZERO,
         budgets: Budgets::default(),
     };
     Shard::new(config, NOW)
@@ -87,11 +89,11 @@ fn what_a_stalled_peer_has_pending_is_bounded_by_its_subscriptions() {
         say(&mut shard, stalled, &[Message::Unsubscribe(vni)]);
         say(&mut shard, stalled, &[Message::Subscribe(vni)]);
         let peer = shard.peers.find(stalled).expect("it is there");
-        let (pending, subscribed) = (peer.pending.len(), peer.subscriptions.len());
+        let (pending, subscribed) = (peer.outbound.queued(), peer.subscriptions.len());
         assert!(pending <= 2 * subscribed + 1, "{pending} pending of {subscribed}");
-        for &(_, sub) in &peer.subscriptions {
+        for &sub in peer.subscriptions.values() {
             let epoch = shard.groups.subscription(sub).epoch;
-            assert!(peer.pending.contains(&(sub, epoch)), "each still has its turn");
+            assert!(peer.outbound.is_queued(sub, epoch), "each still has its turn");
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use slab::Slab;
 
-use super::output::DIRECT_BYTES_MIN;
+use super::piece::DIRECT_BYTES_MIN;
 use crate::log::{
     Blocks, ChunkBytes, ChunkPool, Compaction, Cursor, Frames, FramesCursor, Laggard, LiveBytes,
     Scope, VniLog, frames_within,

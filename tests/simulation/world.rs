@@ -19,8 +19,6 @@ struct Node {
     /// Mail on its way to it, by sender.
     mail: Vec<VecDeque<Mail>>,
     dirty: bool,
-    /// Peers whose writer was woken.
-    writers: VecDeque<PeerId>,
 }
 
 pub struct World {
@@ -75,14 +73,13 @@ impl World {
                 reflect_own: reflect,
                 pace,
                 limits,
-                hold_time: std::time::Duration::ZERO,
+                stale_time: std::time::Duration::ZERO,
                 budgets,
             };
             Node {
                 shard: Shard::new(config, Time(1)),
                 mail: (0..shards).map(|_| VecDeque::new()).collect(),
                 dirty: false,
-                writers: VecDeque::new(),
             }
         });
         let nodes = nodes.collect();
@@ -206,7 +203,6 @@ impl World {
         let remote = ([127, 0, 0, 1], at as u16).into();
         let id = self.nodes[shard].shard.accept(self.now, remote);
         self.nodes[shard].dirty = true;
-        self.nodes[shard].writers.push_back(id);
         let Client { is_server, reassembles, .. } = self.clients[at];
         self.clients[at].connection = Some(Connection::new(shard, id, is_server, reassembles));
     }
@@ -257,7 +253,6 @@ impl World {
         let node = &mut self.nodes[shard];
         node.dirty = true;
         if connection.hung_up {
-            node.writers.push_back(id);
             let error = std::io::Error::from_raw_os_error(32);
             return node.shard.transmit_failed(self.now, id, &error);
         }
@@ -269,9 +264,7 @@ impl World {
         client.received += connection.read(&bytes[..sent], client.is_server, client.reassembles);
         // As the kernel does: its buffer is used again from here on.
         drop(piece);
-        if node.shard.transmitted(self.now, id, sent) {
-            node.writers.push_back(id);
-        }
+        node.shard.transmitted(self.now, id, sent);
     }
 
     fn deliver_some_mail(&mut self) {
@@ -323,7 +316,6 @@ impl World {
         let mut closed = Vec::new();
         while let Some((id, wake)) = node.shard.take_woken() {
             match wake {
-                Wake::Write => node.writers.push_back(id),
                 Wake::Close => closed.push(id),
                 Wake::Read | Wake::Sample | Wake::State => {}
             }
@@ -349,13 +341,12 @@ impl World {
             self.nodes[at].shard.transmit_failed(self.now, id, &error);
         }
         self.nodes[at].shard.release(self.now, id);
-        self.nodes[at].writers.retain(|&writer| writer != id);
         self.nodes[at].dirty = true;
         client.stuck = false;
     }
 
     fn run_a_writer(&mut self, at: usize) {
-        let Some(id) = self.nodes[at].writers.pop_front() else {
+        let Some(id) = self.nodes[at].shard.take_writer() else {
             return;
         };
         let mut connections = self.clients.iter_mut().filter_map(|client| {
@@ -426,7 +417,7 @@ impl World {
                     busy = true;
                     self.turn(at);
                 }
-                busy |= !self.nodes[at].writers.is_empty();
+                busy |= self.nodes[at].shard.has_writers();
                 self.run_a_writer(at);
                 busy |= self.nodes[at].mail.iter().any(|queue| !queue.is_empty());
             }
@@ -453,7 +444,13 @@ impl World {
         });
         let nodes = self.nodes.iter().map(|node| {
             let mail: Vec<usize> = node.mail.iter().map(VecDeque::len).collect();
-            (node.dirty, mail, node.writers.len(), node.shard.held(), node.shard.next_wakeup())
+            (
+                node.dirty,
+                mail,
+                node.shard.has_writers(),
+                node.shard.held(),
+                node.shard.next_wakeup(),
+            )
         });
         let (clients, nodes): (Vec<_>, Vec<_>) = (clients.collect(), nodes.collect());
         format!("{clients:?} {nodes:?} {:?}", self.now)

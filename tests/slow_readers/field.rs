@@ -101,7 +101,7 @@ impl Field {
             job_routes_per_turn: one_of(&mut rng, [50, 500, 8_192]),
             requests_under_way_max: one_of(&mut rng, [100, 2_000, 32_768]),
             record_bytes_under_way_max: one_of(&mut rng, [4 << 10, 64 << 10, 4 << 20]),
-            compacted_bytes_per_turn: one_of(&mut rng, [1, 1_000, 30 << 10, 1 << 20]),
+            compacted_bytes_per_turn: one_of(&mut rng, [1 << 10, 30 << 10, 1 << 20]),
             tail_bytes_min: one_of(&mut rng, [0, 1_000, 16_384]),
         };
         let reflect = one_of(&mut rng, [ReflectOwn::None, ReflectOwn::None, ReflectOwn::AllButNat]);
@@ -116,7 +116,7 @@ impl Field {
                 reflect_own: reflect,
                 pace,
                 limits,
-                hold_time: Duration::ZERO,
+                stale_time: Duration::ZERO,
                 budgets,
             };
             Node {
@@ -377,15 +377,17 @@ impl Field {
             self.hang_up(at);
         } else if connection.established && connection.is_live() {
             let subscribed: Vec<Vni> = connection.views.keys().copied().collect();
+            let mut resubscribed = false;
             for vni in subscribed {
                 if connection.views[&vni].subscribed {
                     connection.unsubscribe(vni);
                 }
                 if self.rng.chance(70) {
                     connection.subscribe(vni, usize::MAX);
+                    resubscribed = true;
                 }
             }
-            self.peers[at].is_current = false;
+            self.peers[at].is_current &= !resubscribed;
             if self.rng.chance(30) {
                 self.subscribe_somewhere(at);
             }

@@ -92,7 +92,7 @@ impl Core {
             reflect_own: ReflectOwn::None,
             pace: Pace::Off,
             limits: Limits { routes_per_peer_max: 2 * ROUTES_EACH, ..Limits::default() },
-            hold_time: Duration::ZERO,
+            stale_time: Duration::ZERO,
             budgets: Budgets::default(),
         };
         Core { shard: Shard::new(config, Time(1)), now: Time(1), bytes_max: 0, closed: 0 }

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use smallvec::SmallVec;
 
 use super::nexthops::NexthopKey;
-use super::{Family, Few, NexthopId, NexthopObjects, Place, PlanConfig, Prefix};
+use super::{Family, Few, NexthopId, Place, Prefix};
+use crate::kernel::config::{KernelConfig, NexthopObjects};
 use crate::types::{Route, Vni};
 
 /// Distinct tunnel endpoints, ascending.
@@ -135,7 +136,7 @@ impl Entry {
     }
 
     /// What the kernel should hold, and how many hops are too many for it.
-    pub(super) fn want(&self, prefix: Prefix, config: &PlanConfig) -> (Want, usize) {
+    pub(super) fn want(&self, prefix: Prefix, config: &KernelConfig) -> (Want, usize) {
         let mut hops: Hops = self
             .users
             .iter()
@@ -154,14 +155,10 @@ impl Entry {
         };
         let left_out = hops.len().saturating_sub(hops_max);
         hops.truncate(hops_max);
-        let want = match (config.nexthop_objects, family) {
+        let want = match config.nexthop_objects {
             _ if hops.is_empty() => Want::Nothing,
-            (NexthopObjects::Shared, _) => Want::Object(NexthopKey { family, hops }),
-            (_, Family::V4) => Want::Inline(hops),
-            (NexthopObjects::Ipv6Multipath, Family::V6) if hops.len() > 1 => {
-                Want::Object(NexthopKey { family, hops })
-            }
-            (_, Family::V6) => Want::Inline(hops),
+            NexthopObjects::Shared => Want::Object(NexthopKey { family, hops }),
+            NexthopObjects::Never => Want::Inline(hops),
         };
         (want, left_out)
     }

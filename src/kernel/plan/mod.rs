@@ -19,10 +19,11 @@ mod reconcile;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 
 use smallvec::SmallVec;
 
+use super::config::{HOPS_MAX, KernelConfig, NexthopObjects, TABLE_MAIN};
 use crate::types::{Route, SeededMap, Time, Vni};
 use entry::{Entry, Want};
 use nexthops::NexthopTable;
@@ -38,45 +39,6 @@ pub(crate) use outcome::{Notice, Outcome, Report};
 pub(crate) use prefix::{Family, Prefix};
 pub(crate) use reconcile::{SeenNexthop, SeenNexthopKind, SeenRoute, Snapshot};
 
-/// The routing table `main`: what table 0 in a mapping means.
-pub(crate) const TABLE_MAIN: u32 = 254;
-
-/// Hops of one route that can be installed at most: more do not fit the largest message of a dump
-/// (32 KiB), and we could not verify them. Linux 6.18 shows 335 and not 338; some room is left.
-pub const HOPS_MAX: usize = 320;
-
-/// Hops of one route that are installed by default: with 39 and more the kernel cannot put the
-/// route into the first message of a dump, and `ip route` and routing daemons see nothing of the
-/// table (Linux 6.18, pages of 4 KiB).
-pub const HOPS_DEFAULT: usize = 32;
-
-/// Where routes name kernel nexthop objects instead of carrying their own encapsulation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum NexthopObjects {
-    /// All routes: thousands of them share few hypervisors, and a route is then a small message.
-    #[default]
-    Shared,
-    /// Only where IPv6 cannot do without: destinations with several hops.
-    Ipv6Multipath,
-    /// Nowhere (kernels before 5.3): an IPv6 destination gets its lowest hop only.
-    Never,
-}
-
-/// What the plan has to know; see [`crate::kernel::KernelConfig`].
-#[derive(Clone, Debug)]
-pub(crate) struct PlanConfig {
-    /// VNI to table, 1..=2^32-1; 0 stands for [`TABLE_MAIN`].
-    pub vni_table_map: BTreeMap<Vni, u32>,
-    /// Whether IPv6 destinations are left out.
-    pub ipv4_only: bool,
-    /// Where nexthop objects are used.
-    pub nexthop_objects: NexthopObjects,
-    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`].
-    pub hops_max: usize,
-    /// Seeds the maps, and where the ids of nexthop objects start.
-    pub seed: u64,
-}
-
 /// What is tried again later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Retry {
@@ -87,7 +49,7 @@ enum Retry {
 /// Desired routes, and what is left to do until the kernel has them.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    config: PlanConfig,
+    config: KernelConfig,
     /// Ascending.
     mapped_tables: Vec<u32>,
     hasher: ahash::RandomState,
@@ -118,7 +80,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// A plan that wants nothing and knows nothing: [`Plan::reconcile`] comes first.
-    pub(crate) fn new(mut config: PlanConfig) -> Plan {
+    pub(crate) fn new(mut config: KernelConfig) -> Plan {
         for table in config.vni_table_map.values_mut().filter(|table| **table == 0) {
             *table = TABLE_MAIN;
         }

@@ -77,8 +77,6 @@ impl Ours {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::super::*;
     use super::*;
     use crate::types::{Destination, Vni};
@@ -148,13 +146,8 @@ mod tests {
     }
 
     fn plan() -> Plan {
-        let mut plan = Plan::new(PlanConfig {
-            vni_table_map: BTreeMap::from([(Vni(7), 100)]),
-            ipv4_only: false,
-            nexthop_objects: NexthopObjects::Shared,
-            hops_max: HOPS_DEFAULT,
-            seed: 7,
-        });
+        let mut plan =
+            Plan::new(KernelConfig { seed: 7, ..KernelConfig::new("", [(Vni(7), 100)].into()) });
         plan.set_usable(true);
         plan
     }

@@ -110,12 +110,11 @@ struct World {
 
 impl World {
     fn new(objects: NexthopObjects, ipv4_only: bool, leftovers: &[(usize, u8, u8)]) -> World {
-        let mut plan = Plan::new(PlanConfig {
-            vni_table_map: VNIS.iter().map(|(vni, table)| (Vni(*vni), *table)).collect(),
+        let mut plan = Plan::new(KernelConfig {
             ipv4_only,
             nexthop_objects: objects,
-            hops_max: HOPS_DEFAULT,
             seed: 7,
+            ..KernelConfig::new("", VNIS.map(|(vni, table)| (Vni(vni), table)).into())
         });
         plan.set_usable(true);
         let mut kernel = Kernel::default();
@@ -411,7 +410,6 @@ impl World {
 fn objects() -> impl Strategy<Value = NexthopObjects> {
     prop_oneof![
         2 => Just(NexthopObjects::Shared),
-        1 => Just(NexthopObjects::Ipv6Multipath),
         1 => Just(NexthopObjects::Never),
     ]
 }
