@@ -3,7 +3,7 @@
 //! Owns the table of rooms. Reads text, not syntax: a trick could get around it, an oversight cannot.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const FILE_LINES_MAX: usize = 600;
@@ -108,6 +108,23 @@ fn files_say_what_they_own_and_are_short() {
     }
 }
 
+/// Files that use each other cannot be read one after the other.
+#[test]
+fn the_files_of_a_room_do_not_go_round_in_circles() {
+    for folder in ["src/client", "src/shard", "src/shard/peer"] {
+        let uses = uses_within(folder);
+        assert!(uses.len() > 4 && uses.values().any(|used| !used.is_empty()), "{uses:?}");
+        assert_eq!(circle(uses), None, "{folder}");
+    }
+    let uses = |pairs: &[(&str, &[&str])]| {
+        let owned = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
+        pairs.iter().map(|&(file, used)| (file.to_string(), owned(used))).collect()
+    };
+    assert_eq!(circle(uses(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])])), None);
+    let round = circle(uses(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"]), ("d", &[])]));
+    assert_eq!(round, Some(["b", "c"].map(str::to_string).into()));
+}
+
 #[test]
 fn the_architecture_is_read_in_an_hour() {
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
@@ -143,22 +160,20 @@ fn faults_of<'a>(room: &'a str, text: &'a str) -> impl Iterator<Item = String> +
 
 /// The rooms named in paths from the crate's root, or from a parent.
 fn used_rooms(text: &str) -> BTreeSet<String> {
-    let text: String = code(text).collect::<Vec<_>>().join("\n");
-    let mut used = BTreeSet::new();
-    for root in ["crate::", "super::", "metalbond_uring::"] {
-        for (at, _) in text.match_indices(root) {
-            let word = |c: char| c.is_alphanumeric() || c == '_';
-            if !text[..at].ends_with(word) {
-                let mut names = first_names(&text[at + root.len()..]);
-                if root == "super::" {
-                    // It may be a module of the same room, but then it has no room's name.
-                    names.retain(|name| ROOMS.iter().any(|(room, _)| room == name));
-                }
-                used.extend(names);
-            }
-        }
-    }
+    let mut used: BTreeSet<String> = names_behind("crate::", text).into_iter().collect();
+    used.extend(names_behind("metalbond_uring::", text));
+    // What a parent has may be a module of the same room, but then it has no room's name.
+    let is_room = |name: &String| ROOMS.iter().any(|(room, _)| room == name);
+    used.extend(names_behind("super::", text).into_iter().filter(is_room));
     used
+}
+
+/// The modules named in paths that begin like this, comments left out.
+fn names_behind(root: &str, text: &str) -> Vec<String> {
+    let text: String = code(text).collect::<Vec<_>>().join("\n");
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let places = text.match_indices(root).filter(|&(at, _)| !text[..at].ends_with(word));
+    places.flat_map(|(at, _)| first_names(&text[at + root.len()..])).collect()
 }
 
 /// `a` of `a::b`; `a` and `c` of `{a::b, c}`. Names of modules only: items are capitals or macros.
@@ -191,6 +206,49 @@ fn first_names(path: &str) -> Vec<String> {
 /// The lines without comments.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+/// The files and folders in a folder, and which of each other they use; `mod.rs`, which holds them
+/// together, and tests left out.
+fn uses_within(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let folder = root().join(folder);
+    let mut uses = BTreeMap::<String, BTreeSet<String>>::new();
+    for file in rust_files(folder.strip_prefix(root()).unwrap().to_str().unwrap()) {
+        let inside = file.strip_prefix(&folder).unwrap();
+        let unit = Path::new(inside.iter().next().unwrap()).with_extension("");
+        let unit = unit.to_str().unwrap().to_string();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (text, _) = text.split_once("mod tests {").unwrap_or((&text, ""));
+        if unit == "mod" || unit.ends_with("tests") {
+            continue;
+        }
+        let room = folder.strip_prefix(root().join("src")).unwrap().to_str().unwrap();
+        let used = uses.entry(unit).or_default();
+        used.extend(names_behind(&format!("crate::{}::", room.replace('/', "::")), text));
+        // From a folder within the folder, `super` is that one's.
+        if inside.iter().count() == 1 || inside.ends_with("mod.rs") {
+            used.extend(names_behind("super::", text));
+        }
+    }
+    let units: BTreeSet<String> = uses.keys().cloned().collect();
+    for (unit, used) in &mut uses {
+        used.retain(|name| name != unit && units.contains(name));
+    }
+    uses
+}
+
+/// Those that are left when all are taken away that use nothing that is left, or are used by nothing.
+fn circle(mut uses: BTreeMap<String, BTreeSet<String>>) -> Option<BTreeSet<String>> {
+    loop {
+        let used: BTreeSet<String> = uses.values().flatten().cloned().collect();
+        let before = uses.len();
+        uses.retain(|name, uses| !uses.is_empty() && used.contains(name));
+        if uses.len() == before {
+            return (before > 0).then(|| uses.into_keys().collect());
+        }
+        let left: BTreeSet<String> = uses.keys().cloned().collect();
+        uses.values_mut().for_each(|used| used.retain(|name| left.contains(name)));
+    }
 }
 
 fn room_of(file: &Path) -> String {

@@ -89,9 +89,9 @@ fn what_a_stalled_peer_has_pending_is_bounded_by_its_subscriptions() {
         say(&mut shard, stalled, &[Message::Unsubscribe(vni)]);
         say(&mut shard, stalled, &[Message::Subscribe(vni)]);
         let peer = shard.peers.find(stalled).expect("it is there");
-        let (pending, subscribed) = (peer.outbound.queued(), peer.subscriptions().len());
+        let (pending, subscribed) = (peer.outbound.queued(), peer.subscriptions.len());
         assert!(pending <= 2 * subscribed + 1, "{pending} pending of {subscribed}");
-        for sub in peer.subscriptions() {
+        for &sub in peer.subscriptions.values() {
             let epoch = shard.groups.subscription(sub).epoch;
             assert!(peer.outbound.is_queued(sub, epoch), "each still has its turn");
         }

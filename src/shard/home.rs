@@ -131,15 +131,17 @@ impl Shard {
                     let (records, rest) = bytes.split_at(length);
                     bytes = rest;
                     let peers = &self.peers;
-                    let named = |source: SourceId| peers.find(source.0)?.subscription(group.vni);
+                    let named = |source: SourceId| {
+                        peers.find(source.0)?.subscriptions.get(&group.vni).copied()
+                    };
                     self.groups.append(group, scope, records, routes, named);
                 }
                 Delivery::Joined(joined) => {
-                    let peer = self.peers.find(joined.peer);
-                    let sub = peer.and_then(|peer| peer.subscription(joined.group.vni));
                     let id = joined.peer;
+                    let Some(peer) = self.peers.find(id) else { continue };
+                    let sub = peer.subscriptions.get(&joined.group.vni).copied();
                     self.groups.joined(sub, *joined);
-                    if self.peers.find(id).is_some_and(|it| it.ending == Ending::Gracefully) {
+                    if peer.ending == Ending::Gracefully {
                         // It may have waited for this alone, and bring nothing to send.
                         self.wake_writer(id);
                     }

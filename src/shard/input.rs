@@ -3,6 +3,7 @@
 //! Owns the way of a message through its session to the home of its VNI. Must never act on a
 //! message that the session did not deliver.
 
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io;
 
@@ -12,7 +13,7 @@ use super::mail::Request;
 use super::peer::{Admission, Ending, Heard, Pause};
 use super::{Shard, Wake};
 use crate::rib::Group;
-use crate::session::{CloseReason, State, Verdict};
+use crate::session::{CloseReason, Session, State, Verdict};
 use crate::types::{PeerId, ShardId, SourceId, Time, Vni};
 use crate::wire::{Fault, Message, Reaction, Update};
 
@@ -49,17 +50,7 @@ impl Shard {
         {
             peer.record.explain(|| detail_of(error));
         }
-        self.lost(now, id);
-    }
-
-    /// The connection ended, one way or another.
-    pub(super) fn lost(&mut self, now: Time, id: PeerId) {
-        if let Some(peer) = self.peers.find_mut(id)
-            && let Some(session) = peer.link.session_mut()
-        {
-            let verdict = session.on_eof();
-            self.obey(now, id, verdict);
-        }
+        self.tell_session(now, id, Session::on_eof);
     }
 
     /// Resumes peers whose homes have room again, or of whose changes enough is known. Called each turn;
@@ -94,9 +85,7 @@ impl Shard {
             let used = backlog.len() - rest.len();
             peer.inbound.keep_rest(backlog, used);
         } else if peer.ending != Ending::Closed {
-            if let Some(session) = peer.link.session_mut() {
-                session.resume(now);
-            }
+            peer.link.tell(|session| session.resume(now));
             self.woken.push_back((id, Wake::Read));
         }
     }
@@ -198,10 +187,10 @@ impl Shard {
 
     pub(super) fn subscribe(&mut self, now: Time, id: PeerId, vni: Vni) {
         let Some(peer) = self.peers.find(id) else { return };
-        if peer.subscription(vni).is_some() {
+        if peer.subscriptions.contains_key(&vni) {
             // Clients in the field do send it twice.
             tracing::debug!(%id, %vni, "SUBSCRIBE again");
-        } else if !peer.may_subscribe() {
+        } else if peer.subscriptions.len() >= peer.vnis_max {
             self.counters.subscriptions_refused += 1;
             let what = format_args!("the subscription of VNI {vni}");
             self.refused(now, id, Refused::Subscription, &what);
@@ -214,13 +203,10 @@ impl Shard {
     /// Subscribes a peer in a group, unless it is subscribed to the VNI.
     pub(super) fn subscribe_in(&mut self, now: Time, id: PeerId, group: Group) {
         let Some(peer) = self.peers.find_mut(id) else { return };
-        let vni = group.vni;
-        if peer.subscription(vni).is_some() {
-            return;
-        }
+        let Entry::Vacant(place) = peer.subscriptions.entry(group.vni) else { return };
         self.epoch += 1;
-        peer.add_subscription(vni, self.groups.subscribe(group, id, self.epoch));
-        let home = ShardId::home_of(vni, self.config.shards);
+        place.insert(self.groups.subscribe(group, id, self.epoch));
+        let home = ShardId::home_of(group.vni, self.config.shards);
         self.outboxes.request(home, Request::Join { group, peer: id, epoch: self.epoch });
         if self.outboxes.is_home_full(home) {
             self.pause(now, id, Pause::Home(home));
@@ -229,7 +215,7 @@ impl Shard {
 
     pub(super) fn unsubscribe(&mut self, id: PeerId, vni: Vni) {
         let Some(peer) = self.peers.find_mut(id) else { return };
-        match peer.remove_subscription(vni) {
+        match peer.subscriptions.remove(&vni) {
             Some(sub) => self.drop_subscription(sub),
             None => tracing::debug!(%id, %vni, "UNSUBSCRIBE without a subscription"),
         }
@@ -260,6 +246,19 @@ impl Shard {
         {
             self.refused.push(id);
             self.next_summary = self.next_summary.min(now.after(QUIET));
+        }
+    }
+
+    /// Tells a peer's session something, and does what it says.
+    pub(super) fn tell_session(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        something: impl FnOnce(&mut Session) -> Verdict,
+    ) {
+        if let Some(session) = self.peers.find_mut(id).and_then(|peer| peer.link.session_mut()) {
+            let verdict = something(session);
+            self.obey(now, id, verdict);
         }
     }
 

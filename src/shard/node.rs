@@ -10,7 +10,7 @@ use super::Shard;
 use super::mail::Request;
 use super::peer::Peer;
 use crate::client::Effect;
-use crate::session::{Session, State, Verdict};
+use crate::session::{Session, State};
 use crate::types::{Action, PeerClass, PeerId, Route, ShardId, SourceId, Time, Vni};
 use crate::wire::{Message, Update};
 
@@ -31,9 +31,7 @@ impl Shard {
         let id = self.peers.insert(Peer::dialled(now, remote, &self.config));
         self.node.dialled(id, server);
         self.counters.connections += 1;
-        let session = self.peers.find_mut(id).and_then(|peer| peer.link.session_mut());
-        let verdict = session.map(|session| session.connected(now));
-        self.obey(now, id, verdict.unwrap_or(Verdict::Ignore));
+        self.tell_session(now, id, |session| session.connected(now));
         id
     }
 
@@ -64,12 +62,7 @@ impl Shard {
 
     /// The node wants no more of a server that it dialled: its routes go at once, hold time or not.
     pub fn hang_up(&mut self, now: Time, id: PeerId) {
-        if let Some(peer) = self.peers.find_mut(id)
-            && let Some(session) = peer.link.session_mut()
-        {
-            let verdict = session.close();
-            self.obey(now, id, verdict);
-        }
+        self.tell_session(now, id, Session::close);
     }
 
     /// No server can be reached, or all are lost. The time that routes stay begins for what a former

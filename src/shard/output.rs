@@ -12,6 +12,7 @@ use super::groups::Part;
 use super::pacing::{Permit, TcpSample};
 use super::peer::{Ending, Kind};
 use super::piece::{DIRECT_BYTES_MIN, Payload, Piece};
+use crate::session::Session;
 use crate::types::{PeerId, Time};
 
 /// Buffers to gather in that are kept for later (at most 8 MiB a shard).
@@ -47,9 +48,7 @@ impl Shard {
             return self.nothing_to_send(id);
         };
         let piece = peer.outbound.send(now, next);
-        if let Some(session) = peer.link.session_mut() {
-            session.send_pending(now);
-        }
+        peer.link.tell(|session| session.send_pending(now));
         self.note_deadline(id);
         Transmit::Send(piece)
     }
@@ -74,10 +73,8 @@ impl Shard {
             return;
         }
         if peer.outbound.has_output() || peer.ending == Ending::Gracefully {
-            if !peer.outbound.was_control()
-                && let Some(session) = peer.link.session_mut()
-            {
-                session.send_progressed(now);
+            if !peer.outbound.was_control() {
+                peer.link.tell(|session| session.send_progressed(now));
             }
             self.wake_writer(id);
         } else {
@@ -91,10 +88,10 @@ impl Shard {
             peer.outbound.failed();
             peer.record.explain(|| detail_of(error));
         }
-        self.lost(now, id);
+        self.tell_session(now, id, Session::on_eof);
     }
 
-    /// What TCP_INFO says, after a [`Wake::Sample`]: bytes may be acknowledged while a SEND is
+    /// What TCP_INFO says, after a [`Wake::Sample`](super::Wake::Sample): bytes may be acknowledged while a SEND is
     /// still under way.
     pub fn sampled(&mut self, now: Time, id: PeerId, sample: TcpSample) {
         if let Some(peer) = self.peers.find_mut(id) {
@@ -117,7 +114,7 @@ impl Shard {
             let subscription = self.groups.subscription(sub);
             let (id, epoch) = (subscription.peer, subscription.epoch);
             let peer = self.peers.find_mut(id).expect("a subscription has its peer");
-            if peer.outbound.queued() > 2 * peer.subscriptions().len() {
+            if peer.outbound.queued() > 2 * peer.subscriptions.len() {
                 // Most were removed, which costs a search for each: so all of them at once.
                 peer.outbound.retain(|sub, epoch| self.groups.find(sub, epoch).is_some());
             }
@@ -132,7 +129,7 @@ impl Shard {
         let Some(peer) = self.peers.find_mut(id) else { return Transmit::Idle };
         if peer.ending == Ending::Gracefully && !peer.outbound.has_output() {
             let groups = &mut self.groups;
-            if peer.subscriptions().all(|sub| groups.subscription(sub).joined) {
+            if peer.subscriptions.values().all(|&sub| groups.subscription(sub).joined) {
                 return Transmit::Finish;
             }
         }

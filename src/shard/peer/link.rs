@@ -30,6 +30,13 @@ impl Link {
         }
     }
 
+    /// Tells the session something, if there is one.
+    pub fn tell(&mut self, something: impl FnOnce(&mut Session)) {
+        if let Link::Session(session) = self {
+            something(session);
+        }
+    }
+
     /// Whether we dialled the peer: it is a server.
     pub fn is_dialled(&self) -> bool {
         self.session().is_some_and(|session| session.direction() == Direction::Outgoing)

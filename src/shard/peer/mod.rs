@@ -9,6 +9,7 @@ mod link;
 mod outbound;
 mod path;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use smallvec::SmallVec;
@@ -43,9 +44,9 @@ pub(super) struct Peer {
     pub outbound: Outbound,
     pub ending: Ending,
     pub record: Record,
-    vnis_max: usize,
-    /// Its subscriptions, ascending by VNI.
-    subscriptions: Vec<(Vni, SubIndex)>,
+    pub subscriptions: BTreeMap<Vni, SubIndex>,
+    /// How many of those it may have.
+    pub vnis_max: usize,
     /// Home shards that know it as a source: a bit each.
     homes: SmallVec<[u64; 1]>,
 }
@@ -101,39 +102,10 @@ impl Peer {
             outbound,
             ending: Ending::No,
             record: Record::of_our_own(remote),
+            subscriptions: BTreeMap::new(),
             vnis_max: usize::MAX,
-            subscriptions: Vec::new(),
             homes: SmallVec::new(),
         }
-    }
-
-    /// Its subscription of `vni`.
-    pub fn subscription(&self, vni: Vni) -> Option<SubIndex> {
-        let at = self.place_of(vni).ok()?;
-        Some(self.subscriptions[at].1)
-    }
-
-    /// Its subscriptions.
-    pub fn subscriptions(&self) -> impl ExactSizeIterator<Item = SubIndex> {
-        self.subscriptions.iter().map(|&(_, sub)| sub)
-    }
-
-    /// Whether it may have one more subscription.
-    pub fn may_subscribe(&self) -> bool {
-        self.subscriptions.len() < self.vnis_max
-    }
-
-    /// It has subscribed to `vni`, which it had not.
-    pub fn add_subscription(&mut self, vni: Vni, sub: SubIndex) {
-        if let Err(at) = self.place_of(vni) {
-            self.subscriptions.insert(at, (vni, sub));
-        }
-    }
-
-    /// It has no subscription of `vni` any more. Returns the one that it had.
-    pub fn remove_subscription(&mut self, vni: Vni) -> Option<SubIndex> {
-        let at = self.place_of(vni).ok()?;
-        Some(self.subscriptions.remove(at).1)
     }
 
     /// The groups in which its subscriptions are.
@@ -165,8 +137,8 @@ impl Peer {
     /// Nothing is heard until it is resumed. False if that is so already.
     pub fn pause(&mut self, now: Time, pause: Pause) -> bool {
         let is_new = self.inbound.pause(pause);
-        if is_new && let Some(session) = self.link.session_mut() {
-            session.pause(now);
+        if is_new {
+            self.link.tell(|session| session.pause(now));
         }
         is_new
     }
@@ -181,32 +153,24 @@ impl Peer {
 
     /// Takes note of what the peer's TCP has acknowledged, if the sample tells.
     pub fn note_acked(&mut self, now: Time, sample: &TcpSample) {
-        if self.outbound.is_progress(sample)
-            && let Some(session) = self.link.session_mut()
-        {
-            session.send_progressed(now);
+        if self.outbound.is_progress(sample) {
+            self.link.tell(|session| session.send_progressed(now));
         }
     }
 
     /// The timer for what it does not take runs as long as something is under way or waits.
     pub fn note_idle(&mut self) {
-        if !self.outbound.has_output()
-            && let Some(session) = self.link.session_mut()
-        {
-            session.send_idle();
+        if !self.outbound.has_output() {
+            self.link.tell(Session::send_idle);
         }
     }
 
     /// The connection is over: nothing is heard or sent any more. Returns the subscriptions that it had.
-    pub fn end(&mut self) -> Vec<(Vni, SubIndex)> {
+    pub fn end(&mut self) -> BTreeMap<Vni, SubIndex> {
         self.ending = Ending::Closed;
         self.inbound.end();
         self.outbound.end();
         std::mem::take(&mut self.subscriptions)
-    }
-
-    fn place_of(&self, vni: Vni) -> Result<usize, usize> {
-        self.subscriptions.binary_search_by_key(&vni, |&(vni, _)| vni)
     }
 }
 

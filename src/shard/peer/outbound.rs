@@ -320,3 +320,119 @@ impl Outbound {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Direction, Session, SessionConfig};
+    use crate::types::PeerClass;
+    use crate::wire::frames;
+
+    const NOW: Time = Time(1);
+
+    /// A client that reassembles, if it says so, with a keepalive interval of one second.
+    fn link(reassembles: bool) -> Link {
+        let config = SessionConfig {
+            direction: Direction::Incoming,
+            keepalive_interval_s: 1,
+            is_server: true,
+            reassembles: true,
+            reflector: true,
+        };
+        let mut session = Session::new(&config, NOW);
+        let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles };
+        let _ = session.on_message(NOW, &Message::Hello(hello));
+        let _ = session.on_message(NOW, &Message::Keepalive);
+        Link::Session(session)
+    }
+
+    /// Sends what goes before UPDATEs, as one SEND: its bytes.
+    fn send(outbound: &mut Outbound, link: &Link) -> Vec<u8> {
+        let Some(next) = outbound.before_updates(link) else { return Vec::new() };
+        let bytes = outbound.send(NOW, next).as_slice().to_vec();
+        outbound.sent(bytes.len());
+        bytes
+    }
+
+    #[test]
+    fn a_hello_goes_alone_and_commands_behind_keepalives() {
+        let mut outbound = Outbound::new(NOW, Pace::Off, true);
+        let commands = outbound.commands().expect("it is told such things");
+        commands.ask();
+        outbound.owe_keepalive();
+        outbound.owe_keepalive();
+        let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles: true };
+        outbound.owe_hello(hello);
+        outbound.owe_mark();
+        assert!(outbound.has_output());
+        for reassembles in [true, false] {
+            let link = link(reassembles);
+            let lengths: Vec<usize> =
+                (0..3).map(|_| frames(&send(&mut outbound, &link)).count()).collect();
+            let expected = if reassembles { [1, 2, 1] } else { [0, 0, 0] };
+            assert_eq!(lengths, expected);
+        }
+        assert!(outbound.behind_updates().is_some() && outbound.behind_updates().is_none());
+        assert!(!outbound.has_output());
+    }
+
+    #[test]
+    fn the_mark_waits_for_what_is_pending() {
+        let mut outbound = Outbound::new(NOW, Pace::Off, true);
+        outbound.owe_mark();
+        outbound.queue(0, 1, false);
+        assert!(outbound.behind_updates().is_none());
+        outbound.drop_first();
+        assert!(outbound.behind_updates().is_some());
+    }
+
+    #[test]
+    fn window_and_pacer_see_control_frames_too_and_nothing_twice() {
+        let link = link(true);
+        let sample = TcpSample { snd_mss: 1208, ..TcpSample::default() };
+        // A window of half a second at 64 kbit/s.
+        for (keepalives, may_send) in [(500, true), (900, false)] {
+            let mut outbound = Outbound::new(NOW, Pace::Off, false);
+            outbound.queue(0, 1, false);
+            (0..keepalives).for_each(|_| outbound.owe_keepalive());
+            while let Some(next) = outbound.before_updates(&link) {
+                let length = outbound.send(NOW, next).as_slice().len();
+                // It is short, and what is left goes out next.
+                outbound.sent(length.div_ceil(2));
+            }
+            let permit = outbound.permit(NOW, &link, &sample).expect("something is pending");
+            assert_eq!(matches!(permit, Permit::Batch { .. }), may_send, "{keepalives} {permit:?}");
+        }
+    }
+
+    #[test]
+    fn a_local_peer_is_held_back_by_nothing() {
+        let link = Link::Local(PeerClass::Own);
+        let mut outbound = Outbound::new(NOW, Pace::Auto, false);
+        outbound.queue(0, 1, false);
+        (0..100_000).for_each(|_| outbound.owe_keepalive());
+        while !send(&mut outbound, &link).is_empty() {}
+        let permit = outbound.permit(NOW, &link, &TcpSample::default());
+        assert_eq!(permit, Some(Permit::Batch { bytes_max: CHUNK_BYTES_MAX }));
+        assert!(!outbound.wants_sample(NOW, &link));
+    }
+
+    #[test]
+    fn a_writer_is_listed_once_and_never_while_it_sends() {
+        let link = link(true);
+        let mut outbound = Outbound::new(NOW, Pace::Off, false);
+        outbound.owe_keepalive();
+        assert!(outbound.wake() && !outbound.wake());
+        assert!(outbound.unlist() && !outbound.unlist() && !outbound.wake());
+        let next = outbound.before_updates(&link).expect("a KEEPALIVE");
+        let length = outbound.send(NOW, next).as_slice().len();
+        assert!(!outbound.wake(), "a SEND is under way");
+        outbound.sent(length);
+        assert!(outbound.wake());
+        // It asks by itself while it is listed: then its place in the list counts for nothing.
+        outbound.owe_keepalive();
+        let next = outbound.before_updates(&link).expect("a KEEPALIVE");
+        outbound.send(NOW, next);
+        assert!(!outbound.unlist());
+    }
+}
