@@ -6,9 +6,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use metalbond_uring::shard::{Shard, TcpSample, Transmit};
+use metalbond_uring::internals::shard::{Shard, TcpSample, Transmit};
+use metalbond_uring::internals::wire::{self, Deframer, Hello, Message, Update};
 use metalbond_uring::types::{Action, PeerId, Route, Time, Vni};
-use metalbond_uring::wire::{self, Deframer, Hello, Message, Update};
 
 const VNI: Vni = Vni(7);
 const SERVER: u64 = 1;

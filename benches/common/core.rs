@@ -6,9 +6,11 @@
 
 use std::time::Duration;
 
-use metalbond_uring::shard::{Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::shard::{
+    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
+};
+use metalbond_uring::internals::wire::{Hello, Message};
 use metalbond_uring::types::{Pace, PeerId, ReflectOwn, ShardId, Time, Vni};
-use metalbond_uring::wire::{Hello, Message};
 
 /// Shards that run on the caller's thread.
 pub struct Core {
@@ -31,7 +33,7 @@ impl Core {
                 reflect_own: ReflectOwn::None,
                 pace: Pace::Off,
                 limits,
-                hold_time: Duration::ZERO,
+                stale_time: Duration::ZERO,
                 budgets: Budgets::default(),
             };
             Shard::new(config, Time(1))

@@ -41,12 +41,12 @@ enum At {
 }
 
 impl DumpWatch {
-    /// The session is established. Routes are held for `hold_time`, and the dump may take as long.
-    pub fn begin(&mut self, now: Time, reassembles: bool, hold_time: Duration) {
+    /// The session is established. Routes are held for `stale_time`, and the dump may take as long.
+    pub fn begin(&mut self, now: Time, reassembles: bool, stale_time: Duration) {
         *self = DumpWatch {
             at: At::Telling(now),
             from: now.after(DUMP_TIME_MIN),
-            until: now.after(hold_time.max(DUMP_TIME_MAX)),
+            until: now.after(stale_time.max(DUMP_TIME_MAX)),
             quiet: if reassembles { QUIET } else { QUIET_OTHERS },
         };
     }

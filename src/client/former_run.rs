@@ -25,9 +25,9 @@ impl FormerRun {
     }
 
     /// No server can be reached: from now on the time counts, unless it does already.
-    pub fn servers_are_away(&mut self, now: Time, hold_time: Duration) {
+    pub fn servers_are_away(&mut self, now: Time, stale_time: Duration) {
         if *self == FormerRun::Kept(Time::NEVER) {
-            *self = FormerRun::Kept(now.after(hold_time));
+            *self = FormerRun::Kept(now.after(stale_time));
         }
     }
 

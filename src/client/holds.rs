@@ -24,24 +24,24 @@ struct Held {
 /// All that are held.
 #[derive(Debug)]
 pub(super) struct Holds {
-    hold_time: Duration,
+    stale_time: Duration,
     held: Vec<Held>,
 }
 
 impl Holds {
-    /// None yet. With a `hold_time` of zero there never will be one.
-    pub fn new(hold_time: Duration) -> Holds {
-        Holds { hold_time, held: Vec::new() }
+    /// None yet. With a `stale_time` of zero there never will be one.
+    pub fn new(stale_time: Duration) -> Holds {
+        Holds { stale_time, held: Vec::new() }
     }
 
     /// How long routes of a lost server stay.
-    pub fn hold_time(&self) -> Duration {
-        self.hold_time
+    pub fn stale_time(&self) -> Duration {
+        self.stale_time
     }
 
     /// Holds a connection that is lost. False if its routes are to go at once.
     pub fn hold(&mut self, now: Time, id: PeerId, server: u64) -> bool {
-        let until = now.after(self.hold_time);
+        let until = now.after(self.stale_time);
         let holds = until > now;
         if holds {
             self.held.push(Held { id, server, lost_at: now, until });
@@ -56,10 +56,10 @@ impl Holds {
 
     /// The server is lost before it has told what it knows: the time counts again.
     pub fn server_is_lost(&mut self, now: Time, server: u64) {
-        let hold_time = self.hold_time;
+        let stale_time = self.stale_time;
         for held in self.of(server) {
-            let at_most = held.lost_at.after(hold_time).after(DUMP_TIME_MAX);
-            held.until = held.until.min(now.after(hold_time)).min(at_most);
+            let at_most = held.lost_at.after(stale_time).after(DUMP_TIME_MAX);
+            held.until = held.until.min(now.after(stale_time)).min(at_most);
         }
     }
 

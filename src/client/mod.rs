@@ -67,13 +67,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that wants nothing and has no servers. Routes of lost ones stay for `hold_time`.
-    pub fn new(hold_time: Duration) -> Node {
+    /// A node that wants nothing and has no servers. Routes of lost ones stay for `stale_time`.
+    pub fn new(stale_time: Duration) -> Node {
         Node {
             route_client: None,
             wishes: Wishes::default(),
             uplinks: BTreeMap::new(),
-            holds: Holds::new(hold_time),
+            holds: Holds::new(stale_time),
             former_run: FormerRun::Kept(Time::NEVER),
             draining: false,
             effects: Effects::new(),
@@ -145,7 +145,7 @@ impl Node {
         uplink.is_established = true;
         uplink.reassembles = reassembles;
         uplink.is_provisional = self.holds.is_full(uplink.server);
-        uplink.dump.begin(now, reassembles, self.holds.hold_time());
+        uplink.dump.begin(now, reassembles, self.holds.stale_time());
         self.holds.server_is_back(uplink.server);
         self.former_run.server_is_here();
         let effects = &mut self.effects;
@@ -173,7 +173,7 @@ impl Node {
     /// No server can be reached, or all are lost. The time that routes stay begins for what a former
     /// run has left.
     pub fn servers_away(&mut self, now: Time) {
-        self.former_run.servers_are_away(now, self.holds.hold_time());
+        self.former_run.servers_are_away(now, self.holds.stale_time());
     }
 
     /// The node wants no more of a server, connected or not: what is held of it goes.

@@ -28,8 +28,8 @@ fn add(number: u8) -> Update {
 const CLIENT: u32 = 9;
 
 /// A node that wants a VNI.
-fn node(hold_time_s: u64) -> Node {
-    let mut node = Node::new(Duration::from_secs(hold_time_s));
+fn node(stale_time_s: u64) -> Node {
+    let mut node = Node::new(Duration::from_secs(stale_time_s));
     node.attach(id(CLIENT));
     node.subscribe(at(0), VNI);
     let group = Group::new(VNI, GroupClass::Client);

@@ -6,7 +6,8 @@ use ahash::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::frames::{Frames, Scope};
+use super::frames::Frames;
+use super::runs::Scope;
 use crate::types::{Action, SourceId};
 use crate::wire::{action_and_key, frames};
 

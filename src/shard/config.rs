@@ -7,17 +7,17 @@ use std::time::Duration;
 use crate::types::{Pace, ReflectOwn, ShardId};
 
 /// Limits that keep one peer from filling the machine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Routes that one peer may announce; further ADDs are refused.
     pub routes_per_peer_max: u32,
     /// VNIs that one peer may subscribe to; further SUBSCRIBEs are refused.
     pub vnis_per_peer_max: u32,
-    /// Bytes of all private queues of this shard; beyond, the peer with the longest is closed.
+    /// Bytes that are kept for laggards of this shard; beyond, the peer that takes most is closed.
     pub queue_bytes_max: u64,
-    /// Bytes of a log that a reader may be behind before its backlog is conflated.
+    /// Bytes of a log that a reader may be behind before it becomes a laggard.
     pub lag_bytes_max: u64,
-    /// Bytes of all logs of this shard; beyond, all readers that are behind are conflated.
+    /// Bytes of all logs of this shard; beyond, all readers that are behind become laggards.
     pub log_bytes_max: usize,
 }
 
@@ -44,6 +44,8 @@ pub struct Budgets {
     pub requests_under_way_max: usize,
     /// Record bytes under way to one shard beyond which homes stop serving.
     pub record_bytes_under_way_max: usize,
+    /// Bytes of log that are compacted in a turn at least; more if more was appended.
+    pub compacted_bytes_per_turn: usize,
     /// Bytes of records that are kept behind a base however small it is.
     pub tail_bytes_min: usize,
 }
@@ -51,10 +53,11 @@ pub struct Budgets {
 impl Default for Budgets {
     fn default() -> Budgets {
         Budgets {
-            requests_per_turn: 16_384,
+            requests_per_turn: 8_192,
             job_routes_per_turn: 8_192,
             requests_under_way_max: 32_768,
             record_bytes_under_way_max: 4 << 20,
+            compacted_bytes_per_turn: 1 << 20,
             tail_bytes_min: 16 << 10,
         }
     }
@@ -78,7 +81,7 @@ pub struct ShardConfig {
     /// Limits on peers and memory.
     pub limits: Limits,
     /// How long routes of a lost server that we dialled stay, in case it comes back.
-    pub hold_time: Duration,
+    pub stale_time: Duration,
     /// How much is done at a time.
     pub budgets: Budgets,
 }

@@ -146,7 +146,6 @@ impl Shard {
                 self.counters.updates_invalid += 1;
                 self.refused(now, id, Refused::Invalid, fault);
             }
-            Reaction::Ignore => {}
         }
     }
 

@@ -16,6 +16,7 @@ mod events;
 mod groups;
 mod home;
 mod input;
+mod laggards;
 mod mail;
 mod node;
 mod output;
@@ -53,8 +54,6 @@ pub use piece::Piece;
 
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
-/// Backlog that is conflated in one turn, in bytes: some 30 ms of work at most.
-const CONFLATED_BYTES_PER_TURN: u64 = 8 << 20;
 /// A shard that is later than this with its timers does not judge its peers by them yet: what they
 /// said may still wait to be read.
 const STALL_MIN: Duration = Duration::from_secs(1);
@@ -90,7 +89,7 @@ pub struct Counters {
     pub updates_without_effect: u64,
     /// SUBSCRIBEs refused because of the limit on VNIs.
     pub subscriptions_refused: u64,
-    /// Peers closed because private queues took too much memory.
+    /// Peers closed because laggards took too much memory.
     pub peers_over_budget: u64,
 }
 
@@ -103,8 +102,8 @@ pub struct Held {
     pub vnis: usize,
     /// Log chunks that somebody has still to read.
     pub log_bytes: usize,
-    /// Private queues.
-    pub private_bytes: usize,
+    /// What laggards have still to be told: the routes that changed, and who was told what.
+    pub laggard_bytes: usize,
     /// The longest way that a reader is behind in a log.
     pub lag_bytes_longest: u64,
     /// The most bases that any group has alive.
@@ -140,7 +139,6 @@ pub struct Shard {
     epoch: u64,
     draining: bool,
     node: Node,
-    log_bytes_seen: usize,
     /// Buffers to gather in, for use again.
     gathered: Vec<Rc<Vec<u8>>>,
     counters: Counters,
@@ -154,7 +152,11 @@ impl Shard {
         let shards = config.shards;
         Shard {
             peers: Peers::new(config.id),
-            groups: Groups::new(hasher.clone(), config.limits.lag_bytes_max),
+            groups: Groups::new(
+                hasher.clone(),
+                config.limits.lag_bytes_max,
+                config.budgets.compacted_bytes_per_turn,
+            ),
             rib: Rib::new(hasher, config.reflect_own, config.budgets.tail_bytes_min),
             inbox: (0..shards).map(|_| VecDeque::new()).collect(),
             served_first: 0,
@@ -176,8 +178,7 @@ impl Shard {
             next_summary: Time::NEVER,
             epoch: 0,
             draining: false,
-            node: Node::new(config.hold_time),
-            log_bytes_seen: 0,
+            node: Node::new(config.stale_time),
             gathered: Vec::new(),
             counters: Counters::default(),
             config,
@@ -214,7 +215,10 @@ impl Shard {
     /// Does what is due. True if work is left: call again soon, after I/O had its chance.
     pub fn turn(&mut self, now: Time) -> bool {
         let left = self.work_as_home(now);
-        let slow_left = self.groups.conflate_slow(false, CONFLATED_BYTES_PER_TURN);
+        let peers = &self.peers;
+        let slow_left = self.groups.compact(self.config.limits.log_bytes_max, |source, vni| {
+            peers.find(source.0)?.subscriptions.get(&vni).copied()
+        });
         self.hold_budgets(now);
         self.queue_ready();
         self.resume_paused(now);
@@ -308,7 +312,7 @@ impl Shard {
             routes: self.rib.routes(),
             vnis: self.rib.vnis(),
             log_bytes: self.groups.live_bytes(),
-            private_bytes: self.groups.private_bytes(),
+            laggard_bytes: self.groups.laggard_bytes(),
             lag_bytes_longest: self.groups.lag_bytes_longest(),
             bases_alive_max: self.rib.bases_alive_max(),
             lost_connections: self.node.lost_connections(),
@@ -384,23 +388,14 @@ impl Shard {
         self.next_sweep = self.next_sweep.max(now.after(SWEEP_INTERVAL_MIN));
     }
 
-    /// Keeps logs and private queues within their budgets.
+    /// Keeps what laggards take within its budget.
     fn hold_budgets(&mut self, now: Time) {
-        let log_bytes = self.groups.live_bytes();
-        let log_bytes_max = self.config.limits.log_bytes_max;
-        if log_bytes <= log_bytes_max {
-            self.log_bytes_seen = 0;
-        } else if log_bytes > self.log_bytes_seen + log_bytes_max / 8 {
-            // Looking again is worth it only when there is more to find.
-            self.groups.conflate_slow(true, CONFLATED_BYTES_PER_TURN);
-            self.log_bytes_seen = self.groups.live_bytes();
-        }
         let queue_bytes_max = self.config.limits.queue_bytes_max;
-        if self.groups.private_bytes() as u64 <= queue_bytes_max {
+        if self.groups.laggard_bytes() as u64 <= queue_bytes_max {
             return;
         }
         for (id, bytes) in self.groups.hungriest() {
-            if self.groups.private_bytes() as u64 <= queue_bytes_max {
+            if self.groups.laggard_bytes() as u64 <= queue_bytes_max {
                 break;
             }
             let Some(peer) = self.peers.find_mut(id) else { continue };
@@ -408,7 +403,7 @@ impl Shard {
                 // With it what it announces would go, and it cannot connect again.
                 continue;
             }
-            peer.record.explain(|| format!("{bytes} bytes were queued for it"));
+            peer.record.explain(|| format!("{bytes} bytes were kept for it alone"));
             self.counters.peers_over_budget += 1;
             self.close(now, id, CloseReason::OverBudget);
         }

@@ -129,7 +129,7 @@ impl Shard {
         let Some(peer) = self.peers.find_mut(id) else { return Transmit::Idle };
         if peer.ending == Ending::Gracefully && !peer.outbound.has_output() {
             let groups = &mut self.groups;
-            if peer.subscriptions.values().all(|&sub| groups.subscription(sub).joined) {
+            if peer.subscriptions.values().all(|&sub| groups.subscription(sub).is_joined()) {
                 return Transmit::Finish;
             }
         }

@@ -9,11 +9,11 @@ use crate::world::World;
 
 impl World {
     pub fn observe_time(&mut self) {
-        let (now, hold_time) = (self.now, self.hold_time);
+        let (now, stale_time) = (self.now, self.stale_time);
         for server in &mut self.servers {
             server.memory.forget_old(now);
             if let Some(link) = &mut server.link {
-                link.observe_time(now, hold_time);
+                link.observe_time(now, stale_time);
                 if link.may_have_told_all {
                     server.memory.may_be_over();
                 }
@@ -30,7 +30,7 @@ impl World {
         self.may_be_synchronized |= links.next().is_some() && all_told;
         let since = self.away_since;
         self.may_be_synchronized |=
-            since.is_some_and(|since| self.now >= since.after(self.hold_time));
+            since.is_some_and(|since| self.now >= since.after(self.stale_time));
     }
 
     /// What the route client holds is what it must hold, and nothing that it may not.

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use metalbond_uring::shard::Piece;
+use metalbond_uring::internals::shard::Piece;
+use metalbond_uring::internals::wire::{self, Deframer, Message, Update};
 use metalbond_uring::types::{Action, PeerId, Route, Time, Vni};
-use metalbond_uring::wire::{self, Deframer, Message, Update};
 
 use crate::memory::{Maybe, Told};
 use crate::server::Player;
@@ -233,9 +233,9 @@ impl Link {
     }
 
     /// Time passed.
-    pub fn observe_time(&mut self, now: Time, hold_time: Duration) {
+    pub fn observe_time(&mut self, now: Time, stale_time: Duration) {
         if let Some(established_at) = self.established_at {
-            self.may_have_told_all |= now >= established_at.after(DUMP_TIME_MAX.max(hold_time));
+            self.may_have_told_all |= now >= established_at.after(DUMP_TIME_MAX.max(stale_time));
         }
     }
 }

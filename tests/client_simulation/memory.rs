@@ -32,13 +32,13 @@ pub enum Maybe {
 
 /// What a server told before it was lost.
 pub struct Memory {
-    pub hold_time: Duration,
+    pub stale_time: Duration,
     pub lost: Vec<Lost>,
 }
 
 impl Memory {
-    pub fn new(hold_time: Duration) -> Memory {
-        Memory { hold_time, lost: Vec::new() }
+    pub fn new(stale_time: Duration) -> Memory {
+        Memory { stale_time, lost: Vec::new() }
     }
 
     /// The server is back. Says whether so many connections are held that the new one replaces none.
@@ -57,13 +57,13 @@ impl Memory {
     /// A connection that stood is lost.
     pub fn is_gone(&mut self, now: Time) {
         for lost in &mut self.lost {
-            let at_most = lost.lost_at.after(self.hold_time).after(TELLING_MAX);
-            lost.until = lost.until.min(now.after(self.hold_time)).min(at_most);
+            let at_most = lost.lost_at.after(self.stale_time).after(TELLING_MAX);
+            lost.until = lost.until.min(now.after(self.stale_time)).min(at_most);
         }
     }
 
     pub fn hold(&mut self, now: Time, told: Told, is_sure: bool) {
-        let until = now.after(self.hold_time);
+        let until = now.after(self.stale_time);
         if until > now {
             self.lost.push(Lost { told, lost_at: now, is_sure, until });
         }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use metalbond_uring::shard::{Shard, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::shard::{Shard, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::wire::{self, Deframer, Hello, Message, Update};
 use metalbond_uring::types::{Action, PeerId, Route, Time, Vni};
-use metalbond_uring::wire::{self, Deframer, Hello, Message, Update};
 
 pub type Table = BTreeSet<(Vni, Route)>;
 

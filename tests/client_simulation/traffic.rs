@@ -1,9 +1,9 @@
 //! How bytes, mail and wake-ups get from one place to another.
 
-use metalbond_uring::session::CloseReason;
-use metalbond_uring::shard::{TcpSample, Transmit, Wake};
+use metalbond_uring::internals::session::CloseReason;
+use metalbond_uring::internals::shard::{TcpSample, Transmit, Wake};
+use metalbond_uring::internals::wire::{self, Message, Update};
 use metalbond_uring::types::{Action, PeerId, Route, Time, Vni};
-use metalbond_uring::wire::{self, Message, Update};
 
 use crate::link::Heard;
 use crate::memory::Maybe;

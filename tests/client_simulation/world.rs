@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::time::Duration;
 
-use metalbond_uring::shard::{Budgets, Limits, Mail, Piece, Shard, ShardConfig};
+use metalbond_uring::internals::shard::{Budgets, Limits, Mail, Piece, Shard, ShardConfig};
+use metalbond_uring::internals::wire::Deframer;
 use metalbond_uring::types::{
     Action, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
-use metalbond_uring::wire::Deframer;
 
 use crate::link::Link;
 use crate::memory::{Maybe, Memory};
@@ -35,7 +35,7 @@ pub struct Server {
 pub struct World {
     pub rng: Rng,
     pub now: Time,
-    pub hold_time: Duration,
+    pub stale_time: Duration,
     /// The node's shards; the first one has its route client and its servers.
     pub shards: Vec<Shard>,
     pub mail: Vec<Vec<VecDeque<Mail>>>,
@@ -62,7 +62,7 @@ pub struct World {
     pub tally: BTreeMap<&'static str, u64>,
 }
 
-fn config(id: u16, shards: u16, keepalive_interval_s: u32, hold_time: Duration) -> ShardConfig {
+fn config(id: u16, shards: u16, keepalive_interval_s: u32, stale_time: Duration) -> ShardConfig {
     ShardConfig {
         id: ShardId(id),
         shards,
@@ -71,7 +71,7 @@ fn config(id: u16, shards: u16, keepalive_interval_s: u32, hold_time: Duration) 
         reflect_own: ReflectOwn::None,
         pace: Pace::Off,
         limits: Limits::default(),
-        hold_time,
+        stale_time,
         budgets: Budgets::default(),
     }
 }
@@ -79,11 +79,11 @@ fn config(id: u16, shards: u16, keepalive_interval_s: u32, hold_time: Duration) 
 impl World {
     pub fn new(seed: u64) -> World {
         let mut rng = Rng::new(seed);
-        let hold_time = Duration::from_secs([0, 0, 3, 30, 120, 3_600][rng.below(6)]);
+        let stale_time = Duration::from_secs([0, 0, 3, 30, 120, 3_600][rng.below(6)]);
         let count = [1, 1, 2][rng.below(3)];
         let now = Time(1);
         let mut shards: Vec<Shard> =
-            (0..count).map(|id| Shard::new(config(id, count, 5, hold_time), now)).collect();
+            (0..count).map(|id| Shard::new(config(id, count, 5, stale_time), now)).collect();
         let client = shards[0].attach_client(now);
         let servers = (0..1 + rng.below(3)).map(|at| Server {
             kind: [Kind::Field, Kind::Ours, Kind::Core][rng.below(3)],
@@ -95,11 +95,11 @@ impl World {
             table: Table::new(),
             core: None,
             link: None,
-            memory: Memory::new(hold_time),
+            memory: Memory::new(stale_time),
         });
         let mut world = World {
             now,
-            hold_time,
+            stale_time,
             mail: (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect(),
             shards,
             client,

@@ -358,7 +358,7 @@ mod tests {
     fn a_hello_goes_alone_and_commands_behind_keepalives() {
         let mut outbound = Outbound::new(NOW, Pace::Off, true);
         let commands = outbound.commands().expect("it is told such things");
-        commands.ask();
+        commands.push(Message::Keepalive);
         outbound.owe_keepalive();
         outbound.owe_keepalive();
         let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles: true };
