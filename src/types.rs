@@ -3,6 +3,7 @@
 //! Owns plain values and their text forms. Must never depend on another module of this crate, read
 //! a clock or draw a random number.
 
+mod growing;
 mod host_port;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use growing::{Pages, Place, SplitMap, SplitTable, Vacancy};
 pub use host_port::{HostPort, HostPortError};
 
 /// A hash map whose seed its owner passes in (random in `io`, the run's seed in the simulator).

@@ -13,7 +13,7 @@ mod vni_log;
 
 pub use chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkBytes, ChunkPool, LiveBytes};
 pub use compaction::{Compaction, Laggard};
-pub use frames::{Blocks, Frames, FramesCursor, FramesList};
-pub use merge::merged;
+pub use frames::{Blocks, Frames, FramesCursor, FramesList, SharedBytes};
+pub use merge::Merge;
 pub use runs::Scope;
 pub use vni_log::{Cursor, VniLog, frames_within, whole_frames};
