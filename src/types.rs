@@ -3,6 +3,7 @@
 //! Owns plain values and their text forms. Must never depend on another module of this crate, read
 //! a clock or draw a random number.
 
+mod growing;
 mod host_port;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use growing::{Pages, Place, SplitMap, SplitTable, Vacancy};
 pub use host_port::{HostPort, HostPortError};
 
 /// A hash map whose seed its owner passes in (random in `io`, the run's seed in the simulator).
