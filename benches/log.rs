@@ -12,8 +12,8 @@ use std::time::Duration;
 use ahash::RandomState;
 use common::routes::{route, updates};
 use common::{ThreadCpu, criterion};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use metalbond_uring::log::{Conflation, Cursor, Frames, Scope, VniLog, merged};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use metalbond_uring::log::{Conflation, Cursor, FramesList, Merge, Scope, VniLog};
 use metalbond_uring::rib::{BASE_KEPT, Group, Join, Joined, RecordSink, Rib};
 use metalbond_uring::types::{
     Action, GroupClass, PeerClass, PeerId, ReflectOwn, ShardId, SourceId, Time, Vni,
@@ -149,25 +149,30 @@ fn conflation(criterion: &mut Criterion<ThreadCpu>) {
 /// What happened behind a base is shortened to what differs.
 fn merging(criterion: &mut Criterion<ThreadCpu>) {
     const ROUTES: u32 = 50_000;
-    let parts: Vec<Frames> = (0..10)
-        .map(|part| {
+    let list = |parts: &[u32]| {
+        let mut list = FramesList::default();
+        for &part in parts {
             let action = if part % 2 == 0 { Action::Add } else { Action::Remove };
-            let mut frames = Frames::default();
             let numbers = (0..ROUTES / 5).map(|number| number + ROUTES / 5 * (part / 2));
-            frames.push(&updates(action, VNI, numbers), Scope::AllBut(source(part / 2)));
-            frames
-        })
-        .collect();
+            let bytes = updates(action, VNI, numbers);
+            frames(&bytes).for_each(|frame| list.push(frame, Scope::AllBut(source(part / 2))));
+        }
+        list
+    };
     let hasher = hasher();
-    let mut group = criterion.benchmark_group("merged");
-    group.throughput(Throughput::Elements(u64::from(ROUTES)));
-    group.bench_function("all different", |bencher| {
-        bencher.iter(|| assert!(!merged(parts.iter().step_by(2), &hasher).is_empty()));
-    });
-    group.throughput(Throughput::Elements(u64::from(2 * ROUTES)));
-    group.bench_function("come and gone", |bencher| {
-        bencher.iter(|| assert!(merged(parts.iter(), &hasher).is_empty()));
-    });
+    let mut group = criterion.benchmark_group("merge");
+    for (name, parts) in
+        [("all different", vec![0, 2, 4, 6, 8]), ("come and gone", (0..10).collect())]
+    {
+        group.throughput(Throughput::Elements(u64::from(ROUTES / 5 * parts.len() as u32)));
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched_ref(
+                || list(&parts),
+                |list| Merge::new(list).run(list, &mut usize::MAX.clone(), &hasher),
+                BatchSize::LargeInput,
+            );
+        });
+    }
     group.finish();
 }
 

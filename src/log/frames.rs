@@ -1,13 +1,18 @@
 //! Shared, immutable runs of frames, each run with its audience: a base, or what came since.
 //!
-//! Owns encoded frames and who may see them. Must never be changed once shared.
+//! Owns encoded frames and who may see them, and the count of the bytes that are shared. Must never be
+//! changed once shared.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::chunk::CHUNK_BYTES_MAX;
 use super::vni_log::whole_frames;
 use crate::types::SourceId;
+
+/// About how long the blocks of a list are, at most.
+const BLOCK_BYTES: usize = CHUNK_BYTES_MAX;
 
 /// Who, among the subscribers of a group, a record is for (design: the visibility rule).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -38,6 +43,29 @@ struct Run {
     scope: Scope,
 }
 
+/// Counts the bytes of shared frames, whoever holds them and on whichever thread.
+#[derive(Clone, Debug, Default)]
+pub struct SharedBytes(Arc<AtomicUsize>);
+
+impl SharedBytes {
+    /// Bytes that somebody holds.
+    pub fn held(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What shared frames added to the count, until they are dropped.
+#[derive(Debug, Default)]
+struct Counted(Option<(SharedBytes, usize)>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some((shared, bytes)) = self.0.take() {
+            shared.0.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Frames in runs of one audience each.
 #[derive(Debug, Default)]
 pub struct Frames {
@@ -47,47 +75,108 @@ pub struct Frames {
     cuts: Vec<usize>,
     /// The first bytes, which are to be sent before everything else (default routes).
     head_bytes: usize,
-    /// In a [`FramesList`]: the frames behind these.
-    next: Link,
-}
-
-#[derive(Debug, Default)]
-struct Link(OnceLock<Arc<Frames>>);
-
-impl Drop for Link {
-    /// One by one: a long list would take a long stack.
-    fn drop(&mut self) {
-        let mut next = self.0.take();
-        while let Some(mut last_held) = next.and_then(Arc::into_inner) {
-            next = last_held.next.0.take();
-        }
-    }
+    counted: Counted,
 }
 
 /// Shared frames in order, growing at the end: whoever reads it from the beginning holds one place, not
 /// a list of its own.
 #[derive(Debug, Default)]
 pub struct FramesList {
-    first: Option<Arc<Frames>>,
-    last: Option<Arc<Frames>>,
+    first: Option<Arc<Node>>,
+    last: Option<Arc<Node>>,
     len: usize,
+    /// What was not shared yet.
+    open: Frames,
+    bytes: usize,
+    shared: SharedBytes,
+}
+
+/// A reader of the frames does not hold what follows them, one of the list does.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) frames: Arc<Frames>,
+    pub(super) next: OnceLock<Arc<Node>>,
+}
+
+impl Drop for Node {
+    /// One by one: a long list would take a long stack.
+    fn drop(&mut self) {
+        let mut next = self.next.take();
+        while let Some(mut last_held) = next.and_then(Arc::into_inner) {
+            next = last_held.next.take();
+        }
+    }
 }
 
 impl FramesList {
-    /// Appends frames.
-    pub fn push(&mut self, frames: Frames) {
-        let frames = Arc::new(frames);
-        match &self.last {
-            Some(last) => assert!(last.next.0.set(frames.clone()).is_ok(), "it was the last"),
-            None => self.first = Some(frames.clone()),
+    /// An empty list, whose bytes are counted by `shared`.
+    pub fn new(shared: SharedBytes) -> FramesList {
+        FramesList { shared, ..FramesList::default() }
+    }
+
+    /// Appends whole frames for one audience: a few, for they stay together.
+    pub fn push(&mut self, frames: &[u8], scope: Scope) {
+        self.open.push(frames, scope);
+        self.bytes += frames.len();
+        if self.open.bytes.len() >= BLOCK_BYTES {
+            self.close();
         }
-        self.last = Some(frames);
-        self.len += 1;
+    }
+
+    /// Bytes of all frames in it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// What is in the list now, behind `base`.
-    pub fn behind(&self, base: Option<Arc<Frames>>) -> Blocks {
+    pub fn behind(&mut self, base: Option<Arc<Frames>>) -> Blocks {
+        self.close();
         Blocks { base, rest: self.first.clone(), left: self.len }
+    }
+
+    /// Shares what was not shared yet. Returns the last node.
+    pub(super) fn close(&mut self) -> Option<Arc<Node>> {
+        if !self.open.is_empty() {
+            let open = std::mem::take(&mut self.open).share(&self.shared);
+            self.link(open);
+        }
+        self.last.clone()
+    }
+
+    /// The first node.
+    pub(super) fn first(&self) -> Option<&Arc<Node>> {
+        self.first.as_ref()
+    }
+
+    /// Appends shared frames, which were counted among its bytes.
+    fn link(&mut self, frames: Arc<Frames>) {
+        let node = Arc::new(Node { frames, next: OnceLock::new() });
+        match &self.last {
+            Some(last) => assert!(last.next.set(node.clone()).is_ok(), "it was the last"),
+            None => self.first = Some(node.clone()),
+        }
+        self.last = Some(node);
+        self.len += 1;
+    }
+
+    /// Appends what is shared already.
+    pub(super) fn push_shared(&mut self, frames: Arc<Frames>) {
+        self.close();
+        self.bytes += frames.bytes.len();
+        self.link(frames);
+    }
+
+    /// An empty list with the same count.
+    pub(super) fn another(&self) -> FramesList {
+        FramesList::new(self.shared.clone())
+    }
+
+    /// Takes the place of `other`, all of whose shared frames are in this one.
+    pub(super) fn replace(mut self, other: &mut FramesList) {
+        self.close();
+        self.open = std::mem::take(&mut other.open);
+        self.bytes += self.open.bytes.len();
+        *other = self;
     }
 }
 
@@ -95,7 +184,7 @@ impl FramesList {
 #[derive(Clone, Debug, Default)]
 pub struct Blocks {
     base: Option<Arc<Frames>>,
-    rest: Option<Arc<Frames>>,
+    rest: Option<Arc<Node>>,
     /// How many of the list are meant: it may have grown since.
     left: usize,
 }
@@ -107,12 +196,12 @@ impl Iterator for Blocks {
         if let Some(base) = self.base.take() {
             return Some(base);
         }
-        let block = self.rest.take()?;
+        let node = self.rest.take()?;
         self.left -= 1;
         if self.left > 0 {
-            self.rest = block.next.0.get().cloned();
+            self.rest = node.next.get().cloned();
         }
-        Some(block)
+        Some(node.frames.clone())
     }
 }
 
@@ -144,6 +233,16 @@ impl Frames {
         }
     }
 
+    /// No more is to come. Its bytes count as held from now on.
+    pub fn share(mut self, shared: &SharedBytes) -> Arc<Frames> {
+        self.bytes.shrink_to_fit();
+        self.runs.shrink_to_fit();
+        let bytes = self.heap_bytes() + size_of::<Frames>() + size_of::<Node>();
+        shared.0.fetch_add(bytes, Ordering::Relaxed);
+        self.counted = Counted(Some((shared.clone(), bytes)));
+        Arc::new(self)
+    }
+
     /// Declares everything pushed so far the head: default routes, which clients wait for.
     pub fn end_head(&mut self) {
         self.head_bytes = self.bytes.len();
@@ -166,7 +265,14 @@ impl Frames {
 
     /// Memory held, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        self.bytes.capacity() + self.runs.capacity() * size_of::<Run>()
+        self.bytes.capacity()
+            + self.runs.capacity() * size_of::<Run>()
+            + self.cuts.capacity() * size_of::<usize>()
+    }
+
+    /// The audience of a run, and where it ends.
+    pub(super) fn run(&self, at: usize) -> (Scope, usize) {
+        (self.runs[at].scope, self.runs[at].end)
     }
 
     /// The runs in order.
@@ -327,15 +433,32 @@ mod tests {
 
     #[test]
     fn a_long_list_takes_no_stack() {
-        let mut list = FramesList::default();
+        let shared = SharedBytes::default();
+        let mut list = FramesList::new(shared.clone());
         for number in 0..300_000u32 {
-            let mut frames = Frames::default();
-            frames.push(&[1, 0, 4, 5, 1, 2, 3, number as u8], Scope::All);
-            list.push(frames);
+            list.push(&frame(number), Scope::All);
+            list.close();
         }
         let reader = list.behind(None);
         drop(list);
         assert_eq!(reader.clone().count(), 300_000);
+        assert!(shared.held() > 300_000 * 36);
         drop(reader);
+        assert_eq!(shared.held(), 0);
+    }
+
+    #[test]
+    fn a_block_being_read_does_not_hold_what_follows() {
+        let shared = SharedBytes::default();
+        let mut list = FramesList::new(shared.clone());
+        for number in 0..100_000 {
+            list.push(&frame(number), Scope::All);
+        }
+        let mut reader = list.behind(None);
+        let cursor = FramesCursor::new(reader.next().expect("there are blocks"));
+        assert!(cursor.frames().bytes().len() <= BLOCK_BYTES + 36);
+        assert_eq!((list.bytes(), reader.count()), (3_600_000, 100_000 * 36 / BLOCK_BYTES));
+        drop(list);
+        assert!((36..BLOCK_BYTES + 1_000).contains(&shared.held()), "{}", shared.held());
     }
 }

@@ -10,7 +10,7 @@ mod queue;
 mod vni_log;
 
 pub use chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkBytes, ChunkPool};
-pub use frames::{Blocks, Frames, FramesCursor, FramesList, Scope};
-pub use merge::merged;
+pub use frames::{Blocks, Frames, FramesCursor, FramesList, Scope, SharedBytes};
+pub use merge::Merge;
 pub use queue::{Conflation, TaggedQueue, frames_within};
 pub use vni_log::{Cursor, VniLog, whole_frames};

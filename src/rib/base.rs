@@ -1,23 +1,20 @@
 //! What joiners of a group get: a shared encoding of the table, and what changed since.
 //!
 //! Owns a group's followers, its bases and the joins that wait for one. Must never have more than
-//! two bases of a group alive, nor keep one that nobody used for a while.
+//! two bases of a group alive, keep one that nobody used for a while, nor let what it keeps behind one
+//! grow faster than the work on it goes on.
 
-use std::cmp::Reverse;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ahash::RandomState;
 use smallvec::SmallVec;
 
+use super::build::Build;
+use super::home::Rules;
 use super::table::VniTable;
-use super::visibility::Visibility;
 use super::{Group, Joined, RecordSink};
-use crate::log::{Frames, FramesList, Scope, merged};
-use crate::types::{
-    Action, GroupClass, PeerId, ReflectOwn, SeededMap, ShardId, SourceId, Time, Vni,
-};
-use crate::wire::encode_update;
+use crate::log::{Frames, FramesList, Merge, Scope};
+use crate::types::{GroupClass, PeerId, ShardId, SplitMap, Time, Vni};
 
 /// How long an unused base is kept for the next joiner.
 pub const BASE_KEPT: Duration = Duration::from_secs(1);
@@ -27,8 +24,10 @@ const ROUTE_BUILD_TIME: Duration = Duration::from_nanos(100);
 /// The shortest time for which a base serves all joiners.
 const BUILD_TIME_MIN: Duration = Duration::from_millis(10);
 
-/// Joins that wait are looked through for outdated ones from this number on.
-const WAITING_MIN: usize = 64;
+/// A record that is kept for joiners pays for it with so many steps of the work that will end this: of the
+/// base being built, or of the merge that shortens what is behind one. So what is kept grows at most by an
+/// eighth of that meanwhile, however fast records come.
+const STEPS_PER_RECORD: usize = 8;
 
 /// One group (the subscribers of a VNI that belong to one class) at its home shard.
 #[derive(Debug, Default)]
@@ -38,13 +37,12 @@ pub struct GroupHome {
     /// The base before, which somebody may still be reading.
     older: Weak<Frames>,
     build: Option<Box<Build>>,
-    waiting: Vec<Join>,
-    /// How long `waiting` may get before it is looked through.
-    waiting_max: usize,
-    /// Whether somebody will call `expire`.
-    pub watched: bool,
-    /// Records since the base that are worth keeping however small the base is, in bytes.
-    tail_bytes_min: usize,
+    /// Who waits for an answer, by shard, each with the subscription that asked last.
+    waiting: SmallVec<[(ShardId, SplitMap<PeerId, u64>); 1]>,
+    /// Whether [`GroupHome::go_on`] will be called.
+    is_queued: bool,
+    /// Whether [`GroupHome::expire`] will be called.
+    pub is_watched: bool,
 }
 
 /// What a change of a route's sources is worth telling.
@@ -73,43 +71,16 @@ pub struct Join {
 #[derive(Debug)]
 struct Base {
     frames: Arc<Frames>,
-    tail: FramesList,
-    tail_bytes: usize,
-    /// When the tail was last made as short as it can be, its length then.
+    since: FramesList,
+    /// While the records since are made as short as they can be.
+    merge: Option<Box<Merge>>,
+    /// What that left of them the last time, in bytes.
     merged_bytes: usize,
-    /// What was not handed to anybody yet.
-    open: Frames,
     built_at: Time,
     last_used: Time,
 }
 
-/// A base under construction. Places below `next` have been visited, those from `end` on never
-/// will be; the table uses no place again meanwhile. So a record is in the base already, or is
-/// still to come, exactly if its place lies between them; all others go behind the base.
-#[derive(Debug)]
-struct Build {
-    next: u32,
-    end: u32,
-    head: Frames,
-    shared: Vec<u8>,
-    by_source: SeededMap<SourceId, Vec<u8>>,
-    since: Frames,
-    /// Set when all places were visited: the buckets, still to be put together.
-    assembly: Option<Assembly>,
-}
-
-#[derive(Debug)]
-struct Assembly {
-    frames: Frames,
-    buckets: std::vec::IntoIter<(SourceId, Vec<u8>)>,
-}
-
 impl GroupHome {
-    /// A group that nobody follows yet.
-    pub fn new(tail_bytes_min: usize) -> GroupHome {
-        GroupHome { tail_bytes_min, ..GroupHome::default() }
-    }
-
     /// Whether records have to be made for this group at all.
     pub fn is_listening(&self) -> bool {
         !self.followers.is_empty() || self.base.is_some() || self.build.is_some()
@@ -127,104 +98,121 @@ impl GroupHome {
             + usize::from(self.build.is_some())
     }
 
-    /// A record: to the followers, and behind the base.
+    /// A record: to the followers, and behind the base. Returns how much it cost beyond that, in steps.
     pub fn record(
         &mut self,
         group: Group,
         record: &Record<'_>,
+        table: &VniTable,
+        rules: &Rules,
         sink: &mut impl RecordSink,
-        hasher: &RandomState,
-    ) {
+    ) -> usize {
         let Record { place, frame, scope, routes_now } = *record;
         for &shard in &self.followers {
             sink.record(shard, group, scope, frame, routes_now);
         }
+        let mut steps = STEPS_PER_RECORD;
         if let Some(build) = &mut self.build {
-            if place < build.next || place >= build.end {
+            if build.is_behind(place) {
                 build.since.push(frame, scope);
+                build.run(group, table, rules, &mut steps);
+                return STEPS_PER_RECORD - steps;
             }
         } else if let Some(base) = &mut self.base {
-            base.open.push(frame, scope);
-            base.tail_bytes += frame.len();
-            let worth = self.tail_bytes_min.max(base.frames.bytes().len() / 2) + base.merged_bytes;
-            if base.tail_bytes > worth {
-                self.trim(hasher);
+            base.since.push(frame, scope);
+            if let Some(merge) = &mut base.merge {
+                if let Some(bytes) = merge.run(&mut base.since, &mut steps, &rules.hasher) {
+                    base.merged_bytes = bytes;
+                    base.merge = None;
+                }
+                return STEPS_PER_RECORD - steps;
+            }
+            let worth = rules.tail_bytes_min.max(base.frames.bytes().len() / 2) + base.merged_bytes;
+            if base.since.bytes() > worth {
+                self.trim();
             }
         }
+        0
     }
 
     /// A subscriber joins. Answered at once if there is a base, else when one is ready: then true
-    /// is returned and a build must be run.
+    /// is returned and [`GroupHome::go_on`] must be called, until it is done.
     pub fn join(
         &mut self,
         group: Group,
         join: Join,
-        table: &mut VniTable,
+        table: &VniTable,
+        rules: &Rules,
         sink: &mut impl RecordSink,
-        hasher: &RandomState,
         now: Time,
     ) -> bool {
-        self.wait(join);
-        if self.build.is_some() {
-            return false;
-        }
         self.refresh(table, now);
-        if self.base.is_some() {
-            self.answer(group, sink, now);
+        if !self.is_queued && self.base.is_some() {
+            self.answer(group, join, sink, now);
             return false;
         }
-        table.freeze();
-        self.build = Some(Box::new(Build {
-            next: 0,
-            end: u32::try_from(table.places()).expect("a VNI has below 2^32 routes"),
-            head: Frames::default(),
-            shared: Vec::new(),
-            by_source: SeededMap::with_hasher(hasher.clone()),
-            since: Frames::default(),
-            assembly: None,
-        }));
-        true
+        let shard = join.peer.shard();
+        let at = self.waiting.iter().position(|(of, _)| *of == shard).unwrap_or_else(|| {
+            self.waiting.push((shard, SplitMap::default()));
+            self.waiting.len() - 1
+        });
+        // Of a peer that subscribes again and again only the last subscription is worth an answer.
+        *self.waiting[at].1.find_or(join.peer, &rules.hasher, || 0) = join.epoch;
+        !std::mem::replace(&mut self.is_queued, true)
     }
 
     /// A shard has no subscriber of the group any more.
     pub fn leave(&mut self, shard: ShardId) {
         self.followers.retain(|follower| *follower != shard);
-        self.waiting.retain(|join| join.peer.shard() != shard);
+        self.waiting.retain(|(of, _)| *of != shard);
     }
 
-    /// Goes on building, for about `budget` routes (reduced by what was used). True when done.
-    pub fn run_build(
+    /// Whether a base was begun, and is not finished.
+    #[cfg(test)]
+    pub fn is_building(&self) -> bool {
+        self.build.is_some()
+    }
+
+    /// Whether [`GroupHome::go_on`] would begin a base.
+    pub fn would_begin(&self) -> bool {
+        self.base.is_none() && self.build.is_none()
+    }
+
+    /// Goes on with what was asked for, for about `budget` routes or answers (reduced by what was used).
+    /// True when done. A base is begun only now: while one is being built its table cannot be tidied up.
+    pub fn go_on(
         &mut self,
         group: Group,
         table: &mut VniTable,
-        reflect: ReflectOwn,
+        rules: &Rules,
         budget: &mut usize,
         sink: &mut impl RecordSink,
         now: Time,
     ) -> bool {
-        let Some(build) = &mut self.build else {
-            return true;
-        };
-        if build.assembly.is_none() && !build.scan(group, table, reflect, budget) {
-            return false;
+        while self.build.is_some() || !self.waiting.is_empty() {
+            let is_new = self.base.is_none();
+            if is_new {
+                let build = self.build.get_or_insert_with(|| Box::new(Build::new(table, rules)));
+                if !build.run(group, table, rules, budget) {
+                    return false;
+                }
+                self.finish_build(table, rules, now);
+            }
+            let Some((_, joins)) = self.waiting.last_mut() else { break };
+            // A base that nobody reads may be let go before the next slice: then all was in vain.
+            if *budget == 0 && !is_new {
+                return false;
+            }
+            *budget = budget.saturating_sub(1);
+            match joins.any_key() {
+                Some(peer) => {
+                    let epoch = joins.remove(peer, &rules.hasher).unwrap_or_default();
+                    self.answer(group, Join { peer, epoch }, sink, now);
+                }
+                None => drop(self.waiting.pop()),
+            }
         }
-        let Some(frames) = build.assemble(budget) else {
-            return false;
-        };
-        table.thaw();
-        let since = std::mem::take(&mut build.since);
-        self.build = None;
-        let tail_bytes = since.bytes().len();
-        self.base = Some(Base {
-            frames: Arc::new(frames),
-            tail: FramesList::default(),
-            tail_bytes,
-            merged_bytes: 0,
-            open: since,
-            built_at: now,
-            last_used: now,
-        });
-        self.answer(group, sink, now);
+        self.is_queued = false;
         true
     }
 
@@ -239,30 +227,30 @@ impl GroupHome {
         self.base.is_none()
     }
 
-    /// Of a peer that subscribes again and again only the last subscription is worth an answer.
-    fn wait(&mut self, join: Join) {
-        self.waiting.push(join);
-        if self.waiting.len() > self.waiting_max {
-            self.waiting.sort_unstable_by_key(|join| (join.peer, Reverse(join.epoch)));
-            self.waiting.dedup_by_key(|join| join.peer);
-            self.waiting_max = (2 * self.waiting.len()).max(WAITING_MIN);
-        }
+    fn finish_build(&mut self, table: &mut VniTable, rules: &Rules, now: Time) {
+        let Some(build) = self.build.take() else { return };
+        table.thaw();
+        let (frames, since) = build.finish();
+        self.base = Some(Base {
+            frames: frames.share(&rules.shared),
+            since,
+            merge: None,
+            merged_bytes: 0,
+            built_at: now,
+            last_used: now,
+        });
     }
 
-    fn answer(&mut self, group: Group, sink: &mut impl RecordSink, now: Time) {
-        let Some(base) = &mut self.base else { return };
+    fn answer(&mut self, group: Group, join: Join, sink: &mut impl RecordSink, now: Time) {
+        let Some(base) = &mut self.base else { unreachable!("it was looked for") };
         base.last_used = now;
-        if !base.open.is_empty() {
-            base.tail.push(std::mem::take(&mut base.open));
+        let Join { peer, epoch } = join;
+        let shard = peer.shard();
+        if !self.followers.contains(&shard) {
+            self.followers.push(shard);
         }
-        for Join { peer, epoch } in self.waiting.drain(..) {
-            let shard = peer.shard();
-            if !self.followers.contains(&shard) {
-                self.followers.push(shard);
-            }
-            let blocks = base.tail.behind(Some(base.frames.clone()));
-            sink.joined(shard, Joined { group, peer, epoch, blocks });
-        }
+        let blocks = base.since.behind(Some(base.frames.clone()));
+        sink.joined(shard, Joined { group, peer, epoch, blocks });
     }
 
     /// A joiner should not be told history. A base that has some behind it serves for about ten times
@@ -270,7 +258,7 @@ impl GroupHome {
     fn refresh(&mut self, table: &VniTable, now: Time) {
         let Some(base) = &self.base else { return };
         let serves = BUILD_TIME_MIN.max(ROUTE_BUILD_TIME * 10 * table.len() as u32);
-        if base.tail_bytes == 0 || now < base.built_at.after(serves) {
+        if base.since.bytes() == 0 || now < base.built_at.after(serves) {
             return;
         }
         let is_read = Arc::strong_count(&base.frames) > 1;
@@ -283,9 +271,9 @@ impl GroupHome {
         self.base = None;
     }
 
-    /// The tail has grown too long. Let the base go if no third one can come of it; else shorten
-    /// the tail to what differs.
-    fn trim(&mut self, hasher: &RandomState) {
+    /// What is behind the base has grown too long. Let the base go if no third one can come of it; else
+    /// begin to shorten that.
+    fn trim(&mut self) {
         let Some(base) = &mut self.base else { return };
         if Arc::strong_count(&base.frames) == 1 {
             self.base = None;
@@ -293,78 +281,8 @@ impl GroupHome {
             self.older = Arc::downgrade(&base.frames);
             self.base = None;
         } else {
-            let open = std::mem::take(&mut base.open);
-            let parts: Vec<Arc<Frames>> = base.tail.behind(None).collect();
-            let short = merged(parts.iter().map(|part| &**part).chain([&open]), hasher);
-            base.tail_bytes = short.bytes().len();
-            base.merged_bytes = base.tail_bytes;
-            // Who joined before reads the old list to its end.
-            base.tail = FramesList::default();
-            base.open = short;
+            base.merge = Some(Box::new(Merge::new(&mut base.since)));
         }
-    }
-}
-
-impl Build {
-    /// Visits places. True when all have been.
-    fn scan(
-        &mut self,
-        group: Group,
-        table: &VniTable,
-        reflect: ReflectOwn,
-        budget: &mut usize,
-    ) -> bool {
-        let mut frame = Vec::with_capacity(128);
-        while self.next < self.end {
-            if *budget == 0 {
-                return false;
-            }
-            *budget -= 1;
-            let entry = table.entry(self.next);
-            self.next += 1;
-            if entry.is_vacant() {
-                continue;
-            }
-            let reflected = reflect.permits(entry.route.next_hop.kind);
-            let visibility = Visibility::of(entry.sources(), group.class, reflected);
-            let Some(scope) = visibility.scope() else {
-                continue;
-            };
-            frame.clear();
-            encode_update(&mut frame, Action::Add, group.vni, &entry.route);
-            match scope {
-                _ if entry.route.destination.is_default() => self.head.push(&frame, scope),
-                Scope::AllBut(source) => {
-                    self.by_source.entry(source).or_default().extend_from_slice(&frame);
-                }
-                _ => self.shared.extend_from_slice(&frame),
-            }
-        }
-        let mut buckets: Vec<_> = self.by_source.drain().collect();
-        buckets.sort_unstable_by_key(|&(source, _)| source);
-        let bytes: usize = buckets.iter().map(|(_, bytes)| bytes.len()).sum();
-        let mut frames = Frames::with_capacity(self.head.bytes().len() + self.shared.len() + bytes);
-        for (run, scope) in std::mem::take(&mut self.head).runs() {
-            frames.push(run, scope);
-        }
-        frames.end_head();
-        frames.push(&std::mem::take(&mut self.shared), Scope::All);
-        self.assembly = Some(Assembly { frames, buckets: buckets.into_iter() });
-        true
-    }
-
-    /// Puts the buckets together. Some when done.
-    fn assemble(&mut self, budget: &mut usize) -> Option<Frames> {
-        let assembly = self.assembly.as_mut()?;
-        for (source, bytes) in assembly.buckets.by_ref() {
-            assembly.frames.push(&bytes, Scope::AllBut(source));
-            // A copy costs about a tenth of an encoding.
-            *budget = budget.saturating_sub(1 + bytes.len() / 512);
-            if *budget == 0 {
-                return None;
-            }
-        }
-        self.assembly.take().map(|assembly| assembly.frames)
     }
 }
 

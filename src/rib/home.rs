@@ -9,39 +9,52 @@ use super::base::{GroupHome, Record};
 use super::table::{RouteHash, VniTable};
 use super::visibility::Visibility;
 use super::{Group, RecordSink};
+use crate::log::SharedBytes;
 use crate::types::{GroupClass, PeerClass, ReflectOwn, Route, SourceId, Vni};
 use crate::wire::encode_update;
 
 const CLASSES: usize = GroupClass::ALL.len();
 
-/// What all VNIs of a home shard have in common.
-pub struct Common {
+/// What holds for all VNIs of a home shard.
+pub struct Rules {
     /// The seed of all tables.
     pub hasher: RandomState,
     /// Which routes are shown to their own source.
     pub reflect: ReflectOwn,
+    /// Records behind a base that are worth keeping however small the base is, in bytes.
+    pub tail_bytes_min: usize,
+    /// Counts the bytes of bases, and of what is behind them.
+    pub shared: SharedBytes,
+}
+
+/// What all VNIs of a home shard have in common.
+pub struct Common {
+    pub rules: Rules,
     /// Routes of all VNIs.
     pub routes: usize,
+    /// What changes cost beyond themselves since somebody asked, in steps.
+    pub steps: usize,
     /// The record being made.
     frame: Vec<u8>,
 }
 
 impl Common {
     /// Of no VNIs yet.
-    pub fn new(hasher: RandomState, reflect: ReflectOwn) -> Common {
-        Common { hasher, reflect, routes: 0, frame: Vec::with_capacity(128) }
+    pub fn new(rules: Rules) -> Common {
+        Common { rules, routes: 0, steps: 0, frame: Vec::with_capacity(128) }
     }
 }
 
 /// A VNI.
 #[derive(Debug)]
 pub struct Home {
-    /// Which one.
-    pub vni: Vni,
+    vni: Vni,
     /// Its routes.
     pub table: VniTable,
     /// Its subscribers, by class.
     pub groups: Groups,
+    /// Whether its table waits to be compacted.
+    pub is_compacting: bool,
 }
 
 /// The groups of a VNI: one word where nobody subscribes, for there may be 100,000 such VNIs.
@@ -59,10 +72,10 @@ impl Groups {
         self.0.as_mut()?[class.index()].as_deref_mut()
     }
 
-    /// The group of a class; this one if there is none yet.
-    pub fn of_or(&mut self, class: GroupClass, new: impl FnOnce() -> GroupHome) -> &mut GroupHome {
+    /// The group of a class; a new one if there is none yet.
+    pub fn of_or_new(&mut self, class: GroupClass) -> &mut GroupHome {
         let groups = self.0.get_or_insert_with(Box::default);
-        groups[class.index()].get_or_insert_with(|| Box::new(new()))
+        groups[class.index()].get_or_insert_default()
     }
 
     /// All that there are.
@@ -88,7 +101,7 @@ impl Groups {
 impl Home {
     /// Nothing yet.
     pub fn new(vni: Vni) -> Home {
-        Home { vni, table: VniTable::default(), groups: Groups::default() }
+        Home { vni, table: VniTable::default(), groups: Groups::default(), is_compacting: false }
     }
 
     /// A source announces a route. Says how many it announces here now; none if it did so already.
@@ -101,11 +114,11 @@ impl Home {
         common: &mut Common,
         sink: &mut impl RecordSink,
     ) -> Option<usize> {
-        let place = self.table.find_or_insert(route, hash, &common.hasher);
-        let before = self.views(place, common.reflect);
+        let place = self.table.find_or_insert(route, hash, &common.rules.hasher);
+        let before = self.views(place, common.rules.reflect);
         common.routes += usize::from(self.table.entry(place).is_vacant());
-        let routes = self.table.add_source(place, source, class, &common.hasher)?;
-        let after = self.views(place, common.reflect);
+        let routes = self.table.add_source(place, source, class, &common.rules.hasher)?;
+        let after = self.views(place, common.rules.reflect);
         self.tell(place, route, before, after, common, sink);
         Some(routes)
     }
@@ -120,10 +133,10 @@ impl Home {
         sink: &mut impl RecordSink,
     ) -> Option<usize> {
         let route = self.table.entry(place).route;
-        let before = self.views(place, common.reflect);
-        let left = self.table.remove_source(place, source, &common.hasher)?;
+        let before = self.views(place, common.rules.reflect);
+        let left = self.table.remove_source(place, source, &common.rules.hasher)?;
         common.routes -= usize::from(self.table.entry(place).is_vacant());
-        let after = self.views(place, common.reflect);
+        let after = self.views(place, common.rules.reflect);
         self.tell(place, &route, before, after, common, sink);
         Some(left)
     }
@@ -136,29 +149,29 @@ impl Home {
         common: &mut Common,
         sink: &mut impl RecordSink,
     ) -> bool {
-        while let Some(place) = self.table.last_of(source, &common.hasher) {
+        while let Some(place) = self.table.last_of(source, &common.rules.hasher) {
             if *budget == 0 {
                 return false;
             }
-            *budget -= 1;
             let removed = self.remove(source, place, common, sink);
             assert!(removed.is_some(), "a listed route has the source");
+            *budget = budget.saturating_sub(1 + std::mem::take(&mut common.steps));
         }
         true
     }
 
-    /// Forgets groups that are over, and gives memory back. True if nothing is left of the VNI.
-    pub fn tidy(&mut self, hasher: &RandomState) -> bool {
-        self.table.shrink(hasher);
-        self.groups.tidy() && self.table.is_empty()
+    /// Forgets groups that are over. True if nothing is left of the VNI: a large table is compacted
+    /// before, since to drop it would take long.
+    pub fn tidy(&mut self) -> bool {
+        self.groups.tidy() && self.table.is_empty() && !self.table.is_sparse()
     }
 
     /// Who sees the route at `place`, for the classes in which somebody listens.
     fn views(&self, place: u32, reflect: ReflectOwn) -> [Visibility; CLASSES] {
-        let entry = self.table.entry(place);
         let mut views = [Visibility::Nobody; CLASSES];
         for class in GroupClass::ALL {
             if self.groups.of(class).is_some_and(GroupHome::is_listening) {
+                let entry = self.table.entry(place);
                 let reflected = reflect.permits(entry.route.next_hop.kind);
                 views[class.index()] = Visibility::of(entry.sources(), class, reflected);
             }
@@ -175,7 +188,7 @@ impl Home {
         common: &mut Common,
         sink: &mut impl RecordSink,
     ) {
-        let frame = &mut common.frame;
+        let Common { rules, steps, frame, .. } = common;
         frame.clear();
         for class in GroupClass::ALL {
             // Where nobody listens, nobody saw it before and nobody sees it now.
@@ -192,7 +205,7 @@ impl Home {
                 encode_update(frame, action, self.vni, route);
             }
             let record = Record { place, frame, scope, routes_now: self.table.len() };
-            at.record(Group::new(self.vni, class), &record, sink, &common.hasher);
+            *steps += at.record(Group::new(self.vni, class), &record, &self.table, rules, sink);
         }
     }
 }

@@ -1,75 +1,98 @@
-//! Whose turn it is among long jobs: withdrawals of lost sources, and bases to be built.
+//! Whose turn it is among long jobs.
 //!
-//! Owns the order of jobs. Must never do a job itself, nor let one wait for the end of another.
+//! Owns the order of jobs. Must never do a job itself, nor let one wait for the end of another, but for
+//! bases: of those that are begun each takes memory.
 
 use std::collections::VecDeque;
 
 use super::Group;
-use crate::types::SourceId;
+use crate::types::{SourceId, Vni};
 
-/// A base of so many routes is built in one go, before those that take long: clients wait for the
-/// default route that it holds.
+/// A base of so many routes is built before those that take long: clients wait for the default route
+/// that it holds.
 const SMALL_ROUTES_MAX: usize = 64;
+/// Large bases that are under construction at a time: for each, up to twice its table is held.
+const LARGE_BASES_MAX: usize = 4;
 
 /// Something that takes longer than a turn may.
 #[derive(Clone, Copy, Debug)]
 pub enum Job {
+    /// Build a base that is small, and answer who waits for it.
+    BuildSmall(Group),
+    /// Build a base, and answer who waits for it.
+    Build(Group),
     /// Withdraw all that a lost source announced.
     Withdraw(SourceId),
-    /// Build a base.
-    Build(Group),
+    /// Give back memory of a table that has become small.
+    Compact(Vni),
 }
 
-/// Jobs of one kind take turns; and so do the kinds, each with the same share.
+const SMALL_BUILDS: usize = 0;
+const BUILDS: usize = 1;
+const WITHDRAWALS: usize = 2;
+const COMPACTIONS: usize = 3;
+
+/// The jobs of each kind stand in a line; those at the front take turns, and so do the lines. Every other
+/// turn is for small bases.
+const TURNS: [usize; 6] =
+    [SMALL_BUILDS, BUILDS, SMALL_BUILDS, WITHDRAWALS, SMALL_BUILDS, COMPACTIONS];
+
+/// The jobs.
 #[derive(Debug, Default)]
 pub struct Jobs {
-    kinds: [VecDeque<Job>; 3],
-    next: usize,
+    lines: [VecDeque<Job>; 4],
+    turn: usize,
 }
 
-/// Positions in [`Jobs::kinds`].
-#[derive(Clone, Copy, Debug)]
-pub struct Kind(usize);
+impl Job {
+    /// A base of about `routes` routes.
+    pub fn build(group: Group, routes: usize) -> Job {
+        if routes <= SMALL_ROUTES_MAX { Job::BuildSmall(group) } else { Job::Build(group) }
+    }
 
-const SMALL_BUILDS: Kind = Kind(0);
-const BUILDS: Kind = Kind(1);
-const WITHDRAWALS: Kind = Kind(2);
+    /// Its line, and how many of that take turns.
+    fn line(self) -> (usize, usize) {
+        match self {
+            // One after the other: each is done soon.
+            Job::BuildSmall(_) => (SMALL_BUILDS, 1),
+            Job::Build(_) => (BUILDS, LARGE_BASES_MAX),
+            Job::Withdraw(_) => (WITHDRAWALS, usize::MAX),
+            Job::Compact(_) => (COMPACTIONS, usize::MAX),
+        }
+    }
+}
 
 impl Jobs {
-    /// A lost source.
-    pub fn add_withdrawal(&mut self, source: SourceId) {
-        self.put_back(WITHDRAWALS, Job::Withdraw(source));
+    /// A new job: behind the others of its kind.
+    pub fn add(&mut self, job: Job) {
+        self.lines[job.line().0].push_back(job);
     }
 
-    /// A base of about `routes` routes.
-    pub fn add_build(&mut self, group: Group, routes: usize) {
-        let kind = if routes <= SMALL_ROUTES_MAX { SMALL_BUILDS } else { BUILDS };
-        self.put_back(kind, Job::Build(group));
+    /// The line whose turn it is.
+    pub fn next_line(&mut self) -> usize {
+        self.turn = (self.turn + 1) % TURNS.len();
+        TURNS[self.turn]
     }
 
-    /// The kind whose turn it is.
-    pub fn next_kind(&mut self) -> Kind {
-        self.next = (self.next + 1) % self.kinds.len();
-        Kind(self.next)
+    /// Takes the next job of a line.
+    pub fn take(&mut self, line: usize) -> Option<Job> {
+        self.lines[line].pop_front()
     }
 
-    /// Takes the next job of a kind.
-    pub fn take(&mut self, kind: Kind) -> Option<Job> {
-        self.kinds[kind.0].pop_front()
-    }
-
-    /// The job is not done: behind the others of its kind.
-    pub fn put_back(&mut self, kind: Kind, job: Job) {
-        self.kinds[kind.0].push_back(job);
+    /// The job is not done: behind the others that take turns with it.
+    pub fn put_back(&mut self, job: Job) {
+        let (line, at_a_time) = job.line();
+        let line = &mut self.lines[line];
+        line.insert(line.len().min(at_a_time - 1), job);
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.kinds.iter().all(VecDeque::is_empty)
+        self.lines.iter().all(VecDeque::is_empty)
     }
 
     /// Whether lost sources wait.
     pub fn is_withdrawing(&self) -> bool {
-        !self.kinds[WITHDRAWALS.0].is_empty()
+        !self.lines[WITHDRAWALS].is_empty()
     }
 }

@@ -4,6 +4,7 @@
 //! and what has to be told goes to a [`RecordSink`].
 
 mod base;
+mod build;
 mod home;
 mod jobs;
 mod table;
@@ -14,14 +15,14 @@ use std::collections::VecDeque;
 use ahash::RandomState;
 use smallvec::SmallVec;
 
-use crate::log::{Blocks, Scope};
+use crate::log::{Blocks, Scope, SharedBytes};
 use crate::types::{
-    GroupClass, PeerClass, PeerId, ReflectOwn, Route, SeededMap, ShardId, SourceId, Time, Vni,
+    GroupClass, PeerClass, PeerId, ReflectOwn, Route, ShardId, SourceId, SplitMap, Time, Vni,
 };
 
 use base::GroupHome;
 pub use base::{BASE_KEPT, Join};
-use home::{Common, Home};
+use home::{Common, Home, Rules};
 use jobs::{Job, Jobs};
 use table::{RouteHash, VniTable};
 pub use visibility::Visibility;
@@ -74,37 +75,28 @@ pub trait RecordSink {
     fn joined(&mut self, shard: ShardId, joined: Joined);
 }
 
-/// Where a source announces, or did: forgotten in bulk, since a search for one would cost its length.
-#[derive(Debug, Default)]
-struct VnisOf {
-    listed: Vec<Vni>,
-    /// How many times it left one of them, since they were last looked through.
-    left: usize,
-}
-
 /// All route tables of one home shard.
 pub struct Rib {
     common: Common,
-    homes: SeededMap<Vni, Home>,
+    homes: SplitMap<Vni, Home>,
     /// The VNIs in which a source announces something.
-    vnis_of: SeededMap<SourceId, VnisOf>,
+    vnis_of: SplitMap<SourceId, SplitMap<Vni, ()>>,
     jobs: Jobs,
     /// Groups that have a base to be forgotten in time.
     with_base: VecDeque<Group>,
-    tail_bytes_min: usize,
 }
 
 impl Rib {
     /// No routes. `hasher` is the seed of all its tables. Records since a base are kept as long as
     /// they are shorter than `tail_bytes_min` or half the base.
     pub fn new(hasher: RandomState, reflect: ReflectOwn, tail_bytes_min: usize) -> Rib {
+        let shared = SharedBytes::default();
         Rib {
-            homes: SeededMap::with_hasher(hasher.clone()),
-            vnis_of: SeededMap::with_hasher(hasher.clone()),
-            common: Common::new(hasher, reflect),
+            homes: SplitMap::default(),
+            vnis_of: SplitMap::default(),
+            common: Common::new(Rules { hasher, reflect, tail_bytes_min, shared }),
             jobs: Jobs::default(),
             with_base: VecDeque::new(),
-            tail_bytes_min,
         }
     }
 
@@ -127,11 +119,13 @@ impl Rib {
         route: &Route,
         sink: &mut impl RecordSink,
     ) -> bool {
-        let hash = RouteHash::of(route, &self.common.hasher);
-        let home = self.homes.entry(vni).or_insert_with(|| Home::new(vni));
+        let hasher = &self.common.rules.hasher;
+        let hash = RouteHash::of(route, hasher);
+        let home = self.homes.find_or(vni, hasher, || Home::new(vni));
         let routes = home.add(source, class, route, hash, &mut self.common, sink);
         if routes == Some(1) {
-            self.vnis_of.entry(source).or_default().listed.push(vni);
+            let hasher = &self.common.rules.hasher;
+            self.vnis_of.find_or(source, hasher, SplitMap::default).find_or(vni, hasher, || ());
         }
         routes.is_some()
     }
@@ -144,15 +138,18 @@ impl Rib {
         route: &Route,
         sink: &mut impl RecordSink,
     ) -> bool {
-        let hash = RouteHash::of(route, &self.common.hasher);
-        let Some(home) = self.homes.get_mut(&vni) else { return false };
+        let hasher = &self.common.rules.hasher;
+        let hash = RouteHash::of(route, hasher);
+        let Some(home) = self.homes.find_mut(vni, hasher) else { return false };
         let Some(place) = home.table.find(route, hash) else { return false };
-        let Some(left) = home.remove(source, place, &mut self.common, sink) else { return false };
-        if home.tidy(&self.common.hasher) {
-            self.homes.remove(&vni);
+        let Some(left) = home.remove(source, place, &mut self.common, sink) else {
+            return false;
+        };
+        if home.table.is_sparse() || home.table.is_empty() {
+            self.tidy(vni);
         }
         if left == 0 {
-            self.note_left(source);
+            self.note_left(source, vni);
         }
         true
     }
@@ -163,9 +160,9 @@ impl Rib {
         if self.common.routes < FORESIGHT_ROUTES_MIN {
             return;
         }
-        let hasher = &self.common.hasher;
+        let hasher = &self.common.rules.hasher;
         let hashed = routes.take(FORESIGHT).filter_map(|(vni, route)| {
-            Some((&self.homes.get(&vni)?.table, RouteHash::of(route, hasher)))
+            Some((&self.homes.find(vni, hasher)?.table, RouteHash::of(route, hasher)))
         });
         let hashed: SmallVec<[_; FORESIGHT]> = hashed.collect();
         VniTable::foresee(&hashed, hasher);
@@ -173,8 +170,8 @@ impl Rib {
 
     /// `source` is gone: everything that it announced is to be withdrawn (by [`Rib::run_jobs`]).
     pub fn lose(&mut self, source: SourceId) {
-        if self.vnis_of.contains_key(&source) {
-            self.jobs.add_withdrawal(source);
+        if self.vnis_of.find(source, &self.common.rules.hasher).is_some() {
+            self.jobs.add(Job::Withdraw(source));
         }
     }
 
@@ -189,26 +186,30 @@ impl Rib {
     ) -> bool {
         let done = self.withdraw_in(source, vni, budget, sink);
         if done {
-            self.note_left(source);
+            self.note_left(source, vni);
         }
         done
     }
 
+    /// What changes cost beyond themselves since this was asked, in steps: of a turn's budget they take
+    /// as much as requests.
+    pub fn take_steps(&mut self) -> usize {
+        std::mem::take(&mut self.common.steps)
+    }
+
     /// A subscriber wants the table of a group and all records from then on.
     pub fn join(&mut self, group: Group, join: Join, sink: &mut impl RecordSink, now: Time) {
-        let home = self.homes.entry(group.vni).or_insert_with(|| Home::new(group.vni));
-        let tail_bytes_min = self.tail_bytes_min;
-        let at = home.groups.of_or(group.class, || GroupHome::new(tail_bytes_min));
-        if at.join(group, join, &mut home.table, sink, &self.common.hasher, now) {
-            self.jobs.add_build(group, home.table.places());
+        let rules = &self.common.rules;
+        let home = self.homes.find_or(group.vni, &rules.hasher, || Home::new(group.vni));
+        let at = home.groups.of_or_new(group.class);
+        if at.join(group, join, &home.table, rules, sink, now) {
+            self.jobs.add(Job::build(group, home.table.places()));
         }
     }
 
     /// `shard` has no subscriber of `group` any more.
     pub fn leave(&mut self, group: Group, shard: ShardId) {
-        if let Some(home) = self.homes.get_mut(&group.vni)
-            && let Some(at) = home.groups.of_mut(group.class)
-        {
+        if let Some((at, _)) = self.group(group) {
             at.leave(shard);
             self.tidy(group.vni);
         }
@@ -219,18 +220,21 @@ impl Rib {
         let slice = (budget / SLICES_PER_TURN).max(1);
         let mut left = budget;
         while left > 0 && self.has_jobs() {
-            let kind = self.jobs.next_kind();
+            let line = self.jobs.next_line();
             let given = slice.min(left);
             let mut unused = given;
             while unused > 0
-                && let Some(job) = self.jobs.take(kind)
+                && let Some(job) = self.jobs.take(line)
             {
                 let done = match job {
                     Job::Withdraw(source) => self.withdraw(source, &mut unused, sink),
-                    Job::Build(group) => self.build(group, &mut unused, sink, now),
+                    Job::BuildSmall(group) | Job::Build(group) => {
+                        self.build(job, group, &mut unused, sink, now)
+                    }
+                    Job::Compact(vni) => self.compact(vni, &mut unused),
                 };
                 if !done {
-                    self.jobs.put_back(kind, job);
+                    self.jobs.put_back(job);
                 }
             }
             left -= given - unused;
@@ -256,11 +260,9 @@ impl Rib {
         let all = looked_at == self.with_base.len();
         for _ in 0..looked_at {
             let Some(group) = self.with_base.pop_front() else { break };
-            let home = self.homes.get_mut(&group.vni);
-            let at = home.and_then(|home| home.groups.of_mut(group.class));
-            if let Some(at) = at {
-                at.watched = !at.expire(now);
-                if at.watched {
+            if let Some((at, _)) = self.group(group) {
+                at.is_watched = !at.expire(now);
+                if at.is_watched {
                     self.with_base.push_back(group);
                 }
             }
@@ -280,6 +282,17 @@ impl Rib {
         groups.map(|at| at.bases_alive()).max().unwrap_or(0)
     }
 
+    /// Bytes of bases and of the records behind them that somebody holds, on whichever shard.
+    pub fn base_bytes(&self) -> usize {
+        self.common.rules.shared.held()
+    }
+
+    /// A group that somebody asked for, and its table.
+    fn group(&mut self, group: Group) -> Option<(&mut GroupHome, &mut VniTable)> {
+        let home = self.homes.find_mut(group.vni, &self.common.rules.hasher)?;
+        Some((home.groups.of_mut(group.class)?, &mut home.table))
+    }
+
     /// True when nothing of the source is left.
     fn withdraw(
         &mut self,
@@ -287,17 +300,15 @@ impl Rib {
         budget: &mut usize,
         sink: &mut impl RecordSink,
     ) -> bool {
-        while let Some(&vni) = self.vnis_of.get(&source).and_then(|vnis| vnis.listed.last()) {
+        let hasher = self.common.rules.hasher.clone();
+        while let Some(vni) = self.vnis_of.find(source, &hasher).and_then(SplitMap::any_key) {
             if *budget == 0 || !self.withdraw_in(source, vni, budget, sink) {
                 return false;
             }
-            if let Some(vnis) = self.vnis_of.get_mut(&source) {
-                vnis.listed.pop();
-            }
-            // It may have left that VNI long ago: the look-up costs something too.
+            self.note_left(source, vni);
+            // The look-up costs something too.
             *budget = budget.saturating_sub(1);
         }
-        self.vnis_of.remove(&source);
         true
     }
 
@@ -309,7 +320,7 @@ impl Rib {
         budget: &mut usize,
         sink: &mut impl RecordSink,
     ) -> bool {
-        let Some(home) = self.homes.get_mut(&vni) else { return true };
+        let Some(home) = self.homes.find_mut(vni, &self.common.rules.hasher) else { return true };
         let done = home.withdraw(source, budget, &mut self.common, sink);
         self.tidy(vni);
         done
@@ -317,63 +328,68 @@ impl Rib {
 
     fn build(
         &mut self,
+        job: Job,
         group: Group,
         budget: &mut usize,
         sink: &mut impl RecordSink,
         now: Time,
     ) -> bool {
-        let Some(home) = self.homes.get_mut(&group.vni) else {
-            return true;
-        };
-        let Some(at) = home.groups.of_mut(group.class) else {
-            return true;
-        };
-        let done = at.run_build(group, &mut home.table, self.common.reflect, budget, sink, now);
+        let rules = &self.common.rules;
+        let Some(home) = self.homes.find_mut(group.vni, &rules.hasher) else { return true };
+        let Some(at) = home.groups.of_mut(group.class) else { return true };
+        let table = &mut home.table;
+        if matches!(job, Job::BuildSmall(_)) && at.would_begin() {
+            // It may have grown meanwhile.
+            let again = Job::build(group, table.places());
+            if matches!(again, Job::Build(_)) {
+                self.jobs.add(again);
+                return true;
+            }
+        }
+        let done = at.go_on(group, table, rules, budget, sink, now);
         // A build of nothing costs something too.
         *budget = budget.saturating_sub(1);
+        if done && !std::mem::replace(&mut at.is_watched, true) {
+            self.with_base.push_back(group);
+        }
+        self.tidy(group.vni);
+        done
+    }
+
+    fn compact(&mut self, vni: Vni, budget: &mut usize) -> bool {
+        let rules = &self.common.rules;
+        let Some(home) = self.homes.find_mut(vni, &rules.hasher) else { return true };
+        let done = home.table.compact(budget, &rules.hasher);
         if done {
-            self.watch(group);
+            home.is_compacting = false;
+            self.tidy(vni);
         }
         done
     }
 
-    fn watch(&mut self, group: Group) {
-        let home = self.homes.get_mut(&group.vni);
-        if let Some(at) = home.and_then(|home| home.groups.of_mut(group.class))
-            && !at.watched
-        {
-            at.watched = true;
-            self.with_base.push_back(group);
+    fn note_left(&mut self, source: SourceId, vni: Vni) {
+        let hasher = &self.common.rules.hasher;
+        let Some(vnis) = self.vnis_of.find_mut(source, hasher) else { return };
+        vnis.remove(vni, hasher);
+        if vnis.is_empty() {
+            self.vnis_of.remove(source, hasher);
         }
     }
 
-    fn note_left(&mut self, source: SourceId) {
-        let Some(vnis) = self.vnis_of.get_mut(&source) else { return };
-        vnis.left += 1;
-        if 2 * vnis.left <= vnis.listed.len() {
-            return;
-        }
-        vnis.left = 0;
-        vnis.listed.sort_unstable();
-        vnis.listed.dedup();
-        let (homes, hasher) = (&self.homes, &self.common.hasher);
-        vnis.listed
-            .retain(|vni| homes.get(vni).is_some_and(|h| h.table.has_source(source, hasher)));
-        if vnis.listed.is_empty() {
-            self.vnis_of.remove(&source);
-        }
-    }
-
-    /// A VNI without routes, subscribers and bases leaves nothing behind.
+    /// A VNI without routes, subscribers and bases leaves nothing behind, and a large table that has
+    /// become a small one gives memory back.
     fn tidy(&mut self, vni: Vni) {
-        let Some(home) = self.homes.get_mut(&vni) else {
-            return;
-        };
-        if home.tidy(&self.common.hasher) {
-            self.homes.remove(&vni);
+        let hasher = &self.common.rules.hasher;
+        let Some(home) = self.homes.find_mut(vni, hasher) else { return };
+        if home.tidy() {
+            self.homes.remove(vni, hasher);
+        } else if home.table.is_sparse() && !std::mem::replace(&mut home.is_compacting, true) {
+            self.jobs.add(Job::Compact(vni));
         }
     }
 }
 
+#[cfg(test)]
+mod bounds_tests;
 #[cfg(test)]
 mod tests;

@@ -4,12 +4,10 @@
 //! whom a route is shown to.
 
 use ahash::RandomState;
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry as TableEntry;
 use smallvec::SmallVec;
 
 use super::FORESIGHT;
-use crate::types::{PeerClass, Route, SourceId};
+use crate::types::{Pages, PeerClass, Place, Route, SourceId, SplitMap, SplitTable};
 
 /// One source of a route.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +24,8 @@ pub struct Entry {
     /// The route.
     pub route: Route,
     members: SmallVec<[Member; 1]>,
+    /// Where a vacant place stands in the list of those.
+    position: u32,
 }
 
 impl Entry {
@@ -72,7 +72,7 @@ impl RouteHash {
 /// The routes of a VNI. An entry keeps its place for as long as it has a source.
 #[derive(Debug, Default)]
 pub struct VniTable {
-    entries: Vec<Entry>,
+    entries: Pages<Entry>,
     /// None in a small table: it is looked through as fast, and there may be 100,000 such VNIs.
     indexes: Option<Box<Indexes>>,
     /// While bases are under construction, places are not used again: see `base`.
@@ -82,8 +82,8 @@ pub struct VniTable {
 /// Ways to an entry.
 #[derive(Debug, Default)]
 struct Indexes {
-    by_route: HashTable<Slot>,
-    by_source: HashTable<(SourceId, Vec<u32>)>,
+    by_route: SplitTable<Slot>,
+    by_source: SplitMap<SourceId, Vec<u32>>,
     /// Vacant places.
     free: Vec<u32>,
 }
@@ -137,17 +137,17 @@ impl VniTable {
         let VniTable { entries, indexes: Some(indexes), frozen } = self else {
             unreachable!("just made");
         };
-        let slot = indexes.by_route.entry(
+        let slot = indexes.by_route.place(
             hash.wide(),
             |slot| slot.hash == hash && entries[slot.place as usize].route == *route,
             |slot| slot.hash.wide(),
         );
         match slot {
-            TableEntry::Occupied(occupied) => occupied.get().place,
-            TableEntry::Vacant(vacant) => {
+            Place::Occupied(slot) => slot.place,
+            Place::Vacant(vacancy) => {
                 let reused = if *frozen == 0 { indexes.free.pop() } else { None };
                 let place = place_in(entries, reused, route);
-                vacant.insert(Slot { hash, place });
+                vacancy.insert(Slot { hash, place });
                 place
             }
         }
@@ -160,13 +160,8 @@ impl VniTable {
         }
         let reused =
             if self.frozen == 0 { position(&self.entries, Entry::is_vacant) } else { None };
-        if reused.is_none() {
-            match self.entries.len() {
-                SMALL_PLACES_MAX.. => return None,
-                // A Vec would begin with four.
-                full if full == self.entries.capacity() => self.entries.reserve_exact(full.max(1)),
-                _ => {}
-            }
+        if reused.is_none() && self.entries.len() >= SMALL_PLACES_MAX {
+            return None;
         }
         Some(place_in(&mut self.entries, reused, route))
     }
@@ -214,10 +209,10 @@ impl VniTable {
         };
         if is_vacant {
             let hash = RouteHash::of(&entry.route, hasher);
-            match indexes.by_route.find_entry(hash.wide(), |slot| slot.place == place) {
-                Ok(indexed) => drop(indexed.remove()),
-                Err(_) => unreachable!("every route is in the index"),
-            }
+            let is_it = |slot: &Slot| slot.place == place;
+            let slot = indexes.by_route.remove(hash.wide(), is_it, |slot| slot.hash.wide());
+            assert!(slot.is_some(), "every route is in the index");
+            entry.position = indexes.free.len() as u32;
             indexes.free.push(place);
         }
         Some(indexes.unlist(&mut self.entries, source, position, hasher))
@@ -226,14 +221,11 @@ impl VniTable {
     /// Some route of `source`, if it has one left here.
     pub fn last_of(&self, source: SourceId, hasher: &RandomState) -> Option<u32> {
         match &self.indexes {
-            Some(indexes) => indexes.listed(source, hasher).and_then(|list| list.last().copied()),
+            Some(indexes) => {
+                indexes.by_source.find(source, hasher).and_then(|list| list.last().copied())
+            }
             None => position(&self.entries, |entry| entry.has(source)),
         }
-    }
-
-    /// Whether `source` announces anything here.
-    pub fn has_source(&self, source: SourceId, hasher: &RandomState) -> bool {
-        self.last_of(source, hasher).is_some()
     }
 
     /// From now until [`VniTable::thaw`] new routes get new places only.
@@ -246,18 +238,37 @@ impl VniTable {
         self.frozen -= 1;
     }
 
-    /// Gives memory back where a large table has become a small one.
-    pub fn shrink(&mut self, hasher: &RandomState) {
+    /// Whether most places are vacant, so that [`VniTable::compact`] gives memory back.
+    pub fn is_sparse(&self) -> bool {
         let is_large = self.places() > SMALL_PLACES_MAX;
-        if self.frozen > 0 || !is_large || self.len() >= self.places() / 8 {
-            return;
+        self.frozen == 0 && is_large && self.len() < self.places() / 8
+    }
+
+    /// Moves routes from the end to vacant places, as far as `budget` goes: 1 for each place, and for
+    /// each source of a route that moves (one route may overdraw it). True when there is nothing to do,
+    /// or not now.
+    pub fn compact(&mut self, budget: &mut usize, hasher: &RandomState) -> bool {
+        if self.frozen > 0 {
+            return true;
         }
-        self.entries.retain(|entry| !entry.is_vacant());
-        self.entries.shrink_to_fit();
-        self.indexes = None;
-        if self.entries.len() > SMALL_PLACES_MAX {
-            self.indexes = Some(Indexes::of(&mut self.entries, hasher));
+        let VniTable { entries, indexes: Some(indexes), .. } = self else { return true };
+        while !indexes.free.is_empty() {
+            if *budget == 0 {
+                return false;
+            }
+            let Some(last) = entries.pop() else { unreachable!("a vacant place is a place") };
+            *budget = budget.saturating_sub(1 + last.members.len());
+            if last.is_vacant() {
+                indexes.unfree(last.position, entries);
+            } else {
+                indexes.move_down(last, entries, hasher);
+            }
         }
+        indexes.free = Vec::new();
+        if entries.len() <= SMALL_PLACES_MAX {
+            self.indexes = None;
+        }
+        true
     }
 
     /// Reads what a change of the route with each of these hashes is going to need, step by step for
@@ -283,7 +294,7 @@ impl VniTable {
         for (at, (table, indexes, Member { source, position, .. })) in
             listed.into_iter().enumerate()
         {
-            let Some(list) = indexes.listed(source, hasher) else { continue };
+            let Some(list) = indexes.by_source.find(source, hasher) else { continue };
             seen ^= list.get(position as usize).copied().unwrap_or_default();
             // The last of the list takes the place of the one that is withdrawn.
             next.extend(list.iter().nth_back(at).map(|&place| (table, place)));
@@ -304,19 +315,20 @@ impl VniTable {
 }
 
 impl Indexes {
-    /// Of these entries.
-    fn of(entries: &mut [Entry], hasher: &RandomState) -> Box<Indexes> {
+    /// Of the entries of a small table.
+    fn of(entries: &mut Pages<Entry>, hasher: &RandomState) -> Box<Indexes> {
         let mut indexes = Box::new(Indexes::default());
-        indexes.by_route.reserve(entries.len(), |slot| slot.hash.wide());
-        for (place, entry) in (0..).zip(entries) {
+        for (place, entry) in (0..).zip(entries.iter_mut()) {
             if entry.is_vacant() {
+                entry.position = indexes.free.len() as u32;
                 indexes.free.push(place);
                 continue;
             }
             let hash = RouteHash::of(&entry.route, hasher);
-            indexes
-                .by_route
-                .insert_unique(hash.wide(), Slot { hash, place }, |slot| slot.hash.wide());
+            match indexes.by_route.place(hash.wide(), |_| false, |slot| slot.hash.wide()) {
+                Place::Vacant(vacancy) => drop(vacancy.insert(Slot { hash, place })),
+                Place::Occupied(_) => unreachable!("nothing is looked for"),
+            }
             for member in &mut entry.members {
                 member.position = indexes.list(place, member.source, hasher);
             }
@@ -324,19 +336,40 @@ impl Indexes {
         indexes
     }
 
-    /// The places of what a source announces.
-    fn listed(&self, source: SourceId, hasher: &RandomState) -> Option<&Vec<u32>> {
-        let found = self.by_source.find(hasher.hash_one(source), |(id, _)| *id == source);
-        found.map(|(_, list)| list)
+    /// Takes the place at `position` off the list of vacant ones.
+    fn unfree(&mut self, position: u32, entries: &mut Pages<Entry>) {
+        self.free.swap_remove(position as usize);
+        if let Some(&moved) = self.free.get(position as usize) {
+            entries[moved as usize].position = position;
+        }
+    }
+
+    /// Puts what stood at the end at a vacant place: the lower one of two, for each may be near the end
+    /// as well.
+    fn move_down(&mut self, last: Entry, entries: &mut Pages<Entry>, hasher: &RandomState) {
+        let from = entries.len() as u32;
+        let (last_freed, some) = (self.free.len() - 1, from.wrapping_mul(0x9e37_79b1) >> 8);
+        let some = some as usize % self.free.len();
+        let at = if self.free[some] < self.free[last_freed] { some } else { last_freed };
+        let to = self.free[at];
+        self.unfree(at as u32, entries);
+        let hash = RouteHash::of(&last.route, hasher);
+        match self.by_route.find_mut(hash.wide(), |slot| slot.place == from) {
+            Some(slot) => slot.place = to,
+            None => unreachable!("every route is in the index"),
+        }
+        for &Member { source, position, .. } in &last.members {
+            match self.by_source.find_mut(source, hasher) {
+                Some(list) => list[position as usize] = to,
+                None => unreachable!("whoever announces a route has a list"),
+            }
+        }
+        entries[to as usize] = last;
     }
 
     /// Notes that a source announces what stands at `place`. Returns the position in its list.
     fn list(&mut self, place: u32, source: SourceId, hasher: &RandomState) -> u32 {
-        let (_, list) = self
-            .by_source
-            .entry(hasher.hash_one(source), |(id, _)| *id == source, |(id, _)| hasher.hash_one(id))
-            .or_insert_with(|| (source, Vec::new()))
-            .into_mut();
+        let list = self.by_source.find_or(source, hasher, Vec::new);
         list.push(place);
         list.len() as u32 - 1
     }
@@ -344,18 +377,19 @@ impl Indexes {
     /// Takes what stands at `position` off a source's list. Returns how many routes it has left.
     fn unlist(
         &mut self,
-        entries: &mut [Entry],
+        entries: &mut Pages<Entry>,
         source: SourceId,
         position: usize,
         hasher: &RandomState,
     ) -> usize {
-        let hash = hasher.hash_one(source);
-        let Ok(mut listed) = self.by_source.find_entry(hash, |(id, _)| *id == source) else {
+        let Some(list) = self.by_source.find_mut(source, hasher) else {
             unreachable!("whoever announces a route has a list");
         };
-        let (_, list) = listed.get_mut();
         list.swap_remove(position);
         let left = list.len();
+        if left < list.capacity() / 8 {
+            list.shrink_to(2 * left);
+        }
         match list.get(position) {
             Some(&moved) => {
                 let members = &mut entries[moved as usize].members;
@@ -364,7 +398,7 @@ impl Indexes {
                     .expect("a listed route has the source among its members");
                 members[at].position = position as u32;
             }
-            None if list.is_empty() => drop(listed.remove()),
+            None if left == 0 => drop(self.by_source.remove(source, hasher)),
             None => {}
         }
         left
@@ -372,13 +406,13 @@ impl Indexes {
 }
 
 /// The first place whose entry is such a one.
-fn position(entries: &[Entry], is_such: impl Fn(&Entry) -> bool) -> Option<u32> {
+fn position(entries: &Pages<Entry>, is_such: impl Fn(&Entry) -> bool) -> Option<u32> {
     entries.iter().position(is_such).map(|place| place as u32)
 }
 
 /// Puts a route at a place that is used again, or else at a new one.
-fn place_in(entries: &mut Vec<Entry>, reused: Option<u32>, route: &Route) -> u32 {
-    let entry = Entry { route: *route, members: SmallVec::new() };
+fn place_in(entries: &mut Pages<Entry>, reused: Option<u32>, route: &Route) -> u32 {
+    let entry = Entry { route: *route, members: SmallVec::new(), position: 0 };
     if let Some(place) = reused {
         entries[place as usize] = entry;
         return place;
@@ -443,6 +477,7 @@ mod tests {
     }
 
     fn churn(numbers: u64, mut look: impl FnMut(&VniTable, usize)) {
+        let mut is_compacting = false;
         let hasher = RandomState::with_seeds(1, 2, 3, 4);
         let mut table = VniTable::default();
         let mut model = BTreeMap::<u8, BTreeSet<SourceId>>::new();
@@ -474,9 +509,14 @@ mod tests {
                     model.remove(&number);
                 }
                 changed = table.remove_source(place, source, &hasher);
-                table.shrink(&hasher);
             } else {
                 assert!(!model.contains_key(&number));
+            }
+            is_compacting |= table.is_sparse();
+            if is_compacting {
+                let before = table.places();
+                is_compacting = !table.compact(&mut 2, &hasher);
+                assert!(before - table.places() <= 2, "a budget");
             }
             let of_source = model.values().filter(|sources| sources.contains(&source)).count();
             assert_eq!(changed, is_change.then_some(of_source));
@@ -503,12 +543,51 @@ mod tests {
             for number in 0..routes {
                 let place = table.find(&route(number), hash(number)).expect("it was added");
                 table.remove_source(place, source(1), &hasher);
-                table.shrink(&hasher);
+                assert!(!table.is_sparse() && table.compact(&mut 99, &hasher));
             }
             assert_eq!(table.places(), usize::from(routes), "places stay where they are");
             table.thaw();
-            table.shrink(&hasher);
-            assert!(table.indexes.is_none() && table.entries.capacity() == 0, "{routes} routes");
+            assert!(table.is_sparse());
+            while !table.compact(&mut 7, &hasher) {}
+            assert!(table.indexes.is_none() && table.entries.is_empty(), "{routes} routes");
         }
+    }
+
+    #[test]
+    fn a_route_that_moves_costs_what_it_has_sources() {
+        let hasher = RandomState::with_seeds(1, 2, 3, 4);
+        let hash = |number| RouteHash::of(&route(number), &hasher);
+        let mut table = VniTable::default();
+        for number in 0..100 {
+            let place = table.find_or_insert(&route(number), hash(number), &hasher);
+            let sources = if number < 90 { 1 } else { 50 };
+            for slot in 0..sources {
+                table.add_source(place, source(slot), PeerClass::Client, &hasher);
+            }
+        }
+        for number in 0..90 {
+            let place = table.find(&route(number), hash(number)).expect("it was added");
+            table.remove_source(place, source(0), &hasher);
+        }
+        let places = |table: &VniTable| {
+            (90..100).map(|number| table.find(&route(number), hash(number))).collect::<Vec<_>>()
+        };
+        let (mut before, mut moves) = ((table.places(), places(&table)), 0);
+        while !table.compact(&mut 10, &hasher) {
+            let after = (table.places(), places(&table));
+            let moved = before.1.iter().zip(&after.1).filter(|(one, other)| one != other).count();
+            assert!(moved <= 1 && before.0 - after.0 <= 10, "a budget");
+            moves += moved;
+            before = after;
+        }
+        assert!((10..50).contains(&moves), "{moves}");
+        assert_eq!((table.places(), table.len()), (10, 10));
+        for number in 90..100 {
+            let place = table.find(&route(number), hash(number)).expect("it is there still");
+            (0..50).for_each(|slot| {
+                table.remove_source(place, source(slot), &hasher).expect("it has it");
+            });
+        }
+        assert!(table.is_empty());
     }
 }

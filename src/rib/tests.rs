@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Default)]
-struct Sink {
-    joined: Vec<Joined>,
-    records: Vec<(Group, Scope, Vec<u8>)>,
+pub(super) struct Sink {
+    pub joined: Vec<Joined>,
+    pub records: Vec<(Group, Scope, Vec<u8>)>,
 }
 
 impl RecordSink for Sink {
@@ -24,13 +24,13 @@ impl RecordSink for Sink {
     }
 }
 
-const GROUP: Group = Group { vni: Vni(7), class: GroupClass::Client };
+pub(super) const GROUP: Group = Group { vni: Vni(7), class: GroupClass::Client };
 
-fn source(slot: u32) -> SourceId {
+pub(super) fn source(slot: u32) -> SourceId {
     SourceId(PeerId::new(ShardId(0), slot, 0))
 }
 
-fn route(number: u32) -> Route {
+pub(super) fn route(number: u32) -> Route {
     let length = if number == 5 { 0 } else { 32 };
     Route {
         destination: Destination { prefix: number.to_be_bytes().into(), length },
@@ -44,23 +44,27 @@ fn route(number: u32) -> Route {
     }
 }
 
-fn rib(tail_bytes_min: usize) -> Rib {
-    Rib::new(RandomState::with_seeds(1, 2, 3, 4), ReflectOwn::None, tail_bytes_min)
+fn hasher() -> RandomState {
+    RandomState::with_seeds(1, 2, 3, 4)
 }
 
-fn join(rib: &mut Rib, sink: &mut Sink, slot: u32) -> Joined {
+pub(super) fn rib(tail_bytes_min: usize) -> Rib {
+    Rib::new(hasher(), ReflectOwn::None, tail_bytes_min)
+}
+
+pub(super) fn join(rib: &mut Rib, sink: &mut Sink, slot: u32) -> Joined {
     let join = Join { peer: source(slot).0, epoch: 1 };
     rib.join(GROUP, join, sink, Time(0));
     while rib.run_jobs(10, sink, Time(0)) {}
     sink.joined.pop().expect("answered")
 }
 
-fn base(joined: &Joined) -> Arc<Frames> {
+pub(super) fn base(joined: &Joined) -> Arc<Frames> {
     joined.blocks.clone().next().expect("it begins with a base")
 }
 
 /// What a joiner knows after reading what it was given.
-fn view(joined: &Joined) -> BTreeSet<Vec<u8>> {
+pub(super) fn view(joined: &Joined) -> BTreeSet<Vec<u8>> {
     let mut view = BTreeSet::new();
     for block in joined.blocks.clone() {
         let mut cursor = FramesCursor::new(block.clone());
@@ -250,10 +254,10 @@ fn a_source_that_comes_and_goes_leaves_no_list_behind() {
         }
     }
     assert_eq!((rib.vnis(), rib.vnis_of.len()), (1, 1), "what has nothing is forgotten");
-    assert!(rib.vnis_of[&stays].listed.len() <= 4);
+    assert_eq!(rib.vnis_of.find(stays, &hasher()).map(SplitMap::len), Some(1));
 }
 
-fn tables(rib: &mut Rib, sink: &mut Sink, vnis: std::ops::Range<u32>, routes: u32) {
+pub(super) fn tables(rib: &mut Rib, sink: &mut Sink, vnis: std::ops::Range<u32>, routes: u32) {
     for vni in vnis {
         for number in 0..routes {
             rib.add(source(1), PeerClass::Client, Vni(vni), &route(number), sink);
@@ -261,7 +265,7 @@ fn tables(rib: &mut Rib, sink: &mut Sink, vnis: std::ops::Range<u32>, routes: u3
     }
 }
 
-fn ask(rib: &mut Rib, sink: &mut Sink, vni: u32) {
+pub(super) fn ask(rib: &mut Rib, sink: &mut Sink, vni: u32) {
     let join = Join { peer: source(2).0, epoch: 1 };
     rib.join(Group::new(Vni(vni), GroupClass::Client), join, sink, Time(0));
 }
@@ -300,7 +304,7 @@ fn jobs_of_a_kind_take_turns() {
     rib.lose(source(1));
     rib.lose(source(3));
     let mut turns = 0;
-    while sink.joined.is_empty() || rib.vnis_of.contains_key(&source(3)) {
+    while sink.joined.is_empty() || rib.vnis_of.find(source(3), &hasher()).is_some() {
         rib.run_jobs(1_600, &mut sink, Time(0));
         turns += 1;
     }
@@ -348,7 +352,8 @@ fn jobs_keep_to_their_budget() {
     rib.lose(source(1));
     let mut before = rib.routes();
     while rib.run_jobs(100, &mut sink, Time(0)) {
-        assert!(before - rib.routes() <= 100 && before > rib.routes());
+        assert!(before - rib.routes() <= 100);
+        assert!(before > rib.routes() || !rib.is_losing());
         before = rib.routes();
     }
     assert_eq!(rib.routes(), 0);
@@ -377,11 +382,9 @@ fn a_peer_that_subscribes_again_and_again_during_a_build_waits_once() {
         }
     }
     while rib.run_jobs(100, &mut sink, Time(0)) {}
-    assert!(sink.joined.len() <= 64, "{} answers", sink.joined.len());
-    for slot in 2..5 {
-        let last = |joined: &&Joined| joined.peer == source(slot).0 && joined.epoch == 10_000;
-        assert_eq!(sink.joined.iter().filter(last).count(), 1);
-    }
+    let mut answered: Vec<_> = sink.joined.iter().map(|it| (it.peer, it.epoch)).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [2, 3, 4].map(|slot| (source(slot).0, 10_000)));
 }
 
 #[test]

@@ -85,8 +85,8 @@ impl Shard {
                 break;
             };
             served += 1;
-            left = left.saturating_sub(1);
             self.serve_one(from, request, now);
+            left = left.saturating_sub(1 + self.rib.take_steps());
         }
         if served > 0 {
             self.outboxes.block(from).requests_done += served;

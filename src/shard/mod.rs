@@ -185,6 +185,9 @@ pub struct Held {
     pub lag_bytes_longest: u64,
     /// The most bases that any group has alive.
     pub bases_alive_max: usize,
+    /// Bases and what followed them, of the VNIs whose home it is: as far as they are to be read by
+    /// peers of any shard, or are kept for the next joiner.
+    pub base_bytes: usize,
     /// Lost connections to servers whose routes stay for now: a few for each server.
     pub lost_connections: usize,
 }
@@ -374,6 +377,7 @@ impl Shard {
             private_bytes: self.groups.private_bytes(),
             lag_bytes_longest: self.groups.lag_bytes_longest(),
             bases_alive_max: self.rib.bases_alive_max(),
+            base_bytes: self.rib.base_bytes(),
             lost_connections: self.held_sources.len(),
         }
     }

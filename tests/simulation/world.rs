@@ -397,6 +397,14 @@ impl World {
         let chunks = 2 * self.vnis * (64 << 10);
         let logs_max = 2 * (self.limits.log_bytes_max + 2 * turn_bytes) + chunks;
         assert!(held.log_bytes <= logs_max, "{held:?} {logs_max}");
+        // Of each VNI and class two bases and a list of what followed one; and who reads slowly may still
+        // hold the list that it was given.
+        let frames_bytes = 2 * 130 * self.destinations * self.hops;
+        let list_bytes = self.budgets.tail_bytes_min + 4 * frames_bytes + turn_bytes;
+        let groups = 3 * self.vnis;
+        let lists = groups + self.clients.len() * self.vnis;
+        let bases_max = 2 * groups * frames_bytes + lists * list_bytes;
+        assert!(held.base_bytes <= bases_max, "{held:?} {bases_max}");
     }
 
     /// Nobody wants anything new; everything that is under way arrives.
@@ -471,6 +479,7 @@ impl World {
             let held = node.shard.held();
             assert_eq!(held.log_bytes, 0, "everybody has read everything: {held:?}");
             assert_eq!(held.private_bytes, 0, "{held:?}");
+            assert_eq!(held.base_bytes, 0, "nobody joined for a while: {held:?}");
         }
         let connections = self.clients.iter().filter_map(|client| client.connection.as_ref());
         let routes: BTreeSet<_> = connections.flat_map(|c| c.announced.iter()).collect();
