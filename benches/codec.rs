@@ -8,8 +8,8 @@ use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use metalbond_uring::internals::wire::{self, Deframer, Message, Update};
 use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
-use metalbond_uring::wire::{self, Deframer, Message, Update};
 
 /// UPDATEs in one pass: about what one large read holds.
 const UPDATES: u32 = 1000;

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use metalbond_uring::kernel::{KernelConfig, KernelRoutes, NexthopObjects, ServerId};
+use metalbond_uring::internals::kernel::{KernelConfig, KernelRoutes, NexthopObjects};
 use metalbond_uring::types::{Destination, NextHop, NextHopType, Route, Vni};
 use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader};
@@ -30,7 +30,6 @@ use netns::{TUNNEL, in_namespace, ip};
 
 const TABLE: u32 = 100;
 const VNI: Vni = Vni(7);
-const SERVER: ServerId = ServerId(1);
 /// Distinct tunnel endpoints: thousands of routes share a few hundred hypervisors.
 const HOPS: u32 = 300;
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -105,8 +104,11 @@ fn compare(family: &str, routes: u32, rounds: u32) {
 
 fn ours(family: &str, routes: u32, objects: NexthopObjects) -> Measured {
     let map = BTreeMap::from([(VNI, TABLE)]);
-    let config =
-        KernelConfig { resync_s: 0, nexthop_objects: objects, ..KernelConfig::new(TUNNEL, map) };
+    let config = KernelConfig {
+        resync: Duration::ZERO,
+        nexthop_objects: objects,
+        ..KernelConfig::new(TUNNEL, map)
+    };
     let kernel = KernelRoutes::start(config).unwrap();
     assert!(kernel.settle(PATIENCE));
     let step = |work: &dyn Fn(u32)| {
@@ -117,16 +119,16 @@ fn ours(family: &str, routes: u32, objects: NexthopObjects) -> Measured {
     };
     let route = |index, shift| route(family, index, shift);
     let before = slab_kib();
-    let add = step(&|index| kernel.add(VNI, route(index, 0), SERVER));
+    let add = step(&|index| kernel.add(VNI, route(index, 0)));
     let slab_kib = slab_kib().saturating_sub(before);
     expect_routes(family, routes);
     // As a hypervisor that moves: the new hop comes, the old one goes.
     let change = step(&|index| {
-        kernel.add(VNI, route(index, 1), SERVER);
-        kernel.remove(VNI, route(index, 0), SERVER);
+        kernel.add(VNI, route(index, 1));
+        kernel.remove(VNI, route(index, 0));
     });
     expect_routes(family, routes);
-    let delete = step(&|index| kernel.remove(VNI, route(index, 1), SERVER));
+    let delete = step(&|index| kernel.remove(VNI, route(index, 1)));
     expect_routes(family, 0);
     let counters = kernel.counters();
     assert_eq!((counters.failed_refused, counters.failed_unknown), (0, 0), "{counters:?}");

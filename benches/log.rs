@@ -1,4 +1,4 @@
-//! Cost of what lies between the table and the sockets: logs with cursors, bases, conflation.
+//! Cost of what lies between the table and the sockets: logs with cursors, bases, compaction.
 //!
 //! Owns the measurement. Must never copy what cursors read: the kernel does that elsewhere.
 #![allow(missing_docs)] // criterion_group! makes a public function without any.
@@ -13,12 +13,14 @@ use ahash::RandomState;
 use common::routes::{route, updates};
 use common::{ThreadCpu, criterion};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use metalbond_uring::log::{Conflation, Cursor, FramesList, Merge, Scope, VniLog};
-use metalbond_uring::rib::{BASE_KEPT, Group, Join, Joined, RecordSink, Rib};
+use metalbond_uring::internals::log::{
+    Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Scope, VniLog,
+};
+use metalbond_uring::internals::rib::{BASE_KEPT, Group, Join, Joined, RecordSink, Rib};
+use metalbond_uring::internals::wire::frames;
 use metalbond_uring::types::{
     Action, GroupClass, PeerClass, PeerId, ReflectOwn, ShardId, SourceId, Time, Vni,
 };
-use metalbond_uring::wire::frames;
 
 const VNI: Vni = Vni(7);
 
@@ -38,10 +40,10 @@ fn cursors(criterion: &mut Criterion<ThreadCpu>) {
         for count in [10_u32, 100, 1_000, 5_000] {
             group.throughput(Throughput::Elements(u64::from(count * block_frames)));
             let mut log = VniLog::new(Rc::default());
-            let mut cursors: Vec<Cursor> = (0..count).map(|_| Cursor::at_end(0)).collect();
+            let mut cursors = Vec::with_capacity(count as usize);
             group.bench_function(BenchmarkId::new("cursors", count), |bencher| {
                 bencher.iter(|| {
-                    let read = fan_out(&mut log, &mut cursors, &block);
+                    let read = fan_out(&mut log, &mut cursors, count, &block);
                     assert_eq!(read, block.len() * count as usize);
                 });
             });
@@ -51,20 +53,19 @@ fn cursors(criterion: &mut Criterion<ThreadCpu>) {
 }
 
 /// Returns how many bytes were read.
-fn fan_out(log: &mut VniLog, cursors: &mut [Cursor], block: &[u8]) -> usize {
-    let anchor = log.anchor(block);
-    for cursor in cursors.iter_mut() {
-        cursor.wake(&anchor);
-    }
-    log.append(block);
+fn fan_out(log: &mut VniLog, cursors: &mut Vec<Cursor>, count: u32, block: &[u8]) -> usize {
+    let anchor = Cursor::at_end_of(&log.anchor(block));
+    cursors.extend((0..count).map(|_| anchor.clone()));
+    log.append(block, Scope::All);
     let mut read = 0;
-    for cursor in cursors {
-        while let Some((chunk, range)) = cursor.readable(log.end()) {
-            read += black_box(chunk.slice(range.clone())).len();
-            cursor.advance_to(cursor.position() + range.len() as u64);
+    for cursor in cursors.iter_mut() {
+        while let Some(range) = cursor.readable(source(1), 1 << 16) {
+            read += black_box(cursor.chunk().slice(range.clone())).len();
+            cursor.advance_to(range.end);
         }
-        cursor.rest_at(log.end());
     }
+    cursors.clear();
+    drop(anchor);
     log.let_go();
     read
 }
@@ -109,41 +110,47 @@ fn base(criterion: &mut Criterion<ThreadCpu>) {
     benches.finish();
 }
 
-/// A slow peer's backlog becomes a difference of states.
-fn conflation(criterion: &mut Criterion<ThreadCpu>) {
+/// A log is compacted behind laggards, and one of them is told what they all missed.
+fn compaction(criterion: &mut Criterion<ThreadCpu>) {
     const ROUTES: u32 = 50_000;
-    let hasher = hasher();
     let adds = updates(Action::Add, VNI, 0..ROUTES);
     let removes = updates(Action::Remove, VNI, 0..ROUTES);
-    let mut group = criterion.benchmark_group("conflation");
+    let mut group = criterion.benchmark_group("compaction");
+    for (name, parts) in [("pass", vec![&adds]), ("pass and annihilate", vec![&adds, &removes])] {
+        group.throughput(Throughput::Elements(u64::from(ROUTES) * parts.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| compacted(&parts));
+        });
+    }
     group.throughput(Throughput::Elements(u64::from(ROUTES)));
-    group.bench_function("queue", |bencher| {
-        bencher.iter(|| {
-            let mut queue = Conflation::default();
-            frames(&adds).for_each(|frame| queue.push(frame, &hasher));
-            assert_eq!(queue.pending_bytes(), adds.len());
-        });
-    });
-    group.throughput(Throughput::Elements(u64::from(2 * ROUTES)));
-    group.bench_function("queue and annihilate", |bencher| {
-        bencher.iter(|| {
-            let mut queue = Conflation::default();
-            frames(&adds).for_each(|frame| queue.push(frame, &hasher));
-            frames(&removes).for_each(|frame| queue.push(frame, &hasher));
-            assert_eq!(queue.pending_bytes(), 0);
-        });
-    });
-    group.bench_function("queue and take", |bencher| {
+    group.bench_function("tell", |bencher| {
+        let (compaction, before) = compacted(&[&adds]);
         let mut out = Vec::with_capacity(1 << 17);
         bencher.iter(|| {
-            let mut queue = Conflation::default();
-            frames(&adds).for_each(|frame| queue.push(frame, &hasher));
-            while queue.take(&mut out, 1 << 16, &hasher) > 0 {
+            let (mut laggard, mut told) = (before.clone(), 0);
+            while let Some(bytes) = compaction.tell(&mut laggard, source(1), &mut out, 1 << 16) {
+                told += bytes;
                 out.clear();
             }
+            assert_eq!(told, adds.len());
         });
     });
     group.finish();
+}
+
+/// The compaction of these frames, and a laggard from before.
+fn compacted(parts: &[&Vec<u8>]) -> (Compaction, Laggard) {
+    let mut log = VniLog::new(Rc::default());
+    let begin = Cursor::at_end_of(&log.anchor(parts[0]));
+    parts.iter().for_each(|part| log.append(part, Scope::All));
+    let mut compaction = Compaction::new(begin, hasher(), LiveBytes::default());
+    let laggard = compaction.laggard();
+    loop {
+        while compaction.pass(usize::MAX, |_| None) {}
+        if !compaction.step() {
+            return (compaction, laggard);
+        }
+    }
 }
 
 /// What happened behind a base is shortened to what differs.
@@ -179,6 +186,6 @@ fn merging(criterion: &mut Criterion<ThreadCpu>) {
 criterion_group!(
     name = benches;
     config = criterion();
-    targets = cursors, base, conflation, merging
+    targets = cursors, base, compaction, merging
 );
 criterion_main!(benches);

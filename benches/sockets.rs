@@ -22,10 +22,10 @@ use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use io_uring::{cqueue, opcode, types};
-use metalbond_uring::io::{Server, ServerConfig, runtime_builder};
-use metalbond_uring::shard::BATCH_BYTES_MAX;
+use metalbond_uring::internals::io::{Server, ServerConfig, runtime_builder};
+use metalbond_uring::internals::shard::BATCH_BYTES_MAX;
+use metalbond_uring::internals::wire::{HEADER_BYTES, Hello, Message, frames};
 use metalbond_uring::types::{Action, Pace, Vni};
-use metalbond_uring::wire::{HEADER_BYTES, Hello, Message, frames};
 use socket2::SockRef;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 

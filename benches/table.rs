@@ -13,8 +13,8 @@ use common::{ThreadCpu, criterion, thread_cpu};
 use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
-use metalbond_uring::log::Scope;
-use metalbond_uring::rib::{Group, Joined, RecordSink, Rib};
+use metalbond_uring::internals::log::Scope;
+use metalbond_uring::internals::rib::{Group, Joined, RecordSink, Rib};
 use metalbond_uring::types::{PeerClass, PeerId, ReflectOwn, Route, ShardId, SourceId, Vni};
 
 const VNI: Vni = Vni(7);

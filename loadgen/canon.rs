@@ -3,8 +3,8 @@
 //! Owns the bytes. Must never be what an update is judged by alone: what differs from them may be right,
 //! too, and is decoded.
 
+use metalbond_uring::internals::wire::{HEADER_BYTES, encode_update};
 use metalbond_uring::types::Action;
-use metalbond_uring::wire::{HEADER_BYTES, encode_update};
 
 use crate::plan::Plan;
 

@@ -14,11 +14,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use metalbond_uring::cli::{self, Invocation};
-use metalbond_uring::io;
+use metalbond_uring::internals::cli::{self, Invocation};
+use metalbond_uring::internals::io;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::PROGRAM;
 use crate::clock::Clock;
 
 /// The word that makes loadgen a reflector; the server's flags follow it.
@@ -61,7 +60,7 @@ impl Reflector {
     /// If it does not, with what it said.
     pub fn start(listen: SocketAddr, flags: &[String]) -> anyhow::Result<Reflector> {
         let mut child = Command::new(EXECUTABLE)
-            .arg0(PROGRAM)
+            .arg0(env!("CARGO_BIN_NAME"))
             .arg(WORD)
             .arg(format!("--listen={listen}"))
             .args(flags)

@@ -8,13 +8,13 @@ use std::num::NonZero;
 use std::path::PathBuf;
 
 use argh::FromArgs;
-use metalbond_uring::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
+use metalbond_uring::internals::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
 use metalbond_uring::types::{HostPort, HostPortError};
 
 use crate::route::ROUTES_PER_VNI_MAX;
 use crate::scenario;
 use crate::shared::{Reading, Sabotage};
-use crate::sizes::{Given, Sizes};
+use crate::sizes::{Given, Scenario, Sizes};
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "loadgen";
@@ -24,29 +24,6 @@ const VIEW_BYTES_MAX: u64 = 4 << 30;
 /// Routes and peers of one run.
 const ROUTES_MAX: u64 = 100_000_000;
 const PEERS_MAX: u32 = 1_000_000;
-
-/// What is run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scenario {
-    /// A bit of everything.
-    Mix,
-    /// Few announce, many subscribe.
-    Fanout,
-    /// Everybody announces and subscribes in several VNIs.
-    Mesh,
-    /// Late subscribers to a table.
-    Join,
-    /// All come back at once after a restart.
-    Herd,
-    /// Updates at a rate.
-    Latency,
-    /// Routes and announcers come and go.
-    Churn,
-    /// One subscriber stops reading.
-    Slow,
-    /// Nothing happens.
-    Idle,
-}
 
 /// What loadgen is to do.
 #[derive(Clone, PartialEq, Debug)]
@@ -83,26 +60,6 @@ pub struct Options {
     pub report: Option<PathBuf>,
     /// The negative control.
     pub sabotage: Option<Sabotage>,
-}
-
-impl Scenario {
-    /// All scenarios with their names.
-    const ALL: [(Scenario, &'static str); 9] = [
-        (Scenario::Mix, "mix"),
-        (Scenario::Fanout, "fanout"),
-        (Scenario::Mesh, "mesh"),
-        (Scenario::Join, "join"),
-        (Scenario::Herd, "herd"),
-        (Scenario::Latency, "latency"),
-        (Scenario::Churn, "churn"),
-        (Scenario::Slow, "slow"),
-        (Scenario::Idle, "idle"),
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(scenario, _)| *scenario == self).map_or("", |(_, name)| name)
-    }
 }
 
 /// Reads the words after the program's name.
@@ -182,6 +139,7 @@ type Addresses = Vec<SocketAddr>;
      \x20 churn    --announcers 10 --routes 200 --subscribers 50 --rounds 5 [--rate]\n\
      \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5\n\
      \x20          --stall-s 30\n\
+     \x20 loss     --announcers 3 --routes 100000 --subscribers 400\n\
      \x20 idle     --peers 5000 --duration-s 10\n\
      \x20 --routes counts for each announcer in each of its VNIs. Of few peers 10\n\
      \x20 share a VNI, unless --vnis says otherwise.",
@@ -290,11 +248,16 @@ static GRAMMAR: Grammar = Grammar {
     values: VALUES,
     lists: &[],
     switches: &["--legacy", "--aligned", "--json", "--version", "-V", "--help", "-h"],
+    aliases: &[],
     beside: None,
 };
 
 static VALUES: &[Takes] = &[
-    Takes("--scenario", "mix, fanout, mesh, join, herd, latency, churn, slow or idle", "fanout"),
+    Takes(
+        "--scenario",
+        "mix, fanout, mesh, join, herd, latency, churn, slow, loss or idle",
+        "fanout",
+    ),
     Takes("--peers", "a number of at least 1", "5000"),
     Takes("--vnis", "a number of at least 1", "100"),
     Takes("--vnis-per-peer", "a number of at least 1", "4"),
@@ -459,7 +422,7 @@ fn threads_default() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use metalbond_uring::cli::Stream;
+    use metalbond_uring::internals::cli::Stream;
 
     #[track_caller]
     fn wrong(args: &[&str]) -> String {

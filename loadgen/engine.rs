@@ -15,10 +15,10 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use crate::child::Reflector;
 use crate::clock::{Clock, seconds};
 use crate::latency::Latency;
-use crate::peer::AtOnce;
-use crate::plan::Plan;
+use crate::peer::{AtOnce, Part};
+use crate::plan::{PeerSet, Plan};
 use crate::progress::Progress;
-use crate::shard::{self, CheckReply, Command, PeerSet};
+use crate::shard::{self, CheckReply, Command};
 use crate::shared::{Behaviour, Counts, Shared};
 use crate::stage::Recorder;
 use crate::stream::Stream;
@@ -85,7 +85,7 @@ impl Engine {
         }
         for _ in 0..shards {
             let ring = readiness.recv_timeout(SHARD_LIMIT).context("a thread did not start")?;
-            ring.map_err(|error| metalbond_uring::io::explain(&error))?;
+            ring.map_err(|error| metalbond_uring::internals::io::explain(&error))?;
         }
         let recorder = Recorder::new(Arc::clone(&shared), server.pid);
         Ok(Engine { shared, commands, server, patience_s, recorder, progress })
@@ -241,8 +241,22 @@ impl Engine {
             };
             return self.stream(stream);
         }
+        self.announce_part(peers, action, Part::All)
+    }
+
+    /// Lets peers announce or withdraw a part of their routes as fast as the server takes it, and waits until
+    /// all is sent.
+    ///
+    /// # Errors
+    /// If the server does not take it in time.
+    pub fn announce_part(
+        &mut self,
+        peers: &PeerSet,
+        action: Action,
+        part: Part,
+    ) -> anyhow::Result<()> {
         let before = self.shared.counts();
-        self.tell(|| Command::Announce(Arc::clone(peers), action));
+        self.tell(|| Command::Announce(Arc::clone(peers), action, part));
         let wanted = peers.len() as u64;
         self.wait(0.0, |counts| {
             let done = counts.jobs - before.jobs;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::num::NonZero;
 
-use metalbond_uring::cli::VERSION;
+use metalbond_uring::internals::cli::VERSION;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 

@@ -39,6 +39,7 @@ use crate::child::Reflector;
 use crate::cli::{Options, PROGRAM};
 use crate::engine::{Engine, Server};
 use crate::facts::Facts;
+use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::shared::Behaviour;
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
     let options = match cli::parse(&args) {
         Ok(options) => options,
         Err(exit) => {
-            let to_stdout = exit.stream == metalbond_uring::cli::Stream::Stdout;
+            let to_stdout = exit.stream == metalbond_uring::internals::cli::Stream::Stdout;
             say(to_stdout, &exit.text);
             return ExitCode::from(u8::try_from(exit.code).unwrap_or(1));
         }
@@ -94,9 +95,9 @@ fn run(options: &Options, facts: &Facts) -> anyhow::Result<bool> {
     if let Some(pid) = options.server_pid {
         cost::cpu_ns(pid).with_context(|| format!("cannot watch process {pid} (--server-pid)"))?;
     }
-    metalbond_uring::io::probe()?;
+    metalbond_uring::internals::io::probe()?;
     let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
-    let (server, first_line) = server(options)?;
+    let (server, first_line) = server(options, &plan)?;
     say(!options.json, &first_line);
     let behaviour = Behaviour {
         target: server.target,
@@ -140,7 +141,7 @@ fn run(options: &Options, facts: &Facts) -> anyhow::Result<bool> {
 }
 
 /// The server to load, and the line that says which.
-fn server(options: &Options) -> anyhow::Result<(Server, String)> {
+fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
     let scenario = options.scenario.name();
     if !options.targets.is_empty() {
         let target = target::find(&options.targets, options.keepalive_s)?;
@@ -149,7 +150,8 @@ fn server(options: &Options) -> anyhow::Result<(Server, String)> {
         return Ok((server, line));
     }
     let sizes = &options.sizes;
-    let routes = u64::from(sizes.routes) * u64::from(sizes.vnis_per_peer.max(1));
+    let peers = 0..plan.peers.len() as u32;
+    let routes = peers.map(|peer| plan.routes_of(peer)).max().unwrap_or_default();
     let mut flags = vec![
         format!("--keepalive={}", options.keepalive_s),
         format!("--peers-max={}", sizes.all_peers().saturating_add(8).clamp(65_536, 1 << 20)),
@@ -171,7 +173,7 @@ fn server(options: &Options) -> anyhow::Result<(Server, String)> {
 fn enough_descriptors(options: &Options) -> anyhow::Result<()> {
     let peers = u64::from(options.sizes.all_peers());
     let needed = peers + DESCRIPTORS_BESIDE;
-    let allowed = metalbond_uring::io::raise_descriptor_limit()
+    let allowed = metalbond_uring::internals::io::raise_descriptor_limit()
         .context("cannot read the limit of descriptors")?;
     if allowed < needed {
         bail!(

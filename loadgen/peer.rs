@@ -3,13 +3,14 @@
 //! Owns a connection's state. Must never believe an update before the view has judged it.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::rc::Rc;
 
-use metalbond_uring::types::Action;
-use metalbond_uring::wire::{
+use metalbond_uring::internals::wire::{
     self, Deframer, Frame, Hello, KEEPALIVE_FRAME, Message, MessageType, decode_update,
     encode_update,
 };
+use metalbond_uring::types::Action;
 
 use crate::plan::Plan;
 use crate::shared::{Reading, Sabotage, Shared, Stats};
@@ -75,12 +76,34 @@ pub struct Peer {
     updates_seen: Cell<u32>,
 }
 
-/// A bulk announcement or withdrawal of all routes of a peer, as far as it has come.
+/// Which of its routes in each VNI a peer announces or withdraws.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// All of them.
+    All,
+    /// Those of the first half.
+    First,
+    /// Those of the second half.
+    Second,
+}
+
+impl Part {
+    fn of(self, routes: u32) -> Range<u32> {
+        match self {
+            Part::All => 0..routes,
+            Part::First => 0..routes / 2,
+            Part::Second => routes / 2..routes,
+        }
+    }
+}
+
+/// A bulk announcement or withdrawal of a peer's routes, as far as it has come.
 struct Job {
     action: Action,
-    /// Index in the plan's list of where the peer announces, and the next route there.
+    part: Part,
+    /// Index in the plan's list of where the peer announces, and how many routes of its part were sent there.
     at: usize,
-    next: u32,
+    sent: u32,
     /// The KEEPALIVE whose answer must come first, counted from 1; 0 for none.
     waits_for: u64,
 }
@@ -160,9 +183,9 @@ impl Peer {
         }
     }
 
-    /// Begins to announce or withdraw all its routes.
-    pub fn start_job(&self, action: Action) {
-        self.job.replace(Some(Job { action, at: 0, next: 0, waits_for: 0 }));
+    /// Begins to announce or withdraw routes.
+    pub fn start_job(&self, action: Action, part: Part) {
+        self.job.replace(Some(Job { action, part, at: 0, sent: 0, waits_for: 0 }));
     }
 
     /// Queues a KEEPALIVE; its answer is counted in [`Stats::barriers`].
@@ -350,7 +373,7 @@ impl Peer {
             self.subscribe(&shared.plan);
         }
         if at_once.announce {
-            self.start_job(Action::Add);
+            self.start_job(Action::Add, Part::All);
         }
     }
 
@@ -375,12 +398,13 @@ impl Peer {
                 break;
             };
             let routes = &plan.vnis[vni as usize];
-            if job.next == routes.routes_each {
-                (job.at, job.next) = (job.at + 1, 0);
+            let part = job.part.of(routes.routes_each);
+            if job.sent == part.len() as u32 {
+                (job.at, job.sent) = (job.at + 1, 0);
                 continue;
             }
-            let number = routes.routes_at(place).start + job.next;
-            job.next += 1;
+            let number = routes.routes_at(place).start + part.start + job.sent;
+            job.sent += 1;
             shared.set_announced(routes.first_bit + number as usize, job.action == Action::Add);
             encode_update(piece, job.action, plan.vni(vni), &routes.route(number));
             sent += 1;

@@ -4,10 +4,14 @@
 //! announced at the moment.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use metalbond_uring::types::{Route, Vni};
 
 use crate::route;
+
+/// Some peers.
+pub type PeerSet = Arc<[u32]>;
 
 /// The shape of a run. Peers, VNIs and routes are numbers from 0.
 #[derive(Clone, Debug, Default)]

@@ -6,16 +6,13 @@ use std::sync::Arc;
 
 use metalbond_uring::types::Action;
 
-use crate::cli::Scenario;
 use crate::engine::Engine;
-use crate::peer::AtOnce;
-use crate::plan::{Plan, spread};
-use crate::shard::{Command, PeerSet};
-use crate::sizes::Sizes;
+use crate::peer::{AtOnce, Part};
+use crate::plan::{PeerSet, Plan, spread};
+use crate::shard::Command;
+use crate::sizes::{Scenario, Sizes};
 use crate::stream::Stream;
 
-/// How long a route rests in a stream before it changes again, in seconds.
-pub const CYCLE_S: f64 = 5.0;
 /// Streams begin a little later than they are ordered, so that all shards know of them in time.
 const HEAD_START_NS: u64 = 20_000_000;
 /// A stage of rest that shows a server which keeps sending what is not wanted.
@@ -26,9 +23,11 @@ pub fn plan(scenario: Scenario, sizes: &Sizes, vni_base: u32) -> Plan {
     match scenario {
         Scenario::Mix | Scenario::Mesh | Scenario::Herd | Scenario::Idle => mesh(sizes, vni_base),
         Scenario::Fanout | Scenario::Latency | Scenario::Churn | Scenario::Slow => {
-            star(sizes, sizes.subscribers, vni_base)
+            star(sizes, sizes.subscribers, sizes.routes, vni_base)
         }
-        Scenario::Join => star(sizes, sizes.joiners, vni_base),
+        Scenario::Join => star(sizes, sizes.joiners, sizes.routes, vni_base),
+        // Those of one half are there at a time.
+        Scenario::Loss => star(sizes, sizes.subscribers, 2 * sizes.routes, vni_base),
     }
 }
 
@@ -47,6 +46,7 @@ pub fn run(engine: &mut Engine, scenario: Scenario, sizes: &Sizes) -> anyhow::Re
         Scenario::Latency => latency(engine, sizes)?,
         Scenario::Churn => churn(engine, sizes)?,
         Scenario::Slow => slow(engine, sizes)?,
+        Scenario::Loss => loss(engine, sizes)?,
         Scenario::Idle => idle(engine, sizes)?,
     }
     // What comes too much comes late.
@@ -72,8 +72,8 @@ fn mesh(sizes: &Sizes, vni_base: u32) -> Plan {
 }
 
 /// One VNI: some announce, others subscribe.
-fn star(sizes: &Sizes, subscribers: u32, vni_base: u32) -> Plan {
-    let mut plan = Plan::new(vni_base, sizes.announcers + subscribers, 1, sizes.routes);
+fn star(sizes: &Sizes, subscribers: u32, routes: u32, vni_base: u32) -> Plan {
+    let mut plan = Plan::new(vni_base, sizes.announcers + subscribers, 1, routes);
     for peer in 0..sizes.announcers {
         plan.announce(peer, 0);
     }
@@ -201,6 +201,31 @@ fn slow(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
     send_stream(engine, &announcers, sizes, sizes.stall_s, sizes.routes)?;
     engine.converge()?;
     engine.measured()?;
+    engine.end();
+    Ok(())
+}
+
+/// All subscribers have a table, which is replaced at once, and then lost with all its announcers.
+fn loss(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
+    let (announcers, subscribers) = sides(sizes, sizes.subscribers);
+    connect(engine, &all(engine))?;
+    engine.begin("table", 0);
+    engine.announce_part(&announcers, Action::Add, Part::First)?;
+    engine.barrier(&announcers)?;
+    engine.end();
+    let deliveries = engine.announced_deliveries(&announcers, &[]);
+    engine.begin("join", deliveries);
+    engine.subscribe(&subscribers);
+    engine.converge()?;
+    engine.end();
+    engine.begin("replace", 2 * deliveries);
+    engine.announce_part(&announcers, Action::Add, Part::Second)?;
+    engine.announce_part(&announcers, Action::Remove, Part::First)?;
+    engine.converge()?;
+    engine.end();
+    engine.begin("lose", deliveries);
+    engine.disconnect(&announcers)?;
+    engine.converge()?;
     engine.end();
     Ok(())
 }

@@ -11,15 +11,16 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use metalbond_uring::io::runtime_builder;
+use metalbond_uring::internals::io::runtime_builder;
+use metalbond_uring::internals::wire::Deframer;
 use metalbond_uring::types::Action;
-use metalbond_uring::wire::Deframer;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::latency::Latency;
-use crate::peer::{Arrivals, AtOnce, Peer, State};
+use crate::peer::{Arrivals, AtOnce, Part, Peer, State};
+use crate::plan::PeerSet;
 use crate::shared::{Reading, Shared, Stats};
-use crate::socket::Socket;
+use crate::socket::{self, Socket};
 use crate::stream::{self, Stream};
 use crate::verify::Difference;
 
@@ -33,8 +34,10 @@ const CONNECTING_MAX: usize = 256;
 /// Buffers to send from that are kept for the next time.
 const POOLED_MAX: usize = 64;
 
-/// Some peers.
-pub type PeerSet = Arc<[u32]>;
+/// Updates sent in one go before others get the thread.
+const BURST: u32 = 64;
+/// The shortest sleep: the alarm itself takes about as long.
+const SLEEP_NS_MIN: u64 = 20_000;
 
 /// What the engine tells a shard; each shard picks its own peers out of a set.
 pub enum Command {
@@ -46,8 +49,8 @@ pub enum Command {
     ExpectClose(PeerSet),
     /// Subscribe to all their VNIs.
     Subscribe(PeerSet),
-    /// Announce or withdraw all their routes as fast as the server takes them.
-    Announce(PeerSet, Action),
+    /// Announce or withdraw routes as fast as the server takes them.
+    Announce(PeerSet, Action, Part),
     /// Send a KEEPALIVE and count its answer.
     Barrier(PeerSet),
     /// Stop reading until then (nanoseconds of the clock), and do not measure them before the next `Measure`.
@@ -181,7 +184,9 @@ impl Shard {
                 self.mine(&peers).for_each(|peer| peer.leaving.set(true));
             }
             Command::Subscribe(peers) => self.each(&peers, |peer| peer.subscribe(plan)),
-            Command::Announce(peers, action) => self.each(&peers, |peer| peer.start_job(action)),
+            Command::Announce(peers, action, part) => {
+                self.each(&peers, |peer| peer.start_job(action, part));
+            }
             Command::Barrier(peers) => self.each(&peers, |peer| peer.start_barrier()),
             Command::Pause(peers, until_ns) => self.mine(&peers).for_each(|peer| {
                 peer.paused_until_ns.set(until_ns);
@@ -189,7 +194,7 @@ impl Shard {
             }),
             Command::Stream(stream) => {
                 let shard = Rc::clone(self);
-                tokio_uring::spawn(async move { stream::run(&shard, &stream).await });
+                tokio_uring::spawn(async move { run_stream(&shard, &stream).await });
             }
             Command::Measure(None) => {
                 self.latency.replace(Latency::new());
@@ -434,6 +439,58 @@ impl Arrivals for Counter<'_> {
             let delivery_ns = self.now_ns.saturating_sub(scheduled_ns);
             self.shard.latency.borrow_mut().delivery_ns.saturating_record(delivery_ns);
         }
+    }
+}
+
+/// Sends this shard's part of a stream.
+async fn run_stream(shard: &Rc<Shard>, stream: &Stream) {
+    let announcers = stream.announcers.len() as u64;
+    let mine: Vec<u64> = (0..announcers)
+        .filter(|&at| shard.peer(stream.announcers[at as usize]).is_some())
+        .collect();
+    let mut since_yield = 0;
+    'rounds: for round in (0..).take_while(|_| !mine.is_empty()) {
+        for &at in &mine {
+            let update = round * announcers + at;
+            if update >= stream.updates {
+                break 'rounds;
+            }
+            let due_ns = stream.due_ns(update);
+            let now_ns = shard.shared.clock.now_ns();
+            since_yield += 1;
+            if due_ns > now_ns {
+                socket::sleep_ns((due_ns - now_ns).max(SLEEP_NS_MIN)).await;
+                since_yield = 0;
+            } else if since_yield == BURST {
+                // A no-op completes after the thread has submitted what waits.
+                let _ = tokio_uring::no_op().await;
+                since_yield = 0;
+            }
+            send_scheduled(shard, stream, at, round, due_ns);
+        }
+    }
+    Stats::count(&shard.stats().streams, 1);
+}
+
+fn send_scheduled(shard: &Rc<Shard>, stream: &Stream, at: u64, round: u64, due_ns: u64) {
+    let shared = &shard.shared;
+    let number = stream.announcers[at as usize];
+    let Some(peer) = shard.peer(number) else {
+        return;
+    };
+    let Some((vni, route)) = stream::pick(shared, number, stream.routes_each, round) else {
+        return;
+    };
+    let bit = shared.plan.vnis[vni as usize].first_bit + route as usize;
+    let action = if shared.is_announced(bit) { Action::Remove } else { Action::Add };
+    shared.set_announced(bit, action == Action::Add);
+    shared.schedule(bit, action, due_ns);
+    peer.queue_update(&shared.plan, vni, route, action);
+    shard.kick(peer);
+    Stats::count(&shard.stats().sent, 1);
+    if shard.measuring.get() {
+        let lag_ns = shared.clock.now_ns().saturating_sub(due_ns);
+        shard.latency.borrow_mut().lag_ns.saturating_record(lag_ns);
     }
 }
 

@@ -2,8 +2,54 @@
 //!
 //! Owns the sizes. Must never read a flag: the command line does.
 
-use crate::cli::Scenario;
-use crate::scenario::CYCLE_S;
+/// How long a route rests in a stream before it changes again, in seconds.
+pub const CYCLE_S: f64 = 5.0;
+
+/// What is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scenario {
+    /// A bit of everything.
+    Mix,
+    /// Few announce, many subscribe.
+    Fanout,
+    /// Everybody announces and subscribes in several VNIs.
+    Mesh,
+    /// Late subscribers to a table.
+    Join,
+    /// All come back at once after a restart.
+    Herd,
+    /// Updates at a rate.
+    Latency,
+    /// Routes and announcers come and go.
+    Churn,
+    /// One subscriber stops reading.
+    Slow,
+    /// A table that all have is replaced, and then lost with its announcers.
+    Loss,
+    /// Nothing happens.
+    Idle,
+}
+
+impl Scenario {
+    /// All scenarios with their names.
+    pub const ALL: [(Scenario, &'static str); 10] = [
+        (Scenario::Mix, "mix"),
+        (Scenario::Fanout, "fanout"),
+        (Scenario::Mesh, "mesh"),
+        (Scenario::Join, "join"),
+        (Scenario::Herd, "herd"),
+        (Scenario::Latency, "latency"),
+        (Scenario::Churn, "churn"),
+        (Scenario::Slow, "slow"),
+        (Scenario::Loss, "loss"),
+        (Scenario::Idle, "idle"),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(scenario, _)| *scenario == self).map_or("", |(_, name)| name)
+    }
+}
 
 /// How large a scenario is; what it does not use is 0.
 #[derive(Clone, Default, PartialEq, Debug)]
@@ -72,6 +118,7 @@ fn flags_of(scenario: Scenario) -> &'static [&'static str] {
         Scenario::Join => &["--announcers", "--routes", "--joiners", "--rate"],
         Scenario::Latency => &["--announcers", "--subscribers", "--rate", "--duration-s"],
         Scenario::Churn => &["--announcers", "--routes", "--subscribers", "--rounds", "--rate"],
+        Scenario::Loss => &["--announcers", "--routes", "--subscribers"],
         Scenario::Slow => &["--announcers", "--subscribers", "--rate", "--duration-s", "--stall-s"],
     }
 }
@@ -116,6 +163,9 @@ impl Given {
             Scenario::Churn => {
                 sizes.star(self, 10, 50, 200);
                 sizes.rounds = self.rounds.unwrap_or(5);
+            }
+            Scenario::Loss => {
+                sizes.star(self, 3, 400, 100_000);
             }
             Scenario::Slow => {
                 sizes.star(self, 10, 20, 0);

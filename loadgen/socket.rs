@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 
 use io_uring::{cqueue, opcode, squeue, types};
-use metalbond_uring::io::receive_ready;
+use metalbond_uring::internals::io::receive_ready;
 use tokio_uring::net::TcpStream;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use metalbond_uring::wire::{Deframer, Hello, KEEPALIVE_FRAME, Message, decode};
+use metalbond_uring::internals::wire::{Deframer, Hello, KEEPALIVE_FRAME, Message, decode};
 use thiserror::Error;
 
 /// How long the server may take for each step.

@@ -6,8 +6,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use metalbond_uring::internals::wire::Update;
 use metalbond_uring::types::Action;
-use metalbond_uring::wire::Update;
 
 use crate::canon::Canon;
 use crate::plan::{Plan, VniPlan};
@@ -296,7 +296,7 @@ mod tests {
             let action = if has { Action::Remove } else { Action::Add };
             let update = update(&plan, action, number);
             let mut frame = Vec::new();
-            metalbond_uring::wire::Message::Update(update).encode(&mut frame);
+            metalbond_uring::internals::wire::Message::Update(update).encode(&mut frame);
             let verdict = slow.apply(&plan, &update);
             assert_eq!(verdict, Verdict::Right(number as usize));
             match quick.take_next(&plan, &canon, &frame) {

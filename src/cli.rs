@@ -7,14 +7,19 @@
 
 mod client;
 mod flags;
+mod values;
 
-use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 
 use argh::FromArgs;
 
-use crate::io::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
-use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
-use crate::types::{HostPort, HostPortError, Pace, PeerId, ReflectOwn, ShardId};
+use crate::io::ServerConfig;
+use crate::shard::Limits;
+use crate::types::{HostPort, Pace, ReflectOwn};
+use values::{
+    at_least_one, cores, host_port, keepalive, listen, listen_default, mss, pace, peers_max,
+    queue_mib_default, reflect_own,
+};
 
 pub use client::ClientOptions;
 pub use flags::{Grammar, Takes, VERSION, parse_flags, usage_of, version_of};
@@ -118,12 +123,18 @@ type Addresses = Vec<SocketAddr>;
     note = "These are the flags of the server. A value may also follow a `=`.",
     example = "{command_name} --listen \"[::]:4711\" --cores 4"
 )]
+#[allow(rustdoc::broken_intra_doc_links)] // argh prints the texts as they stand
 struct ServerFlags {
     /// address to listen on, default [::]:4711; `:4711` is the same
     #[argh(option, arg_name = "address", from_str_fn(listen), default = "listen_default()")]
     listen: Addresses,
     /// bytes in a TCP segment, 536 to 32767, or auto for what the path takes; default 1220
-    #[argh(option, arg_name = "bytes", from_str_fn(mss), default = "SEGMENT_BYTES_MAX_DEFAULT")]
+    #[argh(
+        option,
+        arg_name = "bytes",
+        from_str_fn(mss),
+        default = "ServerConfig::default().segment_bytes_max"
+    )]
     mss: u16,
     /// threads to serve peers with, 1 to 1024; default: one for each CPU it may use
     #[argh(option, arg_name = "n", from_str_fn(cores), default = "0")]
@@ -133,26 +144,46 @@ struct ServerFlags {
         option,
         arg_name = "s",
         from_str_fn(keepalive),
-        default = "KEEPALIVE_INTERVAL_S_DEFAULT"
+        default = "ServerConfig::default().keepalive_interval_s"
     )]
     keepalive: u32,
     /// own routes that a peer gets back: none (default), lb or all-but-nat
-    #[argh(option, arg_name = "which", from_str_fn(reflect_own), default = "ReflectOwn::None")]
+    #[argh(
+        option,
+        arg_name = "which",
+        from_str_fn(reflect_own),
+        default = "ServerConfig::default().reflect_own"
+    )]
     reflect_own: ReflectOwn,
     /// speed of sending to peers that do not reassemble frames: auto (default), off, or routes/s
-    #[argh(option, arg_name = "pace", from_str_fn(pace), default = "Pace::Auto")]
+    #[argh(option, arg_name = "pace", from_str_fn(pace), default = "ServerConfig::default().pace")]
     pace: Pace,
     /// routes that one peer may announce, default 100000
-    #[argh(option, arg_name = "n", from_str_fn(at_least_one), default = "100_000")]
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(at_least_one),
+        default = "Limits::default().routes_per_peer_max"
+    )]
     routes_per_peer_max: u32,
     /// VNIs that one peer may subscribe to, default 16384
-    #[argh(option, arg_name = "n", from_str_fn(at_least_one), default = "16_384")]
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(at_least_one),
+        default = "Limits::default().vnis_per_peer_max"
+    )]
     vnis_per_peer_max: u32,
     /// connections at a time, up to 1048576, default 65536
-    #[argh(option, arg_name = "n", from_str_fn(peers_max), default = "65_536")]
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(peers_max),
+        default = "ServerConfig::default().peers_max"
+    )]
     peers_max: u32,
     /// memory for what slow peers have not read yet, in MiB, default 1024
-    #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "1024")]
+    #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "queue_mib_default()")]
     queue_mib_max: u32,
     /// address of an HTTP view: accepted, but there is none yet
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
@@ -174,10 +205,13 @@ impl From<ServerFlags> for ServerOptions {
             keepalive_interval_s: flags.keepalive,
             reflect_own: flags.reflect_own,
             pace: flags.pace,
-            routes_per_peer_max: flags.routes_per_peer_max,
-            vnis_per_peer_max: flags.vnis_per_peer_max,
             peers_max: flags.peers_max,
-            queue_bytes_max: u64::from(flags.queue_mib_max) << 20,
+            limits: Limits {
+                routes_per_peer_max: flags.routes_per_peer_max,
+                vnis_per_peer_max: flags.vnis_per_peer_max,
+                queue_bytes_max: u64::from(flags.queue_mib_max) << 20,
+                ..Limits::default()
+            },
             ..ServerConfig::default()
         };
         ServerOptions { server, http: flags.http, verbose: flags.verbose }
@@ -189,6 +223,7 @@ static GRAMMAR: Grammar = Grammar {
     values: VALUES,
     lists: &[],
     switches: &["--verbose", "-v", "--version", "-V", "--help", "-h"],
+    aliases: &[],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
 };
 
@@ -208,77 +243,6 @@ static VALUES: &[Takes] = &[
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
     Takes("--http", "an address and a port", "[::]:4712"),
 ];
-
-fn listen(value: &str) -> Result<Vec<SocketAddr>, String> {
-    let HostPort { host, port } = host_port(value)?;
-    if host.is_empty() {
-        return Ok(vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))]);
-    }
-    let addresses = (host.as_str(), port).to_socket_addrs().map_err(|error| error.to_string())?;
-    let mut listen: Vec<SocketAddr> = addresses.collect();
-    listen.sort();
-    listen.dedup();
-    if listen.is_empty() { Err("the name has no address".into()) } else { Ok(listen) }
-}
-
-fn host_port(value: &str) -> Result<HostPort, String> {
-    value.parse().map_err(|error: HostPortError| error.to_string())
-}
-
-fn listen_default() -> Vec<SocketAddr> {
-    vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 4711))]
-}
-
-fn number(value: &str, min: u32, max: u32) -> Result<u32, String> {
-    let number: u64 = value.parse().map_err(|_| "not a number in its range".to_string())?;
-    match u32::try_from(number) {
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err("out of range".into()),
-    }
-}
-
-fn at_least_one(value: &str) -> Result<u32, String> {
-    number(value, 1, u32::MAX)
-}
-
-const CORES_MAX: u16 = ShardId::MAX.0 + 1;
-
-fn cores(value: &str) -> Result<u16, String> {
-    number(value, 1, u32::from(CORES_MAX)).map(|cores| cores as u16)
-}
-
-/// 0 is for what the path takes.
-fn mss(value: &str) -> Result<u16, String> {
-    match value {
-        "auto" | "0" => Ok(0),
-        _ => number(value, 536, 32_767).map(|bytes| bytes as u16),
-    }
-}
-
-fn keepalive(value: &str) -> Result<u32, String> {
-    number(value, 0, KEEPALIVE_INTERVAL_S_MAX)
-}
-
-fn peers_max(value: &str) -> Result<u32, String> {
-    number(value, 1, PeerId::SLOTS)
-}
-
-fn reflect_own(value: &str) -> Result<ReflectOwn, String> {
-    match value {
-        "none" => Ok(ReflectOwn::None),
-        "lb" => Ok(ReflectOwn::LoadBalancer),
-        "all-but-nat" => Ok(ReflectOwn::AllButNat),
-        _ => Err("none of its words".into()),
-    }
-}
-
-fn pace(value: &str) -> Result<Pace, String> {
-    match value {
-        "auto" => Ok(Pace::Auto),
-        "off" => Ok(Pace::Off),
-        _ => at_least_one(value).map(Pace::RoutesPerS),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -314,11 +278,14 @@ mod tests {
                     keepalive_interval_s: 5,
                     reflect_own: ReflectOwn::None,
                     pace: Pace::Auto,
-                    routes_per_peer_max: 100_000,
-                    vnis_per_peer_max: 16_384,
                     peers_max: 65_536,
-                    queue_bytes_max: 1 << 30,
-                    hold_time: std::time::Duration::ZERO,
+                    limits: Limits {
+                        routes_per_peer_max: 100_000,
+                        vnis_per_peer_max: 16_384,
+                        queue_bytes_max: 1 << 30,
+                        ..Limits::default()
+                    },
+                    stale_time: std::time::Duration::ZERO,
                 },
                 http: None,
                 verbose: false,
@@ -351,11 +318,14 @@ mod tests {
                 keepalive_interval_s: 7,
                 reflect_own: ReflectOwn::LoadBalancer,
                 pace: Pace::RoutesPerS(12),
-                routes_per_peer_max: u32::MAX,
-                vnis_per_peer_max: 2,
                 peers_max: 1_048_576,
-                queue_bytes_max: 4_294_967_295 * 1_048_576,
-                hold_time: std::time::Duration::ZERO,
+                limits: Limits {
+                    routes_per_peer_max: u32::MAX,
+                    vnis_per_peer_max: 2,
+                    queue_bytes_max: 4_294_967_295 * 1_048_576,
+                    ..Limits::default()
+                },
+                stale_time: std::time::Duration::ZERO,
             },
             http: Some(HostPort { host: String::new(), port: 4712 }),
             verbose: true,

@@ -4,20 +4,25 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`vital`] | threads that the service cannot do without, and the way out of the process |
+//! | `vital` | threads that the service cannot do without, and the way out of the process |
 //! | [`types`] | VNIs, routes, ids, time: plain values |
-//! | [`wire`] | frames and messages, and what is wrong with them |
-//! | [`session`] | the state machine of one connection and its timers |
-//! | [`log`] | encoded updates on their way: logs with cursors, bases, private queues |
-//! | [`rib`] | route tables, sources, and the records that changes make |
-//! | [`shard`] | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
-//! | [`io`] | the tokio-uring driver of the core: threads, sockets, mail between shards |
-//! | [`kernel`] | received routes in the kernel's tables: what to change, and the netlink thread |
+//! | `wire` | frames and messages, and what is wrong with them |
+//! | `session` | the state machine of one connection and its timers |
+//! | `log` | encoded updates on their way: logs with cursors and what laggards missed, bases |
+//! | `rib` | route tables, sources, and the records that changes make |
+//! | `client` | this node as a client: its wishes, the servers that it dialled, what is kept of lost ones |
+//! | `shard` | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
+//! | `io` | the tokio-uring driver of the core: threads, sockets, mail between shards |
+//! | `kernel` | received routes in the kernel's tables: what to change, and the netlink thread |
 //! | [`api`] | the library's face: [`MetalBond`](api::MetalBond) and the route client |
 //! | `cli` | the command line (feature `cli`) |
 //!
+//! Only [`api`] and [`types`] are for others to use. `cargo doc --document-private-items` shows the rest.
+//!
 //! The features `cli` and `loadgen`, on by default, are for the two programs. The library alone:
 //! `metalbond-uring = { version = "0.1", default-features = false }`.
+
+#![warn(unreachable_pub)]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("metalbond-uring runs on Linux only (6.0 or newer): it is built on io_uring");
@@ -25,22 +30,32 @@ compile_error!("metalbond-uring runs on Linux only (6.0 or newer): it is built o
 #[cfg(target_os = "linux")]
 pub mod api;
 #[cfg(all(target_os = "linux", feature = "cli"))]
-pub mod cli;
+mod cli;
+#[allow(unreachable_pub)]
 #[cfg(target_os = "linux")]
-pub mod io;
+mod client;
+#[doc(hidden)]
 #[cfg(target_os = "linux")]
-pub mod kernel;
+pub mod internals;
 #[cfg(target_os = "linux")]
-pub mod log;
+mod io;
 #[cfg(target_os = "linux")]
-pub mod rib;
+mod kernel;
+#[allow(unreachable_pub)]
 #[cfg(target_os = "linux")]
-pub mod session;
+mod log;
+#[allow(unreachable_pub)]
 #[cfg(target_os = "linux")]
-pub mod shard;
+mod rib;
+#[allow(unreachable_pub)]
+#[cfg(target_os = "linux")]
+mod session;
+#[allow(unreachable_pub)]
+#[cfg(target_os = "linux")]
+mod shard;
 #[cfg(target_os = "linux")]
 pub mod types;
 #[cfg(target_os = "linux")]
-pub mod vital;
+mod vital;
 #[cfg(target_os = "linux")]
-pub mod wire;
+mod wire;

@@ -8,9 +8,11 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use metalbond_uring::api::{Config, DummyClient, MetalBond, NetlinkClient, NetlinkClientConfig};
-use metalbond_uring::cli::{self, ClientOptions, Exit, Invocation, ServerOptions, Stream};
-use metalbond_uring::io;
+use metalbond_uring::api::{DummyClient, MetalBond, NetlinkClient};
+use metalbond_uring::internals::cli::{
+    self, ClientOptions, Exit, Invocation, ServerOptions, Stream,
+};
+use metalbond_uring::internals::io;
 use metalbond_uring::types::HostPort;
 
 /// What is said when the log's thread cannot start.
@@ -38,23 +40,12 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     diagnostics::start(options.verbose).context(NO_LOG)?;
     warn_of_http(options.http.as_ref());
     let signals = io::Signals::watch()?;
-    let config = Config {
-        keepalive_interval_s: options.keepalive_interval_s,
-        segment_bytes_max: options.segment_bytes_max,
-        hold_time: options.hold_time,
-        ..Config::default()
-    };
-    let metalbond = match options.tun {
-        Some(link_name) if !options.install_routes.is_empty() => {
-            let client = NetlinkClient::new(NetlinkClientConfig {
-                ipv4_only: options.ipv4_only,
-                hops_max: options.hops_max,
-                resync: options.resync,
-                ..NetlinkClientConfig::new(link_name, options.install_routes)
-            });
-            MetalBond::new(config, client.context("--tun, --install-routes")?)?
+    let metalbond = match options.kernel {
+        Some(kernel) => {
+            let client = NetlinkClient::new(kernel).context("--tun, --install-routes")?;
+            MetalBond::new(options.node, client)?
         }
-        _ => MetalBond::new(config, DummyClient)?,
+        None => MetalBond::new(options.node, DummyClient)?,
     };
     for vni in options.subscribe {
         metalbond.subscribe(vni)?;

@@ -11,7 +11,9 @@ use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use growing::{Pages, Place, SplitMap, SplitTable, Vacancy};
+use ipnet::IpNet;
+
+pub(crate) use growing::{Pages, Place, SplitMap, SplitTable};
 pub use host_port::{HostPort, HostPortError};
 
 /// A hash map whose seed its owner passes in (random in `io`, the run's seed in the simulator).
@@ -342,13 +344,12 @@ impl std::str::FromStr for Destination {
 
     /// `ADDRESS/LENGTH`; host bits are allowed, and kept.
     fn from_str(text: &str) -> Result<Destination, ParseError> {
-        let parsed = text.split_once('/').and_then(|(prefix, length)| {
-            let prefix: IpAddr = prefix.parse().ok()?;
-            let length = length.parse().ok()?;
-            let bits = if prefix.is_ipv6() { 128 } else { 32 };
-            (length <= bits).then_some(Destination { prefix, length })
+        // Not by the grammar of `IpNet`, which takes 010.0.0.1 for 10.0.0.1.
+        let net = text.split_once('/').and_then(|(prefix, length)| {
+            IpNet::new(prefix.parse().ok()?, length.parse().ok()?).ok()
         });
-        parsed.ok_or_else(|| ParseError::Destination(text.to_owned()))
+        let net = net.ok_or_else(|| ParseError::Destination(text.to_owned()))?;
+        Ok(Destination { prefix: net.addr(), length: net.prefix_len() })
     }
 }
 
@@ -389,6 +390,24 @@ mod tests {
         route.next_hop.vni = Vni(7);
         assert_eq!(route.next_hop.to_string(), "2001:db8::1 (VNI: 7)");
         assert_eq!(NextHopType(9).to_string(), "9");
+    }
+
+    #[test]
+    fn destinations_keep_their_host_bits_and_have_one_reading() {
+        for text in
+            ["10.0.23.7/24", "0.0.0.0/0", "10.0.0.1/32", "2001:db8::7/64", "::/0", "::1/128"]
+        {
+            assert_eq!(text.parse::<Destination>().unwrap().to_string(), text);
+        }
+        for text in ["", "/", "10.0.0.0", "10.0.0.0/", "/8", "10.0.0.0/33", "::/129", "10.0.0.0/-1"]
+        {
+            assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+        for text in
+            ["010.0.0.1/8", "10.0.0/8", "10.0.0.0/8 ", "10.0.0.0/255.0.0.0", "fe80::1%lo/64"]
+        {
+            assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub fn spawn<T: Send + 'static>(
 
 /// Ends the process when it is dropped by a panic. For tasks, whose panics a runtime would catch.
 #[derive(Debug)]
-pub struct EndOnPanic;
+pub(crate) struct EndOnPanic;
 
 impl Drop for EndOnPanic {
     fn drop(&mut self) {

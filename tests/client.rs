@@ -17,7 +17,7 @@ use metalbond_uring::api::{
     Config, Destination, Error, HostPortError, MetalBond, NextHop, Pace, RouteClient, RouteError,
     ServeError, State, Vni,
 };
-use metalbond_uring::io::{Server, ServerConfig};
+use metalbond_uring::internals::io::{Server, ServerConfig};
 
 /// A route client that keeps what it was told, and how often.
 #[derive(Clone, Default)]
@@ -62,9 +62,9 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn client(servers: &[SocketAddr], hold_time: Duration) -> (MetalBond, Recorder) {
+fn client(servers: &[SocketAddr], stale_time: Duration) -> (MetalBond, Recorder) {
     let recorder = Recorder::default();
-    let config = Config { hold_time, ..Config::default() };
+    let config = Config { stale_time, ..Config::default() };
     let metalbond = MetalBond::new(config, recorder.clone()).unwrap();
     for server in servers {
         metalbond.add_peer(&server.to_string(), None).unwrap();
@@ -224,7 +224,7 @@ fn installed_on_the_first_and_removed_on_the_last_server() {
 }
 
 #[test]
-fn a_restart_within_the_hold_time_is_not_seen() {
+fn a_restart_within_the_stale_time_is_not_seen() {
     let mut server = Server::start(server_config(1, 5)).unwrap();
     let address = server.local_addr();
     let (a, _) = client(&[address], Duration::ZERO);
@@ -247,7 +247,7 @@ fn a_restart_within_the_hold_time_is_not_seen() {
     announce(&a, 7, "10.0.3.0/24", "2001:db8::a");
     seen.wait_for(&[
         "7 10.0.1.0/24 2001:db8::a",
-        // Withdrawn while nobody could tell: it stays until the hold time is over.
+        // Withdrawn while nobody could tell: it stays until the stale time is over.
         "7 10.0.2.0/24 2001:db8::a",
         "7 10.0.3.0/24 2001:db8::a",
     ]);
@@ -456,11 +456,9 @@ fn a_server_of_the_field_gets_everything_at_a_shutdown() {
     server.serve_updates(1);
     let ending = std::thread::spawn(move || node.shutdown());
     std::thread::sleep(QUIET);
-    let begun = Instant::now();
     server.serve_updates(3_000);
     drop(server);
     ending.join().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn a_restart_of_the_reflector_is_not_seen_in_the_kernel() {
         let reflector = Program::reflector();
         let announcer = Program::client(&["--announce", ANNOUNCED]);
         let installing =
-            ["--subscribe=7", "--install-routes", "7#100", "--tun", TUNNEL, "--hold-time=60"];
+            ["--subscribe=7", "--install-routes", "7#100", "--tun", TUNNEL, "--stale-time=60"];
         let installer = Program::client(&installing);
         let installed = || shown().contains("10.0.1.0/24") && shown().contains("10.0.2.0/24");
         eventually("the routes", installed);

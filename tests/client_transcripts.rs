@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use common::{Frame, HELLO, PATIENCE, corpus};
 use metalbond_uring::api::{Config, MetalBond, RouteClient, RouteError};
-use metalbond_uring::cli::{self, ClientOptions, Invocation};
+use metalbond_uring::internals::cli::{self, ClientOptions, Invocation};
+use metalbond_uring::internals::wire::{self, Deframer, Message};
 use metalbond_uring::types::{Action, Destination, NextHop, Route, Vni};
-use metalbond_uring::wire::{self, Deframer, Message};
 use serde_json::Value;
 
 type Routes = BTreeSet<(Vni, Route)>;
@@ -84,7 +84,7 @@ fn play(what: &str, line: &str, events: &[Value]) {
     let options = options(line);
     let listener = TcpListener::bind("[::1]:0").unwrap();
     let recorder = Recorder::default();
-    let keepalive_interval_s = options.keepalive_interval_s;
+    let keepalive_interval_s = options.node.keepalive_interval_s;
     let config = Config { keepalive_interval_s, ..Config::default() };
     let node = MetalBond::new(config, recorder.clone()).unwrap();
     options.subscribe.iter().for_each(|&vni| node.subscribe(vni).unwrap());

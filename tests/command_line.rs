@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::PATIENCE;
 use common::process::{Process, run};
-use metalbond_uring::cli::{self, Invocation};
+use metalbond_uring::internals::cli::{self, Invocation};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_metalbond-uring");
 const IGNORED: &str = "is accepted and ignored: there is no HTTP view yet";
@@ -54,6 +54,44 @@ fn help_goes_to_stdout_and_mistakes_to_stderr() {
         assert_eq!(code, Some(2), "{arguments:?}: {stderr}");
         assert!(stderr.contains(said), "{stderr}");
     }
+}
+
+/// A default is stated for people in the help and in README.md, and there only.
+#[test]
+fn defaults_are_what_the_texts_say() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    let readme = readme.unwrap();
+    let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+    let mut stated = 0;
+    let client = ["client", "--server", "a:1", "--install-routes=1#2", "--tun", "t"];
+    for command in [&["server"][..], &client] {
+        let parsed = |more: &[&str]| {
+            let parsed = cli::parse(&[command, more].concat());
+            let text = format!("{:?}", parsed.unwrap_or_else(|exit| panic!("{}", exit.text)));
+            // The seed is another one each time.
+            text.split("seed: ")
+                .map(|part| part.trim_start_matches(char::is_numeric).to_owned())
+                .collect()
+        };
+        let unset: String = parsed(&[]);
+        let help = cli::parse(&["help", command[0]]).unwrap_err().text;
+        for entry in help.split("\n  --").skip(1) {
+            let words: Vec<&str> = entry.split_whitespace().collect();
+            let flag = format!("--{}", words[0]);
+            let default = words.windows(2).find_map(|pair| match pair {
+                ["default", value] => Some(value.trim_end_matches([',', ';'])),
+                [value, "(default)" | "(default),"] => Some(*value),
+                _ => None,
+            });
+            let Some(default) = default else { continue };
+            assert_eq!(parsed(&[&flag, default]), unset, "{flag}: {default} is not the default");
+            let row = rows.iter().find(|row| row.starts_with(&format!("| `{flag}")));
+            let row = row.unwrap_or_else(|| panic!("README.md does not tell of {flag}"));
+            assert!(row.contains(default), "{flag}: the help says {default}, README.md {row}");
+            stated += 1;
+        }
+    }
+    assert!(stated >= 12, "only {stated} defaults were found");
 }
 
 /// As they stand in public units, images and documents.
@@ -121,7 +159,9 @@ fn a_client_takes_http_and_any_address_for_this_host() {
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    client.kill().unwrap();
+    // Not killed: the log's thread may not have had its turn.
+    let pid = client.id().to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
     let output = client.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(connected, "{said}");

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::{PATIENCE, hello, server_config};
 use metalbond_uring::api::{Config, DummyClient, MetalBond};
-use metalbond_uring::io::{Server, ServerConfig};
-use metalbond_uring::session::State;
+use metalbond_uring::internals::io::{Server, ServerConfig};
+use metalbond_uring::internals::session::State;
 
 /// What the half-dead server at a name's first address does with a connection.
 type Behaviour = fn(TcpStream);

@@ -6,9 +6,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use metalbond_uring::shard::{Shard, TcpSample, Transmit};
+use metalbond_uring::internals::shard::{Shard, TcpSample, Transmit};
+use metalbond_uring::internals::wire::{self, Deframer, Hello, Message, Update};
 use metalbond_uring::types::{Action, PeerId, Route, Time, Vni};
-use metalbond_uring::wire::{self, Deframer, Hello, Message, Update};
 
 const VNI: Vni = Vni(7);
 const SERVER: u64 = 1;
@@ -377,7 +377,7 @@ fn a_server_that_is_removed_is_not_held() {
         node.pass(10.0, &mut [&mut other]);
         assert_eq!(node.routes, names(0..15));
         let back = is_back.then(|| node.connect(SERVER, true));
-        node.shard.forget_server(SERVER);
+        node.shard.forget_server(node.now, SERVER);
         if let Some(back) = back {
             node.shard.hang_up(node.now, back.id);
         }

@@ -12,22 +12,20 @@ mod netns;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use metalbond_uring::kernel::{KernelConfig, KernelRoutes, NexthopObjects, ServerId};
+use metalbond_uring::internals::kernel::{KernelConfig, KernelRoutes, NexthopObjects};
 use metalbond_uring::types::{Destination, NextHop, NextHopType, Route, Vni};
 use netns::{Monitor, TUNNEL, in_namespace, ip, try_ip};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const A: ServerId = ServerId(1);
 const V: Vni = Vni(7);
 const V4: &str = "10.0.1.0/24";
 const V6: &str = "2001:db8:1::/64";
-const FORMS: [NexthopObjects; 3] =
-    [NexthopObjects::Shared, NexthopObjects::Ipv6Multipath, NexthopObjects::Never];
+const FORMS: [NexthopObjects; 2] = [NexthopObjects::Shared, NexthopObjects::Never];
 
 /// Nothing is verified but for a reason, and nothing swept but when asked for.
 fn config(link: &str, table: u32) -> KernelConfig {
     let map = BTreeMap::from([(V, table)]);
-    KernelConfig { resync_s: 0, ..KernelConfig::new(link, map) }
+    KernelConfig { resync: Duration::ZERO, ..KernelConfig::new(link, map) }
 }
 
 fn start(link: &str, table: u32) -> KernelRoutes {
@@ -93,7 +91,7 @@ fn foreign_routes_of_our_prefixes_survive_all_that_we_do() {
                     let case = format!("{form:?} {prefix} {put}");
                     let config = KernelConfig { nexthop_objects: form, ..config(TUNNEL, 100) };
                     let routes = KernelRoutes::start(config).unwrap();
-                    routes.add(V, route(prefix, "fd00::1"), A);
+                    routes.add(V, route(prefix, "fd00::1"));
                     settle(&routes);
                     let (verb, kind) = put.split_once(' ').unwrap_or((put, ""));
                     let through = if kind.is_empty() { "dev peer0" } else { "" };
@@ -104,14 +102,14 @@ fn foreign_routes_of_our_prefixes_survive_all_that_we_do() {
                     assert_eq!(foreign.len(), 1, "{case}");
                     // At once, before anybody can have heard of it; and when it is known.
                     for hop in ["fd00::2", "fd00::3", "fd00::4"] {
-                        routes.add(V, route(prefix, hop), A);
+                        routes.add(V, route(prefix, hop));
                         settle(&routes);
                         assert_eq!(lines("100", "proto 77"), foreign, "{case} {hop}");
                         assert!(ours("100").len() <= 1, "{case}: {:?}", ours("100"));
                         std::thread::sleep(Duration::from_millis(70));
                     }
                     for hop in ["fd00::1", "fd00::2", "fd00::3", "fd00::4"] {
-                        routes.remove(V, route(prefix, hop), A);
+                        routes.remove(V, route(prefix, hop));
                         settle(&routes);
                         assert_eq!(lines("100", "proto 77"), foreign, "{case} {hop}");
                     }
@@ -129,11 +127,11 @@ fn what_counts_goes_on_counting_in_ipv4() {
     in_namespace("what_counts_goes_on_counting_in_ipv4", || {
         let routes = start(TUNNEL, 100);
         for (put, is_ours_first) in [("append", true), ("prepend", false)] {
-            routes.add(V, route(V4, "fd00::1"), A);
+            routes.add(V, route(V4, "fd00::1"));
             settle(&routes);
             ip(&format!("route {put} {V4} dev peer0 table 100 proto 77"));
             eventually("it is noticed", || routes.counters().shared == 1);
-            routes.add(V, route(V4, "fd00::2"), A);
+            routes.add(V, route(V4, "fd00::2"));
             settle(&routes);
             let first = ip("-o route show table 100").lines().next().unwrap().to_owned();
             assert_eq!(first.contains("proto 254"), is_ours_first, "{first}");
@@ -151,7 +149,7 @@ fn ours_come_in_when_a_foreign_route_goes_and_go_on_when_it_takes_their_place() 
     in_namespace(name, || {
         let routes = start(TUNNEL, 100);
         for (family, prefix) in [("-4", V4), ("-6", V6)] {
-            routes.add(V, route(prefix, "fd00::1"), A);
+            routes.add(V, route(prefix, "fd00::1"));
             settle(&routes);
             ip(&format!("{family} route replace {prefix} dev peer0 table 100 proto 77"));
             eventually("the conflict is seen", || routes.counters().conflicts == 1);
@@ -169,14 +167,14 @@ fn our_own_changes_and_those_of_others_elsewhere_cost_no_verification() {
         let routes = start(TUNNEL, 100);
         let destination = |n: u32| format!("10.1.{}.{}/32", n / 256, n % 256);
         for hop in ["fd00::1", "fd00::2"] {
-            (0..2000).for_each(|n| routes.add(V, route(&destination(n), hop), A));
+            (0..2000).for_each(|n| routes.add(V, route(&destination(n), hop)));
             settle(&routes);
         }
         for n in 0..50 {
             ip(&format!("route add 10.9.0.{n} dev peer0 table 100 proto 77"));
             ip(&format!("route add 10.1.0.{n} dev peer0 table 101 proto 77"));
         }
-        (0..2000).for_each(|n| routes.remove(V, route(&destination(n), "fd00::1"), A));
+        (0..2000).for_each(|n| routes.remove(V, route(&destination(n), "fd00::1")));
         settle(&routes);
         std::thread::sleep(Duration::from_millis(300));
         settle(&routes);
@@ -197,10 +195,10 @@ fn another_client_on_the_same_host_is_left_alone() {
             let theirs = |prefix: &str| prefix.replace(".1.", ".2.").replace(":1:", ":2:");
             let both = [V4, V6];
             let first = start(TUNNEL, 100);
-            both.iter().for_each(|prefix| first.add(V, route(prefix, "fd00::1"), A));
+            both.iter().for_each(|prefix| first.add(V, route(prefix, "fd00::1")));
             settle(&first);
             let second = start(link, table);
-            both.iter().for_each(|prefix| second.add(V, route(&theirs(prefix), "fd00::1"), A));
+            both.iter().for_each(|prefix| second.add(V, route(&theirs(prefix), "fd00::1")));
             settle(&second);
             let all = ours("");
             assert_eq!(all.len(), 4, "{all:?}");
@@ -217,7 +215,7 @@ fn another_client_on_the_same_host_is_left_alone() {
             settle(&first);
             assert_eq!(ours(""), all, "{link} {table}: they stay");
             let second = start(link, table);
-            both.iter().for_each(|prefix| second.add(V, route(&theirs(prefix), "fd00::1"), A));
+            both.iter().for_each(|prefix| second.add(V, route(&theirs(prefix), "fd00::1")));
             second.sweep();
             settle(&second);
             assert_eq!(second.counters().added, 0, "taken over");
@@ -242,7 +240,7 @@ fn a_prefix_that_another_client_has_is_waited_for() {
         let first = start(TUNNEL, 100);
         let second = start("tun1", 100);
         for routes in [&first, &second] {
-            [V4, V6].iter().for_each(|prefix| routes.add(V, route(prefix, "fd00::1"), A));
+            [V4, V6].iter().for_each(|prefix| routes.add(V, route(prefix, "fd00::1")));
             settle(routes);
         }
         assert_eq!(second.counters().conflicts, 2);
@@ -258,7 +256,7 @@ fn a_prefix_that_another_client_has_is_waited_for() {
 fn objects_that_others_delete_are_made_again() {
     in_namespace("objects_that_others_delete_are_made_again", || {
         let routes = start(TUNNEL, 100);
-        routes.add(V, route(V4, "fd00::1"), A); // the kernel drops IPv4 routes without a word
+        routes.add(V, route(V4, "fd00::1")); // the kernel drops IPv4 routes without a word
         settle(&routes);
         for _ in 0..3 {
             ip("nexthop flush");
@@ -275,12 +273,12 @@ fn a_run_that_starts_before_the_former_one_ends_takes_over() {
     in_namespace("a_run_that_starts_before_the_former_one_ends_takes_over", || {
         let first = start(TUNNEL, 100);
         for prefix in [V4, V6, "10.0.3.0/24"] {
-            first.add(V, route(prefix, "fd00::1"), A);
+            first.add(V, route(prefix, "fd00::1"));
         }
         settle(&first);
         let second = start(TUNNEL, 100);
-        second.add(V, route(V4, "fd00::1"), A);
-        second.add(V, route(V6, "fd00::2"), A);
+        second.add(V, route(V4, "fd00::1"));
+        second.add(V, route(V6, "fd00::2"));
         second.sweep();
         settle(&second);
         assert_eq!(second.counters().conflicts, 2);
@@ -301,13 +299,13 @@ fn another_device_or_table_after_a_restart() {
             for with_cleanup in [false, true] {
                 let first = start(TUNNEL, 100);
                 for prefix in [V4, V6, "10.0.3.0/24"] {
-                    first.add(V, route(prefix, "fd00::1"), A);
-                    first.add(V, route(prefix, "fd00::2"), A);
+                    first.add(V, route(prefix, "fd00::1"));
+                    first.add(V, route(prefix, "fd00::2"));
                 }
                 settle(&first);
                 first.shutdown(PATIENCE);
                 let second = start(link, table);
-                second.add(V, route(V4, "fd00::1"), A);
+                second.add(V, route(V4, "fd00::1"));
                 settle(&second);
                 // The wanted one is where it should be, before the sweep already.
                 let here = |line: &String| line.contains(V4) && line.contains(link);
@@ -337,8 +335,8 @@ fn routes_follow_the_name_of_the_device() {
             let config = KernelConfig { nexthop_objects: form, ..config(TUNNEL, 100) };
             let routes = KernelRoutes::start(config).unwrap();
             for prefix in [V4, V6] {
-                routes.add(V, route(prefix, "fd00::1"), A);
-                routes.add(V, route(prefix, "fd00::2"), A);
+                routes.add(V, route(prefix, "fd00::1"));
+                routes.add(V, route(prefix, "fd00::2"));
             }
             settle(&routes);
             let index =
@@ -375,7 +373,7 @@ fn a_device_may_be_named_by_an_alternative_name() {
         let name = "the-overlay-network-s-tunnel";
         ip(&format!("link property add dev {TUNNEL} altname {name}"));
         let routes = start(name, 100);
-        routes.add(V, route(V4, "fd00::1"), A);
+        routes.add(V, route(V4, "fd00::1"));
         settle(&routes);
         assert_eq!(ours("").len(), 1);
         ip("link del tun0");
@@ -394,8 +392,8 @@ fn cleaning_up_needs_no_device() {
                 let config = KernelConfig { nexthop_objects: form, ..config(TUNNEL, 100) };
                 let routes = KernelRoutes::start(config).unwrap();
                 for prefix in [V4, V6] {
-                    routes.add(V, route(prefix, "fd00::1"), A);
-                    routes.add(V, route(prefix, "fd00::2"), A);
+                    routes.add(V, route(prefix, "fd00::1"));
+                    routes.add(V, route(prefix, "fd00::2"));
                 }
                 settle(&routes);
                 ip(harm);

@@ -5,11 +5,10 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use metalbond_uring::io::{Server, ServerConfig};
-use metalbond_uring::types::{Pace, ReflectOwn};
-use metalbond_uring::wire::{Deframer, Hello, KEEPALIVE_FRAME, Message, decode};
+use metalbond_uring::internals::io::{Server, ServerConfig};
+use metalbond_uring::internals::wire::{Deframer, Hello, KEEPALIVE_FRAME, Message, decode};
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_loadgen");
@@ -90,13 +89,7 @@ fn server() -> Server {
     Server::start(ServerConfig {
         listen: vec!["[::1]:0".parse().unwrap()],
         cores: 2,
-        keepalive_interval_s: 5,
-        reflect_own: ReflectOwn::None,
-        pace: Pace::Auto,
-        routes_per_peer_max: 100_000,
-        vnis_per_peer_max: 1000,
         peers_max: 1000,
-        queue_bytes_max: 1 << 30,
         ..ServerConfig::default()
     })
     .unwrap()
@@ -173,6 +166,16 @@ fn slow() {
     let stage = run.stage("one stalls");
     // The one that stalls is not measured.
     assert_eq!(stage["latency_samples"], 4 * 5000);
+}
+
+#[test]
+fn a_table_is_replaced_and_lost() {
+    for reading in ["", "--aligned --pace off", "--aligned --pace 20000"] {
+        let sizes = "--announcers 3 --routes 3000 --subscribers 40";
+        let run = right(&format!("--scenario loss {sizes} {reading}"));
+        assert_eq!(run.stage("join")["deliveries"], 40 * 9_000);
+        assert_eq!(run.stage("lose")["peers"], 40);
+    }
 }
 
 #[test]
@@ -259,9 +262,17 @@ fn wrong_command_lines() {
     assert!(help.stdout.contains("--scenario") && help.stdout.contains("fanout   --announcers"));
 }
 
+/// An address at which nobody listens, as long as the socket is kept: its port is nobody else's.
+fn silent_address() -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"[::1]:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
 #[test]
 fn nobody_listens() {
-    let free = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+    let (_kept, free) = silent_address();
     let run = run(&format!("--target {free} --peers 5"));
     run.failed_with(&format!("loadgen: nothing answers at {free}"));
     run.failed_with("without --target loadgen starts a reflector by itself");
@@ -295,14 +306,14 @@ fn a_report_is_written_or_refused_at_once() {
     assert!(page.contains("server memory: ") && page.contains("server us: "), "{page}");
     assert!(page.trim_end().ends_with("</html>"));
     // A run that fails before its first stage leaves no old page in place.
-    let free = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+    let (_kept, free) = silent_address();
     run(&format!("--target {free} --report {}", path.display())).failed_with("nothing answers");
     let page = std::fs::read_to_string(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert!(page.contains("FAILED: nothing answers") && !page.contains("<polyline"), "{page}");
-    let begun = Instant::now();
-    run(&format!("{arguments} --report /nowhere/report.html")).failed_with("cannot write /nowhere");
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    let refused = run(&format!("{arguments} --report /nowhere/report.html"));
+    refused.failed_with("cannot write /nowhere");
+    assert_eq!(refused.stdout, "", "before anything is run");
 }
 
 /// A server of its own kind: `answer` is called with each message, and false hangs up.
@@ -386,10 +397,8 @@ fn a_server_that_stops_answering() {
         }
     });
     let arguments = "--scenario latency --subscribers 3 --patience-s 1 --target";
-    let begun = Instant::now();
     run(&format!("{arguments} {target}"))
         .failed_with("of waiting for 0 of 3 KEEPALIVEs to be answered; is the server stuck");
-    assert!(begun.elapsed() < Duration::from_secs(10));
     // The hold time ends it where more patience is had.
     run(&format!("--keepalive 1 {arguments} {target}").replace("--patience-s 1", ""))
         .failed_with("the server was silent for 2 s");

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -157,11 +158,17 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
-        // All are held until each is known, so that they differ.
-        let held: Vec<_> =
-            (4711..=4719).map(|port| (port, TcpListener::bind("[::]:0").unwrap())).collect();
-        let ports: BTreeMap<_, _> =
-            held.iter().map(|(port, held)| (*port, held.local_addr().unwrap().port())).collect();
+        // A block of their own, below those that connections are given, while nobody has it.
+        static BLOCKS: AtomicU16 = AtomicU16::new(0);
+        let is_free = |port: &u16| TcpListener::bind(("::", *port)).is_ok();
+        let block = || {
+            let block = std::process::id() as u16 % 1_000 + BLOCKS.fetch_add(7, Ordering::Relaxed);
+            10_000 + block % 1_000 * 10
+        };
+        let first = std::iter::repeat_with(block)
+            .find(|first| (*first..first + 9).all(|port| is_free(&port)))
+            .unwrap();
+        let ports: BTreeMap<_, _> = (4711..=4719).zip(first..).collect();
         let unique = format!("readme-{}-{}", std::process::id(), ports[&4711]);
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique);
         std::fs::create_dir_all(&home).unwrap();

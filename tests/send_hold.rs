@@ -5,10 +5,10 @@ mod common;
 
 use std::time::Duration;
 
-use metalbond_uring::session::CloseReason;
-use metalbond_uring::shard::{SessionEnd, Shard, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::session::CloseReason;
+use metalbond_uring::internals::shard::{SessionEnd, Shard, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::wire::{Hello, Message, Update};
 use metalbond_uring::types::{Action, PeerId, Route, Time, Vni};
-use metalbond_uring::wire::{Hello, Message, Update};
 
 const VNI: Vni = Vni(7);
 /// What the stuck peer's TCP has acknowledged before it stops for ever.

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::*;
-use metalbond_uring::io::{Server, ServerConfig};
+use metalbond_uring::internals::io::{Server, ServerConfig};
 use metalbond_uring::types::Pace;
 use netns::{in_namespace, ip};
 

@@ -14,7 +14,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use common::*;
-use metalbond_uring::io::Server;
+use metalbond_uring::internals::io::Server;
 use serde_json::Value;
 
 /// Longer pauses between events become this long.

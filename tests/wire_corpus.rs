@@ -12,10 +12,10 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
-use metalbond_uring::wire::{
+use metalbond_uring::internals::wire::{
     self, DecodeError, Deframer, Fault, HEADER_BYTES, Hello, Message, Reaction, Update,
 };
+use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
 use serde_json::Value;
 
 #[test]

@@ -4,18 +4,18 @@
 //! allocate once its queues have grown, or the test of allocations would count it.
 #![allow(dead_code)]
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use metalbond_uring::shard::{Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::shard::{
+    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
+};
+use metalbond_uring::internals::wire::{Hello, Message};
 use metalbond_uring::types::{Pace, PeerId, ReflectOwn, ShardId, Time, Vni};
-use metalbond_uring::wire::{Hello, Message};
 
 /// Shards that run on the caller's thread.
 pub struct Core {
     shards: Vec<Shard>,
     busy: Vec<bool>,
-    writers: VecDeque<PeerId>,
     now: Time,
     bytes_sent: u64,
 }
@@ -33,7 +33,7 @@ impl Core {
                 reflect_own: ReflectOwn::None,
                 pace: Pace::Off,
                 limits,
-                hold_time: Duration::ZERO,
+                stale_time: Duration::ZERO,
                 budgets: Budgets::default(),
             };
             Shard::new(config, Time(1))
@@ -41,7 +41,6 @@ impl Core {
         Core {
             shards: (0..shards).map(shard).collect(),
             busy: vec![false; usize::from(shards)],
-            writers: VecDeque::new(),
             now: Time(1),
             bytes_sent: 0,
         }
@@ -50,7 +49,6 @@ impl Core {
     /// An established peer of a shard that reassembles.
     pub fn connect(&mut self, shard: ShardId) -> PeerId {
         let id = self.shards[shard.index()].accept(self.now, ([127, 0, 0, 1], 1).into());
-        self.writers.push_back(id);
         let hello = Hello { keepalive_interval_s: 86_400, is_server: false, reassembles: true };
         for message in [Message::Hello(hello), Message::Keepalive] {
             self.say(id, &message);
@@ -116,8 +114,10 @@ impl Core {
                     self.turn(at);
                 }
             }
-            while let Some(id) = self.writers.pop_front() {
-                self.write(id);
+            for at in 0..self.shards.len() {
+                while let Some(id) = self.shards[at].take_writer() {
+                    self.write(id);
+                }
             }
         }
     }
@@ -128,24 +128,18 @@ impl Core {
             self.shards[to.index()].deliver(mail);
             self.busy[to.index()] = true;
         }
-        while let Some((id, wake)) = self.shards[at].take_woken() {
-            match wake {
-                Wake::Write => self.writers.push_back(id),
-                Wake::Close => panic!("nobody is closed"),
-                Wake::Read | Wake::Sample | Wake::State => {}
-            }
+        while let Some((_, wake)) = self.shards[at].take_woken() {
+            assert_ne!(wake, Wake::Close, "nobody is closed");
         }
     }
 
     fn write(&mut self, id: PeerId) {
         let shard = &mut self.shards[id.shard().index()];
-        while let Transmit::Send(piece) = shard.transmit(self.now, id, TcpSample::default()) {
+        if let Transmit::Send(piece) = shard.transmit(self.now, id, TcpSample::default()) {
             let length = std::hint::black_box(piece.as_slice()).len();
             drop(piece);
             self.bytes_sent += length as u64;
-            if !shard.transmitted(self.now, id, length) {
-                break;
-            }
+            shard.transmitted(self.now, id, length);
         }
     }
 }

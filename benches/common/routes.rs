@@ -4,8 +4,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use metalbond_uring::internals::wire::encode_update;
 use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
-use metalbond_uring::wire::encode_update;
 
 /// Route `number`: a host of an IPv4 network of 2^24, via one of 1,000 hops.
 pub fn route(number: u32) -> Route {

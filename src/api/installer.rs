@@ -41,7 +41,7 @@ pub trait RouteClient: Send {
     ) -> Result<(), RouteError>;
 
     /// A server has told all that it knows, and no other one is still telling; or none could be reached
-    /// for the hold time. What an earlier run of the node has installed, and nobody has announced since,
+    /// for the stale time. What an earlier run of the node has installed, and nobody has announced since,
     /// may go. Called once.
     fn synchronized(&mut self) {}
 

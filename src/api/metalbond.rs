@@ -169,7 +169,7 @@ impl MetalBond {
         if !wishes.subscribed.remove(&vni) {
             return Err(Error::NotSubscribed(vni));
         }
-        self.io.call(move |shard, _| shard.own_unsubscribe(vni));
+        self.io.call(move |shard, now| shard.own_unsubscribe(now, vni));
         Ok(())
     }
 

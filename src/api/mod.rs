@@ -39,13 +39,16 @@ mod netlink;
 
 pub use installer::{DummyClient, RouteClient, RouteError};
 pub use metalbond::{Error, MetalBond};
-pub use netlink::{NetlinkClient, NetlinkClientConfig};
+pub use netlink::NetlinkClient;
 
 #[doc(inline)]
 pub use crate::io::ServerConfig as Config;
 pub use crate::io::{ProbeError, RETRY_INTERVAL, ServeError};
-pub use crate::kernel::{KernelError, METALBOND_RT_PROTO};
+#[doc(inline)]
+pub use crate::kernel::KernelConfig as NetlinkClientConfig;
+pub use crate::kernel::{HOPS_DEFAULT, HOPS_MAX, KernelError, METALBOND_RT_PROTO, NexthopObjects};
 pub use crate::session::State;
+pub use crate::shard::Limits;
 pub use crate::types::{
     Destination, HostPort, HostPortError, NextHop, NextHopType, Pace, ParseError, ReflectOwn,
     Route, Vni,

@@ -8,13 +8,11 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
-use super::{
-    Exit, Grammar, MSS_TAKES, PROGRAM, Takes, host_port, keepalive, mss, number, parse_flags,
-    version_of,
-};
-use crate::io::SEGMENT_BYTES_MAX_DEFAULT;
-use crate::kernel::plan::{HOPS_DEFAULT, HOPS_MAX};
-use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
+use super::values::{host_port, keepalive, mss, number};
+use super::{Exit, Grammar, MSS_TAKES, PROGRAM, Takes, parse_flags, version_of};
+use crate::io::ServerConfig;
+use crate::kernel::{HOPS_DEFAULT, HOPS_MAX, KernelConfig, RESYNC_DEFAULT};
+use crate::session::KEEPALIVE_INTERVAL_S_MAX;
 use crate::types::{Destination, HostPort, NextHop, NextHopType, Route, Vni};
 
 /// The largest VNI that an announcement or a table may name: 24 bits.
@@ -29,24 +27,12 @@ pub struct ClientOptions {
     pub subscribe: BTreeSet<Vni>,
     /// Routes to announce.
     pub announce: BTreeSet<(Vni, Route)>,
-    /// Kernel tables by VNI; 0 stands for the main table.
-    pub install_routes: BTreeMap<Vni, u32>,
-    /// The tunnel device; set if anything is to be installed.
-    pub tun: Option<String>,
-    /// Whether only IPv4 destinations are installed.
-    pub ipv4_only: bool,
-    /// The keepalive interval to offer, in seconds: 0..=86400, where 0 means 5.
-    pub keepalive_interval_s: u32,
-    /// Bytes in a TCP segment, 536..=32767; 0 for what the path takes.
-    pub segment_bytes_max: u16,
+    /// What is installed where, if anything is.
+    pub kernel: Option<KernelConfig>,
     /// Whether installed routes are removed at the end.
     pub cleanup: bool,
-    /// How long the routes of a lost server stay.
-    pub hold_time: Duration,
-    /// Hops of one kernel route at most: 1..=[`HOPS_MAX`].
-    pub hops_max: usize,
-    /// How often the kernel's tables are verified; zero for only at the start.
-    pub resync: Duration,
+    /// Everything else that the node is told.
+    pub node: ServerConfig,
     /// Where the Go program would show its HTTP view. There is none yet.
     pub http: Option<HostPort>,
     /// Whether to log what happens to single peers, routes and messages.
@@ -88,24 +74,35 @@ struct ClientFlags {
         option,
         arg_name = "s",
         from_str_fn(keepalive),
-        default = "KEEPALIVE_INTERVAL_S_DEFAULT"
+        default = "ServerConfig::default().keepalive_interval_s"
     )]
     keepalive: u32,
     /// bytes in a TCP segment, 536 to 32767, or auto for what the path takes; default 1220
-    #[argh(option, arg_name = "bytes", from_str_fn(mss), default = "SEGMENT_BYTES_MAX_DEFAULT")]
+    #[argh(
+        option,
+        arg_name = "bytes",
+        from_str_fn(mss),
+        default = "ServerConfig::default().segment_bytes_max"
+    )]
     mss: u16,
     /// remove what was installed when the client ends
     #[argh(switch)]
     cleanup: bool,
-    /// seconds for which the routes of a lost server stay, up to 86400; default 0
+    /// seconds for which the stale routes of a lost server stay, up to 86400; default 0; --hold-time is
+    /// the same
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
-    hold_time: u32,
+    stale_time: u32,
     /// next hops of one kernel route at most, up to 320; default 32, and `ip route` and routing
     /// daemons do not see the table any more with 39
     #[argh(option, arg_name = "n", from_str_fn(hops), default = "HOPS_DEFAULT as u32")]
     hops_max: u32,
     /// seconds between verifications of the kernel's tables, up to 86400; default 60, 0 is never
-    #[argh(option, arg_name = "s", from_str_fn(seconds), default = "60")]
+    #[argh(
+        option,
+        arg_name = "s",
+        from_str_fn(seconds),
+        default = "RESYNC_DEFAULT.as_secs() as u32"
+    )]
     resync: u32,
     /// address of an HTTP view: accepted, but there is none yet
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
@@ -123,6 +120,7 @@ pub(super) static GRAMMAR: Grammar = Grammar {
     values: VALUES,
     lists: &["--server", "--subscribe", "--announce", "--install-routes"],
     switches: &["--ipv4-only", "--cleanup", "--verbose", "-v", "--version", "-V", "--help", "-h"],
+    aliases: &[("--hold-time", "--stale-time")],
     beside: Some(("metalbond-uring server", &super::GRAMMAR)),
 };
 
@@ -135,7 +133,7 @@ static VALUES: &[Takes] = &[
     Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
     MSS_TAKES,
     Takes("--hops-max", "next hops from 1 to 320", "32"),
-    Takes("--hold-time", "seconds from 0 to 86400", "30"),
+    Takes("--stale-time", "seconds from 0 to 86400", "30"),
     Takes("--resync", "seconds from 0 to 86400", "60"),
     Takes("--http", "an address and a port", "[::]:4713"),
 ];
@@ -151,33 +149,38 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
         return Err(GRAMMAR.wrong("--server", "", "none was given"));
     }
     let tables = unique("--install-routes", &flags.install_routes, vni_table)?;
-    let mut install_routes = BTreeMap::new();
+    let mut vni_table_map = BTreeMap::new();
     for (vni, table) in tables {
-        if let Some(other) = install_routes.insert(vni, table) {
+        if let Some(other) = vni_table_map.insert(vni, table) {
             let why = format!("VNI {vni} cannot go into two tables, {other} and {table}");
             return Err(GRAMMAR.wrong("--install-routes", "", &why));
         }
     }
-    if !install_routes.is_empty() && flags.tun.is_none() {
-        return Err(GRAMMAR.wrong(
-            "--tun",
-            "",
-            "--install-routes needs the device to install through",
-        ));
-    }
+    let kernel = match (flags.tun, vni_table_map) {
+        (_, map) if map.is_empty() => None,
+        (None, _) => {
+            let why = "--install-routes needs the device to install through";
+            return Err(GRAMMAR.wrong("--tun", "", why));
+        }
+        (Some(link_name), map) => Some(KernelConfig {
+            ipv4_only: flags.ipv4_only,
+            hops_max: flags.hops_max as usize,
+            resync: Duration::from_secs(flags.resync.into()),
+            ..KernelConfig::new(link_name, map)
+        }),
+    };
     Ok(ClientOptions {
         servers: servers.into_iter().collect(),
         subscribe: unique("--subscribe", &flags.subscribe, |text| vni(text, u32::MAX))?,
         announce: unique("--announce", &flags.announce, announcement)?,
-        install_routes,
-        tun: flags.tun,
-        ipv4_only: flags.ipv4_only,
-        keepalive_interval_s: flags.keepalive,
-        segment_bytes_max: flags.mss,
+        kernel,
         cleanup: flags.cleanup,
-        hold_time: Duration::from_secs(u64::from(flags.hold_time)),
-        hops_max: flags.hops_max as usize,
-        resync: Duration::from_secs(u64::from(flags.resync)),
+        node: ServerConfig {
+            keepalive_interval_s: flags.keepalive,
+            segment_bytes_max: flags.mss,
+            stale_time: Duration::from_secs(flags.stale_time.into()),
+            ..ServerConfig::default()
+        },
         http: flags.http,
         verbose: flags.verbose,
     })
@@ -277,10 +280,20 @@ mod tests {
         assert_eq!(options.servers, ["10.0.0.1:1", "[::1]:4711", "rr.example:4711"]);
         assert_eq!(options.subscribe, [1, 2, 3].map(Vni).into());
         assert_eq!(options.announce.len(), 2);
-        assert_eq!(options.install_routes, [(Vni(1), 100), (Vni(2), 0)].into());
-        assert_eq!(options.segment_bytes_max, 1220);
-        assert_eq!(client("--server a:1 --mss auto").segment_bytes_max, 0);
-        assert!(options.verbose && !options.cleanup && options.hold_time.is_zero());
+        let kernel = options.kernel.as_ref().unwrap();
+        assert_eq!(kernel.vni_table_map, [(Vni(1), 100), (Vni(2), 0)].into());
+        assert_eq!(kernel.link_name, "t0");
+        assert_eq!(options.node.segment_bytes_max, 1220);
+        assert_eq!(client("--server a:1 --mss auto").node.segment_bytes_max, 0);
+        assert!(options.verbose && !options.cleanup && options.node.stale_time.is_zero());
+    }
+
+    #[test]
+    fn the_hold_time_of_routes_is_their_stale_time() {
+        for flag in ["--stale-time 7", "--stale-time=7", "--hold-time 7", "--hold-time=7"] {
+            let options = client(&format!("--server a:1 {flag}"));
+            assert_eq!(options.node.stale_time, Duration::from_secs(7), "{flag}");
+        }
     }
 
     #[test]
@@ -337,7 +350,12 @@ mod tests {
             ("--server a:1 --install-routes 5#1,5#2 --tun t", "two tables, 1 and 2"),
             ("--server a:1 --install-routes 5#1", "--tun"),
             ("--server a:1 --mss 535", "--mss"),
-            ("--server a:1 --hold-time x", "--hold-time"),
+            ("--server a:1 --stale-time x", "--stale-time"),
+            ("--server a:1 --hold-time x", "--stale-time takes seconds"),
+            ("--server a:1 --hold-time", "--stale-time takes seconds"),
+            ("--server a:1 --hold-time --cleanup", "--cleanup follows"),
+            ("--server a:1 --tun --hold-time", "--hold-time follows"),
+            ("--server a:1 --hold-time 1 --stale-time=2", "--stale-time"),
             ("--server a:1 --hops-max 0", "--hops-max"),
             ("--server a:1 --hops-max 321", "--hops-max"),
             ("--server a:1 --cleanup=maybe", "--cleanup"),
@@ -370,11 +388,15 @@ mod tests {
 
     #[test]
     fn as_the_go_program_takes_them() {
-        let options = client("--server [::]:4711 --keepalive 0 --http [::1]:4713 --ipv4-only=true");
+        let options = client(
+            "--server [::]:4711 --keepalive 0 --http [::1]:4713 --ipv4-only=true --install-routes 1#0 --tun t0",
+        );
         assert_eq!(options.servers, ["[::]:4711"]);
-        assert_eq!(options.keepalive_interval_s, 0);
+        assert_eq!(options.node.keepalive_interval_s, 0);
         assert_eq!(options.http.unwrap().to_string(), "[::1]:4713");
-        assert!(options.ipv4_only && !client("--server a:1 --cleanup=false").cleanup);
+        assert!(
+            options.kernel.unwrap().ipv4_only && !client("--server a:1 --cleanup=false").cleanup
+        );
         assert_eq!(client("--server :4711").servers, ["localhost:4711"]);
         let words = ["--server", "a:1, b:1", "--subscribe", "1, 2"];
         assert_eq!(parse(&words).unwrap().subscribe.len(), 2, "quoted, spaces do no harm");

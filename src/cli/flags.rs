@@ -23,6 +23,8 @@ pub struct Grammar {
     pub lists: &'static [&'static str],
     /// The flags that take none.
     pub switches: &'static [&'static str],
+    /// Former names of flags that take a value, each with the name of today.
+    pub aliases: &'static [(&'static str, &'static str)],
     /// Another command of the program, by its name, whose flags may be meant.
     pub beside: Option<(&'static str, &'static Grammar)>,
 }
@@ -52,7 +54,10 @@ pub fn version_of(program: &str) -> Exit {
 }
 
 /// The candidate that is meant by a mistyped word, if it is like one; dashes in front do not count.
-pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    word: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     let plain = |text: &str| text.trim_start_matches('-').replace('_', "-").to_lowercase();
     let word = plain(word);
     if word.is_empty() {
@@ -100,11 +105,13 @@ impl Grammar {
     }
 
     fn takes(&self, flag: &str) -> Option<&'static Takes> {
+        let alias = self.aliases.iter().find(|(former, _)| *former == flag);
+        let flag = alias.map_or(flag, |(_, now)| now);
         self.values.iter().find(|Takes(name, ..)| *name == flag)
     }
 
     fn knows(&self, flag: &str) -> bool {
-        self.flags().any(|known| known == flag)
+        self.takes(flag).is_some() || self.switches.contains(&flag)
     }
 
     /// Makes `--flag value` of `--flag=value`, and refuses what is no flag.
@@ -130,7 +137,7 @@ impl Grammar {
                     let hint = takes.hint(self.program);
                     return usage(&format!("No value for option '{flag}': {next} follows\n{hint}"));
                 }
-                words.push(flag.to_owned());
+                words.push(takes.0.to_owned());
                 words.extend(value.map(str::to_owned));
             } else if !self.switches.contains(&flag) {
                 // Or the value behind it would be blamed.

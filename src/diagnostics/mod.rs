@@ -12,7 +12,7 @@ use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metalbond_uring::{cli, vital};
+use metalbond_uring::internals::{cli, vital};
 use tracing::{Level, error, info, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use metalbond_uring::vital;
+use metalbond_uring::internals::vital;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Bytes of lines that wait to be written.

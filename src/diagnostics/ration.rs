@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use metalbond_uring::shard::STRANGERS;
+use metalbond_uring::internals::shard::STRANGERS;
 use metalbond_uring::types::Time;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};

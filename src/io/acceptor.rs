@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use super::worker::Letter;
+use super::letter::Letter;
 
 /// How long to wait before trying again when no descriptor is free.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -3,20 +3,19 @@
 //! Owns attempts, their limits and the pauses between them. Must never have two connections to one
 //! server at a time.
 
-use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::TcpSocket;
-use tokio::sync::{Notify, oneshot};
-use tracing::{debug, info, warn};
+use tokio::sync::oneshot;
+use tracing::{debug, warn};
 
+use super::connection;
+use super::dialled::{Dial, DialOrder};
 use super::listener;
 use super::worker::Worker;
 use crate::session::{CloseReason, State};
@@ -39,94 +38,6 @@ const QUICK_RETRIES: [Duration; 4] = [
 const STANDS_TIME: Duration = Duration::from_secs(60);
 /// Failures in a row that have a line each; of later ones every power of two.
 const FAILURES_LOGGED: u32 = 6;
-
-/// What the outside knows of a connection to a server.
-#[derive(Debug)]
-pub struct ServerState(AtomicU8);
-
-impl Default for ServerState {
-    fn default() -> ServerState {
-        ServerState(AtomicU8::new(State::Connecting as u8))
-    }
-}
-
-impl ServerState {
-    /// The state now.
-    pub fn state(&self) -> State {
-        let number = self.0.load(Ordering::Relaxed);
-        State::ALL.into_iter().find(|&state| state as u8 == number).unwrap_or(State::Closed)
-    }
-
-    pub(super) fn set(&self, state: State) {
-        self.0.store(state as u8, Ordering::Relaxed);
-    }
-}
-
-/// A server to be connected to.
-#[derive(Clone, Debug)]
-pub(super) struct DialOrder {
-    /// Name or address, and port.
-    pub server: String,
-    /// The address to connect from.
-    pub local_ip: Option<IpAddr>,
-    /// See [`ServerConfig::segment_bytes_max`](super::ServerConfig::segment_bytes_max).
-    pub segment_bytes_max: u16,
-    pub state: Arc<ServerState>,
-}
-
-/// A server that is being connected to, or is connected.
-pub(super) struct Dial {
-    pub order: DialOrder,
-    /// Tells the server from others, whatever its address is at the moment.
-    pub number: u64,
-    cancelled: Cell<bool>,
-    changed: Notify,
-    /// Whether it has no session, and did not get one in the last round.
-    pub is_away: Cell<bool>,
-}
-
-impl Dial {
-    pub(super) fn new(order: DialOrder, number: u64) -> Rc<Dial> {
-        Rc::new(Dial {
-            order,
-            number,
-            cancelled: Cell::new(false),
-            changed: Notify::new(),
-            is_away: Cell::new(false),
-        })
-    }
-
-    /// Ends it: no further attempt.
-    pub(super) fn cancel(&self) {
-        self.cancelled.set(true);
-        self.changed.notify_one();
-    }
-
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.cancelled.get()
-    }
-
-    /// Takes note of the session's state, at this address.
-    pub(super) fn set_state(&self, state: State, remote: SocketAddr) {
-        if state == State::Established && self.order.state.state() != State::Established {
-            self.is_away.set(false);
-            info!(server = %self.order.server, %remote, "established");
-        }
-        self.order.state.set(state);
-    }
-
-    /// What `wanted` gives, or None if it is cancelled before.
-    async fn unless_cancelled<T>(&self, wanted: impl Future<Output = T>) -> Option<T> {
-        tokio::pin!(wanted);
-        while !self.is_cancelled() {
-            tokio::select! {
-                outcome = &mut wanted => return Some(outcome),
-                () = self.changed.notified() => {}
-            }
-        }
-        None
-    }
-}
 
 /// Connects, waits for the connection's end, and begins anew, until cancelled.
 ///
@@ -231,7 +142,7 @@ async fn attempt(worker: &Rc<Worker>, dial: &Rc<Dial>, remote: SocketAddr) -> Ou
         Some(Ok(_)) if dial.is_cancelled() => Outcome::failed("cancelled".to_owned()),
         Some(Ok(stream)) => {
             debug!(server = %dial.order.server, %remote, "connected");
-            let closed = worker.add_server(stream, remote, Rc::clone(dial));
+            let closed = connection::add_server(worker, stream, remote, Rc::clone(dial));
             match closed.await {
                 Ok(end) => Outcome { why: end.reason.to_string(), end: Some(end) },
                 Err(_) => Outcome::failed("the connection was lost at once".to_owned()),

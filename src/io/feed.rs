@@ -7,21 +7,10 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
+use super::letter::{Feed, FeedSink};
 use super::worker::Worker;
 use crate::shard::{TcpSample, Transmit};
 use crate::types::PeerId;
-
-/// Frames for the route client, and whom to tell when it has dealt with them.
-#[derive(Debug)]
-pub struct Feed {
-    /// Whole frames: UPDATE, and UNSUBSCRIBE for "forget this VNI".
-    pub frames: Vec<u8>,
-    /// To be told, or dropped, when the next ones may come.
-    pub done: oneshot::Sender<()>,
-}
-
-/// Takes what is for the route client; false when that one is gone.
-pub type FeedSink = Box<dyn Fn(Feed) -> bool + Send>;
 
 /// Hands over what the core has for the route client, until that one is gone.
 pub(super) async fn feed_loop(worker: Rc<Worker>, id: PeerId, sink: FeedSink) {
@@ -38,14 +27,12 @@ pub(super) async fn feed_loop(worker: Rc<Worker>, id: PeerId, sink: FeedSink) {
                 // An error means that the client dropped it: it is dealt with all the same.
                 let _ = dealt_with.await;
                 drop(piece);
-                let has_more = worker.shard().transmitted(worker.now(), id, length);
+                worker.shard().transmitted(worker.now(), id, length);
                 worker.want_turn();
-                if !has_more {
-                    worker.feed_woken().await;
-                }
             }
-            Transmit::Idle => worker.feed_woken().await,
+            Transmit::Idle => {}
             Transmit::Finish => return,
         }
+        worker.feed_woken().await;
     }
 }

@@ -4,15 +4,16 @@
 //! at all. Must never accept or read.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::ops::RangeInclusive;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::warn;
 
-use super::ServeError;
+use super::address::{is_absent, is_tentative, lacks_family};
+use super::config::SEGMENT_BYTES;
+use super::error::ServeError;
 
 /// Connections that wait for an accept: a whole fleet that reconnects at once. With the usual 128 the
 /// rest would retry after seconds. (The kernel caps it at net.core.somaxconn, 4096 by default.)
@@ -21,13 +22,6 @@ const BACKLOG: i32 = 4096;
 /// Bytes that the kernel takes beyond what it can send at once. What it has taken can neither be
 /// conflated nor overtaken by a KEEPALIVE; without a bound it takes megabytes.
 const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
-
-/// Payload bytes of a segment unless told otherwise: what passes any path of this network, whose MTU is
-/// 1280 at least (60 bytes of headers). A path that swallows more than that without a word is common.
-pub const SEGMENT_BYTES_MAX_DEFAULT: u16 = 1220;
-
-/// What a limit of segments may be. The kernel takes less and more; below, routes would not fit.
-pub(super) const SEGMENT_BYTES: RangeInclusive<u16> = 536..=32_767;
 
 /// How long addresses are waited for that no interface has: at boot, duplicate address detection takes a
 /// second or more. Not IP_FREEBIND: a wrong address would look alive for ever.
@@ -141,20 +135,6 @@ pub(super) fn limit_segments(
     SockRef::from(socket).set_tcp_mss(u32::from(bytes_max))
 }
 
-/// What to do about an address that cannot be listened on.
-pub(super) fn bind_advice(address: &SocketAddr, error: &io::Error) -> &'static str {
-    match error.kind() {
-        _ if lacks_family(error) && address.is_ipv6() => " (this host has no IPv6)",
-        _ if lacks_family(error) => " (this host has no IPv4)",
-        _ if is_absent(error) && is_tentative(address.ip()) => {
-            " (the address is tentative: duplicate address detection has not ended, or has failed)"
-        }
-        _ if is_absent(error) => " (no interface of this host has the address)",
-        io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
-        _ => "",
-    }
-}
-
 /// Sets what a peer's socket needs.
 ///
 /// # Errors
@@ -181,30 +161,10 @@ fn try_listen(address: SocketAddr, segment_bytes_max: u16) -> io::Result<TcpList
     Ok(socket.into())
 }
 
-/// The kernel was built or started without it, or the service is not allowed to use it.
-fn lacks_family(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
-}
-
-/// No interface has the address, or has it but must not use it yet.
-fn is_absent(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable
-}
-
-fn is_tentative(address: IpAddr) -> bool {
-    let IpAddr::V6(address) = address else { return false };
-    let digits: String = address.octets().iter().map(|byte| format!("{byte:02x}")).collect();
-    let interfaces = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
-    // Address, index, prefix length, scope, flags (all hexadecimal), name.
-    interfaces.lines().filter(|line| line.starts_with(&digits)).any(|line| {
-        let flags = line.split_whitespace().nth(4).map(|flags| u32::from_str_radix(flags, 16));
-        matches!(flags, Some(Ok(flags)) if flags & libc::IFA_F_TENTATIVE != 0)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::SEGMENT_BYTES_MAX_DEFAULT;
 
     fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
         super::listen(address, SEGMENT_BYTES_MAX_DEFAULT)
@@ -253,13 +213,6 @@ mod tests {
                     assert!(bytes.contains(&mss), "{address} {segment_bytes_max}: {mss}");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn only_tentative_addresses_are_tentative() {
-        for address in ["::1", "127.0.0.1", "2001:db8::77"] {
-            assert!(!is_tentative(address.parse().unwrap()), "{address}");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use io_uring::{cqueue, opcode, types};
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
-use super::connection::Connection;
+use super::socket::Connection;
 use crate::shard::Piece;
 
 /// Sends a piece and returns how many of its bytes went out. At most one at a time for a connection,

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::ServeError;
+use super::error::ServeError;
 use crate::vital;
 
 /// SIGINT and SIGTERM, watched for from [`Signals::watch`] on. The second one ends the process at once,
@@ -26,7 +26,7 @@ impl Signals {
     /// [`ServeError::Start`] if signals cannot be watched.
     pub fn watch() -> Result<Signals, ServeError> {
         let failed = |source| ServeError::Start { what: "watching signals", source };
-        let runtime = super::acceptor_runtime()?;
+        let runtime = acceptor_runtime()?;
         let mut watched = {
             let _context = runtime.enter();
             Watched::new().map_err(failed)?
@@ -82,4 +82,12 @@ impl Watched {
             }
         }
     }
+}
+
+/// The runtime of a thread that waits for the system, but not for a ring.
+pub(super) fn acceptor_runtime() -> Result<tokio::runtime::Runtime, ServeError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::Start { what: "the acceptor", source })
 }

@@ -1,10 +1,13 @@
-//! The system calls that no crate wraps: TCP_INFO, the limit of descriptors, and a signal to ignore.
+//! System calls: TCP_INFO and a signal to ignore, which no crate wraps, and some that one does.
 //!
 //! Owns the unsafe code of this module. Must never block, and never keep a descriptor.
 
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::net::RecvFlags;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::shard::TcpSample;
 
@@ -49,11 +52,8 @@ pub(super) fn tcp_sample(socket: BorrowedFd<'_>) -> io::Result<TcpSample> {
 /// # Errors
 /// `WouldBlock` if it has nothing, or the kernel's.
 pub fn receive_ready(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
-    let length = unsafe {
-        libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
-    };
-    usize::try_from(length).map_err(|_| io::Error::last_os_error())
+    let (length, _) = rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?;
+    Ok(length)
 }
 
 /// A file that has reached its largest size (RLIMIT_FSIZE) gives an error to who writes, instead of ending
@@ -68,19 +68,11 @@ pub fn survive_file_size_limit() {
 /// # Errors
 /// The kernel's; the limit is then as it was.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel fills the struct it is given.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     }
-    if limit.rlim_cur < limit.rlim_max {
-        limit.rlim_cur = limit.rlim_max;
-        // SAFETY: the kernel only reads the struct.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(limit.rlim_cur)
+    Ok(maximum.unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

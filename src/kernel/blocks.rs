@@ -27,7 +27,7 @@ impl OwnedBlocks {
     /// as soon as nobody owns them; a former run may end after we have started. If there are none, a
     /// new one from `first` on is. What else nobody owned at the first look is orphaned for as long
     /// as nobody owns it.
-    pub fn survey(
+    pub(super) fn survey(
         &mut self,
         snapshot: &Snapshot,
         link: Option<u32>,
@@ -60,17 +60,17 @@ impl OwnedBlocks {
     }
 
     /// Whether there are clients with our device and our tables.
-    pub fn has_rivals(&self) -> bool {
+    pub(super) fn has_rivals(&self) -> bool {
         self.rivals != Blocks::default()
     }
 
     /// Whether one of them has ended: what it has left can be taken over.
-    pub fn has_rival_ended(&self) -> bool {
+    pub(super) fn has_rival_ended(&self) -> bool {
         self.rivals.iter().any(|block| !is_owned_by_others(block))
     }
 
     /// Takes what is orphaned; returns whether anything was.
-    pub fn take_orphaned(&mut self) -> io::Result<bool> {
+    pub(super) fn take_orphaned(&mut self) -> io::Result<bool> {
         let orphaned = std::mem::take(&mut self.orphaned);
         for block in orphaned.iter() {
             self.take(block)?;
@@ -78,16 +78,16 @@ impl OwnedBlocks {
         Ok(orphaned != Blocks::default())
     }
 
-    pub fn owned(&self) -> Blocks {
+    pub(super) fn owned(&self) -> Blocks {
         self.owned
     }
 
-    pub fn orphaned(&self) -> Blocks {
+    pub(super) fn orphaned(&self) -> Blocks {
         self.orphaned
     }
 
     /// The block for new ids.
-    pub fn home(&self) -> u32 {
+    pub(super) fn home(&self) -> u32 {
         self.home.unwrap_or(0)
     }
 

@@ -4,7 +4,7 @@
 //! interest, are dropped within the kernel. Must never decide what follows.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use netlink_sys::Socket;
@@ -50,7 +50,7 @@ pub(super) struct Events {
 impl Events {
     /// Opens a socket in the caller's network namespace. `port` is that of the socket which our own
     /// requests come from.
-    pub fn open(port: u32, tables: &[u32]) -> io::Result<Events> {
+    pub(super) fn open(port: u32, tables: &[u32]) -> io::Result<Events> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         let _ = socket.set_rx_buf_sz(RECEIVE_BYTES); // what is lost is noticed
         SockRef::from(&socket).attach_filter(&filter(port, tables))?;
@@ -65,7 +65,7 @@ impl Events {
 
     /// The events since the last call; does not block. Routes are left out unless `matters` says
     /// yes to their prefix, and whether they have our protocol number.
-    pub fn take(&mut self, matters: impl Fn(&Prefix, bool) -> bool) -> Vec<Event> {
+    pub(super) fn take(&mut self, matters: impl Fn(&Prefix, bool) -> bool) -> Vec<Event> {
         let mut events = Vec::new();
         for _ in 0..MESSAGES_MAX {
             let mut buffer = &mut self.datagram[..];
@@ -88,9 +88,9 @@ impl Events {
     }
 }
 
-impl AsRawFd for Events {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -56,9 +56,9 @@ pub(super) const IPV6_METRIC: u32 = 1024;
 /// The metric that it gives an IPv4 route without one.
 pub(super) const IPV4_METRIC: u32 = 0;
 
-/// Appends one operation; `link` is the index of the tunnel device. Asks for an acknowledgement
-/// only if `ack` is set: errors are always answered.
-pub(super) fn put_op(bytes: &mut Vec<u8>, op: &Op, link: u32, sequence: u32, ack: bool) {
+/// Appends one operation; `link` is the index of the tunnel device. Errors are always answered; for
+/// success see [`ask_for_ack`].
+pub(super) fn put_op(bytes: &mut Vec<u8>, op: &Op, link: u32, sequence: u32) {
     let create = NLM_F_CREATE | NLM_F_EXCL;
     match op {
         Op::AddHop { id, family, address } => {
@@ -66,17 +66,17 @@ pub(super) fn put_op(bytes: &mut Vec<u8>, op: &Op, link: u32, sequence: u32, ack
             let attributes = [nha_id(*id), oif, nha_encap_type(), nha_encap(*address)];
             let payload =
                 NexthopMessage { family: family_number(*family), attributes: &attributes };
-            put(bytes, RTM_NEWNEXTHOP, create, sequence, ack, &payload);
+            put(bytes, RTM_NEWNEXTHOP, create, sequence, &payload);
         }
         Op::AddGroup { id, members } => {
             let group = members.iter().flat_map(|id| member_bytes(*id)).collect();
             let attributes = [nha_id(*id), DefaultNla::new(NHA_GROUP, group)];
             let payload = NexthopMessage { family: 0, attributes: &attributes };
-            put(bytes, RTM_NEWNEXTHOP, create, sequence, ack, &payload);
+            put(bytes, RTM_NEWNEXTHOP, create, sequence, &payload);
         }
         Op::DeleteNexthop { id } => {
             let payload = NexthopMessage { family: 0, attributes: &[nha_id(*id)] };
-            put(bytes, RTM_DELNEXTHOP, 0, sequence, ack, &payload);
+            put(bytes, RTM_DELNEXTHOP, 0, sequence, &payload);
         }
         Op::Add { prefix, form, place } => {
             let flags = match place {
@@ -84,12 +84,17 @@ pub(super) fn put_op(bytes: &mut Vec<u8>, op: &Op, link: u32, sequence: u32, ack
                 Place::Last => NLM_F_CREATE | NLM_F_APPEND,
                 Place::First => NLM_F_CREATE,
             };
-            put(bytes, RTM_NEWROUTE, flags, sequence, ack, &route(*prefix, form, link));
+            put(bytes, RTM_NEWROUTE, flags, sequence, &route(*prefix, form, link));
         }
         Op::Delete { prefix, form } => {
-            put(bytes, RTM_DELROUTE, 0, sequence, ack, &route_to_delete(*prefix, form, link));
+            put(bytes, RTM_DELROUTE, 0, sequence, &route_to_delete(*prefix, form, link));
         }
     }
+}
+
+/// Has success answered, too: sets the flag in a message's header (its seventh byte).
+pub(super) fn ask_for_ack(message: &mut [u8]) {
+    message[6] |= NLM_F_ACK as u8;
 }
 
 /// A request for the routes in one table: of our protocol, or of all.
@@ -106,19 +111,19 @@ pub(super) fn put_route_dump(
     }
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unspec;
-    put(bytes, RTM_GETROUTE, NLM_F_DUMP, sequence, false, &message);
+    put(bytes, RTM_GETROUTE, NLM_F_DUMP, sequence, &message);
 }
 
 /// A request for all nexthop objects.
 pub(super) fn put_nexthop_dump(bytes: &mut Vec<u8>, sequence: u32) {
-    let start = begin(bytes, RTM_GETNEXTHOP, NLM_F_DUMP, sequence, false);
+    let start = begin(bytes, RTM_GETNEXTHOP, NLM_F_DUMP, sequence);
     bytes.extend_from_slice(&[0; NHMSG_BYTES]); // a dump names no protocol
     end(bytes, start);
 }
 
 /// A request for the link of which this attribute is the name.
 pub(super) fn put_link_query(bytes: &mut Vec<u8>, attribute: u16, name: &str, sequence: u32) {
-    let start = begin(bytes, RTM_GETLINK, 0, sequence, false);
+    let start = begin(bytes, RTM_GETLINK, 0, sequence);
     bytes.extend_from_slice(&[0; IFINFOMSG_BYTES]);
     let name = DefaultNla::new(attribute, [name.as_bytes(), b"\0"].concat());
     append(bytes, &[name].as_slice());
@@ -128,7 +133,7 @@ pub(super) fn put_link_query(bytes: &mut Vec<u8>, attribute: u16, name: &str, se
 /// A request that changes nothing: it is refused as unsupported, or earlier for lack of the
 /// capability.
 pub(super) fn put_capability_probe(bytes: &mut Vec<u8>, sequence: u32) {
-    let start = begin(bytes, RTM_DELROUTE, 0, sequence, true);
+    let start = begin(bytes, RTM_DELROUTE, NLM_F_ACK, sequence);
     bytes.extend_from_slice(&[0; 12]); // no address family, so there is no handler
     end(bytes, start);
 }
@@ -158,17 +163,17 @@ impl Emitable for NexthopMessage<'_> {
     }
 }
 
-fn put(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, ack: bool, of: &impl Emitable) {
-    let start = begin(bytes, kind, flags, sequence, ack);
+fn put(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, of: &impl Emitable) {
+    let start = begin(bytes, kind, flags, sequence);
     append(bytes, of);
     end(bytes, start);
 }
 
-fn begin(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, ack: bool) -> usize {
+fn begin(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32) -> usize {
     let start = bytes.len();
     let mut header = NetlinkHeader::default();
     header.message_type = kind;
-    header.flags = NLM_F_REQUEST | flags | if ack { NLM_F_ACK } else { 0 };
+    header.flags = NLM_F_REQUEST | flags;
     header.sequence_number = sequence;
     append(bytes, &header);
     start
@@ -319,7 +324,8 @@ mod tests {
 
     fn bytes_of(op: &Op) -> String {
         let mut bytes = Vec::new();
-        put_op(&mut bytes, op, 9, 1, true);
+        put_op(&mut bytes, op, 9, 1);
+        ask_for_ack(&mut bytes);
         hex::encode(bytes)
     }
 

@@ -4,18 +4,18 @@
 //! [`plan::Ours`] goes. Must never change a route of anybody else, another client's neither, and
 //! never let a caller wait for the kernel.
 //!
-//! `plan` decides what to change and knows no kernel; `messages` and `seen` are the bytes, `netlink`
-//! and `events` the sockets, `blocks` whose nexthop ids are whose, `worker` the one thread that uses them.
+//! `config` is what a caller wants, `plan` decides what to change and knows no kernel; `messages` and `seen` are the bytes, `netlink`
+//! and `events` the sockets, `blocks` whose nexthop ids are whose, `thread` the one thread that uses them.
 
 mod blocks;
+mod config;
 mod events;
 mod messages;
 mod netlink;
-pub mod plan;
+pub(crate) mod plan;
 mod seen;
-mod worker;
+mod thread;
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,52 +27,16 @@ use crate::types::{Route, Vni};
 use crate::vital;
 use events::Events;
 use netlink::Requests;
-use plan::{Plan, PlanConfig};
-use worker::{Command, Worker};
+use plan::Plan;
+use thread::{Command, NetlinkThread};
 
+pub(crate) use config::RESYNC_DEFAULT;
+pub use config::{HOPS_DEFAULT, HOPS_MAX, KernelConfig, NexthopObjects};
 pub use messages::METALBOND_RT_PROTO;
-pub use plan::{Counters, NexthopObjects, ServerId};
+pub use plan::Counters;
 
 /// Longest alternative name of a link in bytes (ALTIFNAMSIZ without its closing zero).
 const ALTERNATIVE_NAME_BYTES_MAX: usize = 127;
-
-/// Where routes go, and how they get there.
-#[derive(Clone, Debug)]
-pub struct KernelConfig {
-    /// The tunnel device (usually an `ip6tnl` device in `external` mode). It must exist at the
-    /// start; later it may go, come back, and lose its name to another. An alternative name does.
-    pub link_name: String,
-    /// VNI to routing table, 1..=2^32-1; 0 stands for the table `main` (254). Routes of other VNIs
-    /// are not installed.
-    pub vni_table_map: BTreeMap<Vni, u32>,
-    /// Whether IPv6 destinations are left out. Those of a former run go with what nobody asks for.
-    pub ipv4_only: bool,
-    /// Where kernel nexthop objects are used. Kernels without them get routes that carry their own
-    /// encapsulation, whatever is set here.
-    pub nexthop_objects: NexthopObjects,
-    /// Hops of one route at most, the lowest addresses: 1..=[`plan::HOPS_MAX`]. See
-    /// [`plan::HOPS_DEFAULT`] for what more than the default do.
-    pub hops_max: usize,
-    /// Seconds between two comparisons with the kernel's tables; 0: only when there is a reason.
-    pub resync_s: u32,
-    /// Seeds hash maps and the ids of nexthop objects; should differ between programs.
-    pub seed: u64,
-}
-
-impl KernelConfig {
-    /// Routes out of `link_name`; a comparison every 60 s.
-    pub fn new(link_name: impl Into<String>, vni_table_map: BTreeMap<Vni, u32>) -> KernelConfig {
-        KernelConfig {
-            link_name: link_name.into(),
-            vni_table_map,
-            ipv4_only: false,
-            nexthop_objects: NexthopObjects::default(),
-            hops_max: plan::HOPS_DEFAULT,
-            resync_s: 60,
-            seed: ahash::RandomState::new().hash_one(std::process::id()),
-        }
-    }
-}
 
 /// Why kernel routes cannot be managed.
 #[derive(Debug, thiserror::Error)]
@@ -128,13 +92,7 @@ impl KernelRoutes {
         }
         let failed = |what| move |source| KernelError::Netlink { what, source };
         let mut requests = Requests::open().map_err(failed("opening a socket"))?;
-        let plan = Plan::new(PlanConfig {
-            vni_table_map: config.vni_table_map.clone(),
-            ipv4_only: config.ipv4_only,
-            nexthop_objects: config.nexthop_objects,
-            hops_max: config.hops_max,
-            seed: config.seed,
-        });
+        let plan = Plan::new(config.clone());
         // Events before anything else is asked: what happens from now on is not missed.
         let events = Events::open(requests.port(), plan.mapped_tables())
             .map_err(failed("watching links and routes"))?;
@@ -153,51 +111,19 @@ impl KernelRoutes {
             awake: AtomicBool::new(true),
             waker,
         });
-        let worker = Worker::new(config, plan, Arc::clone(&shared), wake, requests, events);
-        let thread = vital::spawn("netlink", || worker.run()).map_err(KernelError::Thread)?;
+        let thread = NetlinkThread::new(config, plan, Arc::clone(&shared), wake, requests, events);
+        let thread = vital::spawn("netlink", || thread.run()).map_err(KernelError::Thread)?;
         Ok(KernelRoutes { shared, thread: Some(thread) })
     }
 
-    /// A server has announced a route: installed with its first server.
-    pub fn add(&self, vni: Vni, route: Route, server: ServerId) {
-        self.shared.push(Command::Add(vni, route, server));
+    /// A route is wanted: installed, if it can be.
+    pub fn add(&self, vni: Vni, route: Route) {
+        self.shared.push(Command::Add(vni, route));
     }
 
-    /// A server has withdrawn a route: uninstalled with its last server.
-    pub fn remove(&self, vni: Vni, route: Route, server: ServerId) {
-        self.shared.push(Command::Remove(vni, route, server));
-    }
-
-    /// We announce a route ourselves: what others announce for its destination is not installed
-    /// (protocol section 6.6).
-    pub fn announce(&self, vni: Vni, route: Route) {
-        self.shared.push(Command::Announce(vni, route));
-    }
-
-    /// We no longer announce a route: what others announce for its destination is installed.
-    pub fn withdraw(&self, vni: Vni, route: Route) {
-        self.shared.push(Command::Withdraw(vni, route));
-    }
-
-    /// A server is gone, and all its routes with it.
-    pub fn lose(&self, server: ServerId) {
-        self.shared.push(Command::Lose(server));
-    }
-
-    /// A server is gone but may be back: its routes stay until [`KernelRoutes::release`].
-    pub fn hold(&self, server: ServerId) {
-        self.shared.push(Command::Hold(server));
-    }
-
-    /// Deletes the routes that a server has not announced again since [`KernelRoutes::hold`]: its
-    /// dump is complete, or the hold time is over.
-    pub fn release(&self, server: ServerId) {
-        self.shared.push(Command::Release(server));
-    }
-
-    /// A VNI is no longer subscribed: all its routes go, whoever announced them.
-    pub fn drop_vni(&self, vni: Vni) {
-        self.shared.push(Command::DropVni(vni));
+    /// A route is wanted no longer.
+    pub fn remove(&self, vni: Vni, route: Route) {
+        self.shared.push(Command::Remove(vni, route));
     }
 
     /// The servers have told what they know: routes of a former run that nobody has asked for go.

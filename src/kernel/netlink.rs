@@ -3,12 +3,14 @@
 //! Owns the socket and what the kernel's answers mean. Must never decide what to install.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use super::messages;
 use super::plan::{Family, Op, Outcome, SeenRoute, Snapshot};
@@ -67,7 +69,7 @@ pub(super) struct Requests {
 
 impl Requests {
     /// Opens a socket in the caller's network namespace.
-    pub fn open() -> io::Result<Requests> {
+    pub(super) fn open() -> io::Result<Requests> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -81,12 +83,12 @@ impl Requests {
     }
 
     /// The socket's own address.
-    pub fn port(&self) -> u32 {
+    pub(super) fn port(&self) -> u32 {
         self.port
     }
 
     /// Whether this program may change routes.
-    pub fn may_change_routes(&mut self) -> io::Result<bool> {
+    pub(super) fn may_change_routes(&mut self) -> io::Result<bool> {
         let sequence = self.next_sequences(1);
         self.bytes.clear();
         messages::put_capability_probe(&mut self.bytes, sequence);
@@ -97,7 +99,7 @@ impl Requests {
     }
 
     /// The link of this name, if there is one; an alternative name does as well.
-    pub fn link(&mut self, name: &str) -> io::Result<Option<LinkSeen>> {
+    pub(super) fn link(&mut self, name: &str) -> io::Result<Option<LinkSeen>> {
         if name.len() <= messages::LINK_NAME_BYTES_MAX
             && let Some(seen) = self.link_by(messages::IFLA_IFNAME, name)?
         {
@@ -132,7 +134,7 @@ impl Requests {
     }
 
     /// Sends the operations in as few system calls as possible, and appends one answer for each.
-    pub fn execute(&mut self, ops: &[Op], link: u32, answers: &mut Vec<Answer>) {
+    pub(super) fn execute(&mut self, ops: &[Op], link: u32, answers: &mut Vec<Answer>) {
         let mut rest = ops;
         while !rest.is_empty() {
             let first = self.next_sequences(rest.len() as u32);
@@ -144,7 +146,7 @@ impl Requests {
     }
 
     /// Dumps nexthop objects, and the routes as asked for.
-    pub fn snapshot(&mut self, scope: &Scope, with_nexthops: bool) -> io::Result<Snapshot> {
+    pub(super) fn snapshot(&mut self, scope: &Scope, with_nexthops: bool) -> io::Result<Snapshot> {
         let mut snapshot = Snapshot { has_others: scope.with_others, ..Snapshot::default() };
         if with_nexthops {
             snapshot.nexthops = self.dump(
@@ -210,7 +212,7 @@ impl Requests {
         for op in ops {
             let start = self.bytes.len();
             let sequence = first.wrapping_add(count as u32);
-            messages::put_op(&mut self.bytes, op, link, sequence, false);
+            messages::put_op(&mut self.bytes, op, link, sequence);
             if count > 0 && self.bytes.len() > BATCH_BYTES {
                 self.bytes.truncate(start);
                 break;
@@ -218,7 +220,7 @@ impl Requests {
             last = start;
             count += 1;
         }
-        self.bytes[last + 6] |= netlink_packet_core::NLM_F_ACK as u8;
+        messages::ask_for_ack(&mut self.bytes[last..]);
         count
     }
 
@@ -350,8 +352,8 @@ impl Requests {
             let mut buffer = &mut self.datagram[..];
             match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let fds = [self.socket.as_raw_fd()];
-                    if !wait_readable(&fds, Some(ANSWER_TIMEOUT))?[0] {
+                    let fds = [self.socket.as_fd()];
+                    if !wait_readable(fds, Some(ANSWER_TIMEOUT))?[0] {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
@@ -383,23 +385,17 @@ fn drop_last_of_others(found: &mut Vec<SeenRoute>) {
 
 /// Waits until one of the descriptors can be read; tells which. None: without a limit.
 pub(super) fn wait_readable<const N: usize>(
-    fds: &[RawFd; N],
+    fds: [BorrowedFd<'_>; N],
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
-    let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
-    let timeout_ms = timeout.map_or(-1, |timeout| {
-        i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
-    });
-    // SAFETY: the pointer and the length describe `polled`, which lives until the call returns.
-    let ready = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, timeout_ms) };
-    if ready < 0 {
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-        return Ok([false; N]);
+    let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    // What does not fit is without a limit, too.
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    match rustix::event::poll(&mut polled, timeout.as_ref()) {
+        Err(Errno::INTR) => Ok([false; N]),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(polled.map(|one| !one.revents().is_empty())),
     }
-    Ok(polled.map(|one| one.revents != 0))
 }
 
 /// The messages of a datagram, up to the first malformed one.

@@ -3,11 +3,13 @@
 //! Owns the bytes, and all the `unsafe` of the core. Must never move or change a byte that was
 //! appended, nor be used by two threads (it is `!Send` by its `Cell`s).
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
+
+use super::runs::{Run, Scope, extend};
 
 /// The smallest chunk, in bytes.
 pub const CHUNK_BYTES_MIN: usize = 1 << 10;
@@ -19,7 +21,7 @@ const SPARE_MAX: usize = 64;
 /// Spare chunks that are looked at for one that no SEND holds any more.
 const SPARE_TRIES: usize = 4;
 
-/// Counts the bytes that chunks hold.
+/// Counts bytes that are held.
 pub type LiveBytes = Rc<Cell<usize>>;
 
 /// Where the logs of a shard get their chunks from: small ones are used again, since a log that everybody
@@ -29,6 +31,7 @@ pub struct ChunkPool {
     live: LiveBytes,
     /// The oldest first: what is in flight may still hold the bytes of the others.
     spare: RefCell<VecDeque<Rc<Chunk>>>,
+    spare_bytes: Cell<usize>,
 }
 
 /// The bytes of a chunk; those below `len` never change. What is in flight holds these alone: it
@@ -37,21 +40,25 @@ pub struct ChunkBytes {
     bytes: NonNull<u8>,
     capacity: usize,
     len: Cell<usize>,
-    live: LiveBytes,
 }
 
-/// Bytes of whole frames. Readers hold an `Rc`, and through `next` all later chunks too, so a chunk
+/// Bytes of whole frames, in runs of one audience each. Readers hold an `Rc`, and through `next` all later chunks too, so a chunk
 /// lives exactly as long as somebody has still to read it.
 pub struct Chunk {
     start: u64,
     bytes: Rc<ChunkBytes>,
+    runs: RefCell<Vec<Run>>,
     next: RefCell<Option<Rc<Chunk>>>,
+    live: LiveBytes,
+    /// What it has added to `live`.
+    counted: Cell<usize>,
 }
 
 impl ChunkPool {
-    /// Bytes of the chunks that are not spare.
+    /// Bytes of the chunks that somebody has still to read. What is in flight of others is not counted:
+    /// it is a piece of a single peer.
     pub fn live_bytes(&self) -> usize {
-        self.live.get() - self.spare.borrow().len() * CHUNK_BYTES_MIN
+        self.live.get() - self.spare_bytes.get()
     }
 
     /// An empty chunk whose first byte has the log position `start`.
@@ -61,6 +68,7 @@ impl ChunkPool {
         for _ in 0..tries {
             if let Some(mut chunk) = spare.pop_front() {
                 if chunk.restart_at(start) {
+                    self.spare_bytes.set(self.spare_bytes.get() - chunk.counted.get());
                     return chunk;
                 }
                 spare.push_back(chunk);
@@ -68,7 +76,8 @@ impl ChunkPool {
         }
         if tries > 0 && spare.len() == SPARE_MAX {
             // Or chunks that stalled readers hold would keep all others out.
-            spare.pop_front();
+            let dropped = spare.pop_front().map_or(0, |chunk| chunk.counted.get());
+            self.spare_bytes.set(self.spare_bytes.get() - dropped);
         }
         Chunk::new(start, capacity, &self.live)
     }
@@ -78,6 +87,7 @@ impl ChunkPool {
         let mut spare = self.spare.borrow_mut();
         let is_last_reader = Rc::strong_count(&chunk) == 1;
         if chunk.bytes.capacity == CHUNK_BYTES_MIN && is_last_reader && spare.len() < SPARE_MAX {
+            self.spare_bytes.set(self.spare_bytes.get() + chunk.counted.get());
             spare.push_back(chunk);
         }
     }
@@ -109,7 +119,6 @@ impl std::fmt::Debug for ChunkBytes {
 
 impl Drop for ChunkBytes {
     fn drop(&mut self) {
-        self.live.set(self.live.get() - self.capacity);
         let bytes = std::ptr::slice_from_raw_parts_mut(self.bytes.as_ptr(), self.capacity);
         // SAFETY: made by `Box::leak` of a box of this length, given back once.
         drop(unsafe { Box::from_raw(bytes) });
@@ -123,8 +132,14 @@ impl Chunk {
         live.set(live.get() + capacity);
         // The pointer is the only way to the bytes from here on; `drop` makes the box again.
         let bytes = NonNull::from(Box::leak(boxed)).cast();
-        let bytes = ChunkBytes { bytes, capacity, len: Cell::new(0), live: live.clone() };
-        Rc::new(Chunk { start, bytes: Rc::new(bytes), next: RefCell::new(None) })
+        Rc::new(Chunk {
+            start,
+            bytes: Rc::new(ChunkBytes { bytes, capacity, len: Cell::new(0) }),
+            runs: RefCell::default(),
+            next: RefCell::default(),
+            live: live.clone(),
+            counted: Cell::new(capacity),
+        })
     }
 
     /// Empties the chunk for use at another place; false if somebody holds it or its bytes.
@@ -133,6 +148,7 @@ impl Chunk {
         let Some(bytes) = Rc::get_mut(&mut chunk.bytes) else { return false };
         bytes.len.set(0);
         chunk.start = start;
+        chunk.runs.borrow_mut().clear();
         chunk.next.take();
         true
     }
@@ -157,11 +173,16 @@ impl Chunk {
         self.bytes.capacity - self.bytes.len.get()
     }
 
-    /// Appends `bytes`.
+    /// The runs of its frames.
+    pub(super) fn runs(&self) -> Ref<'_, Vec<Run>> {
+        self.runs.borrow()
+    }
+
+    /// Appends frames for an audience.
     ///
     /// # Panics
     /// If they do not fit.
-    pub fn append(&self, bytes: &[u8]) {
+    pub fn append(&self, bytes: &[u8], scope: Scope) {
         assert!(bytes.len() <= self.free(), "a chunk never grows");
         let len = &self.bytes.len;
         // SAFETY: the target lies within the allocation and behind `len`, where no slice handed out
@@ -172,6 +193,12 @@ impl Chunk {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
         }
         len.set(len.get() + bytes.len());
+        let mut runs = self.runs.borrow_mut();
+        let before = runs.capacity();
+        extend(&mut runs, len.get(), scope);
+        let grown = (runs.capacity() - before) * size_of::<Run>();
+        self.counted.set(self.counted.get() + grown);
+        self.live.set(self.live.get() + grown);
     }
 
     /// The bytes at these offsets into the chunk: see [`ChunkBytes::slice`].
@@ -194,6 +221,7 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
+        self.live.set(self.live.get() - self.counted.get());
         // A long chain would be dropped recursively, chunk within chunk: unroll it.
         let mut next = self.next.take();
         while let Some(chunk) = next {
@@ -219,25 +247,26 @@ mod tests {
     fn bytes_stay_where_they_are_while_more_is_appended() {
         let live = LiveBytes::default();
         let chunk = Chunk::new(100, 16, &live);
-        chunk.append(b"abcd");
+        chunk.append(b"abcd", Scope::All);
         let first = chunk.slice(0..4);
         let address = first.as_ptr();
-        chunk.append(b"efgh");
+        chunk.append(b"efgh", Scope::All);
         assert_eq!(first, b"abcd");
         assert_eq!(chunk.slice(2..8), b"cdefgh");
         assert_eq!(chunk.slice(0..4).as_ptr(), address);
-        assert_eq!((chunk.end(), chunk.free(), live.get()), (108, 8, 16));
+        assert_eq!((chunk.end(), chunk.free()), (108, 8));
+        assert_eq!(live.get(), 16 + 4 * size_of::<Run>());
     }
 
     #[test]
     fn a_long_chain_is_dropped_without_recursion() {
         let live = LiveBytes::default();
         let first = Chunk::new(0, 1, &live);
-        first.append(b"x");
+        first.append(b"x", Scope::All);
         let mut last = first.clone();
         for start in 1..200_000 {
             let next = Chunk::new(start, 1, &live);
-            next.append(b"x");
+            next.append(b"x", Scope::All);
             last.link(next.clone());
             last = next;
         }
@@ -250,20 +279,21 @@ mod tests {
     fn a_chunk_is_used_again_when_nobody_holds_its_bytes() {
         let pool = ChunkPool::default();
         let chunk = pool.chunk(0, CHUNK_BYTES_MIN);
-        chunk.append(b"abcd");
+        chunk.append(b"abcd", Scope::All);
         let in_flight = chunk.bytes().clone();
         pool.give_back(chunk);
         assert_eq!(pool.live_bytes(), 0);
         let other = pool.chunk(4, CHUNK_BYTES_MIN);
-        other.append(b"efgh");
+        other.append(b"efgh", Scope::All);
         assert_eq!(in_flight.slice(0..4), b"abcd");
         let address = in_flight.slice(0..4).as_ptr();
         drop(in_flight);
         let again = pool.chunk(8, CHUNK_BYTES_MIN);
         assert_eq!((again.start(), again.end(), again.free()), (8, 8, CHUNK_BYTES_MIN));
-        again.append(b"ijkl");
+        again.append(b"ijkl", Scope::All);
         assert_eq!(again.slice(0..4).as_ptr(), address);
-        assert_eq!(pool.live_bytes(), 2 * CHUNK_BYTES_MIN);
+        let runs_bytes = 4 * size_of::<Run>();
+        assert_eq!(pool.live_bytes(), 2 * (CHUNK_BYTES_MIN + runs_bytes));
         pool.give_back(again.clone());
         pool.give_back(pool.chunk(9, 2 * CHUNK_BYTES_MIN));
         assert_eq!(pool.spare.borrow().len(), 0, "held by a reader, or too large");
@@ -283,16 +313,13 @@ mod tests {
             pool.give_back(chunk);
         }
         assert!(reused > 8 * SPARE_MAX, "{reused} were used again");
-        assert_eq!(
-            pool.live_bytes() + pool.spare.borrow().len() * CHUNK_BYTES_MIN,
-            pool.live.get()
-        );
+        assert_eq!(pool.live_bytes(), 0, "what is in flight is not counted");
         drop(held);
     }
 
     #[test]
     #[should_panic(expected = "a chunk never grows")]
     fn too_much_is_refused() {
-        Chunk::new(0, 2, &LiveBytes::default()).append(b"abc");
+        Chunk::new(0, 2, &LiveBytes::default()).append(b"abc", Scope::All);
     }
 }

@@ -8,40 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::chunk::CHUNK_BYTES_MAX;
-use super::vni_log::whole_frames;
+use super::runs::{Place, Run, Scope, extend};
+use super::vni_log::{frames_within, whole_frames};
 use crate::types::SourceId;
 
 /// About how long the blocks of a list are, at most.
 const BLOCK_BYTES: usize = CHUNK_BYTES_MAX;
-
-/// Who, among the subscribers of a group, a record is for (design: the visibility rule).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Scope {
-    /// Every subscriber.
-    All,
-    /// Every subscriber but the one that announces under this id.
-    AllBut(SourceId),
-    /// Only the subscriber that announces under this id.
-    Only(SourceId),
-}
-
-impl Scope {
-    /// Whether a subscriber that announces as `source` is in the audience.
-    pub fn includes(self, source: SourceId) -> bool {
-        match self {
-            Scope::All => true,
-            Scope::AllBut(excluded) => excluded != source,
-            Scope::Only(included) => included == source,
-        }
-    }
-}
-
-/// Frames for the same audience: those up to `end`, from where the run before ends.
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    end: usize,
-    scope: Scope,
-}
 
 /// Counts the bytes of shared frames, whoever holds them and on whichever thread.
 #[derive(Clone, Debug, Default)]
@@ -227,10 +199,7 @@ impl Frames {
             }
             self.cuts.push(self.bytes.len());
         }
-        match self.runs.last_mut() {
-            Some(last) if last.scope == scope => last.end = self.bytes.len(),
-            _ => self.runs.push(Run { end: self.bytes.len(), scope }),
-        }
+        extend(&mut self.runs, self.bytes.len(), scope);
     }
 
     /// No more is to come. Its bytes count as held from now on.
@@ -290,33 +259,33 @@ impl Frames {
 #[derive(Clone, Debug)]
 pub struct FramesCursor {
     frames: Arc<Frames>,
-    position: usize,
-    run: usize,
+    place: Place,
 }
 
 impl FramesCursor {
     /// At the beginning.
     pub fn new(frames: Arc<Frames>) -> FramesCursor {
-        FramesCursor { frames, position: 0, run: 0 }
+        FramesCursor { frames, place: Place::default() }
     }
 
     /// The next contiguous frames for `reader`, of at most `bytes_max` (one frame at least); None
     /// at the end. Never reaches beyond the head while in it.
     pub fn readable(&mut self, reader: SourceId, bytes_max: usize) -> Option<Range<usize>> {
-        self.skip_invisible(reader);
-        if self.position == self.frames.bytes.len() {
+        if !self.place.skip_invisible(&self.frames.runs, reader) {
             return None;
         }
-        let end = self.visible_end(reader, bytes_max);
-        let from = self.position;
-        let cut = self.cut(end, bytes_max);
-        Some(from..cut)
+        let from = self.place.position();
+        let mut end = self.place.visible_end(&self.frames.runs, reader, bytes_max);
+        if from < self.frames.head_bytes {
+            end = end.min(self.frames.head_bytes);
+        }
+        Some(from..self.cut(from, end, bytes_max))
     }
 
     /// Steps to `position`, the end of a range from [`FramesCursor::readable`].
     pub fn advance_to(&mut self, position: usize) {
-        assert!(position >= self.position && position <= self.frames.bytes.len());
-        self.position = position;
+        assert!(position <= self.frames.bytes.len());
+        self.place.advance_to(position);
     }
 
     /// The frames that it reads.
@@ -324,44 +293,14 @@ impl FramesCursor {
         &self.frames
     }
 
-    fn skip_invisible(&mut self, reader: SourceId) {
-        while let Some(run) = self.frames.runs.get(self.run) {
-            if self.position < run.end {
-                if run.scope.includes(reader) {
-                    return;
-                }
-                self.position = run.end;
-            }
-            self.run += 1;
-        }
-    }
-
-    /// Where the visible bytes end: at an invisible run, at the head's end, or somewhat beyond
-    /// `bytes_max`.
-    fn visible_end(&self, reader: SourceId, bytes_max: usize) -> usize {
-        let mut end = self.position;
-        for run in &self.frames.runs[self.run..] {
-            if !run.scope.includes(reader) || end - self.position >= bytes_max {
-                break;
-            }
-            end = run.end;
-        }
-        if self.position < self.frames.head_bytes { end.min(self.frames.head_bytes) } else { end }
-    }
-
-    fn cut(&self, end: usize, bytes_max: usize) -> usize {
-        if end - self.position <= bytes_max {
+    fn cut(&self, from: usize, end: usize, bytes_max: usize) -> usize {
+        if end - from <= bytes_max {
             return end;
         }
-        let limit = self.position + bytes_max;
         let cuts = &self.frames.cuts;
-        match cuts[..cuts.partition_point(|&cut| cut <= limit)].last() {
-            Some(&cut) if cut > self.position => cut,
-            _ => {
-                let rest = &self.frames.bytes[self.position..end];
-                let whole = whole_frames(rest, bytes_max);
-                self.position + whole.max(crate::wire::frame_len(rest))
-            }
+        match cuts[..cuts.partition_point(|&cut| cut <= from + bytes_max)].last() {
+            Some(&cut) if cut > from => cut,
+            _ => from + frames_within(&self.frames.bytes[from..end], bytes_max),
         }
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::frames::{Blocks, Frames, FramesList, Node, Scope};
+use super::frames::{Blocks, Frames, FramesList, Node};
+use super::runs::Scope;
 use crate::types::{Action, Pages, Place, SourceId, SplitTable};
 use crate::wire::{action_and_key, frame_len};
 

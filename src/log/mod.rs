@@ -1,16 +1,19 @@
-//! Encoded UPDATEs on their way to subscribers: shared logs with cursors, shared bases, and the
-//! private queues of single peers.
+//! Encoded UPDATEs on their way to subscribers: shared logs with cursors, what became of the part of a log
+//! that only laggards have still to hear of, and shared bases.
 //!
 //! Owns bytes and their audiences. Must never know a route table, a session or a socket.
 
+mod bits;
 mod chunk;
+mod compaction;
 mod frames;
 mod merge;
-mod queue;
+mod runs;
 mod vni_log;
 
-pub use chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkBytes, ChunkPool};
-pub use frames::{Blocks, Frames, FramesCursor, FramesList, Scope, SharedBytes};
+pub use chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkBytes, ChunkPool, LiveBytes};
+pub use compaction::{Compaction, Laggard};
+pub use frames::{Blocks, Frames, FramesCursor, FramesList, SharedBytes};
 pub use merge::Merge;
-pub use queue::{Conflation, TaggedQueue, frames_within};
-pub use vni_log::{Cursor, VniLog, whole_frames};
+pub use runs::Scope;
+pub use vni_log::{Cursor, VniLog, frames_within, whole_frames};

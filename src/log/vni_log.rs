@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkPool};
+use super::runs::{Place, Run, Scope};
+use crate::types::SourceId;
 use crate::wire::frame_len;
 
 /// An append-only sequence of frames. Positions count bytes since the log began.
@@ -27,8 +29,8 @@ impl VniLog {
         self.end
     }
 
-    /// Readies the log for `bytes_next` bytes, and returns the chunk where they will begin: cursors
-    /// that stand at the end take hold of it before the append.
+    /// Readies the log for `bytes_next` bytes, and returns the chunk where they will begin: who has read
+    /// everything takes a cursor at its end before the append.
     pub fn anchor(&mut self, bytes_next: &[u8]) -> Rc<Chunk> {
         match &self.tail {
             Some(tail) if tail.free() >= frame_len(bytes_next) => tail.clone(),
@@ -36,22 +38,30 @@ impl VniLog {
         }
     }
 
-    /// Appends whole frames; returns the range of positions that they got.
-    pub fn append(&mut self, mut frames: &[u8]) -> Range<u64> {
-        let start = self.end;
+    /// Appends whole frames for an audience.
+    pub fn append(&mut self, mut frames: &[u8], scope: Scope) {
         while !frames.is_empty() {
             let chunk = self.anchor(frames);
             let fitting = whole_frames(frames, chunk.free());
-            chunk.append(&frames[..fitting]);
+            chunk.append(&frames[..fitting], scope);
             self.end = chunk.end();
             frames = &frames[fitting..];
         }
-        start..self.end
     }
 
-    /// Lets go of the chunk that would be appended to. For a log whose cursors all stand at its end.
+    /// How many hold a chunk before which there is none any more: cursors in it, and the caller.
+    pub fn readers_in(&self, chunk: &Rc<Chunk>) -> usize {
+        let is_tail = self.tail.as_ref().is_some_and(|tail| Rc::ptr_eq(tail, chunk));
+        Rc::strong_count(chunk) - usize::from(is_tail)
+    }
+
+    /// Lets go of the chunk that would be appended to.
+    ///
+    /// # Panics
+    /// If a cursor stands in it, which would never come to what follows.
     pub fn let_go(&mut self) {
         if let Some(tail) = self.tail.take() {
+            assert_eq!(Rc::strong_count(&tail), 1, "nobody has anything to read");
             self.pool.give_back(tail);
         }
     }
@@ -89,65 +99,82 @@ pub fn whole_frames(frames: &[u8], bytes_max: usize) -> usize {
     }
 }
 
-/// A place in a log. It keeps alive what it has still to read.
-#[derive(Debug, Default)]
+/// The same, but for the first frame, which is taken however long it is.
+pub fn frames_within(frames: &[u8], bytes_max: usize) -> usize {
+    match whole_frames(frames, bytes_max) {
+        0 => frame_len(frames),
+        fitting => fitting,
+    }
+}
+
+/// The place of somebody who has something to read in a log. It keeps alive what that is.
+#[derive(Clone, Debug)]
 pub struct Cursor {
-    position: u64,
-    /// None while nothing has to be read.
-    chunk: Option<Rc<Chunk>>,
+    chunk: Rc<Chunk>,
+    place: Place,
 }
 
 impl Cursor {
-    /// A cursor that has read everything up to `end`.
-    pub fn at_end(end: u64) -> Cursor {
-        Cursor { position: end, chunk: None }
+    /// Where the next frames are about to begin: see [`VniLog::anchor`].
+    pub fn at_end_of(chunk: &Rc<Chunk>) -> Cursor {
+        let place = Place::behind(&chunk.runs());
+        Cursor { chunk: chunk.clone(), place }
     }
 
-    /// Position of the next byte to read.
+    /// The chunk in which it stands.
+    pub fn chunk(&self) -> &Rc<Chunk> {
+        &self.chunk
+    }
+
+    /// Log position of the next byte to read.
     pub fn position(&self) -> u64 {
-        self.position
+        self.chunk.start() + self.place.position() as u64
     }
 
-    /// Takes hold of the chunk in which the frames behind its position are about to begin.
-    pub fn wake(&mut self, anchor: &Rc<Chunk>) {
-        assert!(self.chunk.is_none() && self.position == anchor.end(), "it stood at the end");
-        self.chunk = Some(anchor.clone());
-    }
-
-    /// What can be read without a break: the chunk, and offsets into it, at most up to the position
-    /// `limit`. Empty only if the position is `limit` or the end of the log.
-    pub fn readable(&mut self, limit: u64) -> Option<(Rc<Chunk>, Range<usize>)> {
-        let mut chunk = self.chunk.as_ref()?;
-        if self.position == chunk.end() {
-            let next = chunk.next()?;
-            chunk = self.chunk.insert(next);
+    /// The next frames for `reader` that lie together, as offsets into [`Cursor::chunk`], somewhat more than
+    /// `bytes_max` perhaps. None at the end of the log.
+    pub fn readable(&mut self, reader: SourceId, bytes_max: usize) -> Option<Range<usize>> {
+        loop {
+            let runs = self.chunk.runs();
+            if self.place.skip_invisible(&runs, reader) {
+                let end = self.place.visible_end(&runs, reader, bytes_max);
+                return Some(self.place.position()..end);
+            }
+            drop(runs);
+            if !self.step() {
+                return None;
+            }
         }
-        let from = (self.position - chunk.start()) as usize;
-        let to = (limit.min(chunk.end()).max(self.position) - chunk.start()) as usize;
-        (from < to).then(|| (chunk.clone(), from..to))
     }
 
-    /// Steps over what was read, or over frames that are not for this reader.
-    pub fn advance_to(&mut self, position: u64) {
-        assert!(position >= self.position, "cursors only move on");
-        while let Some(chunk) = &self.chunk
-            && position > chunk.end()
-        {
-            self.chunk = chunk.next();
-        }
-        assert!(self.chunk.is_some(), "beyond the end of the log");
-        self.position = position;
+    /// Steps behind what was read, an offset into [`Cursor::chunk`].
+    pub fn advance_to(&mut self, offset: usize) {
+        assert!(self.chunk.start() + offset as u64 <= self.chunk.end(), "beyond the end");
+        self.place.advance_to(offset);
     }
 
-    /// Jumps to the end of the log and lets go of all chunks.
-    pub fn rest_at(&mut self, end: u64) {
-        *self = Cursor::at_end(end);
+    /// What is left of the next run in this chunk, whoever it is for: up to this offset and audience.
+    pub(super) fn next_run(&mut self) -> Option<Run> {
+        self.place.next_run(&self.chunk.runs())
+    }
+
+    /// Goes on to the next chunk. False if there is none.
+    pub(super) fn step(&mut self) -> bool {
+        let Some(next) = self.chunk.next() else { return false };
+        self.chunk = next;
+        self.place = Place::default();
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{PeerId, ShardId};
+
+    fn source(slot: u32) -> SourceId {
+        SourceId(PeerId::new(ShardId(0), slot, 0))
+    }
 
     fn frame(number: u32) -> Vec<u8> {
         let mut frame = vec![1, 0, 40, 5];
@@ -156,11 +183,15 @@ mod tests {
         frame
     }
 
-    fn read_all(cursor: &mut Cursor, end: u64) -> Vec<u8> {
+    fn at_end(log: &mut VniLog, bytes_next: &[u8]) -> Cursor {
+        Cursor::at_end_of(&log.anchor(bytes_next))
+    }
+
+    fn read_all(cursor: &mut Cursor, reader: SourceId) -> Vec<u8> {
         let mut out = Vec::new();
-        while let Some((chunk, range)) = cursor.readable(end) {
-            out.extend_from_slice(chunk.slice(range.clone()));
-            cursor.advance_to(cursor.position() + range.len() as u64);
+        while let Some(range) = cursor.readable(reader, CHUNK_BYTES_MAX) {
+            out.extend_from_slice(cursor.chunk().slice(range.clone()));
+            cursor.advance_to(range.end);
         }
         out
     }
@@ -169,26 +200,20 @@ mod tests {
     fn cursors_read_what_was_appended_after_them() {
         let pool = Rc::new(ChunkPool::default());
         let mut log = VniLog::new(pool.clone());
-        let mut early = Cursor::at_end(0);
+        let mut early = at_end(&mut log, &frame(0));
         let mut expected = Vec::new();
         for number in 0..5_000 {
-            let bytes = frame(number);
-            if number == 0 {
-                early.wake(&log.anchor(&bytes));
-            }
-            log.append(&bytes);
-            expected.extend_from_slice(&bytes);
+            log.append(&frame(number), Scope::All);
+            expected.extend_from_slice(&frame(number));
         }
         let bytes = [frame(5_000), frame(5_001)].concat();
-        let mut late = Cursor::at_end(log.end());
-        late.wake(&log.anchor(&bytes));
-        log.append(&bytes);
+        let mut late = at_end(&mut log, &bytes);
+        log.append(&bytes, Scope::All);
         expected.extend_from_slice(&bytes);
-        assert_eq!(read_all(&mut late, log.end()), bytes);
-        assert_eq!(read_all(&mut early, log.end()), expected);
+        assert_eq!(read_all(&mut late, source(1)), bytes);
+        assert_eq!(read_all(&mut early, source(1)), expected);
+        drop((early, late));
         log.let_go();
-        early.rest_at(log.end());
-        late.rest_at(log.end());
         assert_eq!(pool.live_bytes(), 0, "nobody has anything left to read");
     }
 
@@ -196,14 +221,13 @@ mod tests {
     fn a_large_run_is_split_at_frames() {
         let mut log = VniLog::new(Rc::default());
         let run: Vec<u8> = (0..9_000).flat_map(frame).collect();
-        let mut cursor = Cursor::at_end(0);
-        cursor.wake(&log.anchor(&run));
-        assert_eq!(log.append(&run), 0..run.len() as u64);
+        let mut cursor = at_end(&mut log, &run);
+        log.append(&run, Scope::All);
         let mut pieces = 0;
-        while let Some((chunk, range)) = cursor.readable(log.end()) {
+        while let Some(range) = cursor.readable(source(1), CHUNK_BYTES_MAX) {
             assert_eq!(range.len() % 44, 0, "whole frames");
-            assert!(chunk.slice(range.clone()).starts_with(&[1, 0, 40, 5]));
-            cursor.advance_to(cursor.position() + range.len() as u64);
+            assert!(cursor.chunk().slice(range.clone()).starts_with(&[1, 0, 40, 5]));
+            cursor.advance_to(range.end);
             pieces += 1;
         }
         assert_eq!(pieces, (9_000 * 44usize).div_ceil(CHUNK_BYTES_MAX));
@@ -211,15 +235,31 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_cuts_and_skipping_hops_over_chunks() {
+    fn each_reads_what_is_for_it_also_where_the_last_run_grows() {
+        let scopes =
+            [Scope::All, Scope::AllBut(source(1)), Scope::Only(source(2)), Scope::Only(source(1))];
         let mut log = VniLog::new(Rc::default());
-        let run: Vec<u8> = (0..4_000).flat_map(frame).collect();
-        let mut cursor = Cursor::at_end(0);
-        cursor.wake(&log.anchor(&run));
-        log.append(&run);
-        assert_eq!(cursor.readable(88).map(|(_, range)| range), Some(0..88));
-        cursor.advance_to(44 * 3_999);
-        let (chunk, range) = cursor.readable(u64::MAX).expect("one frame is left");
-        assert_eq!(chunk.slice(range), frame(3_999));
+        let mut cursors: Vec<_> = (0..4).map(|_| at_end(&mut log, &frame(0))).collect();
+        let mut read = vec![Vec::new(); 4];
+        let mut expected = read.clone();
+        for number in 0..8_000 {
+            let scope = scopes[number as usize / 3 % scopes.len()];
+            log.append(&frame(number), scope);
+            for (slot, expected) in (0..).zip(&mut expected) {
+                if scope.includes(source(slot)) {
+                    expected.extend_from_slice(&frame(number));
+                }
+            }
+            // Some read each time, some seldom, one at the very end.
+            for (slot, every) in [(0, 1), (1, 7), (2, 3_000)] {
+                if number % every == 0 {
+                    read[slot].extend(read_all(&mut cursors[slot], source(slot as u32)));
+                }
+            }
+        }
+        for (slot, cursor) in cursors.iter_mut().enumerate() {
+            read[slot].extend(read_all(cursor, source(slot as u32)));
+        }
+        assert!(read == expected);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::table::{CloseReason, Direction, Event, State, Step, transition};
 use crate::types::{PeerClass, Time};
-use crate::wire::{Hello, MessageType};
+use crate::wire::{Hello, Message};
 
 /// From connecting or accepting until ESTABLISHED.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -116,21 +116,25 @@ impl Session {
         self.walk(now, Event::Connected, None)
     }
 
-    /// What to do with a message. `hello` holds the fields of a HELLO; a HELLO without them is a
-    /// fault.
+    /// What to do with a message.
     #[inline]
-    pub fn on_message(
-        &mut self,
-        now: Time,
-        message_type: MessageType,
-        hello: Option<&Hello>,
-    ) -> Verdict {
+    pub fn on_message(&mut self, now: Time, message: &Message) -> Verdict {
+        match message {
+            Message::Update(_) => self.on_update(now),
+            _ => self.on_rarer_message(now, message),
+        }
+    }
+
+    /// What to do with an UPDATE, one that makes no sense included: where none is allowed, it is not
+    /// either.
+    #[inline]
+    pub fn on_update(&mut self, now: Time) -> Verdict {
+        self.heard_at = now;
         // The table says the same; this is the row that millions of messages a second take.
-        if self.state == State::Established && message_type == MessageType::Update {
-            self.heard_at = now;
+        if self.state == State::Established {
             return Verdict::Deliver;
         }
-        self.on_rarer_message(now, message_type, hello)
+        self.walk(now, Event::Update, None)
     }
 
     /// What is due at `now`. To be called until it says [`Verdict::Ignore`] or
@@ -242,26 +246,20 @@ impl Session {
         self.keepalive_interval_s
     }
 
-    fn on_rarer_message(
-        &mut self,
-        now: Time,
-        message_type: MessageType,
-        hello: Option<&Hello>,
-    ) -> Verdict {
+    fn on_rarer_message(&mut self, now: Time, message: &Message) -> Verdict {
         let at_client = self.direction == Direction::Outgoing && !self.reflector;
-        let event = match (message_type, hello) {
-            (MessageType::Hello, None) => Event::Fault,
-            (MessageType::Hello, Some(hello)) if hello.keepalive_interval_s == 0 => {
-                Event::HelloIntervalZero
+        let (event, hello) = match message {
+            Message::Hello(hello) if hello.keepalive_interval_s == 0 => {
+                (Event::HelloIntervalZero, None)
             }
-            (MessageType::Hello, Some(_)) => Event::Hello,
-            (MessageType::Keepalive, _) => Event::Keepalive,
-            (MessageType::Subscribe | MessageType::Unsubscribe, _) if at_client => {
-                Event::SubscribeAtClient
+            Message::Hello(hello) => (Event::Hello, Some(hello)),
+            Message::Keepalive => (Event::Keepalive, None),
+            Message::Subscribe(_) | Message::Unsubscribe(_) if at_client => {
+                (Event::SubscribeAtClient, None)
             }
-            (MessageType::Subscribe, _) => Event::Subscribe,
-            (MessageType::Unsubscribe, _) => Event::Unsubscribe,
-            (MessageType::Update, _) => Event::Update,
+            Message::Subscribe(_) => (Event::Subscribe, None),
+            Message::Unsubscribe(_) => (Event::Unsubscribe, None),
+            Message::Update(_) => (Event::Update, None),
         };
         self.heard_at = now;
         self.walk(now, event, hello)

@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
+use super::walks::UPDATE;
 use super::*;
-use crate::types::{PeerClass, Time};
-use crate::wire::{Hello, MessageType};
+use crate::types::{PeerClass, Time, Vni};
+use crate::wire::{Hello, Message};
 
 const START: Time = Time(1_000_000_000);
+const SUBSCRIBE: Message = Message::Subscribe(Vni(7));
+const UNSUBSCRIBE: Message = Message::Unsubscribe(Vni(7));
 
 fn at_ms(ms: u64) -> Time {
     START.after(Duration::from_millis(ms))
@@ -32,9 +35,9 @@ fn config(direction: Direction, keepalive_interval_s: u32) -> SessionConfig {
 fn incoming(own_s: u32, peers_s: u32) -> Session {
     let mut session = Session::new(&config(Direction::Incoming, own_s), START);
     assert_eq!(session.connected(START), Verdict::Ignore);
-    let verdict = session.on_message(START, MessageType::Hello, Some(&hello(peers_s)));
+    let verdict = session.on_message(START, &Message::Hello(hello(peers_s)));
     assert!(matches!(verdict, Verdict::SendHello(_)), "{verdict:?}");
-    let verdict = session.on_message(START, MessageType::Keepalive, None);
+    let verdict = session.on_message(START, &Message::Keepalive);
     assert_eq!(verdict, Verdict::Established { send_keepalive: true });
     session
 }
@@ -43,7 +46,7 @@ fn incoming(own_s: u32, peers_s: u32) -> Session {
 fn outgoing(own_s: u32, server: Hello) -> (Session, Verdict) {
     let mut session = Session::new(&config(Direction::Outgoing, own_s), START);
     assert!(matches!(session.connected(START), Verdict::SendHello(_)));
-    let verdict = session.on_message(START, MessageType::Hello, Some(&server));
+    let verdict = session.on_message(START, &Message::Hello(server));
     (session, verdict)
 }
 
@@ -63,19 +66,19 @@ fn incoming_handshake() {
     assert_eq!(session.keepalive_interval_s(), 10);
     let theirs = Hello { keepalive_interval_s: 3, is_server: true, reassembles: true };
     let ours = Hello { keepalive_interval_s: 3, is_server: true, reassembles: true };
-    let verdict = session.on_message(START, MessageType::Hello, Some(&theirs));
+    let verdict = session.on_message(START, &Message::Hello(theirs));
     assert_eq!(verdict, Verdict::SendHello(ours));
     assert_eq!(session.state(), State::HelloSent);
     assert_eq!((session.peer_class(), session.peer_reassembles()), (PeerClass::Server, true));
     assert_eq!(session.keepalive_interval_s(), 3);
-    let verdict = session.on_message(START, MessageType::Keepalive, None);
+    let verdict = session.on_message(START, &Message::Keepalive);
     assert_eq!(verdict, Verdict::Established { send_keepalive: true });
-    let verdict = session.on_message(START, MessageType::Keepalive, None);
+    let verdict = session.on_message(START, &Message::Keepalive);
     assert_eq!(verdict, Verdict::SendKeepalive);
-    for message in [MessageType::Subscribe, MessageType::Update, MessageType::Unsubscribe] {
-        assert_eq!(session.on_message(START, message, None), Verdict::Deliver);
+    for message in [SUBSCRIBE, UPDATE, UNSUBSCRIBE] {
+        assert_eq!(session.on_message(START, &message), Verdict::Deliver);
     }
-    let verdict = session.on_message(START, MessageType::Hello, Some(&theirs));
+    let verdict = session.on_message(START, &Message::Hello(theirs));
     assert_eq!(verdict, Verdict::Close(CloseReason::SecondHello));
     assert_eq!(session.state(), State::Closed);
 }
@@ -83,7 +86,7 @@ fn incoming_handshake() {
 #[test]
 fn an_answer_says_server_and_reassembles_only_to_those_who_did() {
     let mut session = Session::new(&config(Direction::Incoming, 2), START);
-    let verdict = session.on_message(START, MessageType::Hello, Some(&hello(9)));
+    let verdict = session.on_message(START, &Message::Hello(hello(9)));
     let ours = Hello { keepalive_interval_s: 2, is_server: true, reassembles: false };
     assert_eq!(verdict, Verdict::SendHello(ours));
     assert_eq!((session.peer_class(), session.peer_reassembles()), (PeerClass::Client, false));
@@ -95,14 +98,14 @@ fn outgoing_handshake() {
     let ours = Hello { keepalive_interval_s: 7, is_server: false, reassembles: true };
     assert_eq!(session.connected(START), Verdict::SendHello(ours));
     let theirs = Hello { keepalive_interval_s: 4, is_server: true, reassembles: false };
-    let verdict = session.on_message(START, MessageType::Hello, Some(&theirs));
+    let verdict = session.on_message(START, &Message::Hello(theirs));
     assert_eq!(verdict, Verdict::Ignore);
     assert_eq!(session.state(), State::HelloReceived);
     assert_eq!((session.peer_class(), session.keepalive_interval_s()), (PeerClass::Server, 4));
     assert_due(&mut session, 20, Verdict::SendKeepalive);
-    let verdict = session.on_message(at_ms(21), MessageType::Keepalive, None);
+    let verdict = session.on_message(at_ms(21), &Message::Keepalive);
     assert_eq!(verdict, Verdict::Established { send_keepalive: false });
-    let verdict = session.on_message(at_ms(22), MessageType::Keepalive, None);
+    let verdict = session.on_message(at_ms(22), &Message::Keepalive);
     assert_eq!(verdict, Verdict::Ignore, "a client answers no KEEPALIVE");
 }
 
@@ -119,11 +122,11 @@ fn a_server_of_our_kind_gets_the_first_keepalive_at_once() {
 fn a_clients_keepalives_keep_the_beat_of_the_hello() {
     let (mut session, _) = outgoing(1, hello(9));
     assert_due(&mut session, 20, Verdict::SendKeepalive);
-    let verdict = session.on_message(at_ms(500), MessageType::Keepalive, None);
+    let verdict = session.on_message(at_ms(500), &Message::Keepalive);
     assert_eq!(verdict, Verdict::Established { send_keepalive: false });
     assert_due(&mut session, 1000, Verdict::SendKeepalive);
     // The timer comes late: the next beat stays where it was, and those missed are not made up for.
-    let _ = session.on_message(at_ms(3000), MessageType::Keepalive, None);
+    let _ = session.on_message(at_ms(3000), &Message::Keepalive);
     assert_eq!(session.on_timer(at_ms(3300)), Verdict::SendKeepalive);
     assert_due(&mut session, 4000, Verdict::SendKeepalive);
     assert_eq!(session.on_timer(at_ms(4000)), Verdict::Ignore);
@@ -140,7 +143,7 @@ fn who_does_not_get_established_is_closed() {
     assert_eq!(unconnected.state(), State::Retry);
 
     let mut halfway = Session::new(&config(Direction::Incoming, 60), START);
-    let _ = halfway.on_message(at_ms(9000), MessageType::Hello, Some(&hello(60)));
+    let _ = halfway.on_message(at_ms(9000), &Message::Hello(hello(60)));
     assert_due(&mut halfway, 10_000, Verdict::Close(CloseReason::HandshakeTimeout));
 }
 
@@ -162,7 +165,7 @@ fn hold_time_is_five_halves_of_the_interval() {
 fn hold_time_runs_from_the_hello() {
     let mut session = Session::new(&config(Direction::Incoming, 1), START);
     assert_eq!(session.next_deadline(), at_ms(10_000));
-    let _ = session.on_message(at_ms(5000), MessageType::Hello, Some(&hello(1)));
+    let _ = session.on_message(at_ms(5000), &Message::Hello(hello(1)));
     assert_due(&mut session, 7500, Verdict::Close(CloseReason::HoldTimeout));
 
     // A client whose HELLO is not answered has only the handshake to wait for.
@@ -174,21 +177,16 @@ fn hold_time_runs_from_the_hello() {
 #[test]
 fn any_message_restarts_the_hold_timer() {
     let mut session = incoming(1, 1);
-    let messages = [
-        MessageType::Update,
-        MessageType::Subscribe,
-        MessageType::Unsubscribe,
-        MessageType::Keepalive,
-    ];
+    let messages = [UPDATE, SUBSCRIBE, UNSUBSCRIBE, Message::Keepalive];
     for (second, message) in (1..).zip(messages) {
-        let _ = session.on_message(at_ms(second * 2000), message, None);
+        let _ = session.on_message(at_ms(second * 2000), &message);
         assert_eq!(session.next_deadline(), at_ms(second * 2000 + 2500), "{message:?}");
     }
     // Also one that a client has no use for.
     let (mut session, _) = outgoing(9, hello(9));
     let _ = session.on_timer(at_ms(20));
-    let _ = session.on_message(at_ms(30), MessageType::Keepalive, None);
-    assert_eq!(session.on_message(at_ms(22_000), MessageType::Subscribe, None), Verdict::Ignore);
+    let _ = session.on_message(at_ms(30), &Message::Keepalive);
+    assert_eq!(session.on_message(at_ms(22_000), &SUBSCRIBE), Verdict::Ignore);
     assert_eq!(session.on_timer(at_ms(23_000)), Verdict::SendKeepalive);
     assert_eq!(session.on_timer(at_ms(23_000)), Verdict::Ignore);
 }
@@ -196,8 +194,8 @@ fn any_message_restarts_the_hold_timer() {
 #[test]
 fn a_paused_reader_has_no_hold_time_and_sends_keepalives() {
     let mut session = incoming(1, 1);
-    let _ = session.on_message(at_ms(1000), MessageType::Keepalive, None);
-    let _ = session.on_message(at_ms(1500), MessageType::Update, None);
+    let _ = session.on_message(at_ms(1000), &Message::Keepalive);
+    let _ = session.on_message(at_ms(1500), &UPDATE);
     session.pause(at_ms(1800));
     assert_due(&mut session, 2000, Verdict::SendKeepalive);
     session.pause(at_ms(2500)); // Paused already: changes nothing.
@@ -218,7 +216,7 @@ fn pausing_often_does_not_starve_the_peer() {
         session.pause(at_ms(tenth * 100));
         keepalives += u32::from(session.on_timer(at_ms(tenth * 100 + 90)) != Verdict::Ignore);
         session.resume(at_ms(tenth * 100 + 90));
-        let verdict = session.on_message(at_ms(tenth * 100 + 95), MessageType::Update, None);
+        let verdict = session.on_message(at_ms(tenth * 100 + 95), &UPDATE);
         assert_eq!(verdict, Verdict::Deliver);
     }
     assert_eq!(keepalives, 9);
@@ -228,7 +226,7 @@ fn pausing_often_does_not_starve_the_peer() {
 fn what_was_read_before_the_pause_counts_during_it() {
     let mut session = incoming(1, 1);
     session.pause(at_ms(1000));
-    assert_eq!(session.on_message(at_ms(1500), MessageType::Update, None), Verdict::Deliver);
+    assert_eq!(session.on_message(at_ms(1500), &UPDATE), Verdict::Deliver);
     session.resume(at_ms(9000));
     assert_eq!(session.next_deadline(), at_ms(11_500));
 }
@@ -247,7 +245,7 @@ fn before_established_a_pause_only_stops_the_clock() {
 fn a_paused_client_keeps_its_beat_and_is_not_held_up_by_the_servers_silence() {
     let (mut session, _) = outgoing(1, hello(1));
     let _ = session.on_timer(at_ms(20));
-    let _ = session.on_message(at_ms(30), MessageType::Keepalive, None);
+    let _ = session.on_message(at_ms(30), &Message::Keepalive);
     session.pause(at_ms(100));
     for second in 1..10 {
         assert_due(&mut session, second * 1000, Verdict::SendKeepalive);
@@ -275,23 +273,15 @@ fn send_hold() {
 
 #[test]
 fn illegal_openings_close() {
-    for message in [
-        MessageType::Keepalive,
-        MessageType::Subscribe,
-        MessageType::Unsubscribe,
-        MessageType::Update,
-    ] {
+    for message in [Message::Keepalive, SUBSCRIBE, UNSUBSCRIBE, UPDATE] {
         let mut session = Session::new(&config(Direction::Incoming, 5), START);
-        let verdict = session.on_message(START, message, None);
+        let verdict = session.on_message(START, &message);
         assert!(matches!(verdict, Verdict::Close(CloseReason::Unexpected { .. })), "{message:?}");
         assert_eq!(session.state(), State::Closed);
     }
     let mut session = Session::new(&config(Direction::Incoming, 5), START);
-    let verdict = session.on_message(START, MessageType::Hello, Some(&hello(0)));
+    let verdict = session.on_message(START, &Message::Hello(hello(0)));
     assert_eq!(verdict, Verdict::Close(CloseReason::HelloIntervalZero));
-    let mut session = Session::new(&config(Direction::Incoming, 5), START);
-    let verdict = session.on_message(START, MessageType::Hello, None);
-    assert_eq!(verdict, Verdict::Close(CloseReason::Fault));
 }
 
 #[test]
@@ -300,12 +290,12 @@ fn only_a_reflector_takes_subscriptions_from_whom_it_dialled() {
         let config = SessionConfig { reflector, ..config(Direction::Outgoing, 5) };
         let mut session = Session::new(&config, START);
         let _ = session.connected(START);
-        let _ = session.on_message(START, MessageType::Hello, Some(&hello(5)));
-        let _ = session.on_message(START, MessageType::Keepalive, None);
+        let _ = session.on_message(START, &Message::Hello(hello(5)));
+        let _ = session.on_message(START, &Message::Keepalive);
         let expected = if reflector { Verdict::Deliver } else { Verdict::Ignore };
-        assert_eq!(session.on_message(START, MessageType::Subscribe, None), expected);
-        assert_eq!(session.on_message(START, MessageType::Unsubscribe, None), expected);
-        assert_eq!(session.on_message(START, MessageType::Update, None), Verdict::Deliver);
+        assert_eq!(session.on_message(START, &SUBSCRIBE), expected);
+        assert_eq!(session.on_message(START, &UNSUBSCRIBE), expected);
+        assert_eq!(session.on_message(START, &UPDATE), Verdict::Deliver);
     }
 }
 
@@ -339,10 +329,10 @@ fn no_interval_overflows() {
             let mut session = Session::new(&config(direction, interval_s), START);
             assert_eq!(session.keepalive_interval_s(), 86_400);
             let _ = session.connected(START);
-            let verdict = session.on_message(START, MessageType::Hello, Some(&hello(interval_s)));
+            let verdict = session.on_message(START, &Message::Hello(hello(interval_s)));
             assert!(!matches!(verdict, Verdict::Close(_)), "{verdict:?}");
             let _ = session.on_timer(at_ms(20));
-            let _ = session.on_message(START, MessageType::Keepalive, None);
+            let _ = session.on_message(START, &Message::Keepalive);
             assert_eq!(session.state(), State::Established);
             assert_eq!(session.on_timer(at_ms(86_399_999)), Verdict::Ignore);
             assert!(session.next_deadline() <= at_ms(216_000_000));
@@ -351,8 +341,8 @@ fn no_interval_overflows() {
     // Also where the clock ends.
     let late = Time(u64::MAX - 5);
     let mut session = Session::new(&config(Direction::Incoming, u32::MAX), late);
-    let _ = session.on_message(late, MessageType::Hello, Some(&hello(u32::MAX)));
-    let _ = session.on_message(late, MessageType::Keepalive, None);
+    let _ = session.on_message(late, &Message::Hello(hello(u32::MAX)));
+    let _ = session.on_message(late, &Message::Keepalive);
     session.pause(late);
     session.resume(late);
     assert_eq!(session.next_deadline(), Time::NEVER);

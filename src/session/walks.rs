@@ -2,20 +2,37 @@
 //!
 //! Owns nothing else.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::Time;
-use crate::wire::{Hello, MessageType};
+use crate::types::{Action, Destination, NextHop, NextHopType, Route, Time, Vni};
+use crate::wire::{Hello, Message, Update};
 
 const START: Time = Time(1_000_000_000);
+
+/// What it says does not matter to a session.
+pub(super) const UPDATE: Message = Message::Update(Update {
+    action: Action::Add,
+    vni: Vni(7),
+    route: Route {
+        destination: Destination { prefix: IpAddr::V4(Ipv4Addr::UNSPECIFIED), length: 0 },
+        next_hop: NextHop {
+            address: IpAddr::V6(Ipv6Addr::LOCALHOST),
+            vni: Vni(0),
+            kind: NextHopType::STANDARD,
+            nat_port_from: 0,
+            nat_port_to: 0,
+        },
+    },
+});
 
 #[derive(Clone, Debug)]
 enum Op {
     Connected,
-    Message(MessageType, Option<Hello>),
+    Message(Message),
     Timer,
     ToDeadline,
     Pause,
@@ -38,15 +55,15 @@ fn any_op() -> impl Strategy<Value = Op> {
         },
     );
     let plain = prop_oneof![
-        Just(MessageType::Subscribe),
-        Just(MessageType::Unsubscribe),
-        Just(MessageType::Update)
+        Just(Message::Subscribe(Vni(7))),
+        Just(Message::Unsubscribe(Vni(7))),
+        Just(UPDATE)
     ];
     prop_oneof![
         2 => Just(Op::Connected),
-        4 => hello.prop_map(|hello| Op::Message(MessageType::Hello, Some(hello))),
-        6 => Just(Op::Message(MessageType::Keepalive, None)),
-        4 => plain.prop_map(|message| Op::Message(message, None)),
+        4 => hello.prop_map(|hello| Op::Message(Message::Hello(hello))),
+        6 => Just(Op::Message(Message::Keepalive)),
+        4 => plain.prop_map(Op::Message),
         2 => Just(Op::Timer),
         6 => Just(Op::ToDeadline),
         2 => Just(Op::Pause),
@@ -73,7 +90,7 @@ fn any_config() -> impl Strategy<Value = SessionConfig> {
 fn act(session: &mut Session, now: &mut Time, op: &Op) -> Verdict {
     match op {
         Op::Connected => session.connected(*now),
-        Op::Message(message, hello) => session.on_message(*now, *message, hello.as_ref()),
+        Op::Message(message) => session.on_message(*now, message),
         Op::Timer => session.on_timer(*now),
         Op::ToDeadline => {
             let deadline = session.next_deadline();
@@ -114,10 +131,7 @@ fn act(session: &mut Session, now: &mut Time, op: &Op) -> Verdict {
 /// The first `length` operations of a handshake: most random walks never get through one.
 fn handshake(direction: Direction, length: usize) -> Vec<Op> {
     let hello = Hello { keepalive_interval_s: 5, is_server: false, reassembles: false };
-    let mut ops = vec![
-        Op::Message(MessageType::Hello, Some(hello)),
-        Op::Message(MessageType::Keepalive, None),
-    ];
+    let mut ops = vec![Op::Message(Message::Hello(hello)), Op::Message(Message::Keepalive)];
     if direction == Direction::Outgoing {
         ops.insert(0, Op::Connected);
     }
@@ -161,7 +175,7 @@ proptest! {
             }
             if verdict == Verdict::Deliver {
                 prop_assert_eq!((before, established), (State::Established, 1));
-                if let Op::Message(MessageType::Subscribe | MessageType::Unsubscribe, _) = op {
+                if let Op::Message(Message::Subscribe(_) | Message::Unsubscribe(_)) = op {
                     prop_assert!(config.direction == Direction::Incoming || config.reflector);
                 }
             }

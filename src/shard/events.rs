@@ -5,18 +5,18 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Shard;
-use super::peer::Role;
-use crate::session::CloseReason;
+use super::config::Limits;
+use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, Time};
 
 /// The log's target for what anybody can provoke who never had a session.
 pub const STRANGERS: &str = concat!(env!("CARGO_CRATE_NAME"), "::strangers");
 
 /// After this time without a refusal they are summed up.
-const QUIET: Duration = Duration::from_secs(1);
+pub(super) const QUIET: Duration = Duration::from_secs(1);
 
 /// How a session ended.
 #[derive(Clone, Debug)]
@@ -29,9 +29,21 @@ pub struct SessionEnd {
     pub detail: Option<String>,
 }
 
-/// What of a peer's was refused since it was last summed up.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Refusals {
+/// What there is to tell of one peer.
+pub(super) struct Record {
+    remote: SocketAddr,
+    /// Whether nobody else tells of its sessions: who dialled a server does.
+    is_stranger: bool,
+    refusals: Refusals,
+    established_at: Option<Time>,
+    /// What the socket or the input says about the end, as long as there is none.
+    detail: Option<String>,
+    end: Option<SessionEnd>,
+}
+
+/// What was refused since it was last summed up.
+#[derive(Clone, Copy, Default)]
+struct Refusals {
     routes: u64,
     subscriptions: u64,
     invalid: u64,
@@ -67,20 +79,31 @@ impl Refusals {
     }
 }
 
-impl Shard {
-    /// Counts a refusal, and says so if it is the first for a while.
-    pub(super) fn refused(
-        &mut self,
-        now: Time,
-        id: PeerId,
-        refused: Refused,
-        what: &dyn fmt::Display,
-    ) {
-        let Some(peer) = self.peers.find_mut(id) else { return };
-        if !peer.refusals.count(now, refused) {
-            return;
+impl Record {
+    /// Of a peer that connected to us.
+    pub fn of_stranger(remote: SocketAddr) -> Record {
+        Record { is_stranger: true, ..Record::of_our_own(remote) }
+    }
+
+    /// Of a server that we dialled, or a peer in this process.
+    pub fn of_our_own(remote: SocketAddr) -> Record {
+        Record {
+            remote,
+            is_stranger: false,
+            refusals: Refusals::default(),
+            established_at: None,
+            detail: None,
+            end: None,
         }
-        let remote = peer.remote;
+    }
+
+    /// Counts a refusal, and says so if it is the first for a while: true then, and it is to be summed
+    /// up later.
+    pub fn refuse(&mut self, now: Time, refused: Refused, what: &dyn fmt::Display) -> bool {
+        if !self.refusals.count(now, refused) {
+            return false;
+        }
+        let remote = self.remote;
         match refused {
             Refused::Route => tracing::warn!(
                 %remote, "refused {what}: the peer announces as many routes as it may \
@@ -92,35 +115,19 @@ impl Shard {
             ),
             Refused::Invalid => tracing::warn!(%remote, "dropped an UPDATE: {what}"),
         }
-        self.refused.push(id);
-        self.next_summary = self.next_summary.min(now.after(QUIET));
+        true
     }
 
-    /// Sums up the refusals of peers that have quieted down.
-    pub(super) fn sum_up_refusals(&mut self, now: Time) {
-        if now < self.next_summary {
-            return;
-        }
-        self.next_summary = Time::NEVER;
-        for id in std::mem::take(&mut self.refused) {
-            let Some(peer) = self.peers.find_mut(id) else { continue };
-            let quiet_at = peer.refusals.last_at.after(QUIET);
-            if quiet_at > now {
-                self.next_summary = self.next_summary.min(quiet_at);
-                self.refused.push(id);
-            } else {
-                self.sum_up(id);
-            }
-        }
+    /// When refusals may be summed up, unless there are more until then.
+    pub fn quiet_at(&self) -> Time {
+        self.refusals.last_at.after(QUIET)
     }
 
     /// Says how much was refused, if that was more than the line for the first one told.
-    pub(super) fn sum_up(&mut self, id: PeerId) {
-        let limits = self.config.limits;
-        let Some(peer) = self.peers.find_mut(id) else { return };
-        let refusals = std::mem::take(&mut peer.refusals);
+    pub fn sum_up(&mut self, limits: &Limits) {
+        let refusals = std::mem::take(&mut self.refusals);
         let Refusals { routes, subscriptions, invalid, .. } = refusals;
-        let remote = peer.remote;
+        let remote = self.remote;
         if refusals.total() < 2 {
             return;
         }
@@ -140,38 +147,54 @@ impl Shard {
     }
 
     /// Tells that a session stands.
-    pub(super) fn log_established(&self, id: PeerId) {
-        let Some(peer) = self.peers.find(id) else { return };
-        let keepalive_s = peer.session.keepalive_interval_s();
-        let reassembles = peer.session.peer_reassembles();
-        if peer.role == Role::Accepted {
-            tracing::info!(%id, remote = %peer.remote, keepalive_s, reassembles, "established");
+    pub fn established(&mut self, now: Time, id: PeerId, session: &Session) {
+        self.established_at = Some(now);
+        if self.is_stranger {
+            let keepalive_s = session.keepalive_interval_s();
+            let reassembles = session.peer_reassembles();
+            tracing::info!(%id, remote = %self.remote, keepalive_s, reassembles, "established");
         }
     }
 
-    /// Tells that a session ended, and why. Servers that we dialled are left to who dialled.
-    pub(super) fn log_end(&self, id: PeerId) {
-        let Some(peer) = self.peers.find(id) else { return };
-        let Some(SessionEnd { reason, stood_for, detail }) = &peer.end else { return };
-        let remote = peer.remote;
-        let detail = detail.as_ref().map(tracing::field::display);
-        let is_expected = self.draining || *reason == CloseReason::Shutdown;
-        match stood_for {
-            _ if peer.role != Role::Accepted => {}
-            Some(_) if is_expected => tracing::debug!(%id, %remote, %reason, detail, "closed"),
-            Some(stood_for) => {
-                let after_s = stood_for.as_secs();
-                tracing::info!(%id, %remote, %reason, detail, after_s, "closed");
-            }
-            // Health checks connect and close.
-            None if is_expected || *reason == CloseReason::RemoteClosed => {
-                tracing::debug!(%id, %remote, %reason, detail, "closed before it was established");
-            }
-            None => {
-                tracing::info!(
-                    target: STRANGERS, %id, %remote, %reason, detail, "closed before it was established"
-                );
-            }
+    /// Remembers what is behind an end that is about to come, unless that is known already.
+    pub fn explain(&mut self, detail: impl FnOnce() -> String) {
+        self.detail.get_or_insert_with(detail);
+    }
+
+    /// Tells that the session ended, and why.
+    pub fn end(&mut self, now: Time, id: PeerId, reason: CloseReason, is_expected: bool) {
+        let stood_for = self.established_at.map(|established_at| now.since(established_at));
+        let end = SessionEnd { reason, stood_for, detail: self.detail.take() };
+        if self.is_stranger {
+            let is_expected = is_expected || reason == CloseReason::Shutdown;
+            log_end(id, self.remote, &end, is_expected);
+        }
+        self.end = Some(end);
+    }
+
+    /// How the session ended, if it did. Said once.
+    pub fn take_end(&mut self) -> Option<SessionEnd> {
+        self.end.take()
+    }
+}
+
+fn log_end(id: PeerId, remote: SocketAddr, end: &SessionEnd, is_expected: bool) {
+    let SessionEnd { reason, stood_for, detail } = end;
+    let detail = detail.as_ref().map(tracing::field::display);
+    match stood_for {
+        Some(_) if is_expected => tracing::debug!(%id, %remote, %reason, detail, "closed"),
+        Some(stood_for) => {
+            let after_s = stood_for.as_secs();
+            tracing::info!(%id, %remote, %reason, detail, after_s, "closed");
+        }
+        // Health checks connect and close.
+        None if is_expected || *reason == CloseReason::RemoteClosed => {
+            tracing::debug!(%id, %remote, %reason, detail, "closed before it was established");
+        }
+        None => {
+            tracing::info!(
+                target: STRANGERS, %id, %remote, %reason, detail, "closed before it was established"
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The subscriptions of this shard's peers, and the log of each group that they follow.
 //!
-//! Owns logs, cursors and private queues. Must never send anything, nor filter or copy a frame for
+//! Owns logs, and where each subscriber stands. Must never send anything, nor filter or copy a frame for
 //! each subscriber: a record is appended once.
 
 use std::collections::VecDeque;
@@ -11,29 +11,52 @@ use std::sync::Arc;
 use ahash::RandomState;
 use slab::Slab;
 
-use super::output::DIRECT_BYTES_MIN;
+use super::piece::DIRECT_BYTES_MIN;
 use crate::log::{
-    Blocks, Chunk, ChunkBytes, ChunkPool, Conflation, Cursor, Frames, FramesCursor, Scope,
-    TaggedQueue, VniLog, frames_within,
+    Blocks, ChunkBytes, ChunkPool, Compaction, Cursor, Frames, FramesCursor, Laggard, LiveBytes,
+    Scope, VniLog, frames_within,
 };
 use crate::rib::{Group, Joined};
 use crate::types::{PeerId, SeededMap, SourceId};
-use crate::wire::{frame_len, frames};
+use crate::wire::frame_len;
 
 /// Index of a subscription; used again after its removal.
 pub(super) type SubIndex = u32;
 
-/// The subscribers of one group at this shard. Those in `members[..idle]` have read the whole log.
-struct LocalGroup {
+/// The subscribers of one group at this shard.
+pub(super) struct LocalGroup {
     key: Group,
-    log: VniLog,
-    members: Vec<SubIndex>,
-    idle: usize,
+    pub(super) log: VniLog,
+    /// Who stands where, by [`Stand::list`].
+    pub(super) members: [Vec<SubIndex>; 4],
+    /// What happened behind the laggards; None if there are none.
+    pub(super) compaction: Option<Box<Compaction>>,
     /// When the log ends beyond this, slow readers are looked for.
-    check_at: u64,
+    pub(super) check_at: u64,
     /// About how long a dump of the table would be.
-    table_bytes: u64,
+    pub(super) table_bytes: u64,
+    /// Whether it waits for its turn to be compacted; and whether whatever is behind counts as slow then.
+    pub(super) listed: bool,
+    pub(super) pressed: bool,
 }
+
+/// Where a subscriber stands in its group's log.
+pub(super) enum Stand {
+    /// Its join was not answered yet.
+    Waiting,
+    /// At the end.
+    AtEnd,
+    /// There is something to read from here on.
+    Reading(Cursor),
+    /// At the frontier of the group's compaction, when it has been told this.
+    Lagging(Laggard),
+}
+
+/// Lists in [`LocalGroup::members`].
+const WAITING: usize = 0;
+const AT_END: usize = 1;
+pub(super) const READING: usize = 2;
+pub(super) const LAGGING: usize = 3;
 
 /// One peer's subscription of one VNI.
 pub(super) struct Subscription {
@@ -43,23 +66,14 @@ pub(super) struct Subscription {
     pub epoch: u64,
     /// Whether it stands among the ready ones, or in its peer's list of pending subscriptions.
     pub queued: bool,
-    /// Whether it stands among the slow ones.
-    slow: bool,
-    group: u32,
-    /// Position in the group's `members`.
+    pub(super) group: u32,
+    /// Position in its list of the group's members.
     at: usize,
-    /// Whether its join was answered.
-    pub joined: bool,
-    /// Where it is in the base or in what followed it, and what is to be read behind that block.
+    pub(super) stand: Stand,
+    /// Where it is in the base or in what followed it, and what is to be read behind that block. Comes before
+    /// all else.
     block: Option<FramesCursor>,
     blocks: Blocks,
-    cursor: Cursor,
-    /// Ranges of the log that are not for it (its own routes).
-    skips: VecDeque<Range<u64>>,
-    /// What is left of a backlog that was too long; comes before everything in the log.
-    conflation: Option<Box<Conflation>>,
-    /// What is for it alone, between the frames of the log.
-    alone: TaggedQueue,
 }
 
 /// What a subscription has to send next.
@@ -68,7 +82,7 @@ pub(super) enum Part {
     Shared(Arc<Frames>, Range<usize>),
     /// From the log.
     Chunk(Rc<ChunkBytes>, Range<usize>),
-    /// Was copied from the private queue.
+    /// What a laggard has to be told: was copied.
     Copied,
     /// The next frame does not fit any more.
     Full,
@@ -78,35 +92,41 @@ pub(super) enum Part {
 
 /// All groups and subscriptions of a shard.
 pub(super) struct Groups {
-    hasher: RandomState,
+    pub(super) hasher: RandomState,
     by_key: SeededMap<Group, u32>,
-    groups: Slab<LocalGroup>,
-    subscriptions: Slab<Subscription>,
+    pub(super) groups: Slab<LocalGroup>,
+    pub(super) subscriptions: Slab<Subscription>,
     chunks: Rc<ChunkPool>,
-    private_bytes: usize,
-    lag_bytes_max: u64,
-    /// Groups whose logs grew enough to look for slow readers.
-    grown: Vec<u32>,
-    /// Readers that are to be conflated, by subscription and epoch.
-    slow: VecDeque<(SubIndex, u64)>,
+    /// What compactions and laggards take.
+    pub(super) laggard_bytes: LiveBytes,
+    pub(super) lag_bytes_max: u64,
+    /// Bytes of log that are compacted in a turn at least; more if more was appended.
+    pub(super) compacted_bytes_per_turn: usize,
+    /// Groups to be compacted.
+    pub(super) compacting: VecDeque<u32>,
+    /// Bytes appended since the last look at them.
+    pub(super) appended: usize,
+    pub(super) live_bytes_seen: usize,
     /// Subscriptions that have something to send and are not queued with their peer yet: with their
     /// epoch, by which one that was removed meanwhile is known, and whether they are urgent.
     ready: VecDeque<(SubIndex, u64, bool)>,
 }
 
 impl Groups {
-    /// No groups. A reader whose backlog passes `lag_bytes_max` is conflated.
-    pub fn new(hasher: RandomState, lag_bytes_max: u64) -> Groups {
+    /// No groups. A reader whose backlog passes `lag_bytes_max` becomes a laggard.
+    pub fn new(hasher: RandomState, lag_bytes_max: u64, compacted_bytes_per_turn: usize) -> Groups {
         Groups {
             by_key: SeededMap::with_hasher(hasher.clone()),
             hasher,
             groups: Slab::new(),
             subscriptions: Slab::new(),
             chunks: Rc::default(),
-            private_bytes: 0,
+            laggard_bytes: LiveBytes::default(),
             lag_bytes_max,
-            grown: Vec::new(),
-            slow: VecDeque::new(),
+            compacted_bytes_per_turn,
+            compacting: VecDeque::new(),
+            appended: 0,
+            live_bytes_seen: 0,
             ready: VecDeque::new(),
         }
     }
@@ -114,57 +134,44 @@ impl Groups {
     /// Adds a subscription that waits for its join to be answered.
     pub fn subscribe(&mut self, key: Group, peer: PeerId, epoch: u64) -> SubIndex {
         let group = *self.by_key.entry(key).or_insert_with(|| {
-            let log = VniLog::new(self.chunks.clone());
-            let members = Vec::new();
-            let group = LocalGroup {
+            index(self.groups.insert(LocalGroup {
                 key,
-                log,
-                members,
-                idle: 0,
+                log: VniLog::new(self.chunks.clone()),
+                members: Default::default(),
+                compaction: None,
                 check_at: self.lag_bytes_max,
                 table_bytes: 0,
-            };
-            index(self.groups.insert(group))
+                listed: false,
+                pressed: false,
+            }))
         });
-        let at = &mut self.groups[group as usize];
+        let waiting = &mut self.groups[group as usize].members[WAITING];
         let sub = index(self.subscriptions.insert(Subscription {
             peer,
             epoch,
             queued: false,
-            slow: false,
             group,
-            at: at.members.len(),
-            joined: false,
+            at: waiting.len(),
+            stand: Stand::Waiting,
             block: None,
             blocks: Blocks::default(),
-            cursor: Cursor::default(),
-            skips: VecDeque::new(),
-            conflation: None,
-            alone: TaggedQueue::default(),
         }));
-        at.members.push(sub);
+        waiting.push(sub);
         sub
     }
 
     /// Removes a subscription. Some if it was the group's last one here.
     pub fn unsubscribe(&mut self, sub: SubIndex) -> Option<Group> {
-        self.make_active(sub);
-        let removed = self.subscriptions.remove(sub as usize);
-        self.private_bytes -= removed.private_bytes();
-        let group = &mut self.groups[removed.group as usize];
-        group.members.swap_remove(removed.at);
-        if let Some(&moved) = group.members.get(removed.at) {
-            self.subscriptions[moved as usize].at = removed.at;
-        }
-        if group.members.is_empty() {
-            let key = group.key;
+        self.unlist(sub);
+        let Subscription { group, .. } = self.subscriptions.remove(sub as usize);
+        let local = &self.groups[group as usize];
+        if local.members.iter().all(Vec::is_empty) {
+            let key = local.key;
             self.by_key.remove(&key);
-            self.groups.remove(removed.group as usize);
+            self.groups.remove(group as usize);
             return Some(key);
         }
-        if group.idle == group.members.len() {
-            group.log.let_go();
-        }
+        self.let_go(group);
         None
     }
 
@@ -177,20 +184,14 @@ impl Groups {
     /// answer to an earlier one is dropped.
     pub fn joined(&mut self, sub: Option<SubIndex>, joined: Joined) {
         let Some(sub) = sub else { return };
-        let Some(subscription) = self.subscriptions.get_mut(sub as usize) else {
-            return;
-        };
-        if subscription.epoch != joined.epoch {
-            return;
-        }
-        assert!(!subscription.joined, "a join is answered once");
-        subscription.joined = true;
+        let Some(subscription) = self.find(sub, joined.epoch) else { return };
+        assert!(!subscription.is_joined(), "a join is answered once");
         subscription.blocks = joined.blocks;
         let first = subscription.blocks.find(|block| !block.is_empty());
         let urgent = first.as_ref().is_some_and(|block| block.head_bytes() > 0);
         let pending = first.is_some();
         subscription.block = first.map(FramesCursor::new);
-        self.make_idle(sub);
+        self.stand(sub, Stand::AtEnd);
         if pending {
             self.make_ready(sub, urgent);
         }
@@ -210,36 +211,38 @@ impl Groups {
         let Some(&group) = self.by_key.get(&key) else {
             return;
         };
-        self.groups[group as usize].table_bytes = (routes * frame_len(bytes)) as u64;
-        let of_group = |sub: &SubIndex| {
-            let subscription = &self.subscriptions[*sub as usize];
-            subscription.group == group && subscription.joined
+        let named = scope.named().and_then(named).filter(|&sub| {
+            let subscription = &self.subscriptions[sub as usize];
+            subscription.group == group && subscription.is_joined()
+        });
+        let scope = match (scope, named) {
+            (Scope::Only(_), None) => return,
+            (Scope::AllBut(_), None) => Scope::All,
+            _ => scope,
         };
-        match scope {
-            Scope::All => self.append_to_log(group, bytes, None),
-            Scope::AllBut(source) => {
-                let excluded = named(source).filter(of_group);
-                self.append_to_log(group, bytes, excluded);
+        let local = &mut self.groups[group as usize];
+        local.table_bytes = (routes * frame_len(bytes)) as u64;
+        let anchor = Cursor::at_end_of(&local.log.anchor(bytes));
+        self.wake(group, scope, named, &anchor);
+        let local = &mut self.groups[group as usize];
+        if let Some(compaction) = &mut local.compaction {
+            if compaction.frontier().is_none() {
+                compaction.go_on_at(anchor);
             }
-            Scope::Only(source) => {
-                if let Some(sub) = named(source).filter(of_group) {
-                    let tag = self.groups[group as usize].log.end();
-                    let subscription = &mut self.subscriptions[sub as usize];
-                    let before = subscription.private_bytes();
-                    subscription.alone.push(bytes, tag);
-                    self.private_bytes += subscription.private_bytes() - before;
-                    let is_long = subscription.alone.pending_bytes() as u64 > self.lag_bytes_max;
-                    self.make_ready(sub, false);
-                    if is_long {
-                        self.conflate(sub);
-                    }
-                }
-            }
+        } else if local.members[READING].is_empty() {
+            drop(anchor);
+            return self.let_go(group);
+        }
+        local.log.append(bytes, scope);
+        self.appended += bytes.len();
+        if !local.listed && (local.compaction.is_some() || local.log.end() >= local.check_at) {
+            local.listed = true;
+            self.compacting.push_back(group);
         }
     }
 
     /// What the subscription is to send next, at most `bytes_max` (one frame at least, if `copied`
-    /// is empty). A private part is copied to `copied` at once.
+    /// is empty). What a laggard is told is copied to `copied` at once.
     pub fn next_part(&mut self, sub: SubIndex, copied: &mut Vec<u8>, bytes_max: usize) -> Part {
         let subscription = &mut self.subscriptions[sub as usize];
         let reader = SourceId(subscription.peer);
@@ -253,51 +256,49 @@ impl Groups {
             }
             subscription.block = subscription.blocks.next().map(FramesCursor::new);
         }
-        if subscription.has_private_due() {
-            let before = subscription.private_bytes();
-            let taken = subscription.take_private(copied, bytes_max, &self.hasher);
-            self.private_bytes -= before - subscription.private_bytes();
-            return if taken > 0 { Part::Copied } else { Part::Full };
-        }
-        loop {
-            let position = subscription.cursor.position();
-            match subscription.next_in_log() {
-                Some((chunk, range)) => {
-                    // Not to top up what was copied with a part of what can go as it lies: then the
-                    // rest would be small, and copied with a part of the next chunk, and so on.
-                    let piece_bytes_max = copied.len() + bytes_max;
-                    if !copied.is_empty()
-                        && range.len() > bytes_max
-                        && range.len().min(piece_bytes_max) >= DIRECT_BYTES_MIN
-                    {
-                        return Part::Full;
-                    }
-                    let fitting = frames_within(chunk.slice(range.clone()), bytes_max);
-                    if fitting > bytes_max && !copied.is_empty() {
-                        return Part::Full;
-                    }
-                    subscription.cursor.advance_to(position_of(&chunk, range.start + fitting));
-                    return Part::Chunk(chunk.bytes().clone(), range.start..range.start + fitting);
-                }
-                None if subscription.cursor.position() == position => break,
-                // It stepped over something.
-                None if subscription.has_private_due() => {
-                    return self.next_part(sub, copied, bytes_max);
-                }
-                None => {}
+        if let Stand::Lagging(laggard) = &mut subscription.stand {
+            let group = &self.groups[subscription.group as usize];
+            let compaction = group.compaction.as_ref().expect("it is there while somebody lags");
+            match compaction.tell(laggard, reader, copied, bytes_max) {
+                Some(0) => return Part::Full,
+                Some(_) => return Part::Copied,
+                None => self.catch_up(sub),
             }
         }
-        self.make_idle(sub);
-        Part::Nothing
+        let subscription = &mut self.subscriptions[sub as usize];
+        let Stand::Reading(cursor) = &mut subscription.stand else { return Part::Nothing };
+        let piece_bytes_max = copied.len() + bytes_max;
+        let Some(range) = cursor.readable(reader, piece_bytes_max) else {
+            self.stand(sub, Stand::AtEnd);
+            return Part::Nothing;
+        };
+        // Not to top up what was copied with a part of what can go as it lies: then the rest would be small,
+        // and copied with a part of the next chunk, and so on.
+        if !copied.is_empty()
+            && range.len() > bytes_max
+            && range.len().min(piece_bytes_max) >= DIRECT_BYTES_MIN
+        {
+            return Part::Full;
+        }
+        let fitting = frames_within(cursor.chunk().slice(range.clone()), bytes_max);
+        if fitting > bytes_max && !copied.is_empty() {
+            return Part::Full;
+        }
+        let range = range.start..range.start + fitting;
+        cursor.advance_to(range.end);
+        Part::Chunk(cursor.chunk().bytes().clone(), range)
     }
 
     /// Whether nothing is left to send: a look ahead.
     pub fn is_exhausted(&mut self, sub: SubIndex) -> bool {
-        let subscription = &mut self.subscriptions[sub as usize];
+        let subscription = &self.subscriptions[sub as usize];
         let end = self.groups[subscription.group as usize].log.end();
         subscription.block.is_none()
-            && subscription.private_bytes() == 0
-            && (!subscription.joined || subscription.cursor.position() == end)
+            && match &subscription.stand {
+                Stand::Waiting | Stand::AtEnd => true,
+                Stand::Reading(cursor) => cursor.position() == end,
+                Stand::Lagging(_) => false,
+            }
     }
 
     /// Takes a subscription that got something to send: to be queued with its peer, at the front
@@ -316,174 +317,72 @@ impl Groups {
         self.subscriptions.get_mut(sub as usize).filter(|found| found.epoch == epoch)
     }
 
-    /// Conflates readers of groups whose logs grew a good deal since the last look, where they are
-    /// too far behind; with `pressed`, all that are behind at all. Does about `bytes_max` of it:
-    /// true if some is left.
-    pub fn conflate_slow(&mut self, pressed: bool, mut bytes_max: u64) -> bool {
-        self.look_for_slow(pressed);
-        while let Some((sub, epoch)) = self.slow.pop_front() {
-            let Some(subscription) = self.find(sub, epoch) else { continue };
-            subscription.slow = false;
-            let (group, position) = (subscription.group, subscription.cursor.position());
-            let lag = self.groups[group as usize].log.end() - position;
-            self.conflate(sub);
-            bytes_max = bytes_max.saturating_sub(lag);
-            if bytes_max == 0 {
-                break;
-            }
-        }
-        !self.slow.is_empty()
-    }
-
-    fn look_for_slow(&mut self, pressed: bool) {
-        let grown = std::mem::take(&mut self.grown);
-        let looked_at: Vec<u32> = match pressed {
-            true => self.groups.iter().map(|(at, _)| index(at)).collect(),
-            false => grown,
-        };
-        for at in looked_at {
-            let Some(group) = self.groups.get_mut(at as usize) else { continue };
-            let end = group.log.end();
-            group.check_at = end + self.lag_bytes_max / 4;
-            // A log is shared, a difference is not: below twice the table it is the cheaper one.
-            let lag_max = match pressed {
-                true => 0,
-                false => self.lag_bytes_max.max(2 * group.table_bytes),
-            };
-            for &sub in &group.members[group.idle..] {
-                let subscription = &mut self.subscriptions[sub as usize];
-                let lag = end - subscription.cursor.position();
-                if subscription.joined && !subscription.slow && lag > lag_max {
-                    subscription.slow = true;
-                    self.slow.push_back((sub, subscription.epoch));
-                }
-            }
-        }
-    }
-
-    /// Readers that are to be conflated, stale entries included.
-    #[cfg(test)]
-    pub fn slow_len(&self) -> usize {
-        self.slow.len()
-    }
-
     /// Bytes of log chunks alive.
     pub fn live_bytes(&self) -> usize {
         self.chunks.live_bytes()
     }
 
-    /// Bytes of all private queues.
-    pub fn private_bytes(&self) -> usize {
-        self.private_bytes
-    }
-
-    /// The peers with private queues, and what those take, the largest first.
-    pub fn hungriest(&self) -> Vec<(PeerId, usize)> {
-        let mut of_peer: SeededMap<PeerId, usize> = SeededMap::with_hasher(self.hasher.clone());
-        for (_, sub) in &self.subscriptions {
-            let bytes = sub.private_bytes();
-            if bytes > 0 {
-                *of_peer.entry(sub.peer).or_default() += bytes;
-            }
-        }
-        let mut hungriest: Vec<_> = of_peer.into_iter().collect();
-        hungriest.sort_unstable_by_key(|&(peer, bytes)| (std::cmp::Reverse(bytes), peer));
-        hungriest
-    }
-
     /// The longest backlog of any reader in its log, in bytes.
     pub fn lag_bytes_longest(&self) -> u64 {
-        let lag =
-            |sub: &Subscription| self.groups[sub.group as usize].log.end() - sub.cursor.position();
-        self.subscriptions
-            .iter()
-            .filter(|(_, sub)| sub.joined)
-            .map(|(_, sub)| lag(sub))
-            .max()
-            .unwrap_or(0)
+        let readers = self.subscriptions.iter().filter_map(|(_, sub)| match &sub.stand {
+            Stand::Reading(cursor) => {
+                Some(self.groups[sub.group as usize].log.end() - cursor.position())
+            }
+            _ => None,
+        });
+        readers.max().unwrap_or(0)
     }
 
-    /// Replaces a reader's backlog by the difference that it makes, and moves it to the log's end.
-    fn conflate(&mut self, sub: SubIndex) {
-        self.make_ready(sub, false);
+    /// Has a subscriber stand somewhere else.
+    pub(super) fn stand(&mut self, sub: SubIndex, stand: Stand) {
+        self.unlist(sub);
         let subscription = &mut self.subscriptions[sub as usize];
-        let end = self.groups[subscription.group as usize].log.end();
-        let before = subscription.private_bytes();
-        let mut difference = subscription.conflation.take().unwrap_or_default();
-        // What came between the base and its join is of the same kind.
-        let reader = SourceId(subscription.peer);
-        for block in std::mem::take(&mut subscription.blocks) {
-            let mut block = FramesCursor::new(block);
-            while let Some(range) = block.readable(reader, usize::MAX) {
-                for frame in frames(&block.frames().bytes()[range.clone()]) {
-                    difference.push(frame, &self.hasher);
-                }
-                block.advance_to(range.end);
-            }
+        let group = subscription.group;
+        let list = &mut self.groups[group as usize].members[stand.list()];
+        subscription.at = list.len();
+        let lags = matches!(stand, Stand::Lagging(_));
+        subscription.stand = stand;
+        list.push(sub);
+        // Its group is being compacted: whether that goes on is not known here.
+        if !lags {
+            self.let_go(group);
         }
-        let mut alone = Vec::new();
-        loop {
-            let position = subscription.cursor.position();
-            alone.clear();
-            // What is for it alone has its place between the frames of the log.
-            subscription.alone.take(position, &mut alone, usize::MAX);
-            for frame in frames(&alone) {
-                difference.push(frame, &self.hasher);
-            }
-            match subscription.next_in_log() {
-                Some((chunk, range)) => {
-                    for frame in frames(chunk.slice(range.clone())) {
-                        difference.push(frame, &self.hasher);
-                    }
-                    subscription.cursor.advance_to(position_of(&chunk, range.end));
-                }
-                None if subscription.cursor.position() == position => break,
-                None => {}
-            }
-        }
-        assert!(subscription.alone.pending_bytes() == 0, "all was conflated");
-        assert_eq!(subscription.cursor.position(), end, "all was conflated");
-        if difference.pending_bytes() > 0 {
-            subscription.conflation = Some(difference);
-        }
-        self.private_bytes = self.private_bytes + subscription.private_bytes() - before;
-        self.make_idle(sub);
     }
 
-    fn append_to_log(&mut self, group: u32, bytes: &[u8], excluded: Option<SubIndex>) {
-        let at = &mut self.groups[group as usize];
-        let spared = excluded.filter(|&sub| self.subscriptions[sub as usize].at < at.idle);
-        if spared.is_some() && at.members.len() == 1 {
+    /// A laggard knows all up to the frontier, and goes on reading the log there.
+    fn catch_up(&mut self, sub: SubIndex) {
+        let group = self.subscriptions[sub as usize].group;
+        let compaction = &self.groups[group as usize].compaction;
+        let frontier = compaction.as_ref().and_then(|compaction| compaction.frontier());
+        let stand = frontier.map_or(Stand::AtEnd, |frontier| Stand::Reading(frontier.clone()));
+        self.stand(sub, stand);
+    }
+
+    /// Those at the end for whom the next record is have something to read from here on.
+    fn wake(&mut self, group: u32, scope: Scope, named: Option<SubIndex>, anchor: &Cursor) {
+        let named_at_end =
+            named.filter(|&sub| matches!(self.subscriptions[sub as usize].stand, Stand::AtEnd));
+        if matches!(scope, Scope::Only(_)) {
+            if let Some(named) = named_at_end {
+                self.stand(named, Stand::Reading(anchor.clone()));
+                self.make_ready(named, false);
+            }
             return;
         }
-        let anchor = at.log.anchor(bytes);
-        for &sub in &at.members[..at.idle] {
-            if Some(sub) != spared {
-                let subscription = &mut self.subscriptions[sub as usize];
-                subscription.cursor.wake(&anchor);
-                if !std::mem::replace(&mut subscription.queued, true) {
-                    self.ready.push_back((sub, subscription.epoch, false));
-                }
+        let Groups { groups, subscriptions, ready, .. } = self;
+        let [_, at_end, reading, _] = &mut groups[group as usize].members;
+        for sub in at_end.drain(..).filter(|&sub| Some(sub) != named_at_end) {
+            let subscription = &mut subscriptions[sub as usize];
+            subscription.stand = Stand::Reading(anchor.clone());
+            subscription.at = reading.len();
+            reading.push(sub);
+            if !std::mem::replace(&mut subscription.queued, true) {
+                ready.push_back((sub, subscription.epoch, false));
             }
         }
-        at.idle = 0;
-        let range = at.log.append(bytes);
-        if range.end >= at.check_at {
-            at.check_at = u64::MAX;
-            self.grown.push(group);
-        }
-        if let Some(sub) = spared {
-            // It stays where it was: at the end.
-            let end = range.end;
-            self.subscriptions[sub as usize].cursor.rest_at(end);
-            self.swap(group, self.subscriptions[sub as usize].at, 0);
-            self.groups[group as usize].idle = 1;
-        } else if let Some(sub) = excluded {
-            let skips = &mut self.subscriptions[sub as usize].skips;
-            match skips.back_mut() {
-                Some(last) if last.end == range.start => last.end = range.end,
-                _ => skips.push_back(range),
-            }
+        if let Some(spared) = named_at_end {
+            subscriptions[spared as usize].at = 0;
+            at_end.push(spared);
         }
     }
 
@@ -494,90 +393,54 @@ impl Groups {
         }
     }
 
-    /// It has read the whole log, and lets go of it.
-    fn make_idle(&mut self, sub: SubIndex) {
-        let Subscription { group, at, joined, .. } = self.subscriptions[sub as usize];
-        let local = &mut self.groups[group as usize];
-        if !joined {
-            return;
-        }
-        self.subscriptions[sub as usize].cursor.rest_at(local.log.end());
-        self.subscriptions[sub as usize].skips.clear();
-        if at >= local.idle {
-            let boundary = local.idle;
-            local.idle += 1;
-            if local.idle == local.members.len() {
-                local.log.let_go();
-            }
-            self.swap(group, at, boundary);
+    fn unlist(&mut self, sub: SubIndex) {
+        let Subscription { group, at, ref stand, .. } = self.subscriptions[sub as usize];
+        let list = &mut self.groups[group as usize].members[stand.list()];
+        list.swap_remove(at);
+        if let Some(&moved) = list.get(at) {
+            self.subscriptions[moved as usize].at = at;
         }
     }
 
-    fn make_active(&mut self, sub: SubIndex) {
-        let Subscription { group, at, .. } = self.subscriptions[sub as usize];
-        let local = &mut self.groups[group as usize];
-        if at < local.idle {
-            local.idle -= 1;
-            let boundary = local.idle;
-            self.swap(group, at, boundary);
+    /// Lets go of what nobody needs any more.
+    pub(super) fn let_go(&mut self, group: u32) {
+        let group = &mut self.groups[group as usize];
+        if group.members[LAGGING].is_empty() {
+            group.compaction = None;
+        }
+        let compaction = group.compaction.as_ref();
+        if group.members[READING].is_empty() && compaction.is_none_or(|it| it.frontier().is_none())
+        {
+            group.log.let_go();
         }
     }
+}
 
-    fn swap(&mut self, group: u32, one: usize, other: usize) {
-        let members = &mut self.groups[group as usize].members;
-        members.swap(one, other);
-        self.subscriptions[members[one] as usize].at = one;
-        self.subscriptions[members[other] as usize].at = other;
+impl Stand {
+    fn list(&self) -> usize {
+        match self {
+            Stand::Waiting => WAITING,
+            Stand::AtEnd => AT_END,
+            Stand::Reading(_) => READING,
+            Stand::Lagging(_) => LAGGING,
+        }
+    }
+}
+
+impl LocalGroup {
+    /// Which one it is.
+    pub(super) fn key(&self) -> Group {
+        self.key
     }
 }
 
 impl Subscription {
-    /// Memory of what is for it alone, in bytes.
-    fn private_bytes(&self) -> usize {
-        self.alone.heap_bytes() + self.conflation.as_ref().map_or(0, |queue| queue.heap_bytes())
-    }
-
-    fn has_private_due(&self) -> bool {
-        self.conflation.is_some()
-            || self.alone.first_tag().is_some_and(|tag| tag <= self.cursor.position())
-    }
-
-    fn take_private(&mut self, out: &mut Vec<u8>, bytes_max: usize, hasher: &RandomState) -> usize {
-        let Some(queue) = &mut self.conflation else {
-            return self.alone.take(self.cursor.position(), out, bytes_max);
-        };
-        let taken = queue.take(out, bytes_max, hasher);
-        if queue.pending_bytes() == 0 {
-            self.conflation = None;
-        }
-        taken
-    }
-
-    /// The next frames of the log that are for it, up to the place of its next private frame. None
-    /// if it stepped over frames that are not for it, or if there are none.
-    fn next_in_log(&mut self) -> Option<(Rc<Chunk>, Range<usize>)> {
-        let limit = self.alone.first_tag().unwrap_or(u64::MAX);
-        let position = self.cursor.position();
-        match self.skips.front() {
-            Some(skip) if skip.start <= position => {
-                // A private frame may have its place amid what is skipped.
-                let to = skip.end.min(limit);
-                if to == skip.end {
-                    self.skips.pop_front();
-                }
-                self.cursor.advance_to(to);
-                None
-            }
-            Some(skip) => self.cursor.readable(skip.start.min(limit)),
-            None => self.cursor.readable(limit),
-        }
+    /// Whether its join was answered.
+    pub fn is_joined(&self) -> bool {
+        !matches!(self.stand, Stand::Waiting)
     }
 }
 
-fn position_of(chunk: &Chunk, offset: usize) -> u64 {
-    chunk.start() + offset as u64
-}
-
-fn index(key: usize) -> u32 {
+pub(super) fn index(key: usize) -> u32 {
     u32::try_from(key).expect("a shard has below 2^32 subscriptions")
 }

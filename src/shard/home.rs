@@ -18,10 +18,11 @@ impl Shard {
         self.outboxes.requests_done(from, mail.requests_done);
         self.outboxes.records_taken(from, mail.record_bytes_taken);
         for settled in mail.settled.drain(..) {
-            if let Some(peer) = self.peers.find_mut(settled.source.0) {
-                peer.changes_under_way -= i64::from(settled.changes);
-                peer.adds_under_way -= i64::from(settled.adds);
-                peer.routes += i64::from(settled.stored);
+            let id = settled.source.0;
+            if let Some(peer) = self.peers.find_mut(id)
+                && peer.inbound.settle(&settled)
+            {
+                self.settled.push(id);
             }
         }
         self.take_deliveries(from, &mut mail.deliveries, &mail.bytes);
@@ -44,7 +45,8 @@ impl Shard {
         let shards = self.inbox.len();
         for turn in 0..shards {
             let from = (self.served_first + turn) % shards;
-            // Everybody gets a share; the last one what the others leave.
+            // A quarter at most for each; the last one gets all that is left, and another one is the last
+            // one next time.
             let share = if turn + 1 == shards { budget } else { budget.min(fair_share) };
             budget -= self.serve(ShardId(from as u16), share, now);
         }
@@ -129,15 +131,17 @@ impl Shard {
                     let (records, rest) = bytes.split_at(length);
                     bytes = rest;
                     let peers = &self.peers;
-                    let named = |source: SourceId| peers.find(source.0)?.subscription(group.vni);
+                    let named = |source: SourceId| {
+                        peers.find(source.0)?.subscriptions.get(&group.vni).copied()
+                    };
                     self.groups.append(group, scope, records, routes, named);
                 }
                 Delivery::Joined(joined) => {
-                    let peer = self.peers.find(joined.peer);
-                    let sub = peer.and_then(|peer| peer.subscription(joined.group.vni));
                     let id = joined.peer;
+                    let Some(peer) = self.peers.find(id) else { continue };
+                    let sub = peer.subscriptions.get(&joined.group.vni).copied();
                     self.groups.joined(sub, *joined);
-                    if self.peers.find(id).is_some_and(|it| it.ending == Ending::Gracefully) {
+                    if peer.ending == Ending::Gracefully {
                         // It may have waited for this alone, and bring nothing to send.
                         self.wake_writer(id);
                     }

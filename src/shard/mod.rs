@@ -5,18 +5,24 @@
 //!
 //! A driver (`io`, or the simulator in the tests) feeds [`Shard::receive`], [`Shard::deliver`] and
 //! [`Shard::transmitted`], and after a batch of them calls [`Shard::turn`]; then it passes on
-//! [`Shard::take_mail`] and wakes whom [`Shard::take_woken`] names.
+//! [`Shard::take_mail`], does what [`Shard::take_woken`] says, and has the writers go on that
+//! [`Shard::take_writer`] names.
+//!
+//! The files build upon each other: parts that know nothing of a shard (up to `peer`), then this one,
+//! then the chapters of what a [`Shard`] does.
 
-mod dump;
+mod config;
 mod events;
 mod groups;
 mod home;
 mod input;
+mod laggards;
 mod mail;
 mod node;
 mod output;
 mod pacing;
 mod peer;
+mod piece;
 mod window;
 
 #[cfg(test)]
@@ -30,120 +36,37 @@ use std::time::Duration;
 
 use ahash::RandomState;
 
+use crate::client::Node;
 use crate::rib::{BASE_KEPT, Rib};
-use crate::session::{CloseReason, Direction, Session, SessionConfig, Verdict};
-use crate::types::{Pace, PeerId, ReflectOwn, ShardId, Time};
+use crate::session::{CloseReason, Verdict};
+use crate::types::{PeerId, ShardId, Time};
 
 use groups::Groups;
 use mail::{Outboxes, Request};
-use node::{HeldSource, Node};
-use peer::{Ending, Peer, Peers, Role};
+use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
 
+pub use config::{Budgets, Limits, ShardConfig};
 pub use events::{STRANGERS, SessionEnd};
 pub use mail::Mail;
 pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, Pacer, Permit, TcpSample};
-pub use peer::Piece;
+pub use piece::Piece;
 
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
-/// Backlog that is conflated in one turn, in bytes: some 30 ms of work at most.
-const CONFLATED_BYTES_PER_TURN: u64 = 8 << 20;
 /// A shard that is later than this with its timers does not judge its peers by them yet: what they
 /// said may still wait to be read.
 const STALL_MIN: Duration = Duration::from_secs(1);
-/// How often a SEND that does not end is asked about.
-const SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Limits that keep one peer from filling the machine.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Routes that one peer may announce; further ADDs are refused.
-    pub routes_per_peer_max: u32,
-    /// VNIs that one peer may subscribe to; further SUBSCRIBEs are refused.
-    pub vnis_per_peer_max: u32,
-    /// Bytes of all private queues of this shard; beyond, the peer with the longest is closed.
-    pub queue_bytes_max: u64,
-    /// Bytes of a log that a reader may be behind before its backlog is conflated.
-    pub lag_bytes_max: u64,
-    /// Bytes of all logs of this shard; beyond, all readers that are behind are conflated.
-    pub log_bytes_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            routes_per_peer_max: 100_000,
-            vnis_per_peer_max: 16_384,
-            queue_bytes_max: 1 << 30,
-            lag_bytes_max: 4 << 20,
-            log_bytes_max: 256 << 20,
-        }
-    }
-}
-
-/// How much is done at a time, and how much may be under way between shards.
-#[derive(Clone, Copy, Debug)]
-pub struct Budgets {
-    /// Requests that a turn serves at most.
-    pub requests_per_turn: usize,
-    /// Routes that the jobs of a turn (withdrawing a lost peer's, building a base) deal with.
-    pub job_routes_per_turn: usize,
-    /// Requests under way to one home beyond which its askers pause.
-    pub requests_under_way_max: usize,
-    /// Record bytes under way to one shard beyond which homes stop serving.
-    pub record_bytes_under_way_max: usize,
-    /// Bytes of records that are kept behind a base however small it is.
-    pub tail_bytes_min: usize,
-}
-
-impl Default for Budgets {
-    fn default() -> Budgets {
-        Budgets {
-            requests_per_turn: 16_384,
-            job_routes_per_turn: 8_192,
-            requests_under_way_max: 32_768,
-            record_bytes_under_way_max: 4 << 20,
-            tail_bytes_min: 16 << 10,
-        }
-    }
-}
-
-/// What a shard is told at its start.
-#[derive(Clone, Debug)]
-pub struct ShardConfig {
-    /// Which shard it is.
-    pub id: ShardId,
-    /// How many there are, 1..=1024.
-    pub shards: u16,
-    /// The seed of its hash tables.
-    pub hash_seed: [u64; 4],
-    /// The keepalive interval to offer, in seconds.
-    pub keepalive_interval_s: u32,
-    /// Which of its own routes a peer gets back.
-    pub reflect_own: ReflectOwn,
-    /// How fast peers are fed that do not reassemble.
-    pub pace: Pace,
-    /// Limits on peers and memory.
-    pub limits: Limits,
-    /// How long routes of a lost server that we dialled stay, in case it comes back.
-    pub hold_time: Duration,
-    /// How much is done at a time.
-    pub budgets: Budgets,
-}
-
-/// Whom the driver is to wake.
+/// What the driver is to do for a peer, besides writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wake {
-    /// The writer: [`Shard::transmit`] has something for it.
-    Write,
-    /// The reader: [`Shard::wants_read`] is true again.
+    /// Wake the reader: [`Shard::wants_read`] is true again.
     Read,
     /// Close the connection, then [`Shard::release`] it.
     Close,
     /// Sample TCP_INFO, and report it with [`Shard::sampled`].
     Sample,
-    /// Nobody: the session with a server that we dialled may have a new state.
+    /// The session with a server that we dialled may have a new state.
     State,
 }
 
@@ -166,7 +89,7 @@ pub struct Counters {
     pub updates_without_effect: u64,
     /// SUBSCRIBEs refused because of the limit on VNIs.
     pub subscriptions_refused: u64,
-    /// Peers closed because private queues took too much memory.
+    /// Peers closed because laggards took too much memory.
     pub peers_over_budget: u64,
 }
 
@@ -179,8 +102,8 @@ pub struct Held {
     pub vnis: usize,
     /// Log chunks that somebody has still to read.
     pub log_bytes: usize,
-    /// Private queues.
-    pub private_bytes: usize,
+    /// What laggards have still to be told: the routes that changed, and who was told what.
+    pub laggard_bytes: usize,
     /// The longest way that a reader is behind in a log.
     pub lag_bytes_longest: u64,
     /// The most bases that any group has alive.
@@ -204,7 +127,12 @@ pub struct Shard {
     outboxes: Outboxes,
     mail_to: u16,
     woken: VecDeque<(PeerId, Wake)>,
-    paused: Vec<PeerId>,
+    /// Peers that have something to send and whose writers wait, in the order of their turns.
+    writers: VecDeque<PeerId>,
+    /// Paused peers, by the home that they wait for.
+    paused: Vec<VecDeque<PeerId>>,
+    /// Paused peers of whose own changes enough is known now.
+    settled: Vec<PeerId>,
     pace_timers: BinaryHeap<Reverse<(Time, PeerId)>>,
     next_sweep: Time,
     next_expiry: Time,
@@ -214,9 +142,6 @@ pub struct Shard {
     epoch: u64,
     draining: bool,
     node: Node,
-    /// Lost servers whose routes stay until then, and the homes that know them.
-    held_sources: VecDeque<HeldSource>,
-    log_bytes_seen: usize,
     /// Buffers to gather in, for use again.
     gathered: Vec<Rc<Vec<u8>>>,
     counters: Counters,
@@ -230,7 +155,11 @@ impl Shard {
         let shards = config.shards;
         Shard {
             peers: Peers::new(config.id),
-            groups: Groups::new(hasher.clone(), config.limits.lag_bytes_max),
+            groups: Groups::new(
+                hasher.clone(),
+                config.limits.lag_bytes_max,
+                config.budgets.compacted_bytes_per_turn,
+            ),
             rib: Rib::new(hasher, config.reflect_own, config.budgets.tail_bytes_min),
             inbox: (0..shards).map(|_| VecDeque::new()).collect(),
             served_first: 0,
@@ -242,7 +171,9 @@ impl Shard {
             ),
             mail_to: 0,
             woken: VecDeque::new(),
-            paused: Vec::new(),
+            writers: VecDeque::new(),
+            paused: (0..shards).map(|_| VecDeque::new()).collect(),
+            settled: Vec::new(),
             pace_timers: BinaryHeap::new(),
             next_sweep: Time::NEVER,
             next_expiry: now,
@@ -250,9 +181,7 @@ impl Shard {
             next_summary: Time::NEVER,
             epoch: 0,
             draining: false,
-            node: Node::default(),
-            held_sources: VecDeque::new(),
-            log_bytes_seen: 0,
+            node: Node::new(config.stale_time),
             gathered: Vec::new(),
             counters: Counters::default(),
             config,
@@ -261,22 +190,15 @@ impl Shard {
 
     /// A connection was accepted. Its id stays valid until it is released.
     pub fn accept(&mut self, now: Time, remote: SocketAddr) -> PeerId {
-        let session = Session::new(
-            &SessionConfig {
-                direction: Direction::Incoming,
-                keepalive_interval_s: self.config.keepalive_interval_s,
-                is_server: true,
-                reassembles: true,
-                reflector: true,
-            },
-            now,
-        );
         self.counters.connections += 1;
-        let mut peer = Peer::new(remote, session, Role::Accepted, self.config.pace, now);
+        let mut peer = Peer::accepted(now, remote, &self.config);
         if self.draining {
             peer.ending = Ending::Gracefully;
         }
         let id = self.peers.insert(peer);
+        if self.draining {
+            self.wake_writer(id);
+        }
         tracing::debug!(%id, %remote, "accepted");
         self.note_deadline(id);
         id
@@ -288,7 +210,7 @@ impl Shard {
         if self.peers.find(id).is_some_and(|peer| peer.ending != Ending::Closed) {
             self.close(now, id, CloseReason::RemoteClosed);
         }
-        let end = self.peers.find_mut(id).and_then(|peer| peer.end.take());
+        let end = self.peers.find_mut(id).and_then(|peer| peer.record.take_end());
         self.peers.remove(id);
         end
     }
@@ -296,7 +218,10 @@ impl Shard {
     /// Does what is due. True if work is left: call again soon, after I/O had its chance.
     pub fn turn(&mut self, now: Time) -> bool {
         let left = self.work_as_home(now);
-        let slow_left = self.groups.conflate_slow(false, CONFLATED_BYTES_PER_TURN);
+        let peers = &self.peers;
+        let slow_left = self.groups.compact(self.config.limits.log_bytes_max, |source, vni| {
+            peers.find(source.0)?.subscriptions.get(&vni).copied()
+        });
         self.hold_budgets(now);
         self.queue_ready();
         self.resume_paused(now);
@@ -320,23 +245,39 @@ impl Shard {
         None
     }
 
-    /// Whom the turn wants to be woken. To be called until None.
+    /// What is to be done for peers after the turn. To be called until None.
     pub fn take_woken(&mut self) -> Option<(PeerId, Wake)> {
         self.woken.pop_front()
+    }
+
+    /// The next peer whose writer is to go on: [`Shard::transmit`] has something for it. How many go on
+    /// before the next turn the driver decides.
+    pub fn take_writer(&mut self) -> Option<PeerId> {
+        while let Some(id) = self.writers.pop_front() {
+            if self.peers.find_mut(id).is_some_and(|peer| peer.outbound.unlist()) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Whether writers are left to go on.
+    pub fn has_writers(&self) -> bool {
+        !self.writers.is_empty()
     }
 
     /// When [`Shard::turn`] is to be called at the latest.
     pub fn next_wakeup(&self) -> Time {
         let paced = self.pace_timers.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
         let expiry = if self.rib.has_bases() { self.next_expiry } else { Time::NEVER };
-        self.next_sweep.min(paced).min(expiry).min(self.node_deadline()).min(self.next_summary)
+        self.next_sweep.min(paced).min(expiry).min(self.node.next_deadline()).min(self.next_summary)
     }
 
     /// From now on what closes withdraws nothing. All shards have to know it before one of them
     /// begins to drain: who has connections to two of them may end both when one ends.
     pub fn stop_withdrawing(&mut self) {
         self.draining = true;
-        self.held_sources.clear();
+        self.node.drain();
     }
 
     /// From now on what closes withdraws nothing, and every peer ends when it was sent what is
@@ -374,20 +315,18 @@ impl Shard {
             routes: self.rib.routes(),
             vnis: self.rib.vnis(),
             log_bytes: self.groups.live_bytes(),
-            private_bytes: self.groups.private_bytes(),
+            laggard_bytes: self.groups.laggard_bytes(),
             lag_bytes_longest: self.groups.lag_bytes_longest(),
             bases_alive_max: self.rib.bases_alive_max(),
             base_bytes: self.rib.base_bytes(),
-            lost_connections: self.held_sources.len(),
+            lost_connections: self.node.lost_connections(),
         }
     }
 
     /// A peer's session may have got an earlier deadline.
     fn note_deadline(&mut self, id: PeerId) {
-        if let Some(peer) = self.peers.find(id)
-            && peer.role != Role::Own
-        {
-            self.next_sweep = self.next_sweep.min(peer.session.next_deadline());
+        if let Some(peer) = self.peers.find(id) {
+            self.next_sweep = self.next_sweep.min(peer.link.next_deadline());
         }
     }
 
@@ -411,60 +350,65 @@ impl Shard {
         }
     }
 
+    /// Sums up the refusals of peers that have quieted down.
+    fn sum_up_refusals(&mut self, now: Time) {
+        if now < self.next_summary {
+            return;
+        }
+        self.next_summary = Time::NEVER;
+        for id in std::mem::take(&mut self.refused) {
+            let Some(peer) = self.peers.find_mut(id) else { continue };
+            let quiet_at = peer.record.quiet_at();
+            if quiet_at > now {
+                self.next_summary = self.next_summary.min(quiet_at);
+                self.refused.push(id);
+            } else {
+                peer.record.sum_up(&self.config.limits);
+            }
+        }
+    }
+
     /// Looks after all timers. Deadlines mostly move away meanwhile, so this is rare.
     fn sweep(&mut self, now: Time) {
         self.next_sweep = Time::NEVER;
         for id in self.peers.ids() {
             while let Some(peer) = self.peers.find_mut(id)
-                && peer.role != Role::Own
+                && let Some(session) = peer.link.session_mut()
             {
-                match peer.session.on_timer(now) {
+                match session.on_timer(now) {
                     Verdict::Ignore => break,
                     verdict => self.obey(now, id, verdict),
                 }
             }
             self.note_deadline(id);
-            if let Some(peer) = self.peers.find_mut(id)
-                && peer.in_flight.is_some()
-            {
-                let ask_at = peer.in_flight_since.after(SAMPLE_INTERVAL);
-                if ask_at <= now {
-                    peer.in_flight_since = now;
+            let in_flight = self.peers.find_mut(id).and_then(|peer| peer.outbound.in_flight(now));
+            if let Some(asks) = in_flight {
+                if asks {
                     self.woken.push_back((id, Wake::Sample));
                 }
-                self.next_sweep = self.next_sweep.min(ask_at.max(now.after(SAMPLE_INTERVAL)));
+                self.next_sweep = self.next_sweep.min(now.after(SAMPLE_INTERVAL));
             }
         }
         self.next_sweep = self.next_sweep.max(now.after(SWEEP_INTERVAL_MIN));
     }
 
-    /// Keeps logs and private queues within their budgets.
+    /// Keeps what laggards take within its budget.
     fn hold_budgets(&mut self, now: Time) {
-        let log_bytes = self.groups.live_bytes();
-        let log_bytes_max = self.config.limits.log_bytes_max;
-        if log_bytes <= log_bytes_max {
-            self.log_bytes_seen = 0;
-        } else if log_bytes > self.log_bytes_seen + log_bytes_max / 8 {
-            // Looking again is worth it only when there is more to find.
-            self.groups.conflate_slow(true, CONFLATED_BYTES_PER_TURN);
-            self.log_bytes_seen = self.groups.live_bytes();
-        }
         let queue_bytes_max = self.config.limits.queue_bytes_max;
-        if self.groups.private_bytes() as u64 <= queue_bytes_max {
+        if self.groups.laggard_bytes() as u64 <= queue_bytes_max {
             return;
         }
         for (id, bytes) in self.groups.hungriest() {
-            if self.groups.private_bytes() as u64 <= queue_bytes_max {
+            if self.groups.laggard_bytes() as u64 <= queue_bytes_max {
                 break;
             }
-            if self.peers.find(id).is_some_and(|peer| peer.role == Role::Own) {
-                // With it the node's announcements would go, and it cannot connect again.
+            let Some(peer) = self.peers.find_mut(id) else { continue };
+            if peer.link.session().is_none() {
+                // With it what it announces would go, and it cannot connect again.
                 continue;
             }
+            peer.record.explain(|| format!("{bytes} bytes were kept for it alone"));
             self.counters.peers_over_budget += 1;
-            if let Some(peer) = self.peers.find_mut(id) {
-                peer.detail = Some(format!("{bytes} bytes were queued for it"));
-            }
             self.close(now, id, CloseReason::OverBudget);
         }
     }

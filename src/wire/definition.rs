@@ -8,11 +8,11 @@ use prost::Message;
 use prost::encoding::decode_varint;
 
 /// A field that a message has: its number, its wire type, and its own fields if it is a message.
-pub struct Field(pub u64, pub u64, pub &'static [Field]);
+pub(super) struct Field(pub u64, pub u64, pub &'static [Field]);
 
-pub const HELLO: &[Field] = &[varint(1), varint(2), varint(15)];
-pub const SUBSCRIPTION: &[Field] = &[varint(1)];
-pub const UPDATE: &[Field] =
+pub(super) const HELLO: &[Field] = &[varint(1), varint(2), varint(15)];
+pub(super) const SUBSCRIPTION: &[Field] = &[varint(1)];
+pub(super) const UPDATE: &[Field] =
     &[varint(1), varint(2), Field(3, 2, DESTINATION), Field(4, 2, NEXT_HOP)];
 const DESTINATION: &[Field] = &[varint(1), Field(2, 2, &[]), varint(3)];
 const NEXT_HOP: &[Field] = &[Field(1, 2, &[]), varint(2), varint(3), varint(4), varint(5)];
@@ -22,7 +22,7 @@ const fn varint(number: u64) -> Field {
 }
 
 /// The message of these fields that `payload` holds; `None` if it is no protobuf.
-pub fn decode<M: Message + Default>(fields: &[Field], payload: &[u8]) -> Option<M> {
+pub(super) fn decode<M: Message + Default>(fields: &[Field], payload: &[u8]) -> Option<M> {
     M::decode(&*known(fields, payload)?).ok()
 }
 

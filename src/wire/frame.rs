@@ -8,9 +8,7 @@ use thiserror::Error;
 /// Length of a frame's header: version, payload length (big endian), message type.
 pub const HEADER_BYTES: usize = 4;
 /// The longest payload that a peer may send.
-pub const PAYLOAD_BYTES_MAX: usize = 1188;
-/// The longest frame, header included.
-pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + PAYLOAD_BYTES_MAX;
+pub(super) const PAYLOAD_BYTES_MAX: usize = 1188;
 /// A KEEPALIVE: the only frame that is always the same.
 pub const KEEPALIVE_FRAME: [u8; HEADER_BYTES] = [VERSION, 0, 0, MessageType::Keepalive as u8];
 
@@ -72,7 +70,7 @@ impl std::fmt::Display for MessageType {
 pub struct Frame<'a> {
     /// What the payload is.
     pub message_type: MessageType,
-    /// The protobuf message, 0..=[`PAYLOAD_BYTES_MAX`] bytes.
+    /// The protobuf message, 0..=`PAYLOAD_BYTES_MAX` bytes.
     pub payload: &'a [u8],
 }
 
@@ -82,7 +80,7 @@ pub enum FrameError {
     /// The first byte is not 1.
     #[error("protocol version {0}, expected 1")]
     Version(u8),
-    /// The payload would be longer than [`PAYLOAD_BYTES_MAX`].
+    /// The payload would be longer than `PAYLOAD_BYTES_MAX`.
     #[error("payload of {0} bytes, at most 1188 are allowed")]
     Length(u16),
     /// The type is not one of [`MessageType`].
@@ -128,7 +126,7 @@ impl Deframer {
         if self.partial.is_empty() { self.take_whole(input) } else { self.take_rest(input) }
     }
 
-    /// Bytes kept of an unfinished frame, 0..[`FRAME_BYTES_MAX`].
+    /// Bytes kept of an unfinished frame, less than a header and `PAYLOAD_BYTES_MAX`.
     pub fn buffered_bytes(&self) -> usize {
         if self.delivered { 0 } else { self.partial.len() }
     }
@@ -276,7 +274,7 @@ mod tests {
                 }
             }
             assert!(input.is_empty());
-            assert!(deframer.buffered_bytes() < FRAME_BYTES_MAX);
+            assert!(deframer.buffered_bytes() < HEADER_BYTES + PAYLOAD_BYTES_MAX);
         }
         (frames, None)
     }

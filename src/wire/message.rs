@@ -1,15 +1,14 @@
 //! Messages: typed values for the payloads of frames.
 //!
-//! Owns HELLO, SUBSCRIBE and UNSUBSCRIBE, and what may be wrong with a payload. Must never judge
-//! whether a message is legal at this point of a connection: that is the session's part.
-
-use thiserror::Error;
+//! Owns HELLO, SUBSCRIBE and UNSUBSCRIBE. Must never judge whether a message is legal at this point of a
+//! connection: that is the session's part.
 
 use super::frame::{Frame, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, PAYLOAD_BYTES_MAX, VERSION};
+use super::policy::DecodeError;
 use super::proto;
 use super::protobuf::{Broken, Reader, VARINT, key};
-use super::update::{decode_update, encode_update};
-use crate::types::{Action, Route, Vni};
+use super::update::{Update, decode_update, encode_update};
+use crate::types::Vni;
 
 /// The fields of the protocol, as keys of the protobuf encoding.
 mod keys {
@@ -33,17 +32,6 @@ pub struct Hello {
     /// The sender puts frames together from any chunking of the stream. Field 15, which other
     /// implementations neither send nor read.
     pub reassembles: bool,
-}
-
-/// One route announced or withdrawn.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Update {
-    /// Announced or withdrawn.
-    pub action: Action,
-    /// The VNI that the route belongs to.
-    pub vni: Vni,
-    /// The route.
-    pub route: Route,
 }
 
 /// Any message.
@@ -113,58 +101,6 @@ pub fn decode(frame: Frame<'_>) -> Result<Message, DecodeError> {
     }
 }
 
-/// What is wrong with a payload.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum DecodeError {
-    /// It is no protobuf message. (A known field of another wire type is an unknown field.)
-    #[error("undecodable {message_type}: {reason}")]
-    Malformed {
-        /// What the frame said it was.
-        message_type: MessageType,
-        /// The decoder's words; for people only.
-        reason: String,
-    },
-    /// A HELLO with keepalive interval 0, or without one.
-    #[error("HELLO with keepalive interval 0")]
-    HelloInterval,
-    /// An UPDATE that can be read, but means nothing.
-    #[error("invalid UPDATE: {0}")]
-    InvalidUpdate(#[from] InvalidUpdate),
-}
-
-/// Why an UPDATE means nothing (protocol sections 2.1 and 2.2). The first of these, in this order,
-/// is what an UPDATE with several faults is dropped for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-pub enum InvalidUpdate {
-    /// Neither ADD (0) nor REMOVE (1).
-    #[error("action {0}")]
-    Action(i32),
-    /// There is no destination.
-    #[error("no destination")]
-    NoDestination,
-    /// There is no next hop.
-    #[error("no next hop")]
-    NoNextHop,
-    /// Neither IPv4 (0) nor IPv6 (1).
-    #[error("IP version {0}")]
-    IpVersion(i32),
-    /// A prefix of neither 4 nor 16 bytes.
-    #[error("prefix of {0} bytes")]
-    PrefixBytes(usize),
-    /// A prefix of 4 bytes declared as IPv6, or of 16 bytes declared as IPv4.
-    #[error("IP version contradicts a prefix of {0} bytes")]
-    IpVersionMismatch(usize),
-    /// More bits than an address of that version has.
-    #[error("prefix length {0}")]
-    PrefixLength(u32),
-    /// A next hop address of neither 4 nor 16 bytes.
-    #[error("next hop address of {0} bytes")]
-    AddressBytes(usize),
-    /// A NAT port above 65535.
-    #[error("NAT port {0}")]
-    NatPort(u32),
-}
-
 fn decode_hello(payload: &[u8]) -> Result<Hello, DecodeError> {
     let hello = read_hello(payload).map_err(|broken| broken.in_a(MessageType::Hello))?;
     if hello.keepalive_interval_s == 0 {
@@ -201,14 +137,6 @@ fn read_vni(payload: &[u8]) -> Result<Vni, Broken> {
         }
     }
     Ok(vni)
-}
-
-impl Broken {
-    /// What is wrong with the payload of a message of this type.
-    #[cold]
-    pub(super) fn in_a(self, message_type: MessageType) -> DecodeError {
-        DecodeError::Malformed { message_type, reason: self.to_string() }
-    }
 }
 
 fn encode_frame(out: &mut Vec<u8>, message_type: MessageType, payload: &impl prost::Message) {

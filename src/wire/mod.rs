@@ -19,16 +19,16 @@ mod strategies;
 mod update;
 
 pub use frame::{
-    Deframer, FRAME_BYTES_MAX, Frame, FrameError, HEADER_BYTES, KEEPALIVE_FRAME, MessageType,
-    PAYLOAD_BYTES_MAX, frame_len, frames,
+    Deframer, Frame, FrameError, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, frame_len, frames,
 };
-pub use message::{DecodeError, Hello, InvalidUpdate, Message, Update, decode};
-pub use policy::{Fault, NoOp, Reaction};
-pub use update::{action_and_key, decode_update, encode_update};
+pub use message::{Hello, Message, decode};
+pub use policy::{DecodeError, Fault, InvalidUpdate, Reaction};
+pub use update::{Update, decode_update, encode_update};
+pub(crate) use update::{action_and_key, encode_keyed, keyed_frame_len};
 
 /// The generated types. They write HELLO, SUBSCRIBE and UNSUBSCRIBE; what they read is what the tests
 /// compare our own reading with.
-#[allow(missing_docs, dead_code)]
+#[allow(missing_docs, dead_code, unreachable_pub)]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/metalbond.rs"));
 }

@@ -1,12 +1,12 @@
-//! The error policy: what a peer's mistakes lead to.
+//! The error policy: what may be wrong with what a peer sends, and what that leads to.
 //!
-//! Owns one table, [`Fault::reaction`] (protocol section 2.2). Must never act on it: closing,
+//! Owns the faults of payloads, and one table, [`Fault::reaction`] (protocol section 2.2). Must never act on it: closing,
 //! logging and counting are the session's and io's part.
 
 use thiserror::Error;
 
 use super::frame::{FrameError, MessageType};
-use super::message::{DecodeError, InvalidUpdate};
+use super::protobuf::Broken;
 
 /// What to do about a [`Fault`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -15,8 +15,6 @@ pub enum Reaction {
     Close,
     /// Drop the message, log at a limited rate, count. The connection and all other routes stay.
     DropMessage,
-    /// Carry on; a debug log at most.
-    Ignore,
 }
 
 /// Everything that can be wrong with what a peer sends.
@@ -28,30 +26,66 @@ pub enum Fault {
     /// A payload is wrong.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// A message that is in order, but not legal in the state of the connection.
-    #[error("{0} out of turn")]
-    OutOfTurn(MessageType),
-    /// A message that changes nothing.
-    #[error(transparent)]
-    NoOp(#[from] NoOp),
 }
 
-/// Messages that change nothing. They occur in normal operation: a Go peer repeats itself when
-/// several of its peers announce the same next hop.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Error)]
-pub enum NoOp {
-    /// An ADD of a route that this peer announces already.
-    #[error("route is announced already")]
-    DuplicateAdd,
-    /// A REMOVE of a route that this peer does not announce, whoever else does.
-    #[error("route was not announced by this peer")]
-    UnknownRemove,
-    /// A SUBSCRIBE to a VNI that the peer is subscribed to.
-    #[error("subscribed already")]
-    DuplicateSubscribe,
-    /// An UNSUBSCRIBE from a VNI that the peer is not subscribed to.
-    #[error("not subscribed")]
-    UnknownUnsubscribe,
+/// What is wrong with a payload.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum DecodeError {
+    /// It is no protobuf message. (A known field of another wire type is an unknown field.)
+    #[error("undecodable {message_type}: {reason}")]
+    Malformed {
+        /// What the frame said it was.
+        message_type: MessageType,
+        /// The decoder's words; for people only.
+        reason: String,
+    },
+    /// A HELLO with keepalive interval 0, or without one.
+    #[error("HELLO with keepalive interval 0")]
+    HelloInterval,
+    /// An UPDATE that can be read, but means nothing.
+    #[error("invalid UPDATE: {0}")]
+    InvalidUpdate(#[from] InvalidUpdate),
+}
+
+/// Why an UPDATE means nothing (protocol sections 2.1 and 2.2). The first of these, in this order,
+/// is what an UPDATE with several faults is dropped for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum InvalidUpdate {
+    /// Neither ADD (0) nor REMOVE (1).
+    #[error("action {0}")]
+    Action(i32),
+    /// There is no destination.
+    #[error("no destination")]
+    NoDestination,
+    /// There is no next hop.
+    #[error("no next hop")]
+    NoNextHop,
+    /// Neither IPv4 (0) nor IPv6 (1).
+    #[error("IP version {0}")]
+    IpVersion(i32),
+    /// A prefix of neither 4 nor 16 bytes.
+    #[error("prefix of {0} bytes")]
+    PrefixBytes(usize),
+    /// A prefix of 4 bytes declared as IPv6, or of 16 bytes declared as IPv4.
+    #[error("IP version contradicts a prefix of {0} bytes")]
+    IpVersionMismatch(usize),
+    /// More bits than an address of that version has.
+    #[error("prefix length {0}")]
+    PrefixLength(u32),
+    /// A next hop address of neither 4 nor 16 bytes.
+    #[error("next hop address of {0} bytes")]
+    AddressBytes(usize),
+    /// A NAT port above 65535.
+    #[error("NAT port {0}")]
+    NatPort(u32),
+}
+
+impl Broken {
+    /// What is wrong with the payload of a message of this type.
+    #[cold]
+    pub(super) fn in_a(self, message_type: MessageType) -> DecodeError {
+        DecodeError::Malformed { message_type, reason: self.to_string() }
+    }
 }
 
 impl Fault {
@@ -61,7 +95,7 @@ impl Fault {
     /// that merely means nothing must not: a Go server passes some of them on, so a client that
     /// closed on one would reconnect, be sent the same table, and so on for ever.
     pub fn reaction(&self) -> Reaction {
-        use Reaction::{Close, DropMessage, Ignore};
+        use Reaction::{Close, DropMessage};
         match self {
             Fault::Frame(error) => match error {
                 FrameError::Version(_) => Close,
@@ -83,13 +117,6 @@ impl Fault {
                     InvalidUpdate::NatPort(_) => DropMessage,
                 },
             },
-            Fault::OutOfTurn(_) => Close,
-            Fault::NoOp(error) => match error {
-                NoOp::DuplicateAdd => Ignore,
-                NoOp::UnknownRemove => Ignore,
-                NoOp::DuplicateSubscribe => Ignore,
-                NoOp::UnknownUnsubscribe => Ignore,
-            },
         }
     }
 }
@@ -104,6 +131,5 @@ mod tests {
         assert_eq!(fault.to_string(), "protocol version 9, expected 1");
         let fault = Fault::from(DecodeError::from(InvalidUpdate::PrefixLength(200)));
         assert_eq!(fault.to_string(), "invalid UPDATE: prefix length 200");
-        assert_eq!(Fault::OutOfTurn(MessageType::Hello).to_string(), "HELLO out of turn");
     }
 }

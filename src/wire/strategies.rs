@@ -8,7 +8,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::message::{Hello, Message, Update};
+use super::message::{Hello, Message};
+use super::update::Update;
 use crate::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
 
 /// An UPDATE that is valid as it is: its own decoding equals it.

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::frame::{HEADER_BYTES, MessageType, PAYLOAD_BYTES_MAX, VERSION};
-use super::message::{DecodeError, InvalidUpdate, Update};
+use super::policy::{DecodeError, InvalidUpdate};
 use super::protobuf::{BYTES, Broken, Reader, VARINT, Writer, key};
 use crate::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
 
@@ -54,6 +54,17 @@ const LENGTH_LOW_AT: usize = 2;
 /// A frame in the making.
 type Frame = Writer<UPDATE_FRAME_BYTES_MAX>;
 
+/// One route announced or withdrawn.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Update {
+    /// Announced or withdrawn.
+    pub action: Action,
+    /// The VNI that the route belongs to.
+    pub vni: Vni,
+    /// The route.
+    pub route: Route,
+}
+
 /// Appends the canonical UPDATE frame of a route: fields in ascending order, defaults left out,
 /// both submessages always present, ports for NAT only (protocol section 2).
 pub fn encode_update(out: &mut Vec<u8>, action: Action, vni: Vni, route: &Route) {
@@ -86,13 +97,29 @@ pub fn decode_update(payload: &[u8]) -> Result<Update, DecodeError> {
 ///
 /// # Panics
 /// If `frame` is not an UPDATE.
-pub fn action_and_key(frame: &[u8]) -> (Action, &[u8]) {
+pub(crate) fn action_and_key(frame: &[u8]) -> (Action, &[u8]) {
     assert!(frame.len() > HEADER_BYTES && frame[3] == MessageType::Update as u8, "not an UPDATE");
     let payload = &frame[HEADER_BYTES..];
     match payload.strip_prefix(&REMOVE_BYTES) {
         Some(key) => (Action::Remove, key),
         None => (Action::Add, payload),
     }
+}
+
+/// Appends the UPDATE frame that does this with the route of a key from [`action_and_key`].
+pub(crate) fn encode_keyed(out: &mut Vec<u8>, action: Action, key: &[u8]) {
+    let payload_bytes = keyed_frame_len(action, key) - HEADER_BYTES;
+    let length = u8::try_from(payload_bytes).expect("our own UPDATEs are shorter");
+    out.extend_from_slice(&[VERSION, 0, length, MessageType::Update as u8]);
+    if action == Action::Remove {
+        out.extend_from_slice(&REMOVE_BYTES);
+    }
+    out.extend_from_slice(key);
+}
+
+/// Length of the frame that [`encode_keyed`] writes.
+pub(crate) fn keyed_frame_len(action: Action, key: &[u8]) -> usize {
+    HEADER_BYTES + key.len() + if action == Action::Remove { REMOVE_BYTES.len() } else { 0 }
 }
 
 fn write_destination(frame: &mut Frame, destination: &Destination) {

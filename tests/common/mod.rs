@@ -12,8 +12,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use metalbond_uring::io::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
-use metalbond_uring::shard::{Budgets, Limits, ShardConfig};
+use metalbond_uring::internals::io::ServerConfig;
+use metalbond_uring::internals::shard::{Budgets, Limits, ShardConfig};
 use metalbond_uring::types::{Pace, ReflectOwn, ShardId};
 use socket2::{Domain, Socket, Type};
 
@@ -33,21 +33,21 @@ pub const QUIET: Duration = Duration::from_millis(60);
 pub fn server_config(cores: u16, keepalive_interval_s: u32) -> ServerConfig {
     ServerConfig {
         listen: vec!["[::1]:0".parse().unwrap()],
-        segment_bytes_max: SEGMENT_BYTES_MAX_DEFAULT,
         cores,
         keepalive_interval_s,
-        reflect_own: ReflectOwn::None,
         pace: Pace::RoutesPerS(10_000),
-        routes_per_peer_max: 10_000_000,
-        vnis_per_peer_max: 100_000,
+        limits: Limits {
+            routes_per_peer_max: 10_000_000,
+            vnis_per_peer_max: 100_000,
+            ..Limits::default()
+        },
         peers_max: 100_000,
-        queue_bytes_max: 1 << 30,
-        hold_time: std::time::Duration::ZERO,
+        ..ServerConfig::default()
     }
 }
 
 /// The core of a server with one shard, which drops nothing by itself.
-pub fn shard_config(keepalive_interval_s: u32, hold_time: Duration) -> ShardConfig {
+pub fn shard_config(keepalive_interval_s: u32, stale_time: Duration) -> ShardConfig {
     ShardConfig {
         id: ShardId(0),
         shards: 1,
@@ -56,7 +56,7 @@ pub fn shard_config(keepalive_interval_s: u32, hold_time: Duration) -> ShardConf
         reflect_own: ReflectOwn::None,
         pace: Pace::Off,
         limits: Limits::default(),
-        hold_time,
+        stale_time,
         budgets: Budgets::default(),
     }
 }

@@ -71,6 +71,16 @@ impl Process {
         self.log.lock().unwrap().iter().filter(|line| line.contains(words)).count()
     }
 
+    /// Waits until a line on stderr contains `words`.
+    #[track_caller]
+    pub fn wait_for(&self, words: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.logged(words) == 0 {
+            assert!(Instant::now() < deadline, "waited in vain for {words:?}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// All that was written to stderr.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use metalbond_uring::shard::{BATCH_BYTES_MAX, Piece};
+use metalbond_uring::internals::shard::{BATCH_BYTES_MAX, Piece};
+use metalbond_uring::internals::wire::{self, Deframer, Hello, Message, Update};
 use metalbond_uring::types::{Action, PeerId, Route, Vni};
-use metalbond_uring::wire::{self, Deframer, Hello, Message, Update};
 
 /// Routes by VNI.
 pub type Tables = Vec<(Vni, BTreeSet<Route>)>;
@@ -13,6 +13,8 @@ pub type Tables = Vec<(Vni, BTreeSet<Route>)>;
 #[derive(Default)]
 pub struct View {
     pub routes: BTreeSet<Route>,
+    /// UPDATEs that came for it.
+    pub updates: u64,
     /// The KEEPALIVE answer before which frames belong to an earlier subscription.
     pub from_answer: u64,
     pub subscribed: bool,
@@ -155,6 +157,7 @@ impl Connection {
             return;
         }
         assert!(view.subscribed, "{action:?} {vni} {route}: behind the barrier");
+        view.updates += 1;
         match action {
             Action::Add => assert!(view.routes.insert(*route), "{vni} {route} is known"),
             Action::Remove => assert!(view.routes.remove(route), "{vni} {route} is unknown"),

@@ -7,7 +7,7 @@ use super::{Form, NexthopId, Plan, Prefix, SeenRoute};
 
 /// What somebody else did to a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Change {
+pub(crate) enum Change {
     /// Added before the others of the prefix.
     AddedFirst,
     /// Added behind the others.
@@ -20,12 +20,12 @@ pub enum Change {
 
 impl Plan {
     /// Whether the plan wants to hear of a change at this prefix.
-    pub fn matters(&self, prefix: &Prefix, is_of_our_protocol: bool) -> bool {
+    pub(crate) fn matters(&self, prefix: &Prefix, is_of_our_protocol: bool) -> bool {
         is_of_our_protocol && self.is_mapped(prefix.table) || self.entries.contains_key(prefix)
     }
 
     /// Somebody else has changed a route. Returns whether the kernel should be dumped.
-    pub fn changed_by_others(&mut self, seen: &SeenRoute, change: Change) -> bool {
+    pub(crate) fn changed_by_others(&mut self, seen: &SeenRoute, change: Change) -> bool {
         let is_ours = match &seen.form {
             Some(Form::Object(id)) => self.ours.covers(*id),
             Some(_) => self.ours.has_link(seen.link) && self.is_mapped(seen.prefix.table),
@@ -59,7 +59,7 @@ impl Plan {
     }
 
     /// Whether routes that name this object are ours.
-    pub fn covers(&self, id: NexthopId) -> bool {
+    pub(crate) fn covers(&self, id: NexthopId) -> bool {
         self.ours.covers(id)
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 /// Why a route is not installed at all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, thiserror::Error)]
-pub enum Skip {
+pub(crate) enum Skip {
     /// The VNI has no table.
     #[error("its VNI is mapped to no table (expected an entry in the VNI-to-table map)")]
     NoTable,

@@ -7,18 +7,16 @@ use std::net::{IpAddr, Ipv6Addr};
 use smallvec::SmallVec;
 
 use super::nexthops::NexthopKey;
-use super::{Family, Few, NexthopId, NexthopObjects, Place, PlanConfig, Prefix, ServerId};
-use crate::types::{Destination, Route, SeededMap, Vni};
+use super::{Family, Few, NexthopId, Place, Prefix};
+use crate::kernel::config::{KernelConfig, NexthopObjects};
+use crate::types::{Route, Vni};
 
 /// Distinct tunnel endpoints, ascending.
-pub type Hops = SmallVec<[Ipv6Addr; 1]>;
-
-/// Our own announcements for one destination (its spellings and next hops).
-pub(super) type Own = Few<Route>;
+pub(crate) type Hops = SmallVec<[Ipv6Addr; 1]>;
 
 /// How a kernel route says where packets go.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Form {
+pub(crate) enum Form {
     /// It carries its own encapsulation.
     Inline(Hops),
     /// It names a nexthop object.
@@ -29,16 +27,6 @@ pub enum Form {
         /// The index of its device.
         link: u32,
     },
-}
-
-/// One reason to install a route: a server that announced it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct User {
-    pub vni: Vni,
-    pub route: Route,
-    pub server: ServerId,
-    /// The server's epoch when it announced the route last.
-    pub epoch: u32,
 }
 
 /// Which routes of others the kernel holds beside ours, as far as is known.
@@ -53,12 +41,12 @@ pub(super) struct Others {
 }
 
 impl Others {
-    pub fn are_any(self) -> bool {
+    pub(super) fn are_any(self) -> bool {
         self.before || self.behind
     }
 
     /// One is found, before ours or behind it.
-    pub fn meet(&mut self, is_before: bool, is_of_our_protocol: bool) {
+    pub(super) fn meet(&mut self, is_before: bool, is_of_our_protocol: bool) {
         *if is_before { &mut self.before } else { &mut self.behind } = true;
         self.same_protocol |= is_of_our_protocol;
     }
@@ -74,7 +62,7 @@ pub(super) enum Want {
 
 impl Want {
     /// How many hops.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Want::Nothing => 0,
             Want::Inline(hops) => hops.len(),
@@ -85,7 +73,8 @@ impl Want {
 
 #[derive(Debug, Default)]
 pub(super) struct Entry {
-    pub users: Few<User>,
+    /// The reasons to install it: routes of VNIs, which differ in next hop or host bits.
+    pub users: Few<(Vni, Route)>,
     /// The routes of ours that the kernel is believed to hold, in its order: usually one at most.
     /// Equal ones may be there twice.
     pub kernel: Few<Form>,
@@ -111,28 +100,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Adds or refreshes a user; tells whether it is a new one.
-    pub fn claim(&mut self, user: User) -> bool {
-        let same = |one: &&mut User| {
-            (one.vni, one.route, one.server) == (user.vni, user.route, user.server)
-        };
-        if let Some(known) = self.users.iter_mut().find(same) {
-            known.epoch = user.epoch;
-            return false;
-        }
-        self.users.push(user);
-        true
-    }
-
-    /// Drops users; tells whether there were any.
-    pub fn drop_users(&mut self, mut gone: impl FnMut(&User) -> bool) -> bool {
-        let before = self.users.len();
-        self.users.retain(|user| !gone(user));
-        self.users.len() != before
-    }
-
     /// Where a new route goes, so that what counts now goes on counting.
-    pub fn place_of(&self, prefix: Prefix, form: &Form) -> Place {
+    pub(super) fn place_of(&self, prefix: Prefix, form: &Form) -> Place {
         if self.kernel.is_empty() {
             return Place::Alone;
         }
@@ -146,7 +115,7 @@ impl Entry {
     /// One that names an object is found by it. Others are found by their device, which takes the
     /// first such route, in IPv6 also one that names an object; what cannot be told apart from a
     /// wanted route stands behind it, where it does no harm, and goes later.
-    pub fn first_to_delete(&self, prefix: Prefix, wanted: Option<&Form>) -> Option<&Form> {
+    pub(super) fn first_to_delete(&self, prefix: Prefix, wanted: Option<&Form>) -> Option<&Form> {
         let (mut has_kept, mut has_kept_inline) = (false, false);
         for form in &self.kernel {
             let is_object = matches!(form, Form::Object(_));
@@ -167,18 +136,11 @@ impl Entry {
     }
 
     /// What the kernel should hold, and how many hops are too many for it.
-    pub fn want(
-        &self,
-        prefix: Prefix,
-        own: &SeededMap<(Vni, Destination), Own>,
-        config: &PlanConfig,
-    ) -> (Want, usize) {
-        let is_foreign = |user: &&User| !own.contains_key(&(user.vni, prefix.destination));
+    pub(super) fn want(&self, prefix: Prefix, config: &KernelConfig) -> (Want, usize) {
         let mut hops: Hops = self
             .users
             .iter()
-            .filter(is_foreign)
-            .filter_map(|user| match user.route.next_hop.address {
+            .filter_map(|(_, route)| match route.next_hop.address {
                 IpAddr::V6(address) => Some(address),
                 IpAddr::V4(_) => None,
             })
@@ -193,14 +155,10 @@ impl Entry {
         };
         let left_out = hops.len().saturating_sub(hops_max);
         hops.truncate(hops_max);
-        let want = match (config.nexthop_objects, family) {
+        let want = match config.nexthop_objects {
             _ if hops.is_empty() => Want::Nothing,
-            (NexthopObjects::Shared, _) => Want::Object(NexthopKey { family, hops }),
-            (_, Family::V4) => Want::Inline(hops),
-            (NexthopObjects::Ipv6Multipath, Family::V6) if hops.len() > 1 => {
-                Want::Object(NexthopKey { family, hops })
-            }
-            (_, Family::V6) => Want::Inline(hops),
+            NexthopObjects::Shared => Want::Object(NexthopKey { family, hops }),
+            NexthopObjects::Never => Want::Inline(hops),
         };
         (want, left_out)
     }

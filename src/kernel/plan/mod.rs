@@ -19,66 +19,25 @@ mod reconcile;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 
 use smallvec::SmallVec;
 
-use crate::types::{Destination, Route, SeededMap, Time, Vni};
-use entry::{Entry, Own, User, Want};
+use super::config::{HOPS_MAX, KernelConfig, NexthopObjects, TABLE_MAIN};
+use crate::types::{Route, SeededMap, Time, Vni};
+use entry::{Entry, Want};
 use nexthops::NexthopTable;
 
-pub use change::Change;
-pub use counters::{Counters, Skip};
-pub use entry::{Form, Hops};
-pub use nexthops::NexthopId;
-pub use op::{Op, Place};
-pub use ours::{BLOCK_IDS, BLOCKS, Blocks, Ours};
-pub use outcome::{Notice, Outcome, Report};
-pub use prefix::{Family, Prefix};
-pub use reconcile::{SeenNexthop, SeenNexthopKind, SeenRoute, Snapshot};
-
-/// The routing table `main`: what table 0 in a mapping means.
-pub const TABLE_MAIN: u32 = 254;
-
-/// Hops of one route that can be installed at most: more do not fit the largest message of a dump
-/// (32 KiB), and we could not verify them. Linux 6.18 shows 335 and not 338; some room is left.
-pub const HOPS_MAX: usize = 320;
-
-/// Hops of one route that are installed by default: with 39 and more the kernel cannot put the
-/// route into the first message of a dump, and `ip route` and routing daemons see nothing of the
-/// table (Linux 6.18, pages of 4 KiB).
-pub const HOPS_DEFAULT: usize = 32;
-
-/// Whom a route was heard from. Opaque; the same server keeps its id when it reconnects.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ServerId(pub u64);
-
-/// Where routes name kernel nexthop objects instead of carrying their own encapsulation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum NexthopObjects {
-    /// All routes: thousands of them share few hypervisors, and a route is then a small message.
-    #[default]
-    Shared,
-    /// Only where IPv6 cannot do without: destinations with several hops.
-    Ipv6Multipath,
-    /// Nowhere (kernels before 5.3): an IPv6 destination gets its lowest hop only.
-    Never,
-}
-
-/// What the plan has to know; see [`crate::kernel::KernelConfig`].
-#[derive(Clone, Debug)]
-pub struct PlanConfig {
-    /// VNI to table, 1..=2^32-1; 0 stands for [`TABLE_MAIN`].
-    pub vni_table_map: BTreeMap<Vni, u32>,
-    /// Whether IPv6 destinations are left out.
-    pub ipv4_only: bool,
-    /// Where nexthop objects are used.
-    pub nexthop_objects: NexthopObjects,
-    /// Hops of one route at most, the lowest addresses: 1..=[`HOPS_MAX`].
-    pub hops_max: usize,
-    /// Seeds the maps, and where the ids of nexthop objects start.
-    pub seed: u64,
-}
+pub(crate) use change::Change;
+pub use counters::Counters;
+pub(crate) use counters::Skip;
+pub(crate) use entry::{Form, Hops};
+pub(crate) use nexthops::NexthopId;
+pub(crate) use op::{Op, Place};
+pub(crate) use ours::{BLOCKS, Blocks, Ours};
+pub(crate) use outcome::{Notice, Outcome, Report};
+pub(crate) use prefix::{Family, Prefix};
+pub(crate) use reconcile::{SeenNexthop, SeenNexthopKind, SeenRoute, Snapshot};
 
 /// What is tried again later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -89,16 +48,12 @@ enum Retry {
 
 /// Desired routes, and what is left to do until the kernel has them.
 #[derive(Debug)]
-pub struct Plan {
-    config: PlanConfig,
+pub(crate) struct Plan {
+    config: KernelConfig,
     /// Ascending.
     mapped_tables: Vec<u32>,
     hasher: ahash::RandomState,
     entries: SeededMap<Prefix, Entry>,
-    /// Our own announcements: what we announce ourselves is not installed.
-    own: SeededMap<(Vni, Destination), Own>,
-    /// How often each server's routes were put on hold.
-    epochs: SeededMap<ServerId, u32>,
     nexthops: NexthopTable,
     ours: Ours,
     dirty: VecDeque<Prefix>,
@@ -125,7 +80,7 @@ pub struct Plan {
 
 impl Plan {
     /// A plan that wants nothing and knows nothing: [`Plan::reconcile`] comes first.
-    pub fn new(mut config: PlanConfig) -> Plan {
+    pub(crate) fn new(mut config: KernelConfig) -> Plan {
         for table in config.vni_table_map.values_mut().filter(|table| **table == 0) {
             *table = TABLE_MAIN;
         }
@@ -136,8 +91,6 @@ impl Plan {
         let hasher = ahash::RandomState::with_seeds(config.seed, 1, 2, 3);
         Plan {
             entries: SeededMap::with_hasher(hasher.clone()),
-            own: SeededMap::with_hasher(hasher.clone()),
-            epochs: SeededMap::with_hasher(hasher.clone()),
             nexthops: NexthopTable::new(hasher.clone(), config.seed),
             ours: Ours::default(),
             hasher,
@@ -158,88 +111,38 @@ impl Plan {
         }
     }
 
-    /// A server has announced a route.
+    /// A route is wanted.
     ///
     /// # Errors
     /// Why it is not installed.
-    pub fn add(&mut self, vni: Vni, route: Route, server: ServerId) -> Result<(), Skip> {
+    pub(crate) fn add(&mut self, vni: Vni, route: Route) -> Result<(), Skip> {
         let prefix = self.installable(vni, &route).inspect_err(|skip| self.counters.skip(*skip))?;
-        let epoch = self.epochs.get(&server).copied().unwrap_or(0);
-        let entry = self.entries.entry(prefix).or_default();
-        if entry.claim(User { vni, route, server, epoch }) {
+        let users = &mut self.entries.entry(prefix).or_default().users;
+        if !users.contains(&(vni, route)) {
+            users.push((vni, route));
             self.mark(prefix);
         }
         Ok(())
     }
 
-    /// A server has withdrawn a route. Unknown ones are ignored.
-    pub fn remove(&mut self, vni: Vni, route: Route, server: ServerId) {
+    /// A route is wanted no longer. Unknown ones are ignored.
+    pub(crate) fn remove(&mut self, vni: Vni, route: Route) {
         let Ok(prefix) = self.installable(vni, &route) else { return };
         let Some(entry) = self.entries.get_mut(&prefix) else { return };
-        if entry.drop_users(|user| (user.vni, user.route, user.server) == (vni, route, server)) {
-            self.mark(prefix);
-        }
-    }
-
-    /// A server is gone, and all its routes with it.
-    pub fn lose(&mut self, server: ServerId) {
-        self.drop_users(|user| user.server == server);
-    }
-
-    /// A server is gone but may be back: its routes stay until they are added again, or until
-    /// [`Plan::release`].
-    pub fn hold(&mut self, server: ServerId) {
-        *self.epochs.entry(server).or_insert(0) += 1;
-    }
-
-    /// Drops what a server has not announced again since [`Plan::hold`].
-    pub fn release(&mut self, server: ServerId) {
-        let now = self.epochs.get(&server).copied().unwrap_or(0);
-        self.drop_users(|user| user.server == server && user.epoch != now);
-    }
-
-    /// Drops all routes of a VNI, whoever announced them.
-    pub fn drop_vni(&mut self, vni: Vni) {
-        self.drop_users(|user| user.vni == vni);
-    }
-
-    /// We announce a route ourselves: what is received for its destination is not installed.
-    pub fn announce(&mut self, vni: Vni, route: Route) {
-        let Some(destination) = prefix::masked(route.destination) else { return };
-        let own = self.own.entry((vni, destination)).or_default();
-        if !own.contains(&route) {
-            own.push(route);
-        }
-        if let Some(prefix) = self.prefix_of(vni, destination) {
-            if let Some(entry) = self.entries.get_mut(&prefix) {
-                self.counters.stale -= u64::from(entry.stale.take().is_some());
-            }
-            self.mark(prefix);
-        }
-    }
-
-    /// We no longer announce a route.
-    pub fn withdraw(&mut self, vni: Vni, route: Route) {
-        let Some(destination) = prefix::masked(route.destination) else { return };
-        let Some(own) = self.own.get_mut(&(vni, destination)) else { return };
-        own.retain(|one| *one != route);
-        if own.is_empty() {
-            self.own.remove(&(vni, destination));
-        }
-        if let Some(prefix) = self.prefix_of(vni, destination) {
-            self.mark(prefix);
-        }
+        entry.users.retain(|user| *user != (vni, route));
+        self.mark(prefix);
     }
 
     /// From now on nothing is wanted: all routes of ours go, those of a former run too.
-    pub fn clear(&mut self) {
-        self.drop_users(|_| true);
+    pub(crate) fn clear(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.users.clear());
+        self.mark_all();
         self.sweep();
     }
 
     /// The servers have told what they know: routes of a former run that nobody has asked for go,
     /// now and whenever they are found.
-    pub fn sweep(&mut self) {
+    pub(crate) fn sweep(&mut self) {
         self.swept = true;
         self.counters.stale = 0;
         let mut prefixes = Vec::new();
@@ -253,26 +156,26 @@ impl Plan {
 
     /// Something happened that the plan cannot tell the effect of: no operation before a
     /// [`Plan::reconcile`], and what that finds does not count as repaired.
-    pub fn doubt(&mut self) {
+    pub(crate) fn doubt(&mut self) {
         self.unknown = true;
     }
 
     /// Whether new routes can be made: the link is there, and up. If not, only what is not wanted
     /// and what leads elsewhere is taken out.
-    pub fn set_usable(&mut self, is_usable: bool) {
+    pub(crate) fn set_usable(&mut self, is_usable: bool) {
         if std::mem::replace(&mut self.is_usable, is_usable) != is_usable {
             self.mark_all();
         }
     }
 
     /// Whether routes of a former run that nobody has asked for are to go.
-    pub fn is_swept(&self) -> bool {
+    pub(crate) fn is_swept(&self) -> bool {
         self.swept
     }
 
     /// Puts up to `ops_max` operations into `ops`. All of them may be sent at once, in this order;
     /// each wants its [`Plan::finished`].
-    pub fn next_batch(&mut self, ops: &mut Vec<Op>, ops_max: usize, now: Time) {
+    pub(crate) fn next_batch(&mut self, ops: &mut Vec<Op>, ops_max: usize, now: Time) {
         if self.unknown {
             return;
         }
@@ -291,17 +194,17 @@ impl Plan {
     }
 
     /// Whether the kernel's content is unknown, so that a dump must come before anything else.
-    pub fn must_verify(&self) -> bool {
+    pub(crate) fn must_verify(&self) -> bool {
         self.unknown
     }
 
     /// Whether something failed as if others had changed what is ours.
-    pub fn is_suspect(&self) -> bool {
+    pub(crate) fn is_suspect(&self) -> bool {
         self.suspect
     }
 
     /// Whether there is nothing to do now (something may be tried again later).
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         !self.unknown
             && self.dirty.is_empty()
             && self.in_flight == 0
@@ -309,45 +212,45 @@ impl Plan {
     }
 
     /// When [`Plan::next_batch`] has something to try again.
-    pub fn retry_at(&self) -> Option<Time> {
+    pub(crate) fn retry_at(&self) -> Option<Time> {
         self.retries.peek().map(|Reverse((at, _))| *at)
     }
 
     /// The numbers as of now.
-    pub fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         Counters { nexthops: self.nexthops.len() as u64, ..self.counters }
     }
 
     /// What an operator should hear of, since the last call.
-    pub fn take_notices(&mut self) -> Vec<Notice> {
+    pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
     }
 
     /// Whether some destination has got too many hops since [`Plan::take_crowded`].
-    pub fn has_crowded(&self) -> bool {
+    pub(crate) fn has_crowded(&self) -> bool {
         !self.crowded.is_empty()
     }
 
     /// Destinations that have got too many hops since the last call, with the number of hops that
     /// are installed and left out by now.
-    pub fn take_crowded(&mut self) -> Vec<(Prefix, usize, usize)> {
+    pub(crate) fn take_crowded(&mut self) -> Vec<(Prefix, usize, usize)> {
         let mut crowded = std::mem::take(&mut self.crowded);
         crowded.sort_unstable();
         crowded.dedup();
         let left_out = |prefix: Prefix| {
-            let (want, left_out) = self.entries.get(&prefix)?.want(prefix, &self.own, &self.config);
+            let (want, left_out) = self.entries.get(&prefix)?.want(prefix, &self.config);
             (left_out > 0).then_some((prefix, want.len(), left_out))
         };
         crowded.into_iter().filter_map(left_out).collect()
     }
 
     /// All tables that routes go into, ascending.
-    pub fn mapped_tables(&self) -> &[u32] {
+    pub(crate) fn mapped_tables(&self) -> &[u32] {
         &self.mapped_tables
     }
 
     /// Those, and all others with routes of ours that are known of.
-    pub fn tables(&self) -> Vec<u32> {
+    pub(crate) fn tables(&self) -> Vec<u32> {
         let mut tables = self.mapped_tables.clone();
         tables.extend(self.entries.keys().map(|prefix| prefix.table));
         tables.sort_unstable();
@@ -357,12 +260,12 @@ impl Plan {
 
     /// Where nexthop objects are used: what was asked for, or [`NexthopObjects::Never`] once the
     /// kernel turned out to have none.
-    pub fn nexthop_objects(&self) -> NexthopObjects {
+    pub(crate) fn nexthop_objects(&self) -> NexthopObjects {
         self.config.nexthop_objects
     }
 
     /// The kernel has no nexthop objects: routes carry their own encapsulation from now on.
-    pub fn without_nexthop_objects(&mut self) {
+    pub(crate) fn without_nexthop_objects(&mut self) {
         self.config.nexthop_objects = NexthopObjects::Never;
         self.mark_all();
     }
@@ -383,27 +286,12 @@ impl Plan {
         }
     }
 
-    fn drop_users(&mut self, mut gone: impl FnMut(&User) -> bool) {
-        let mut changed = Vec::new();
-        for (prefix, entry) in &mut self.entries {
-            if entry.drop_users(&mut gone) {
-                changed.push(*prefix);
-            }
-        }
-        changed.into_iter().for_each(|prefix| self.mark(prefix));
-    }
-
     fn mark(&mut self, prefix: Prefix) {
         if let Some(entry) = self.entries.get_mut(&prefix)
             && !std::mem::replace(&mut entry.dirty, true)
         {
             self.dirty.push_back(prefix);
         }
-    }
-
-    fn prefix_of(&self, vni: Vni, destination: Destination) -> Option<Prefix> {
-        let table = *self.config.vni_table_map.get(&vni)?;
-        Some(Prefix { table, destination })
     }
 
     fn mark_all(&mut self) {
@@ -450,7 +338,7 @@ impl Plan {
         if entry.stale.is_some() && entry.users.is_empty() {
             return; // as it is, until the sweep
         }
-        let (want, left_out) = entry.want(prefix, &self.own, &self.config);
+        let (want, left_out) = entry.want(prefix, &self.config);
         let before = std::mem::replace(&mut entry.left_out, left_out);
         if before == 0 && left_out > 0 {
             self.crowded.push(prefix);

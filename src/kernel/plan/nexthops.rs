@@ -12,21 +12,21 @@ use crate::types::SeededMap;
 
 /// The id of a kernel nexthop object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct NexthopId(pub u32);
+pub(crate) struct NexthopId(pub u32);
 
 impl NexthopId {
     /// The first id that we use.
-    pub const FIRST: u32 = 0x4d00_0000;
+    pub(crate) const FIRST: u32 = 0x4d00_0000;
     /// How many ids from there on are ours.
-    pub const COUNT: u32 = 0x0100_0000;
+    pub(crate) const COUNT: u32 = 0x0100_0000;
 
     /// Whether we may have made the object with this id.
-    pub fn is_in_our_range(self) -> bool {
+    pub(crate) fn is_in_our_range(self) -> bool {
         self.block().is_some()
     }
 
     /// The block that the id lies in; none if it is not in our range.
-    pub fn block(self) -> Option<u32> {
+    pub(crate) fn block(self) -> Option<u32> {
         let offset = self.0.checked_sub(Self::FIRST)?;
         (offset < Self::COUNT).then_some(offset / BLOCK_IDS)
     }
@@ -82,7 +82,7 @@ pub(super) struct NexthopTable {
 }
 
 impl NexthopTable {
-    pub fn new(hasher: ahash::RandomState, seed: u64) -> NexthopTable {
+    pub(super) fn new(hasher: ahash::RandomState, seed: u64) -> NexthopTable {
         NexthopTable {
             by_id: SeededMap::with_hasher(hasher.clone()),
             by_key: SeededMap::with_hasher(hasher.clone()),
@@ -97,21 +97,21 @@ impl NexthopTable {
     }
 
     /// How many of them are ours.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.by_id.len() - self.not_ours
     }
 
-    pub fn contains(&self, id: NexthopId) -> bool {
+    pub(super) fn contains(&self, id: NexthopId) -> bool {
         self.by_id.contains_key(&id)
     }
 
-    pub fn has_garbage(&self) -> bool {
+    pub(super) fn has_garbage(&self) -> bool {
         self.idle.iter().any(|id| self.is_garbage(*id))
     }
 
     /// The object for `key` if it exists. If not, it is on its way: see
     /// [`NexthopTable::take_changed`].
-    pub fn ensure(&mut self, key: NexthopKey, ops: &mut Vec<Op>) -> Option<NexthopId> {
+    pub(super) fn ensure(&mut self, key: NexthopKey, ops: &mut Vec<Op>) -> Option<NexthopId> {
         if let Some(&id) = self.by_key.get(&key) {
             let nexthop = self.by_id.get(&id).expect("by_key names objects in by_id");
             return (nexthop.state == State::Present).then_some(id);
@@ -134,17 +134,17 @@ impl NexthopTable {
 
     /// Whether an object came to be, or may be tried again, since the last call: who waits for one
     /// should be planned again.
-    pub fn take_changed(&mut self) -> bool {
+    pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
     /// One more route or group names the object.
-    pub fn hold(&mut self, id: NexthopId) {
+    pub(super) fn hold(&mut self, id: NexthopId) {
         self.by_id.get_mut(&id).expect("only existing objects are named").refs += 1;
     }
 
     /// One less does.
-    pub fn drop_ref(&mut self, id: NexthopId) {
+    pub(super) fn drop_ref(&mut self, id: NexthopId) {
         let nexthop = self.by_id.get_mut(&id).expect("an object outlives its references");
         assert!(nexthop.refs > 0, "more references dropped than held");
         nexthop.refs -= 1;
@@ -154,7 +154,7 @@ impl NexthopTable {
     }
 
     /// The kernel has made the object.
-    pub fn added(&mut self, id: NexthopId) {
+    pub(super) fn added(&mut self, id: NexthopId) {
         if let Some(nexthop) = self.by_id.get_mut(&id) {
             nexthop.state = State::Present;
             self.idle.push(id); // nobody may want it any more
@@ -163,26 +163,26 @@ impl NexthopTable {
     }
 
     /// The id is somebody else's: another will be tried.
-    pub fn collided(&mut self, id: NexthopId) {
+    pub(super) fn collided(&mut self, id: NexthopId) {
         self.taken.insert(id, ());
         self.forget(id);
         self.changed = true;
     }
 
     /// The kernel has not made the object; [`NexthopTable::retry`] follows.
-    pub fn add_failed(&mut self, id: NexthopId) {
+    pub(super) fn add_failed(&mut self, id: NexthopId) {
         if let Some(nexthop) = self.by_id.get_mut(&id) {
             nexthop.state = State::Failed;
         }
     }
 
     /// The kernel has deleted the object, or had lost it before.
-    pub fn deleted(&mut self, id: NexthopId) {
+    pub(super) fn deleted(&mut self, id: NexthopId) {
         self.forget(id);
     }
 
     /// The kernel has not deleted the object; [`NexthopTable::retry`] follows.
-    pub fn delete_failed(&mut self, id: NexthopId) {
+    pub(super) fn delete_failed(&mut self, id: NexthopId) {
         if let Some(nexthop) = self.by_id.get_mut(&id) {
             nexthop.state = State::Present;
             if let Some(key) = nexthop.key.clone() {
@@ -192,7 +192,7 @@ impl NexthopTable {
     }
 
     /// The time has come to try again what failed.
-    pub fn retry(&mut self, id: NexthopId) {
+    pub(super) fn retry(&mut self, id: NexthopId) {
         match self.by_id.get(&id).map(|nexthop| nexthop.state) {
             Some(State::Failed) => {
                 self.forget(id);
@@ -204,7 +204,7 @@ impl NexthopTable {
     }
 
     /// Plans the end of objects without references.
-    pub fn plan_deletes(&mut self, ops: &mut Vec<Op>, ops_max: usize) {
+    pub(super) fn plan_deletes(&mut self, ops: &mut Vec<Op>, ops_max: usize) {
         while ops.len() < ops_max
             && let Some(id) = self.idle.pop()
         {
@@ -224,7 +224,7 @@ impl NexthopTable {
     }
 
     /// Empties the table before it is filled from a dump.
-    pub fn restart(&mut self, home: u32) {
+    pub(super) fn restart(&mut self, home: u32) {
         self.by_id.clear();
         self.by_key.clear();
         self.idle.clear();
@@ -236,7 +236,7 @@ impl NexthopTable {
 
     /// An object found in the kernel that our routes may name. Members come before their groups. What
     /// is not `owned` is never deleted.
-    pub fn adopt(
+    pub(super) fn adopt(
         &mut self,
         id: NexthopId,
         key: Option<NexthopKey>,
@@ -258,24 +258,24 @@ impl NexthopTable {
     }
 
     /// An id found in the kernel: not to be used for another object, if it is not ours.
-    pub fn avoid(&mut self, id: NexthopId) {
+    pub(super) fn avoid(&mut self, id: NexthopId) {
         if !self.by_id.contains_key(&id) {
             self.taken.insert(id, ());
         }
     }
 
     /// Whether the object is what `key` asks for.
-    pub fn is(&self, id: NexthopId, key: &NexthopKey) -> bool {
+    pub(super) fn is(&self, id: NexthopId, key: &NexthopKey) -> bool {
         self.by_id.get(&id).is_some_and(|nexthop| nexthop.key.as_ref() == Some(key))
     }
 
     /// Whether the object leads out of another device than the tunnel device.
-    pub fn is_elsewhere(&self, id: NexthopId) -> bool {
+    pub(super) fn is_elsewhere(&self, id: NexthopId) -> bool {
         self.by_id.get(&id).is_some_and(|nexthop| nexthop.is_elsewhere)
     }
 
     /// The tunnel endpoint of a single hop of ours.
-    pub fn single(&self, id: NexthopId) -> Option<(Family, Ipv6Addr)> {
+    pub(super) fn single(&self, id: NexthopId) -> Option<(Family, Ipv6Addr)> {
         let key = self.by_id.get(&id)?.key.as_ref()?;
         match key.hops[..] {
             [address] => Some((key.family, address)),

@@ -7,7 +7,7 @@ use super::{Family, Form, NexthopId, Prefix};
 
 /// One request to the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Op {
+pub(crate) enum Op {
     /// Makes a nexthop object for one tunnel endpoint; must not exist.
     AddHop {
         /// The object's id.
@@ -49,7 +49,7 @@ pub enum Op {
 
 /// Where a new route goes. The kernel uses the first route of a prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
+pub(crate) enum Place {
     /// There must be no other (CREATE and EXCL).
     Alone,
     /// Behind the others (CREATE and APPEND).

@@ -7,42 +7,43 @@
 use super::{Few, NexthopId};
 
 /// How many blocks the ids of nexthop objects are divided into.
-pub const BLOCKS: u32 = 64;
+pub(crate) const BLOCKS: u32 = 64;
 /// Ids in one block.
-pub const BLOCK_IDS: u32 = NexthopId::COUNT / BLOCKS;
+pub(super) const BLOCK_IDS: u32 = NexthopId::COUNT / BLOCKS;
 
 /// A set of blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Blocks(u64);
+pub(crate) struct Blocks(u64);
 
 impl Blocks {
     /// All of them.
-    pub const ALL: Blocks = Blocks(u64::MAX);
+    #[cfg(test)]
+    pub(crate) const ALL: Blocks = Blocks(u64::MAX);
 
     /// Whether the block is among them.
-    pub fn contains(self, block: u32) -> bool {
+    pub(crate) fn contains(self, block: u32) -> bool {
         self.0 & 1 << block != 0
     }
 
     /// Adds one.
-    pub fn insert(&mut self, block: u32) {
+    pub(crate) fn insert(&mut self, block: u32) {
         self.0 |= 1 << block;
     }
 
     /// Takes one out.
-    pub fn remove(&mut self, block: u32) {
+    pub(crate) fn remove(&mut self, block: u32) {
         self.0 &= !(1 << block);
     }
 
     /// All of them, ascending.
-    pub fn iter(self) -> impl Iterator<Item = u32> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = u32> {
         (0..BLOCKS).filter(move |block| self.contains(*block))
     }
 }
 
 /// What is ours besides what the plan remembers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Ours {
+pub(crate) struct Ours {
     /// The index of the tunnel device, if there is one.
     pub link: Option<u32>,
     /// Devices that were the tunnel device during this run, and still exist.
@@ -58,29 +59,27 @@ pub struct Ours {
 
 impl Ours {
     /// Whether routes that name this object are ours.
-    pub fn covers(&self, id: NexthopId) -> bool {
+    pub(crate) fn covers(&self, id: NexthopId) -> bool {
         let is_ours = |block| self.owned.contains(block) || self.orphaned.contains(block);
         id.block().is_some_and(is_ours)
     }
 
     /// Whether the object itself is ours.
-    pub fn owns(&self, id: NexthopId) -> bool {
+    pub(crate) fn owns(&self, id: NexthopId) -> bool {
         id.block().is_some_and(|block| self.owned.contains(block))
     }
 
     /// Whether routes out of this device, of our protocol and in our tables, are ours.
-    pub fn has_link(&self, link: u32) -> bool {
+    pub(crate) fn has_link(&self, link: u32) -> bool {
         self.link == Some(link) || self.former_links.contains(&link)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::super::*;
     use super::*;
-    use crate::types::Vni;
+    use crate::types::{Destination, Vni};
 
     const LINK: u32 = 9;
 
@@ -147,13 +146,8 @@ mod tests {
     }
 
     fn plan() -> Plan {
-        let mut plan = Plan::new(PlanConfig {
-            vni_table_map: BTreeMap::from([(Vni(7), 100)]),
-            ipv4_only: false,
-            nexthop_objects: NexthopObjects::Shared,
-            hops_max: HOPS_DEFAULT,
-            seed: 7,
-        });
+        let mut plan =
+            Plan::new(KernelConfig { seed: 7, ..KernelConfig::new("", [(Vni(7), 100)].into()) });
         plan.set_usable(true);
         plan
     }

@@ -19,7 +19,7 @@ const RETRY_NEXTHOP: Duration = Duration::from_secs(1);
 
 /// The kernel's answer to an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It is done.
     Done,
     /// It was refused with this (positive) error number, and nothing changed.
@@ -30,7 +30,7 @@ pub enum Outcome {
 
 /// What is worth telling an operator about an outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Report {
+pub(crate) enum Report {
     /// Nothing: it went well, or what was to be deleted is gone already.
     Nothing,
     /// A foreign route is in the way; it stays, and ours waits.
@@ -45,7 +45,7 @@ pub enum Report {
 
 /// What is worth telling an operator, though no operation failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Notice {
+pub(crate) enum Notice {
     /// Beside ours there is a foreign route of the same prefix.
     Shared {
         /// Where.
@@ -61,7 +61,7 @@ impl Plan {
     ///
     /// # Panics
     /// If no operation is under way.
-    pub fn finished(&mut self, op: &Op, outcome: Outcome, now: Time) -> Report {
+    pub(crate) fn finished(&mut self, op: &Op, outcome: Outcome, now: Time) -> Report {
         self.in_flight = self.in_flight.checked_sub(1).expect("each operation ends once");
         self.count_failure(outcome);
         self.unknown |= outcome == Outcome::Unknown;

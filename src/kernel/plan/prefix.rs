@@ -3,13 +3,14 @@
 //! Owns masking. Must never know who wants the route.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
 
 use crate::types::Destination;
 
 /// An address family of destinations.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Family {
+pub(crate) enum Family {
     /// IPv4.
     V4,
     /// IPv6.
@@ -18,7 +19,7 @@ pub enum Family {
 
 /// What one kernel route is found by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Prefix {
+pub(crate) struct Prefix {
     /// The routing table, 1..=2^32-1.
     pub table: u32,
     /// The destination; all host bits are 0.
@@ -27,7 +28,7 @@ pub struct Prefix {
 
 impl Prefix {
     /// The address family of the destination.
-    pub fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         if self.destination.prefix.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 }
@@ -41,20 +42,8 @@ impl fmt::Display for Prefix {
 /// The destination without its host bits; none if its length does not fit its address. Prefixes
 /// that differ in host bits only are one kernel route.
 pub(super) fn masked(destination: Destination) -> Option<Destination> {
-    let length = u32::from(destination.length);
-    let prefix = match destination.prefix {
-        IpAddr::V4(address) => {
-            let host_bits = Ipv4Addr::BITS.checked_sub(length)?;
-            let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
-            IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & mask))
-        }
-        IpAddr::V6(address) => {
-            let host_bits = Ipv6Addr::BITS.checked_sub(length)?;
-            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
-        }
-    };
-    Some(Destination { prefix, length: destination.length })
+    let net = IpNet::new(destination.prefix, destination.length).ok()?.trunc();
+    Some(Destination { prefix: net.addr(), length: net.prefix_len() })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::types::SeededMap;
 
 /// What a dump of the kernel found.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// What of it is ours.
     pub ours: Ours,
     /// All nexthop objects, whoever made them.
@@ -27,7 +27,7 @@ pub struct Snapshot {
 
 /// A nexthop object in the kernel.
 #[derive(Clone, Debug)]
-pub struct SeenNexthop {
+pub(crate) struct SeenNexthop {
     /// Its id.
     pub id: NexthopId,
     /// The index of its device, if it is not a group.
@@ -38,7 +38,7 @@ pub struct SeenNexthop {
 
 /// What a nexthop object in the kernel is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SeenNexthopKind {
+pub(crate) enum SeenNexthopKind {
     /// Of another protocol, out of our range of ids, or a group with weights.
     Foreign,
     /// A tunnel endpoint as we would write it.
@@ -59,7 +59,7 @@ pub enum SeenNexthopKind {
 
 /// A route in the kernel, where ours would be.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SeenRoute {
+pub(crate) struct SeenRoute {
     /// Where.
     pub prefix: Prefix,
     /// Whether it has our protocol number.
@@ -85,7 +85,7 @@ impl Plan {
     ///
     /// # Panics
     /// If operations are under way: the dump would be older than their results.
-    pub fn reconcile(&mut self, snapshot: Snapshot) {
+    pub(crate) fn reconcile(&mut self, snapshot: Snapshot) {
         self.counters.verified += 1;
         self.adopt(snapshot);
         self.found_former_run = true;
@@ -144,7 +144,7 @@ impl Plan {
     ) {
         for (prefix, found) in &routes {
             let is_former = !self.found_former_run || !self.entries.contains_key(prefix);
-            let is_kept = is_former && !self.swept && !self.is_own(*prefix);
+            let is_kept = is_former && !self.swept;
             let hops_of = |form: &Form| match form {
                 Form::Inline(hops) => hops.clone(),
                 Form::Object(id) => hops_of(seen, *id),
@@ -195,14 +195,6 @@ impl Plan {
         if others.are_any() && is_new {
             self.notices.push(Notice::Shared { prefix, ours_counts: !others.before });
         }
-    }
-
-    /// Whether we announce the destination ourselves.
-    fn is_own(&self, prefix: Prefix) -> bool {
-        let in_table =
-            self.config.vni_table_map.iter().filter(|(_, table)| **table == prefix.table);
-        let mut vnis = in_table.map(|(vni, _)| *vni);
-        vnis.any(|vni| self.own.contains_key(&(vni, prefix.destination)))
     }
 
     /// Members come before their groups.

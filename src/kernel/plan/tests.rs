@@ -10,20 +10,14 @@ use proptest::prelude::*;
 
 use super::model::{Kernel, LINK, Object, Slot};
 use super::*;
-use crate::types::{NextHop, NextHopType};
+use crate::types::{Destination, NextHop, NextHopType};
 
 const VNIS: [(u32, u32); 3] = [(1, 100), (2, 100), (3, 0)];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Add(usize, u8, u8, u64),
-    Remove(usize, u8, u8, u64),
-    Lose(u64),
-    Hold(u64),
-    Release(u64),
-    DropVni(usize),
-    Announce(usize, u8),
-    Withdraw(usize, u8),
+    Add(usize, u8, u8),
+    Remove(usize, u8, u8),
     Sweep,
     Clear,
     /// Where (0: first, 1: last, 2: in the place of the first), and whether of our protocol.
@@ -42,17 +36,11 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let (vni, prefix, hop, server) = (0..3usize, 0..12u8, 0..7u8, 0..3u64);
-    let key = (vni.clone(), prefix.clone(), hop, server.clone());
+    let (vni, prefix, hop) = (0..3usize, 0..12u8, 0..7u8);
+    let key = (vni.clone(), prefix.clone(), hop);
     prop_oneof![
-        10 => key.clone().prop_map(|(v, p, h, s)| Step::Add(v, p, h, s)),
-        6 => key.prop_map(|(v, p, h, s)| Step::Remove(v, p, h, s)),
-        1 => server.clone().prop_map(Step::Lose),
-        1 => server.clone().prop_map(Step::Hold),
-        1 => server.prop_map(Step::Release),
-        1 => vni.clone().prop_map(Step::DropVni),
-        3 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::Announce(v, p)),
-        3 => (vni.clone(), prefix.clone()).prop_map(|(v, p)| Step::Withdraw(v, p)),
+        10 => key.clone().prop_map(|(v, p, h)| Step::Add(v, p, h)),
+        6 => key.prop_map(|(v, p, h)| Step::Remove(v, p, h)),
         1 => Just(Step::Sweep),
         1 => Just(Step::Clear),
         2 => (vni.clone(), prefix.clone(), 0..3u8, prop::bool::weighted(0.2))
@@ -108,9 +96,8 @@ struct World {
     kernel: Kernel,
     objects: NexthopObjects,
     ipv4_only: bool,
-    /// (VNI, route, server) to whether it is on hold.
-    users: BTreeMap<(usize, (u8, u8), u64), bool>,
-    own: BTreeSet<(usize, u8)>,
+    /// VNI and route.
+    users: BTreeSet<(usize, (u8, u8))>,
     /// What a former run has left, until the sweep.
     stale: BTreeMap<Prefix, Vec<Ipv6Addr>>,
     pending: Vec<(Op, Outcome)>,
@@ -123,12 +110,11 @@ struct World {
 
 impl World {
     fn new(objects: NexthopObjects, ipv4_only: bool, leftovers: &[(usize, u8, u8)]) -> World {
-        let mut plan = Plan::new(PlanConfig {
-            vni_table_map: VNIS.iter().map(|(vni, table)| (Vni(*vni), *table)).collect(),
+        let mut plan = Plan::new(KernelConfig {
             ipv4_only,
             nexthop_objects: objects,
-            hops_max: HOPS_DEFAULT,
             seed: 7,
+            ..KernelConfig::new("", VNIS.map(|(vni, table)| (Vni(vni), table)).into())
         });
         plan.set_usable(true);
         let mut kernel = Kernel::default();
@@ -153,8 +139,7 @@ impl World {
             kernel,
             objects,
             ipv4_only,
-            users: BTreeMap::new(),
-            own: BTreeSet::new(),
+            users: BTreeSet::new(),
             stale,
             pending: Vec::new(),
             tampered: false,
@@ -165,21 +150,14 @@ impl World {
     }
 
     fn wanted(&self, prefix: Prefix) -> Vec<Ipv6Addr> {
-        let is_own = |vni: usize, route: Route| {
-            self.own.iter().any(|(own_vni, own)| {
-                *own_vni == vni
-                    && prefix_of(vni, self::route(*own, 0)).destination
-                        == prefix_of(vni, route).destination
-            })
-        };
         let mut hops = BTreeSet::new();
-        for (vni, (p, h), _) in self.users.keys() {
+        for (vni, (p, h)) in &self.users {
             let route = route(*p, *h);
             if prefix_of(*vni, route) != prefix {
                 continue;
             }
             hops.extend(self.stale.get(&prefix).into_iter().flatten());
-            if *h > 4 || is_own(*vni, route) {
+            if *h > 4 {
                 continue;
             }
             if let IpAddr::V6(address) = route.next_hop.address {
@@ -198,8 +176,8 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Add(vni, p, h, server) => {
-                let added = self.plan.add(Vni(VNIS[vni].0), route(p, h), ServerId(server));
+            Step::Add(vni, p, h) => {
+                let added = self.plan.add(Vni(VNIS[vni].0), route(p, h));
                 let is_ipv6 = self.ipv4_only && prefix_of(vni, route(p, h)).family() == Family::V6;
                 let expected = match h {
                     _ if is_ipv6 => Err(Skip::Ipv6Destination),
@@ -209,41 +187,12 @@ impl World {
                 };
                 assert_eq!(added, expected);
                 if added.is_ok() {
-                    self.users.insert((vni, (p, h), server), false);
+                    self.users.insert((vni, (p, h)));
                 }
             }
-            Step::Remove(vni, p, h, server) => {
-                self.plan.remove(Vni(VNIS[vni].0), route(p, h), ServerId(server));
-                self.users.remove(&(vni, (p, h), server));
-            }
-            Step::Lose(server) => {
-                self.plan.lose(ServerId(server));
-                self.users.retain(|(_, _, one), _| *one != server);
-            }
-            Step::Hold(server) => {
-                self.plan.hold(ServerId(server));
-                let theirs = self.users.iter_mut().filter(|((_, _, one), _)| *one == server);
-                theirs.for_each(|(_, held)| *held = true);
-            }
-            Step::Release(server) => {
-                self.plan.release(ServerId(server));
-                self.users.retain(|(_, _, one), held| *one != server || !*held);
-            }
-            Step::DropVni(vni) => {
-                self.plan.drop_vni(Vni(VNIS[vni].0));
-                self.users.retain(|(one, _, _), _| *one != vni);
-            }
-            Step::Announce(vni, p) => {
-                if self.plan.counters().verified == 0 {
-                    self.verify(); // or what was announced only meanwhile would not show
-                }
-                self.plan.announce(Vni(VNIS[vni].0), route(p, 0));
-                self.own.insert((vni, p));
-                self.stale.remove(&prefix_of(vni, route(p, 0)));
-            }
-            Step::Withdraw(vni, p) => {
-                self.plan.withdraw(Vni(VNIS[vni].0), route(p, 0));
-                self.own.remove(&(vni, p));
+            Step::Remove(vni, p, h) => {
+                self.plan.remove(Vni(VNIS[vni].0), route(p, h));
+                self.users.remove(&(vni, (p, h)));
             }
             Step::Sweep => self.sweep(),
             Step::Clear => {
@@ -405,7 +354,7 @@ impl World {
 
     fn check(&self) {
         let mut expected = BTreeMap::new();
-        for (vni, (p, h), _) in self.users.keys() {
+        for (vni, (p, h)) in &self.users {
             let prefix = prefix_of(*vni, route(*p, *h));
             let hops = self.wanted(prefix);
             if !hops.is_empty() {
@@ -461,7 +410,6 @@ impl World {
 fn objects() -> impl Strategy<Value = NexthopObjects> {
     prop_oneof![
         2 => Just(NexthopObjects::Shared),
-        1 => Just(NexthopObjects::Ipv6Multipath),
         1 => Just(NexthopObjects::Never),
     ]
 }

@@ -9,7 +9,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use metalbond_uring::io::{Server, ServerConfig};
+use metalbond_uring::internals::io::{Server, ServerConfig};
 use metalbond_uring::types::Pace;
 use rustbond::{Destination, MetalBondClient, NextHop, Route, RouteHandler, Vni};
 use tokio::runtime::{Builder, Runtime};

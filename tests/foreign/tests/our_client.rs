@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use metalbond_uring::api::{Config, MetalBond, RouteClient, RouteError};
-use metalbond_uring::session::State;
+use metalbond_uring::internals::session::State;
 use metalbond_uring::types::{Destination, NextHop, NextHopType, Vni};
 use metalbond_uring_foreign::Rustbond;
 use rustbond::{MetalBondServer, ServerConfig};

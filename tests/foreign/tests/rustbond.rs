@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use metalbond_uring::io::Server;
+use metalbond_uring::internals::io::Server;
 use metalbond_uring::types::Pace;
 use metalbond_uring_foreign::*;
 use rustbond::{NextHop, Route};

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use metalbond_uring::wire::{self, Deframer, FrameError, Message};
+use metalbond_uring::internals::wire::{self, Deframer, FrameError, Message};
 
 /// Everything up to the end or the first bad frame. A frame that does not decode is `None`.
 type Read = (Vec<Option<Message>>, Option<FrameError>);

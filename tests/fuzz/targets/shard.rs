@@ -6,13 +6,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use metalbond_uring::shard::{
+use metalbond_uring::internals::shard::{
     Budgets, Limits, Mail, Piece, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
+use metalbond_uring::internals::wire::{Deframer, Hello, Message, Update, decode};
 use metalbond_uring::types::{
     Action, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
-use metalbond_uring::wire::{Deframer, Hello, Message, Update, decode};
 
 const SHARDS: u16 = 2;
 const PEERS: usize = 4;
@@ -90,7 +90,7 @@ impl World {
                 record_bytes_under_way_max: if small { 100 } else { 1 << 16 },
                 tail_bytes_min: 0,
             },
-            hold_time: Duration::from_secs(if kind & 128 == 0 { 0 } else { 1 }),
+            stale_time: Duration::from_secs(if kind & 128 == 0 { 0 } else { 1 }),
         };
         let node = |id| Node { shard: Shard::new(config(id), Time(1)), mail: VecDeque::new() };
         let nodes = (0..SHARDS).map(node).collect();
@@ -236,7 +236,7 @@ impl World {
                 Wake::Sample => {
                     self.nodes[at].shard.sampled(self.now, id, TcpSample::default());
                 }
-                Wake::Write | Wake::Read | Wake::State => {}
+                Wake::Read | Wake::State => {}
             }
         }
         left

@@ -5,10 +5,10 @@
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
-use metalbond_uring::wire::{
+use metalbond_uring::internals::wire::{
     DecodeError, HEADER_BYTES, InvalidUpdate, Update, decode_update, encode_update,
 };
+use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
 use prost::Message;
 
 #[allow(dead_code)]

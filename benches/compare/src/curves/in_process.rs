@@ -12,8 +12,8 @@ mod routes;
 use std::ops::Range;
 use std::time::Duration;
 
+use metalbond_uring::internals::wire::encode_update;
 use metalbond_uring::types::{Action, ShardId, Vni};
-use metalbond_uring::wire::encode_update;
 use metalbond_uring_compare::summary::Summary;
 
 use crate::heap;

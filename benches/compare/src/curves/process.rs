@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use metalbond_uring::wire::{Deframer, Hello, Message, MessageType};
+use metalbond_uring::internals::wire::{Deframer, Hello, Message, MessageType};
 use metalbond_uring_compare::binaries::Binaries;
 use metalbond_uring_compare::link::{Link, LinkKind};
 use metalbond_uring_compare::run::{Candidate, Run, Server};

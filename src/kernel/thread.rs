@@ -4,7 +4,7 @@
 //! longer than a batch or a dump takes.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
+use super::Shared;
 use super::blocks::OwnedBlocks;
+use super::config::{HOPS_MAX, KernelConfig, NexthopObjects};
 use super::events::{Event, Events};
 use super::netlink::{Answer, Requests, Scope, wait_readable};
-use super::plan::{
-    BLOCKS, HOPS_MAX, NexthopObjects, Notice, Op, Ours, Outcome, Plan, Report, ServerId, Snapshot,
-};
-use super::{KernelConfig, Shared};
+use super::plan::{BLOCKS, Notice, Op, Ours, Outcome, Plan, Report, Snapshot};
 use crate::types::{Route, Time, Vni};
 
 /// Operations of one batch: enough that the system call costs nothing beside them, few enough
@@ -41,14 +40,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// What callers ask for, in the order of their calls.
 #[derive(Debug)]
 pub(super) enum Command {
-    Add(Vni, Route, ServerId),
-    Remove(Vni, Route, ServerId),
-    Announce(Vni, Route),
-    Withdraw(Vni, Route),
-    Lose(ServerId),
-    Hold(ServerId),
-    Release(ServerId),
-    DropVni(Vni),
+    Add(Vni, Route),
+    Remove(Vni, Route),
     Sweep,
     Clear,
     /// Answered when there is nothing left to do.
@@ -64,7 +57,7 @@ pub(super) struct Link {
     pub is_usable: bool,
 }
 
-pub(super) struct Worker {
+pub(super) struct NetlinkThread {
     config: KernelConfig,
     plan: Plan,
     shared: Arc<Shared>,
@@ -99,17 +92,17 @@ pub(super) struct Worker {
     end_at: Option<Time>,
 }
 
-impl Worker {
+impl NetlinkThread {
     #[allow(clippy::disallowed_methods)] // the plan's time comes from here
-    pub fn new(
+    pub(super) fn new(
         config: KernelConfig,
         plan: Plan,
         shared: Arc<Shared>,
         wake: std::os::unix::net::UnixStream,
         requests: Requests,
         events: Events,
-    ) -> Worker {
-        Worker {
+    ) -> NetlinkThread {
+        NetlinkThread {
             config,
             plan,
             shared,
@@ -136,7 +129,7 @@ impl Worker {
         }
     }
 
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         let (mut ops, mut answers) = (Vec::new(), Vec::new());
         loop {
             self.take_commands();
@@ -177,18 +170,12 @@ impl Worker {
         while matches!(io::Read::read(&mut self.wake, &mut scratch), Ok(1..)) {}
         for command in self.shared.take_commands() {
             match command {
-                Command::Add(vni, route, server) => {
-                    if let Err(skip) = self.plan.add(vni, route, server) {
+                Command::Add(vni, route) => {
+                    if let Err(skip) = self.plan.add(vni, route) {
                         warn!("route {route} of VNI {vni} is not installed: {skip}");
                     }
                 }
-                Command::Remove(vni, route, server) => self.plan.remove(vni, route, server),
-                Command::Announce(vni, route) => self.plan.announce(vni, route),
-                Command::Withdraw(vni, route) => self.plan.withdraw(vni, route),
-                Command::Lose(server) => self.plan.lose(server),
-                Command::Hold(server) => self.plan.hold(server),
-                Command::Release(server) => self.plan.release(server),
-                Command::DropVni(vni) => self.plan.drop_vni(vni),
+                Command::Remove(vni, route) => self.plan.remove(vni, route),
                 Command::Sweep => self.sweep(),
                 Command::Clear => {
                     self.plan.clear();
@@ -338,7 +325,7 @@ impl Worker {
     }
 
     fn verify_if_due(&mut self, now: Time) {
-        let resync = Duration::from_secs(self.config.resync_s.into());
+        let resync = self.config.resync;
         if self.plan.is_suspect() || self.is_rival_check_due(now) && self.blocks.has_rival_ended() {
             self.repair_soon();
         }
@@ -502,16 +489,15 @@ impl Worker {
         if let Some(retry_at) = self.plan.retry_at() {
             at(retry_at);
         }
-        if self.config.resync_s > 0 {
-            let resync = Duration::from_secs(self.config.resync_s.into());
-            at(self.verified_at.after(resync).max(self.verify_after));
+        if !self.config.resync.is_zero() {
+            at(self.verified_at.after(self.config.resync).max(self.verify_after));
         }
         if let Some(repair_at) = self.repair_at {
             at(repair_at.max(self.verify_after));
         }
         let timeout = (until != Time::NEVER).then(|| until.since(now));
-        let fds = [self.wake.as_raw_fd(), self.events.as_raw_fd()];
-        if let Err(error) = wait_readable(&fds, timeout) {
+        let fds = [self.wake.as_fd(), self.events.as_fd()];
+        if let Err(error) = wait_readable(fds, timeout) {
             debug!("poll: {error}");
             std::thread::sleep(RETRY_PAUSE);
         }

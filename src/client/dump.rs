@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::Question;
 use crate::types::Time;
 
 /// No dump is complete before: the server may have been restarted, and its own clients are not back yet.
@@ -34,20 +35,18 @@ enum At {
     Before,
     /// The last route was added then.
     Telling(Time),
-    /// It was quiet: a KEEPALIVE is to be sent.
-    Asking,
-    /// This KEEPALIVE was sent.
-    Asked(u64),
+    /// It was quiet, and was asked this question.
+    Asked(Question),
     Complete,
 }
 
 impl DumpWatch {
-    /// The session is established. Routes are held for `hold_time`, and the dump may take as long.
-    pub fn begin(&mut self, now: Time, reassembles: bool, hold_time: Duration) {
+    /// The session is established. Routes are held for `stale_time`, and the dump may take as long.
+    pub fn begin(&mut self, now: Time, reassembles: bool, stale_time: Duration) {
         *self = DumpWatch {
             at: At::Telling(now),
             from: now.after(DUMP_TIME_MIN),
-            until: now.after(hold_time.max(DUMP_TIME_MAX)),
+            until: now.after(stale_time.max(DUMP_TIME_MAX)),
             quiet: if reassembles { QUIET } else { QUIET_OTHERS },
         };
     }
@@ -64,36 +63,30 @@ impl DumpWatch {
         self.at == At::Complete
     }
 
-    /// When [`DumpWatch::on_timer`] has something to do.
+    /// When it is quiet, or believed to be complete.
     pub fn next_deadline(&self) -> Time {
         match self.at {
             At::Before | At::Complete => Time::NEVER,
             At::Telling(last) => self.quiet_at(last).min(self.until),
-            At::Asking | At::Asked(_) => self.until,
+            At::Asked(_) => self.until,
         }
     }
 
-    /// True if a KEEPALIVE is to be sent now.
-    pub fn on_timer(&mut self, now: Time) -> bool {
-        let asks = matches!(self.at, At::Telling(last) if self.quiet_at(last) <= now);
-        if asks {
-            self.at = At::Asking;
-        }
-        asks
+    /// Whether the server is to be asked now whether that was all.
+    pub fn is_quiet(&self, now: Time) -> bool {
+        matches!(self.at, At::Telling(last) if self.quiet_at(last) <= now)
     }
 
-    /// The KEEPALIVE with this number went out.
-    pub fn sent_keepalive(&mut self, number: u64) {
-        if self.at == At::Asking {
-            self.at = At::Asked(number);
-        }
+    /// The server is asked this question.
+    pub fn asks(&mut self, question: Question) {
+        self.at = At::Asked(question);
     }
 
-    /// Whether the dump is complete now, and was not before: as many KEEPALIVEs were answered.
-    pub fn completes(&mut self, now: Time, answered: u64) -> bool {
+    /// Whether the dump is complete now, and was not before: as many questions were answered.
+    pub fn completes(&mut self, now: Time, answered: Question) -> bool {
         let completes = match self.at {
             At::Before | At::Complete => false,
-            At::Asked(number) if number <= answered => true,
+            At::Asked(question) if question <= answered => true,
             _ => now >= self.until,
         };
         if completes {
@@ -133,12 +126,11 @@ mod tests {
             let mut dump = begun(reassembles);
             dump.goes_on(at(last_ms));
             assert_eq!(dump.next_deadline(), at(quiet_ms));
-            assert!(!dump.on_timer(at(quiet_ms - 1)));
-            assert!(dump.on_timer(at(quiet_ms)));
-            assert!(!dump.on_timer(at(quiet_ms + 1)), "asked once");
-            assert!(!dump.completes(at(20_000), 100), "not sent yet");
-            dump.sent_keepalive(7);
-            dump.sent_keepalive(8);
+            assert!(!dump.is_quiet(at(quiet_ms - 1)));
+            assert!(dump.is_quiet(at(quiet_ms)));
+            assert!(!dump.completes(at(20_000), 100), "not asked yet");
+            dump.asks(7);
+            assert!(!dump.is_quiet(at(quiet_ms + 1)), "asked once");
             assert!(!dump.completes(at(20_000), 6));
             assert!(dump.completes(at(20_000), 7));
             assert!(!dump.completes(at(20_001), 8), "said once");
@@ -150,11 +142,11 @@ mod tests {
     #[test]
     fn a_route_behind_the_question_takes_it_back() {
         let mut dump = begun(true);
-        assert!(dump.on_timer(at(10_000)));
-        dump.sent_keepalive(3);
+        assert!(dump.is_quiet(at(10_000)));
+        dump.asks(3);
         dump.goes_on(at(10_001));
         assert!(!dump.completes(at(10_002), 3));
-        assert!(dump.on_timer(at(12_001)));
+        assert!(dump.is_quiet(at(12_001)));
     }
 
     #[test]
@@ -162,7 +154,7 @@ mod tests {
         let mut dump = begun(false);
         for second in 1..600 {
             dump.goes_on(at(second * 1_000));
-            assert!(!dump.on_timer(at(second * 1_000)) && !dump.completes(at(second * 1_000), 0));
+            assert!(!dump.is_quiet(at(second * 1_000)) && !dump.completes(at(second * 1_000), 0));
         }
         assert!(dump.completes(at(600_000), 0));
         dump.begin(at(0), false, Duration::from_secs(900));

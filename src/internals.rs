@@ -1,0 +1,46 @@
+//! The doors to what is inside, for the programs, benches, tests and fuzz targets of this repository.
+//!
+//! Owns the list of what they use. Must never be used from within the library, and nothing in it is
+//! promised to anybody else.
+
+#[cfg(feature = "cli")]
+pub mod cli {
+    pub use crate::cli::{
+        ClientOptions, Exit, Grammar, Invocation, PROGRAM, ServerOptions, Stream, Takes, VERSION,
+        parse, parse_flags, usage_of, version_of,
+    };
+}
+pub mod client {
+    pub use crate::client::*;
+}
+pub mod io {
+    pub use crate::io::{
+        SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain, probe,
+        raise_descriptor_limit, receive_ready, runtime_builder, serve, survive_file_size_limit,
+    };
+}
+pub mod kernel {
+    pub use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes, NexthopObjects};
+}
+pub mod log {
+    pub use crate::log::*;
+}
+pub mod rib {
+    pub use crate::rib::*;
+}
+pub mod session {
+    pub use crate::session::*;
+}
+pub mod shard {
+    pub use crate::shard::*;
+}
+pub mod vital {
+    pub use crate::vital::{PANIC_STATUS, before_exit, exit, spawn};
+}
+pub mod wire {
+    pub use crate::wire::{
+        DecodeError, Deframer, Fault, Frame, FrameError, HEADER_BYTES, Hello, InvalidUpdate,
+        KEEPALIVE_FRAME, Message, MessageType, Reaction, Update, decode, decode_update,
+        encode_update, frame_len, frames,
+    };
+}

@@ -1,0 +1,312 @@
+//! A node from outside: its threads, and what is asked of them.
+//!
+//! Owns the start and the end of the acceptor and the shards. Must never touch a peer's bytes.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use super::acceptor::{Acceptor, Dispatcher, ShardHandle};
+use super::clock::Clock;
+use super::config::{CORES_MAX, ServerConfig};
+use super::dialled::{DialOrder, ServerState};
+use super::error::ServeError;
+use super::letter::{Feed, Letter};
+use super::signals::{Signals, acceptor_runtime};
+use super::turns::ThreadStart;
+use super::{listener, probe, sys, turns};
+use crate::shard::{Budgets, Limits, Shard, ShardConfig};
+use crate::types::{ShardId, Time};
+use crate::vital;
+
+/// Serves until SIGINT or SIGTERM, then shuts down gracefully; a second signal ends the process at once.
+///
+/// # Errors
+/// If the server cannot start: see [`ServeError`].
+pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
+    let runtime = acceptor_runtime()?;
+    let mut signals = Signals::watch()?;
+    runtime.block_on(async {
+        if config.listen.is_empty() {
+            return Err(ServeError::NoAddress);
+        }
+        let running = tokio::select! {
+            running = Running::start(&config) => running?,
+            // It waits for an address.
+            () = signals.received() => return Ok(()),
+        };
+        let Running { acceptor, threads, .. } = running;
+        let result = acceptor.run(signals.received()).await;
+        join(threads);
+        result.map_err(|source| ServeError::Start { what: "the acceptor", source })
+    })
+}
+
+/// A server that runs beside the caller, for tests and for embedding. It leaves signals alone.
+///
+/// Dropping it shuts it down and waits for that.
+pub struct Server {
+    local_addresses: Vec<SocketAddr>,
+    segment_bytes_max: u16,
+    /// Takes sockets to listen on.
+    listeners: mpsc::UnboundedSender<TcpListener>,
+    /// The shard of the node's own route client and of the servers that it dials.
+    node: mpsc::UnboundedSender<Letter>,
+    stop: Option<oneshot::Sender<()>>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Binds, starts the shards and returns while they serve. Takes up to 10 s if an address has to be
+    /// waited for.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
+        let runtime = acceptor_runtime()?;
+        let Running { acceptor, threads, local_addresses, listeners, node } =
+            runtime.block_on(Running::start(&config))?;
+        let segment_bytes_max = config.segment_bytes_max;
+        let (stop, stopped) = oneshot::channel();
+        let serve = move || {
+            let result = runtime.block_on(acceptor.run(async move {
+                let _ = stopped.await;
+            }));
+            if let Err(error) = result {
+                warn!(%error, "the acceptor could not start");
+            }
+            join(threads);
+        };
+        let acceptor = vital::spawn("acceptor", serve)
+            .map_err(|source| ServeError::Start { what: "the acceptor's thread", source })?;
+        Ok(Server {
+            local_addresses,
+            segment_bytes_max,
+            listeners,
+            node,
+            stop: Some(stop),
+            acceptor: Some(acceptor),
+        })
+    }
+
+    /// The first address it was started with, with the port that it really has.
+    ///
+    /// # Panics
+    /// If there was none.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addresses[0]
+    }
+
+    /// Listens on one more address, which is not waited for. Returns it with the port that it really has.
+    ///
+    /// # Errors
+    /// [`ServeError::AddressInUse`] or [`ServeError::Bind`].
+    pub fn listen(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
+        let listener = listener::listen(address, self.segment_bytes_max)?;
+        let address = listener.local_addr().unwrap_or(address);
+        // Fails only while it shuts down.
+        let _ = self.listeners.send(listener);
+        Ok(address)
+    }
+
+    /// Attaches the node's own route client: from now on `sink` gets its frames, until it returns
+    /// false. To be called once, before everything below.
+    pub fn attach_client(&self, sink: impl Fn(Feed) -> bool + Send + 'static) {
+        self.tell(Letter::Attach(Box::new(sink)));
+    }
+
+    /// Connects to a server (name or address, and port), from `local_ip` if given, and connects
+    /// again whenever the connection is lost.
+    pub fn dial(&self, server: String, local_ip: Option<IpAddr>) -> Arc<ServerState> {
+        let state = Arc::<ServerState>::default();
+        let segment_bytes_max = self.segment_bytes_max;
+        let order = DialOrder { server, local_ip, segment_bytes_max, state: Arc::clone(&state) };
+        self.tell(Letter::Dial(order));
+        state
+    }
+
+    /// Ends what [`Server::dial`] began.
+    pub fn hang_up(&self, server: &str) {
+        self.tell(Letter::HangUp(server.to_owned()));
+    }
+
+    /// Has something done to the core of the node's shard, soon.
+    pub fn call(&self, call: impl FnOnce(&mut Shard, Time) + Send + 'static) {
+        self.tell(Letter::Call(Box::new(call)));
+    }
+
+    fn tell(&self, letter: Letter) {
+        // Fails only while it shuts down.
+        let _ = self.node.send(letter);
+    }
+
+    /// All addresses it listens on.
+    pub fn local_addresses(&self) -> &[SocketAddr] {
+        &self.local_addresses
+    }
+
+    /// Begins a graceful shutdown; [`Server::join`] waits for its end.
+    pub fn shutdown(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+
+    /// Shuts down, if that has not begun, and waits until all threads have ended.
+    pub fn join(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.shutdown();
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A server whose shards run and whose acceptor is about to.
+struct Running {
+    acceptor: Acceptor,
+    threads: Vec<JoinHandle<()>>,
+    local_addresses: Vec<SocketAddr>,
+    listeners: mpsc::UnboundedSender<TcpListener>,
+    node: mpsc::UnboundedSender<Letter>,
+}
+
+impl Running {
+    async fn start(config: &ServerConfig) -> Result<Running, ServeError> {
+        config.judge()?;
+        probe::probe()?;
+        let descriptors = sys::raise_descriptor_limit();
+        let listeners = match config.listen[..] {
+            // Of a node that only dials.
+            [] => Vec::new(),
+            _ => listener::listen_all(&config.listen, config.segment_bytes_max).await?,
+        };
+        let local_addresses: Vec<_> =
+            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let (dispatcher, threads, ended) = start_shards(config)?;
+        match descriptors {
+            Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
+            Ok(_) => {}
+            Err(error) => warn!(%error, "the limit of open descriptors stays as it is"),
+        }
+        for address in &local_addresses {
+            info!(shards = threads.len(), "listening on {address}");
+        }
+        let node = dispatcher.first_mailbox();
+        let (more_listeners, more) = mpsc::unbounded_channel();
+        let acceptor = Acceptor { listeners, dispatcher, more, ended };
+        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, node })
+    }
+}
+
+/// Each peer takes one. To be called when everything else has those that it needs.
+fn warn_of_few_descriptors(limit: u64, peers_max: u32) {
+    /// For what is accepted to be refused, for names to be resolved, and the like.
+    const SPARE: u64 = 8;
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
+    let fitting = limit.saturating_sub(open + SPARE);
+    if fitting < u64::from(peers_max) {
+        warn!(
+            "descriptors: {limit} allow about {fitting} peers, --peers-max is {peers_max}: raise `ulimit -n` \
+             (systemd: LimitNOFILE)"
+        );
+    }
+}
+
+type Started = (Dispatcher, Vec<JoinHandle<()>>, mpsc::UnboundedReceiver<()>);
+
+/// Starts all shards and waits until each has its ring. Those already started end when one fails.
+fn start_shards(config: &ServerConfig) -> Result<Started, ServeError> {
+    let shards = shard_count(config.cores);
+    let clock = Clock::start();
+    let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..shards)
+        .map(|_| {
+            let (mailbox, receiver) = mpsc::unbounded_channel();
+            let peers = Default::default();
+            (ShardHandle { mailbox, peers }, receiver)
+        })
+        .unzip();
+    let (ended, all_ended) = mpsc::unbounded_channel();
+    let (ready, readiness) = std_mpsc::channel();
+    let mut threads = Vec::new();
+    let mut started = Ok(());
+    for (index, mailbox) in (0..shards).zip(mailboxes) {
+        let start = ThreadStart {
+            shard: shard_config(config, ShardId(index), shards),
+            clock,
+            mailbox,
+            shards: handles.iter().map(|shard| shard.mailbox.clone()).collect(),
+            peers: handles[usize::from(index)].peers.clone(),
+            ready: ready.clone(),
+            ended: ended.clone(),
+        };
+        match vital::spawn(format!("shard-{index}"), move || turns::run(start)) {
+            Ok(thread) => threads.push(thread),
+            Err(source) => {
+                started = Err(ServeError::Start { what: "a shard's thread", source });
+                break;
+            }
+        }
+    }
+    drop((ready, ended));
+    for result in readiness.iter().take(threads.len()) {
+        if let Err(error) = result {
+            started = Err(probe::explain(&error).into());
+        }
+    }
+    if let Err(error) = started {
+        for shard in &handles {
+            let _ = shard.mailbox.send(Letter::Stop);
+        }
+        join(threads);
+        return Err(error);
+    }
+    Ok((Dispatcher::new(handles, config.peers_max), threads, all_ended))
+}
+
+fn shard_count(cores: u16) -> u16 {
+    if cores > 0 {
+        return cores;
+    }
+    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(cpus).unwrap_or(u16::MAX).min(CORES_MAX)
+}
+
+fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig {
+    ShardConfig {
+        id,
+        shards,
+        // Random, so that nobody can choose routes that collide. A RandomState is seeded by the system.
+        hash_seed: std::array::from_fn(|_| RandomState::new().hash_one(id)),
+        keepalive_interval_s: config.keepalive_interval_s,
+        reflect_own: config.reflect_own,
+        pace: config.pace,
+        limits: Limits {
+            queue_bytes_max: config.limits.queue_bytes_max / u64::from(shards),
+            ..config.limits
+        },
+        stale_time: config.stale_time,
+        budgets: Budgets::default(),
+    }
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        // A shard that panics ends the process, so there is no error to see here.
+        let _ = thread.join();
+    }
+}

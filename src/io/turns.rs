@@ -1,0 +1,162 @@
+//! A shard's thread: its ring, its mailbox, and turn after turn.
+//!
+//! Owns what starts a turn, and what letters lead to. Must never run turn after turn without letting the
+//! ring submit in between.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::clock::Clock;
+use super::dialled::Dial;
+use super::letter::Letter;
+use super::worker::Worker;
+use super::{connection, dial, feed, probe};
+use crate::shard::{Shard, ShardConfig};
+use crate::types::Time;
+use crate::vital::EndOnPanic;
+
+/// How long sockets may take to end after [`Letter::Stop`] has shut them down.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a shard's thread starts with.
+pub(super) struct ThreadStart {
+    pub(super) shard: ShardConfig,
+    pub(super) clock: Clock,
+    pub(super) mailbox: UnboundedReceiver<Letter>,
+    /// The mailboxes of all shards, by index.
+    pub(super) shards: Vec<UnboundedSender<Letter>>,
+    /// Sockets that this shard was given and has not released: counted up by the acceptor.
+    pub(super) peers: Arc<AtomicUsize>,
+    /// Told once whether the ring could be set up.
+    pub(super) ready: Sender<io::Result<()>>,
+    /// Dropped when the thread ends.
+    pub(super) ended: UnboundedSender<()>,
+}
+
+/// Runs a shard until [`Letter::Stop`]: the body of its thread.
+pub(super) fn run(start: ThreadStart) {
+    let runtime = match tokio_uring::Runtime::new(&probe::runtime_builder()) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = start.ready.send(Err(error));
+            return;
+        }
+    };
+    let _ = start.ready.send(Ok(()));
+    let shard = Shard::new(start.shard, start.clock.now());
+    let worker = Rc::new(Worker::new(shard, start.clock, start.shards, start.peers));
+    runtime.block_on(async {
+        // A task among the others, or it would be polled before what completed together.
+        let turns = tokio_uring::spawn(async move {
+            let _end = EndOnPanic;
+            turn_loop(worker, start.mailbox).await;
+        });
+        let _ = turns.await;
+    });
+    drop(runtime);
+    drop(start.ended);
+}
+
+async fn turn_loop(worker: Rc<Worker>, mut mailbox: UnboundedReceiver<Letter>) {
+    let alarm = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(alarm);
+    let mut stop_deadline = None;
+    let mut work_left = true;
+    loop {
+        let mut mailed = false;
+        if !work_left {
+            tokio::select! {
+                letter = mailbox.recv() => {
+                    // Never None: this thread holds a sender to itself.
+                    if let Some(letter) = letter {
+                        mailed = true;
+                        open(&worker, letter, &mut stop_deadline);
+                    }
+                }
+                () = worker.turn.notified() => {}
+                () = &mut alarm => worker.alarm_at.set(Time::default()),
+            }
+        }
+        behind_the_ready().await;
+        while let Ok(letter) = mailbox.try_recv() {
+            mailed = true;
+            open(&worker, letter, &mut stop_deadline);
+        }
+        work_left = worker.take_turn();
+        if let Some(stop_deadline) = stop_deadline
+            && (worker.connections.borrow().count() == 0 || worker.now() >= stop_deadline)
+        {
+            return;
+        }
+        if work_left || mailed {
+            // Only a thread that parks submits its operations; the no-op completes after that. (A
+            // neighbour that always has mail for us must not keep us from it either.)
+            let _ = tokio_uring::no_op().await;
+        }
+        let wakeup = worker.shard().next_wakeup().min(stop_deadline.unwrap_or(Time::NEVER));
+        if worker.alarm_at.replace(wakeup) != wakeup {
+            alarm.as_mut().reset(worker.clock.instant_of(wakeup));
+        }
+    }
+}
+
+fn open(worker: &Rc<Worker>, letter: Letter, stop_deadline: &mut Option<Time>) {
+    match letter {
+        Letter::Mail(mail) => worker.shard().deliver(mail),
+        Letter::Socket(socket, remote) if stop_deadline.is_none() => {
+            connection::add_peer(worker, socket, remote)
+        }
+        Letter::Socket(..) => {
+            worker.peers.fetch_sub(1, Ordering::Relaxed);
+        }
+        Letter::Attach(sink) => {
+            let id = worker.shard().attach_client(worker.now());
+            let worker = Rc::clone(worker);
+            tokio_uring::spawn(async move {
+                let _end = EndOnPanic;
+                feed::feed_loop(worker, id, sink).await;
+            });
+        }
+        Letter::Dial(order) => {
+            let dial = Dial::new(order, worker.dials_made.get());
+            worker.dials_made.set(worker.dials_made.get() + 1);
+            worker.dials.borrow_mut().push(Rc::clone(&dial));
+            let worker = Rc::clone(worker);
+            tokio_uring::spawn(async move {
+                let _end = EndOnPanic;
+                dial::dial_loop(worker, dial).await;
+            });
+        }
+        Letter::HangUp(server) => worker.hang_up(&server),
+        Letter::Call(call) => call(&mut worker.shard(), worker.now()),
+        Letter::StopWithdrawing(_done) => worker.shard().stop_withdrawing(),
+        Letter::Drain => {
+            worker.dials.borrow().iter().for_each(|dial| dial.cancel());
+            worker.shard().drain(worker.now());
+        }
+        Letter::Stop => {
+            *stop_deadline = Some(worker.now().after(STOP_TIMEOUT));
+            worker.connections.borrow().close_all();
+        }
+    }
+}
+
+/// Lets all tasks run first that are ready now: what they bring belongs to the turn that follows.
+async fn behind_the_ready() {
+    let mut queued = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut queued, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

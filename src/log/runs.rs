@@ -1,0 +1,115 @@
+//! Frames lie in runs of one audience each, and a reader steps over the runs that are not for it.
+//!
+//! Owns who may see which frames. Must never look into a frame.
+
+use crate::types::SourceId;
+
+/// Who, among the subscribers of a group, a record is for (design: the visibility rule).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Scope {
+    /// Every subscriber.
+    All,
+    /// Every subscriber but the one that announces under this id.
+    AllBut(SourceId),
+    /// Only the subscriber that announces under this id.
+    Only(SourceId),
+}
+
+impl Scope {
+    /// Whether a subscriber that announces as `source` is in the audience.
+    pub fn includes(self, source: SourceId) -> bool {
+        match self {
+            Scope::All => true,
+            Scope::AllBut(excluded) => excluded != source,
+            Scope::Only(included) => included == source,
+        }
+    }
+
+    /// The one that it names.
+    pub fn named(self) -> Option<SourceId> {
+        match self {
+            Scope::All => None,
+            Scope::AllBut(source) | Scope::Only(source) => Some(source),
+        }
+    }
+}
+
+/// Frames for the same audience: those up to `end`, from where the run before ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub end: usize,
+    pub scope: Scope,
+}
+
+/// Declares the bytes up to `end`, behind the last run, to be for this audience.
+pub(super) fn extend(runs: &mut Vec<Run>, end: usize, scope: Scope) {
+    match runs.last_mut() {
+        Some(last) if last.scope == scope => last.end = end,
+        _ => runs.push(Run { end, scope }),
+    }
+}
+
+/// A place among runs: in bytes, and the run in which it lies or at whose end it stands.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Place {
+    position: usize,
+    run: usize,
+}
+
+impl Place {
+    /// Behind all runs that there are.
+    pub fn behind(runs: &[Run]) -> Place {
+        let position = runs.last().map_or(0, |last| last.end);
+        // The last run may still be extended.
+        Place { position, run: runs.len().saturating_sub(1) }
+    }
+
+    /// In bytes.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Moves on.
+    pub fn advance_to(&mut self, position: usize) {
+        assert!(position >= self.position, "readers only move on");
+        self.position = position;
+    }
+
+    /// The next run, or what is left of it.
+    pub fn next_run(&mut self, runs: &[Run]) -> Option<Run> {
+        loop {
+            let run = runs.get(self.run)?;
+            if self.position < run.end {
+                return Some(*run);
+            }
+            if self.run + 1 == runs.len() {
+                return None;
+            }
+            self.run += 1;
+        }
+    }
+
+    /// Steps over runs that are not for `reader`. False if none is left that is.
+    pub fn skip_invisible(&mut self, runs: &[Run], reader: SourceId) -> bool {
+        while let Some(run) = self.next_run(runs) {
+            if run.scope.includes(reader) {
+                return true;
+            }
+            self.position = run.end;
+        }
+        false
+    }
+
+    /// Where the frames end that `reader` can be given together: at a run that is not for it, or somewhat
+    /// beyond `bytes_max`.
+    pub fn visible_end(&self, runs: &[Run], reader: SourceId, bytes_max: usize) -> usize {
+        let mut end = self.position;
+        for run in &runs[self.run.min(runs.len())..] {
+            if !run.scope.includes(reader) || end - self.position >= bytes_max {
+                break;
+            }
+            end = run.end;
+        }
+        end
+    }
+}

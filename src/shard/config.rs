@@ -1,0 +1,87 @@
+//! What a shard is told at its start: limits, budgets, and who it is.
+//!
+//! Owns the defaults. Must never change while the shard runs.
+
+use std::time::Duration;
+
+use crate::types::{Pace, ReflectOwn, ShardId};
+
+/// Limits that keep one peer from filling the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Routes that one peer may announce; further ADDs are refused.
+    pub routes_per_peer_max: u32,
+    /// VNIs that one peer may subscribe to; further SUBSCRIBEs are refused.
+    pub vnis_per_peer_max: u32,
+    /// Bytes that are kept for laggards of this shard; beyond, the peer that takes most is closed.
+    pub queue_bytes_max: u64,
+    /// Bytes of a log that a reader may be behind before it becomes a laggard.
+    pub lag_bytes_max: u64,
+    /// Bytes of all logs of this shard; beyond, all readers that are behind become laggards.
+    pub log_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            routes_per_peer_max: 100_000,
+            vnis_per_peer_max: 16_384,
+            queue_bytes_max: 1 << 30,
+            lag_bytes_max: 4 << 20,
+            log_bytes_max: 256 << 20,
+        }
+    }
+}
+
+/// How much is done at a time, and how much may be under way between shards.
+#[derive(Clone, Copy, Debug)]
+pub struct Budgets {
+    /// Requests that a turn serves at most.
+    pub requests_per_turn: usize,
+    /// Routes that the jobs of a turn (withdrawing a lost peer's, building a base) deal with.
+    pub job_routes_per_turn: usize,
+    /// Requests under way to one home beyond which its askers pause.
+    pub requests_under_way_max: usize,
+    /// Record bytes under way to one shard beyond which homes stop serving.
+    pub record_bytes_under_way_max: usize,
+    /// Bytes of log that are compacted in a turn at least; more if more was appended.
+    pub compacted_bytes_per_turn: usize,
+    /// Bytes of records that are kept behind a base however small it is.
+    pub tail_bytes_min: usize,
+}
+
+impl Default for Budgets {
+    fn default() -> Budgets {
+        Budgets {
+            requests_per_turn: 8_192,
+            job_routes_per_turn: 8_192,
+            requests_under_way_max: 32_768,
+            record_bytes_under_way_max: 4 << 20,
+            compacted_bytes_per_turn: 1 << 20,
+            tail_bytes_min: 16 << 10,
+        }
+    }
+}
+
+/// What a shard is told at its start.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Which shard it is.
+    pub id: ShardId,
+    /// How many there are, 1..=1024.
+    pub shards: u16,
+    /// The seed of its hash tables.
+    pub hash_seed: [u64; 4],
+    /// The keepalive interval to offer, in seconds.
+    pub keepalive_interval_s: u32,
+    /// Which of its own routes a peer gets back.
+    pub reflect_own: ReflectOwn,
+    /// How fast peers are fed that do not reassemble.
+    pub pace: Pace,
+    /// Limits on peers and memory.
+    pub limits: Limits,
+    /// How long routes of a lost server that we dialled stay, in case it comes back.
+    pub stale_time: Duration,
+    /// How much is done at a time.
+    pub budgets: Budgets,
+}

@@ -1,0 +1,237 @@
+//! One connection as its shard sees it, and the slots in which connections live.
+//!
+//! Owns what belongs to a single peer, in three parts that keep their fields to themselves: what comes
+//! from it, what it is to be sent, and what connects it with us. Must never use an id again.
+
+mod commands;
+mod inbound;
+mod link;
+mod outbound;
+mod path;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use super::config::ShardConfig;
+use super::events::Record;
+use super::groups::SubIndex;
+use super::pacing::TcpSample;
+use crate::session::{Direction, Session, SessionConfig};
+use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, Time, Vni};
+
+pub(super) use inbound::{Admission, Heard, Inbound, Pause};
+pub(super) use link::Link;
+pub(super) use outbound::{Outbound, SAMPLE_INTERVAL};
+pub(super) use path::Kind;
+
+/// How a connection is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// Not at all, for now.
+    No,
+    /// When everything is sent (draining).
+    Gracefully,
+    /// It did: the driver closes it.
+    Closed,
+}
+
+/// One peer.
+pub(super) struct Peer {
+    pub link: Link,
+    pub inbound: Inbound,
+    pub outbound: Outbound,
+    pub ending: Ending,
+    pub record: Record,
+    pub subscriptions: BTreeMap<Vni, SubIndex>,
+    /// How many of those it may have.
+    pub vnis_max: usize,
+    /// Home shards that know it as a source: a bit each.
+    homes: SmallVec<[u64; 1]>,
+}
+
+impl Peer {
+    /// A connection that was accepted.
+    pub fn accepted(now: Time, remote: SocketAddr, config: &ShardConfig) -> Peer {
+        let limits = &config.limits;
+        let session = Session::new(
+            &SessionConfig {
+                direction: Direction::Incoming,
+                keepalive_interval_s: config.keepalive_interval_s,
+                is_server: true,
+                reassembles: true,
+                reflector: true,
+            },
+            now,
+        );
+        Peer {
+            inbound: Inbound::new(i64::from(limits.routes_per_peer_max)),
+            vnis_max: limits.vnis_per_peer_max as usize,
+            record: Record::of_stranger(remote),
+            ..Peer::new(Link::Session(session), Outbound::new(now, config.pace, false), remote)
+        }
+    }
+
+    /// A connection to a server that we dialled.
+    pub fn dialled(now: Time, remote: SocketAddr, config: &ShardConfig) -> Peer {
+        let session = Session::new(
+            &SessionConfig {
+                direction: Direction::Outgoing,
+                keepalive_interval_s: config.keepalive_interval_s,
+                is_server: false,
+                reassembles: true,
+                reflector: false,
+            },
+            now,
+        );
+        Peer::new(Link::Session(session), Outbound::new(now, Pace::Off, true), remote)
+    }
+
+    /// A peer that lives in this process.
+    pub fn local(now: Time, class: PeerClass) -> Peer {
+        let remote = SocketAddr::from(([0; 16], 0));
+        Peer::new(Link::Local(class), Outbound::new(now, Pace::Off, true), remote)
+    }
+
+    /// Without limits.
+    fn new(link: Link, outbound: Outbound, remote: SocketAddr) -> Peer {
+        Peer {
+            link,
+            inbound: Inbound::new(i64::MAX),
+            outbound,
+            ending: Ending::No,
+            record: Record::of_our_own(remote),
+            subscriptions: BTreeMap::new(),
+            vnis_max: usize::MAX,
+            homes: SmallVec::new(),
+        }
+    }
+
+    /// The groups in which its subscriptions are.
+    pub fn group_class(&self) -> GroupClass {
+        match self.link.class() {
+            PeerClass::Server => GroupClass::Server,
+            PeerClass::Client | PeerClass::Own => GroupClass::Client,
+        }
+    }
+
+    /// Remembers that `home` knows the peer as a source.
+    #[inline]
+    pub fn note_home(&mut self, home: ShardId) {
+        let (word, bit) = (home.index() / 64, home.index() % 64);
+        if self.homes.len() <= word {
+            self.homes.resize(word + 1, 0);
+        }
+        self.homes[word] |= 1 << bit;
+    }
+
+    /// The homes that know the peer as a source.
+    pub fn homes(&self) -> Vec<ShardId> {
+        (0..self.homes.len() * 64)
+            .filter(|&at| self.homes[at / 64] & (1 << (at % 64)) != 0)
+            .map(|at| ShardId(at as u16))
+            .collect()
+    }
+
+    /// Nothing is heard until it is resumed. False if that is so already.
+    pub fn pause(&mut self, now: Time, pause: Pause) -> bool {
+        let is_new = self.inbound.pause(pause);
+        if is_new {
+            self.link.tell(|session| session.pause(now));
+        }
+        is_new
+    }
+
+    /// A KEEPALIVE is due. One that is not heard, since we do not read, gets ours unasked.
+    pub fn owe_keepalive(&mut self) {
+        match self.inbound.is_paused() && !self.link.is_dialled() {
+            true => self.outbound.owe_unasked_keepalive(),
+            false => self.outbound.owe_keepalive(),
+        }
+    }
+
+    /// Takes note of what the peer's TCP has acknowledged, if the sample tells.
+    pub fn note_acked(&mut self, now: Time, sample: &TcpSample) {
+        if self.outbound.is_progress(sample) {
+            self.link.tell(|session| session.send_progressed(now));
+        }
+    }
+
+    /// The timer for what it does not take runs as long as something is under way or waits.
+    pub fn note_idle(&mut self) {
+        if !self.outbound.has_output() {
+            self.link.tell(Session::send_idle);
+        }
+    }
+
+    /// The connection is over: nothing is heard or sent any more. Returns the subscriptions that it had.
+    pub fn end(&mut self) -> BTreeMap<Vni, SubIndex> {
+        self.ending = Ending::Closed;
+        self.inbound.end();
+        self.outbound.end();
+        std::mem::take(&mut self.subscriptions)
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u64,
+    peer: Option<Box<Peer>>,
+}
+
+/// The connections of a shard.
+pub(super) struct Peers {
+    shard: ShardId,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Peers {
+    pub fn new(shard: ShardId) -> Peers {
+        Peers { shard, slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// Number of connections not released yet.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub fn insert(&mut self, peer: Peer) -> PeerId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32::try_from(self.slots.len() - 1).expect("below PeerId::SLOTS")
+        });
+        let place = &mut self.slots[slot as usize];
+        place.peer = Some(Box::new(peer));
+        PeerId::new(self.shard, slot, place.generation)
+    }
+
+    pub fn remove(&mut self, id: PeerId) {
+        if self.find(id).is_some() {
+            let place = &mut self.slots[id.slot() as usize];
+            place.peer = None;
+            place.generation += 1;
+            self.free.push(id.slot());
+        }
+    }
+
+    /// The peer, unless it was released (or lives on another shard).
+    pub fn find(&self, id: PeerId) -> Option<&Peer> {
+        let place = self.slots.get(id.slot() as usize)?;
+        let same = place.generation == id.generation() && id.shard() == self.shard;
+        place.peer.as_deref().filter(|_| same)
+    }
+
+    pub fn find_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
+        let place = self.slots.get_mut(id.slot() as usize)?;
+        let same = place.generation == id.generation() && id.shard() == self.shard;
+        place.peer.as_deref_mut().filter(|_| same)
+    }
+
+    /// The ids of all connections.
+    pub fn ids(&self) -> Vec<PeerId> {
+        let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.peer.is_some());
+        used.map(|(at, slot)| PeerId::new(self.shard, at as u32, slot.generation)).collect()
+    }
+}

@@ -1,0 +1,438 @@
+//! What a peer is to be sent: what is owed to it, the subscriptions with something to send, and the one
+//! SEND that is under way.
+//!
+//! Owns the order: what a short SEND left, control frames, then UPDATEs; and [`Outbound::send`], through
+//! which every byte leaves. Must never have two SENDs under way.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::commands::Commands;
+use super::link::Link;
+use super::path::{Kind, Path};
+use crate::log::CHUNK_BYTES_MAX;
+use crate::shard::groups::SubIndex;
+use crate::shard::pacing::{BATCH_BYTES_MAX, Permit, TcpSample};
+use crate::shard::piece::Piece;
+use crate::types::{Pace, Time};
+use crate::wire::{Hello, KEEPALIVE_FRAME, Message};
+
+/// How often a SEND that does not end is asked about.
+pub(in crate::shard) const SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A KEEPALIVE that answers none, for peers of our kind: all others ignore a KEEPALIVE's payload, so
+/// a client that counts answers (a barrier) is not misled.
+const KEEPALIVE_UNASKED: [u8; 6] = [1, 0, 2, 2, 0x08, 0x01];
+
+/// KEEPALIVEs that go out together, in bytes: they fit into the smallest segment.
+const KEEPALIVE_BYTES_MAX: usize = 400;
+
+/// What the peer's writer is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Writer {
+    /// It waits for something to send.
+    Waits,
+    /// It stands in the shard's list of writers.
+    Listed,
+    /// It was told to go on and will ask, or a SEND is under way.
+    Busy,
+}
+
+/// The output of one peer.
+pub(in crate::shard) struct Outbound {
+    hello: Option<Hello>,
+    keepalives_owed: u32,
+    /// KEEPALIVEs that answer none, while we do not read what to answer.
+    keepalives_unasked: u32,
+    commands: Option<Box<Commands>>,
+    /// Whether a KEEPALIVE is owed behind all that is pending.
+    owes_mark: bool,
+    /// Subscriptions with something to send, in the order of their turns; with their epochs, since one
+    /// may have been removed meanwhile.
+    pending: VecDeque<(SubIndex, u64)>,
+    writer: Writer,
+    /// The SEND that the kernel works on, or what a short one left.
+    in_flight: Option<Piece>,
+    rest: Option<Piece>,
+    in_flight_since: Time,
+    is_control: bool,
+    path: Path,
+}
+
+impl Outbound {
+    /// Nothing to send. `commands` says whether the peer is told more than UPDATEs and answers.
+    pub fn new(now: Time, pace: Pace, commands: bool) -> Outbound {
+        Outbound {
+            hello: None,
+            keepalives_owed: 0,
+            keepalives_unasked: 0,
+            commands: commands.then(Box::default),
+            owes_mark: false,
+            pending: VecDeque::new(),
+            writer: Writer::Waits,
+            in_flight: None,
+            rest: None,
+            in_flight_since: now,
+            is_control: false,
+            path: Path::new(pace),
+        }
+    }
+
+    /// A HELLO is to be sent.
+    pub fn owe_hello(&mut self, hello: Hello) {
+        self.hello = Some(hello);
+    }
+
+    /// A KEEPALIVE is to be sent.
+    pub fn owe_keepalive(&mut self) {
+        self.keepalives_owed = self.keepalives_owed.saturating_add(1);
+    }
+
+    /// A KEEPALIVE is to be sent that the peer shall not take for an answer.
+    pub fn owe_unasked_keepalive(&mut self) {
+        self.keepalives_unasked = self.keepalives_unasked.saturating_add(1);
+    }
+
+    /// A KEEPALIVE is to be sent behind all that is pending.
+    pub fn owe_mark(&mut self) {
+        self.owes_mark = true;
+    }
+
+    /// What the peer is told besides UPDATEs, if it is told such things at all.
+    pub fn commands(&mut self) -> Option<&mut Commands> {
+        self.commands.as_deref_mut()
+    }
+
+    /// A subscription has something to send.
+    pub fn queue(&mut self, sub: SubIndex, epoch: u64, urgent: bool) {
+        match urgent {
+            true => self.pending.push_front((sub, epoch)),
+            false => self.pending.push_back((sub, epoch)),
+        }
+    }
+
+    /// How many subscriptions are queued, removed ones included.
+    pub fn queued(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether a subscription is queued.
+    #[cfg(test)]
+    pub fn is_queued(&self, sub: SubIndex, epoch: u64) -> bool {
+        self.pending.contains(&(sub, epoch))
+    }
+
+    /// Forgets the queued subscriptions that are gone.
+    pub fn retain(&mut self, mut is_there: impl FnMut(SubIndex, u64) -> bool) {
+        self.pending.retain(|&(sub, epoch)| is_there(sub, epoch));
+    }
+
+    /// The subscription whose turn it is.
+    #[inline]
+    pub fn first(&self) -> Option<(SubIndex, u64)> {
+        self.pending.front().copied()
+    }
+
+    /// The first subscription is gone, or has nothing to send any more.
+    #[inline]
+    pub fn drop_first(&mut self) {
+        self.pending.pop_front();
+    }
+
+    /// The first subscription's turn is over.
+    #[inline]
+    pub fn end_turn(&mut self) {
+        self.pending.rotate_left(1);
+    }
+
+    /// The writer is to be woken, if it waits: true if it is to be listed.
+    #[inline]
+    pub fn wake(&mut self) -> bool {
+        let is_waiting = self.writer == Writer::Waits;
+        if is_waiting {
+            self.writer = Writer::Listed;
+        }
+        is_waiting
+    }
+
+    /// The writer was taken from the list: true if it is to go on.
+    #[inline]
+    pub fn unlist(&mut self) -> bool {
+        let is_listed = self.writer == Writer::Listed;
+        if is_listed {
+            self.writer = Writer::Busy;
+        }
+        is_listed
+    }
+
+    /// What goes before UPDATEs, if there is something.
+    ///
+    /// # Panics
+    /// If a SEND is under way.
+    pub fn before_updates(&mut self, link: &Link) -> Option<(Piece, Kind)> {
+        assert!(self.in_flight.is_none(), "one SEND at a time");
+        if let Some(rest) = self.rest.take() {
+            return Some((rest, Kind::Rest));
+        }
+        let reassembles = link.reassembles();
+        let mut bytes = Vec::new();
+        // A HELLO goes alone: no KEEPALIVE may share its segment (protocol section 9).
+        if let Some(hello) = self.hello.take() {
+            Message::Hello(hello).encode(&mut bytes);
+        } else if self.keepalives_owed + self.keepalives_unasked > 0 {
+            self.take_keepalives(&mut bytes, reassembles);
+        } else if let Some(commands) = &mut self.commands {
+            commands.take(&mut bytes, if reassembles { CHUNK_BYTES_MAX } else { BATCH_BYTES_MAX });
+        }
+        let is_any = !bytes.is_empty();
+        is_any.then(|| (Piece::gathered(Rc::new(bytes), !reassembles), Kind::Control))
+    }
+
+    /// What a SEND of UPDATEs may carry, and when. None if there is none to send, or if something will
+    /// tell when to ask again.
+    pub fn permit(&mut self, now: Time, link: &Link, sample: &TcpSample) -> Option<Permit> {
+        let is_gate_open = self.commands.as_ref().is_none_or(|commands| commands.is_gate_open());
+        if self.pending.is_empty() || !is_gate_open {
+            return None;
+        }
+        match link.session() {
+            Some(session) => self.path.permit(now, session, sample),
+            None => Some(Permit::Batch { bytes_max: CHUNK_BYTES_MAX }),
+        }
+    }
+
+    /// What goes behind all UPDATEs, if there is something.
+    pub fn behind_updates(&mut self) -> Option<(Piece, Kind)> {
+        let is_due = self.pending.is_empty() && std::mem::take(&mut self.owes_mark);
+        is_due.then(|| (Piece::gathered(Rc::new(KEEPALIVE_FRAME.to_vec()), false), Kind::Control))
+    }
+
+    /// Whether [`Outbound::permit`] needs to know how TCP stands.
+    pub fn wants_sample(&self, now: Time, link: &Link) -> bool {
+        !self.pending.is_empty()
+            && link.session().is_some_and(|session| self.path.wants_sample(now, session))
+    }
+
+    /// Whether the peer's TCP has acknowledged more than before, if the sample tells.
+    pub fn is_progress(&mut self, sample: &TcpSample) -> bool {
+        self.path.is_progress(sample)
+    }
+
+    /// A SEND begins: the one exit, whatever is sent.
+    pub fn send(&mut self, now: Time, (piece, kind): (Piece, Kind)) -> Piece {
+        self.path.sent(now, &piece, kind);
+        if kind != Kind::Rest {
+            self.is_control = kind == Kind::Control;
+            let bytes = piece.as_slice().len();
+            if piece.end_of_record
+                && let Some(commands) = &mut self.commands
+                && commands.pass_gate(bytes)
+            {
+                self.owe_keepalive();
+            }
+        }
+        self.writer = Writer::Busy;
+        self.in_flight_since = now;
+        self.in_flight = Some(piece.clone());
+        piece
+    }
+
+    /// Of the SEND under way, `bytes` went out. Returns the buffer that it was gathered in, if it is
+    /// used no more.
+    ///
+    /// # Panics
+    /// If no SEND is under way.
+    pub fn sent(&mut self, bytes: usize) -> Option<Rc<Vec<u8>>> {
+        let piece = self.in_flight.take().expect("reported once for each SEND");
+        let gathered;
+        (self.rest, gathered) = piece.rest(bytes);
+        self.writer = Writer::Waits;
+        gathered
+    }
+
+    /// Whether the last SEND was of control frames: that the kernel takes them says nothing of the
+    /// UPDATEs that wait.
+    pub fn was_control(&self) -> bool {
+        self.is_control
+    }
+
+    /// Nothing can be sent now: the writer waits.
+    pub fn idle(&mut self) {
+        self.writer = Writer::Waits;
+    }
+
+    /// The SEND under way failed.
+    pub fn failed(&mut self) {
+        self.in_flight = None;
+    }
+
+    /// Whether a SEND is under way; `is_due` if it is for so long that TCP is to be asked about it, or
+    /// once more.
+    pub fn in_flight(&mut self, now: Time) -> Option<bool> {
+        self.in_flight.as_ref()?;
+        let is_due = self.in_flight_since.after(SAMPLE_INTERVAL) <= now;
+        if is_due {
+            self.in_flight_since = now;
+        }
+        Some(is_due)
+    }
+
+    /// Whether something is to be sent, now or when its turn comes.
+    pub fn has_output(&self) -> bool {
+        self.hello.is_some()
+            || self.keepalives_owed > 0
+            || self.keepalives_unasked > 0
+            || self.in_flight.is_some()
+            || self.rest.is_some()
+            || self.owes_mark
+            || !self.pending.is_empty()
+            || self.commands.as_ref().is_some_and(|commands| !commands.is_empty())
+    }
+
+    /// Nothing is sent any more. What the kernel works on stays until it has done so.
+    pub fn end(&mut self) {
+        self.hello = None;
+        (self.keepalives_owed, self.keepalives_unasked) = (0, 0);
+        self.commands = None;
+        self.owes_mark = false;
+        self.pending = VecDeque::new();
+        self.rest = None;
+        self.writer = Writer::Busy;
+    }
+
+    fn take_keepalives(&mut self, bytes: &mut Vec<u8>, reassembles: bool) {
+        while self.keepalives_unasked > 0
+            && bytes.len() + KEEPALIVE_UNASKED.len() <= KEEPALIVE_BYTES_MAX
+        {
+            self.keepalives_unasked -= 1;
+            let frame: &[u8] = if reassembles { &KEEPALIVE_UNASKED } else { &KEEPALIVE_FRAME };
+            bytes.extend_from_slice(frame);
+        }
+        let fitting = (KEEPALIVE_BYTES_MAX - bytes.len()) / KEEPALIVE_FRAME.len();
+        let answers = self.keepalives_owed.min(fitting as u32);
+        self.keepalives_owed -= answers;
+        for _ in 0..answers {
+            bytes.extend_from_slice(&KEEPALIVE_FRAME);
+        }
+        if let Some(commands) = &mut self.commands {
+            commands.sent_keepalives(answers);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Direction, Session, SessionConfig};
+    use crate::types::PeerClass;
+    use crate::wire::frames;
+
+    const NOW: Time = Time(1);
+
+    /// A client that reassembles, if it says so, with a keepalive interval of one second.
+    fn link(reassembles: bool) -> Link {
+        let config = SessionConfig {
+            direction: Direction::Incoming,
+            keepalive_interval_s: 1,
+            is_server: true,
+            reassembles: true,
+            reflector: true,
+        };
+        let mut session = Session::new(&config, NOW);
+        let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles };
+        let _ = session.on_message(NOW, &Message::Hello(hello));
+        let _ = session.on_message(NOW, &Message::Keepalive);
+        Link::Session(session)
+    }
+
+    /// Sends what goes before UPDATEs, as one SEND: its bytes.
+    fn send(outbound: &mut Outbound, link: &Link) -> Vec<u8> {
+        let Some(next) = outbound.before_updates(link) else { return Vec::new() };
+        let bytes = outbound.send(NOW, next).as_slice().to_vec();
+        outbound.sent(bytes.len());
+        bytes
+    }
+
+    #[test]
+    fn a_hello_goes_alone_and_commands_behind_keepalives() {
+        let mut outbound = Outbound::new(NOW, Pace::Off, true);
+        let commands = outbound.commands().expect("it is told such things");
+        commands.push(Message::Keepalive);
+        outbound.owe_keepalive();
+        outbound.owe_keepalive();
+        let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles: true };
+        outbound.owe_hello(hello);
+        outbound.owe_mark();
+        assert!(outbound.has_output());
+        for reassembles in [true, false] {
+            let link = link(reassembles);
+            let lengths: Vec<usize> =
+                (0..3).map(|_| frames(&send(&mut outbound, &link)).count()).collect();
+            let expected = if reassembles { [1, 2, 1] } else { [0, 0, 0] };
+            assert_eq!(lengths, expected);
+        }
+        assert!(outbound.behind_updates().is_some() && outbound.behind_updates().is_none());
+        assert!(!outbound.has_output());
+    }
+
+    #[test]
+    fn the_mark_waits_for_what_is_pending() {
+        let mut outbound = Outbound::new(NOW, Pace::Off, true);
+        outbound.owe_mark();
+        outbound.queue(0, 1, false);
+        assert!(outbound.behind_updates().is_none());
+        outbound.drop_first();
+        assert!(outbound.behind_updates().is_some());
+    }
+
+    #[test]
+    fn window_and_pacer_see_control_frames_too_and_nothing_twice() {
+        let link = link(true);
+        let sample = TcpSample { snd_mss: 1208, ..TcpSample::default() };
+        // A window of half a second at 64 kbit/s.
+        for (keepalives, may_send) in [(500, true), (900, false)] {
+            let mut outbound = Outbound::new(NOW, Pace::Off, false);
+            outbound.queue(0, 1, false);
+            (0..keepalives).for_each(|_| outbound.owe_keepalive());
+            while let Some(next) = outbound.before_updates(&link) {
+                let length = outbound.send(NOW, next).as_slice().len();
+                // It is short, and what is left goes out next.
+                outbound.sent(length.div_ceil(2));
+            }
+            let permit = outbound.permit(NOW, &link, &sample).expect("something is pending");
+            assert_eq!(matches!(permit, Permit::Batch { .. }), may_send, "{keepalives} {permit:?}");
+        }
+    }
+
+    #[test]
+    fn a_local_peer_is_held_back_by_nothing() {
+        let link = Link::Local(PeerClass::Own);
+        let mut outbound = Outbound::new(NOW, Pace::Auto, false);
+        outbound.queue(0, 1, false);
+        (0..100_000).for_each(|_| outbound.owe_keepalive());
+        while !send(&mut outbound, &link).is_empty() {}
+        let permit = outbound.permit(NOW, &link, &TcpSample::default());
+        assert_eq!(permit, Some(Permit::Batch { bytes_max: CHUNK_BYTES_MAX }));
+        assert!(!outbound.wants_sample(NOW, &link));
+    }
+
+    #[test]
+    fn a_writer_is_listed_once_and_never_while_it_sends() {
+        let link = link(true);
+        let mut outbound = Outbound::new(NOW, Pace::Off, false);
+        outbound.owe_keepalive();
+        assert!(outbound.wake() && !outbound.wake());
+        assert!(outbound.unlist() && !outbound.unlist() && !outbound.wake());
+        let next = outbound.before_updates(&link).expect("a KEEPALIVE");
+        let length = outbound.send(NOW, next).as_slice().len();
+        assert!(!outbound.wake(), "a SEND is under way");
+        outbound.sent(length);
+        assert!(outbound.wake());
+        // It asks by itself while it is listed: then its place in the list counts for nothing.
+        outbound.owe_keepalive();
+        let next = outbound.before_updates(&link).expect("a KEEPALIVE");
+        outbound.send(NOW, next);
+        assert!(!outbound.unlist());
+    }
+}
