@@ -33,7 +33,7 @@ const ANNOUNCERS: u32 = 16;
 /// Routes that each announcer adds, removes, and so on.
 const ROUTES_EACH: u32 = 5_000;
 const READ_BYTES: usize = 64 << 10;
-/// Virtual time of a turn: at 16 reads in each, 1.7 million updates a second.
+/// Virtual time of a turn. One takes 8,192 updates at most: 0.8 million a second.
 const TURN: Duration = Duration::from_millis(10);
 /// A slow reader takes one piece in this time.
 const PIECE_EVERY: Duration = Duration::from_secs(1);
