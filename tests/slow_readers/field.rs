@@ -1,7 +1,8 @@
 //! Shards, announcers and readers of all habits, driven by one random sequence, a read at a time.
 //!
-//! Owns the order of events, and the model: who announces what, and who should see it. Must never look
-//! into a shard but through what it says of itself.
+//! Owns the order of events. Must never look into a shard but through what it says of itself.
+
+mod claims;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use metalbond_uring::types::{
 
 use crate::client::{Connection, check_piece};
 use crate::rng::Rng;
+
+use claims::Due;
 
 /// Bytes of one read of an announcer's socket, and of a piece or a chunk, at most.
 const READ_BYTES: usize = 64 << 10;
@@ -52,16 +55,6 @@ struct Peer {
     connection: Option<Connection>,
     /// Whether it has read all that there was, some time after its last SUBSCRIBE.
     is_current: bool,
-}
-
-/// Messages that a peer may get for a VNI.
-struct Due {
-    vni: Vni,
-    /// Routes that it has to be told of.
-    difference: usize,
-    most: usize,
-    /// Messages that it got before.
-    updates: u64,
 }
 
 /// Everything.
@@ -253,29 +246,6 @@ impl Field {
         }
     }
 
-    /// How many messages a peer may get for each of its VNIs, if nobody says anything more.
-    fn messages_due(&self, at: usize) -> Vec<Due> {
-        let Peer { connection, is_current, .. } = &self.peers[at];
-        let views = connection.iter().flat_map(|connection| &connection.views);
-        views
-            .filter(|(_, view)| view.subscribed)
-            .map(|(&vni, view)| {
-                let now = self.expected(at, vni);
-                let difference = view.routes.symmetric_difference(&now).count();
-                // A log that is shorter than a dump, or than the limit, is read as it lies.
-                let dump_bytes = view.routes.len().max(now.len()) * FRAME_BYTES_MAX;
-                let log_bytes = dump_bytes.max(self.limits.lag_bytes_max as usize);
-                let most = match is_current {
-                    true => difference.max(log_bytes / FRAME_BYTES_MIN),
-                    // The rest of its base, and then what has become of that.
-                    false => 2 * self.ever.len(),
-                };
-                let most = most + READ_BYTES / FRAME_BYTES_MIN;
-                Due { vni, difference, most, updates: view.updates }
-            })
-            .collect()
-    }
-
     /// Whatever can happen happens, until nothing is left but what does not read.
     pub fn rest(&mut self) {
         let (mut sends, mut since) = (self.sends, self.now);
@@ -303,23 +273,6 @@ impl Field {
             }
             self.now = self.now.max(next);
             self.nodes.iter_mut().for_each(|node| node.dirty = true);
-        }
-    }
-
-    /// Everybody that reads sees what the model says, and nothing is left for anybody.
-    pub fn check_views(&self) {
-        for (at, peer) in self.peers.iter().enumerate() {
-            let connection = peer.connection.as_ref().expect("nobody is closed for being slow");
-            let seen = connection.keepalives_received;
-            assert_eq!(seen, connection.keepalives_sent, "peer {at}: all answered");
-            for (vni, view) in connection.views.iter().filter(|(_, view)| view.subscribed) {
-                assert_eq!(view.routes, self.expected(at, *vni), "peer {at}, VNI {vni}");
-            }
-        }
-        for node in &self.nodes {
-            let held = node.shard.held();
-            assert_eq!((held.log_bytes, held.laggard_bytes), (0, 0), "all was read: {held:?}");
-            assert_eq!(node.shard.counters().peers_over_budget, 0);
         }
     }
 
@@ -575,46 +528,6 @@ impl Field {
         let node = &mut self.nodes[connection.shard];
         node.shard.transmitted(self.now, connection.id, sent);
         node.dirty = true;
-    }
-
-    /// What a peer should know of a VNI: the visibility rule, word for word.
-    fn expected(&self, at: usize, vni: Vni) -> BTreeSet<Route> {
-        let mut expected = BTreeSet::new();
-        for (from, source) in self.peers.iter().enumerate() {
-            let both_servers = source.is_server && self.peers[at].is_server;
-            let Some(announcer) = &source.connection else { continue };
-            if both_servers || announcer.hung_up {
-                continue;
-            }
-            let of_vni = announcer.announced.iter().filter(|(of, _)| *of == vni);
-            expected.extend(
-                of_vni
-                    .map(|(_, route)| *route)
-                    .filter(|route| from != at || self.reflect.permits(route.next_hop.kind)),
-            );
-        }
-        expected
-    }
-
-    /// Memory costs what tables and records take, whoever reads or not, and hardly anything a reader.
-    fn check_memory(&self, at: usize) {
-        let held = self.nodes[at].shard.held();
-        assert!(held.bases_alive_max <= 2, "{held:?}");
-        let (routes, limits, budgets) = (self.ever.len(), &self.limits, &self.budgets);
-        // A route has one record in each of two classes of groups.
-        let table_bytes = 2 * routes * FRAME_BYTES_MAX;
-        let a_turn = budgets.requests_per_turn + budgets.job_routes_per_turn;
-        let said_bytes = self.peers.len() * READ_BYTES + budgets.record_bytes_under_way_max;
-        let turn_bytes = (a_turn * FRAME_BYTES_MAX).min(said_bytes + table_bytes);
-        let lag_bytes = 2 * self.vnis * limits.lag_bytes_max as usize + 2 * table_bytes;
-        let chunk_bytes = 2 * 2 * self.vnis * READ_BYTES;
-        let logs_max = lag_bytes.min(limits.log_bytes_max) + 2 * turn_bytes + chunk_bytes;
-        // What changed, once; and for each reader bits of it.
-        let changed_max = 3 * table_bytes;
-        let readers_max = self.peers.len() * self.vnis * (routes / 4 + 2048);
-        let bytes = held.log_bytes + held.laggard_bytes;
-        let most = logs_max + changed_max + readers_max;
-        assert!(bytes <= most, "{held:?}: at most {logs_max} + {changed_max} + {readers_max}");
     }
 }
 

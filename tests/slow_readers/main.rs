@@ -59,7 +59,7 @@ fn whoever_comes_back_gets_the_difference_of_two_tables() {
         let mut field = Field::new(seed);
         for _ in 0..3 {
             // They stall at different moments, some read a piece a second, some come back amid updates.
-            field.storm(80);
+            field.storm(60);
             // Then nothing is announced any more; what has been is dealt with.
             field.settle();
             field.come_back();
