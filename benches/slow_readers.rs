@@ -47,6 +47,8 @@ enum Readers {
     Fast,
     /// Nothing: the first SEND does not end.
     Stalled,
+    /// Nothing but the beginning of the table with which they joined.
+    InBase,
     /// First as the fast ones; then they stall, one after the other, till half of the turns are over.
     StallInTurns,
     /// One piece in [`PIECE_EVERY`], at different moments.
@@ -76,6 +78,7 @@ fn main() {
     ];
     for (name, readers) in [
         ("stalled", Readers::Stalled),
+        ("stall in a base", Readers::InBase),
         ("stall in turns", Readers::StallInTurns),
         ("slow", Readers::Slow),
     ] {
@@ -115,15 +118,17 @@ struct Row {
     back_worst: Duration,
     back_bytes: u64,
     back_bytes_most: u64,
+    /// Both halves.
+    back_heap_bytes_max: usize,
     /// Whether that was cut.
     back_cut: bool,
 }
 
 impl Row {
-    const HEADER: &str = "                          |  while updates flow: receive, turn, mail       | sending \
-                          |  at most, MiB           |        | when all come back\n\
-                          readers                   |  updates us/update turn mean, worst (ms) turns | ns/record \
-                          |  logs private      heap | closed |  ns/record  records each, most   worst turn, ms";
+    const HEADER: &str = "                           | while updates flow: receive, turn, mail       | sending   \
+                          | at most, MiB          |        | when all come back\n\
+                          readers                    |  updates us/update turn mean, worst (ms) turns | ns/record \
+                          | logs laggards   heap  | closed | ns/record records each, most turn worst, ms heap, MiB";
 
     fn line(&self, case: &Case) -> String {
         let frame = frame_len(&updates(Action::Add, VNI, 0..1)) as f64;
@@ -135,8 +140,8 @@ impl Row {
         };
         let readers = case.count.max(1) as f64;
         format!(
-            "{:>6} {:<18} | {:>8} {:>9.2} {:>9.2} {:>11.2} {:>5} | {:>9} | {:>5.0} {:>7.0} {:>9.0} | {:>6} | {:>10} \
-             {:>13.0} {:>6.0} {:>15.2}{}",
+            "{:>6} {:<19} | {:>8} {:>9.2} {:>9.2} {:>11.2} {:>5} | {:>9} | {:>4.0} {:>8.0} {:>6.0} | {:>6} | {:>9} \
+             {:>12.0} {:>6.0} {:>14.2} {:>9.0}{}",
             case.count,
             case.name,
             self.updates,
@@ -153,6 +158,7 @@ impl Row {
             self.back_bytes as f64 / frame / readers,
             self.back_bytes_most as f64 / frame,
             ms(self.back_worst),
+            mib(self.back_heap_bytes_max),
             if self.back_cut { "  (cut)" } else { "" },
         )
     }
@@ -167,10 +173,11 @@ fn measure(case: &Case, turns: usize) -> Row {
         core.read(case.readers, &mut row, turns);
     }
     row.updates = core.shard.counters().updates_received;
+    row.heap_bytes_max = heap::most();
     if case.readers != Readers::Fast {
         core.come_back(&mut row);
     }
-    row.heap_bytes_max = heap::most();
+    row.back_heap_bytes_max = heap::most();
     row.closed = core.shard.counters().peers_over_budget;
     row
 }
@@ -227,17 +234,35 @@ impl Core {
             let id = core.connect();
             core.announcers.push(Announcer { id, cycle, said: 0 });
         }
+        if case.readers == Readers::InBase {
+            core.announce_all();
+        }
         for _ in 0..case.count {
             let id = core.connect();
             core.say(id, &[Message::Subscribe(VNI)]);
             core.readers.push(Some(Reader { id, in_flight: None, stalls: false, sent_bytes: 0 }));
-            if case.readers == Readers::Stalled {
-                // Something to send: the answer to a KEEPALIVE.
-                core.say(id, &[Message::Keepalive]);
-                core.stall(core.readers.len() - 1);
+            match case.readers {
+                Readers::Stalled => {
+                    // Something to send: the answer to a KEEPALIVE.
+                    core.say(id, &[Message::Keepalive]);
+                    core.stall(core.readers.len() - 1);
+                }
+                Readers::InBase => core.stall(core.readers.len() - 1),
+                Readers::Fast | Readers::StallInTurns | Readers::Slow => {}
             }
         }
         core
+    }
+
+    /// All routes are there.
+    fn announce_all(&mut self) {
+        for announcer in &mut self.announcers {
+            let adds = updates(Action::Add, VNI, 0..ROUTES_EACH).len();
+            self.shard.receive(self.now, announcer.id, &announcer.cycle[..adds]);
+            while self.shard.turn(self.now) {}
+            announcer.said = adds;
+        }
+        while self.shard.take_woken().is_some() {}
     }
 
     fn connect(&mut self) -> PeerId {
@@ -320,7 +345,7 @@ impl Core {
         let before = (thread_cpu(), self.sent_bytes());
         let count = self.readers.len();
         match readers {
-            Readers::Stalled => self.woken.clear(),
+            Readers::Stalled | Readers::InBase => self.woken.clear(),
             Readers::Fast => self.read_woken(),
             Readers::StallInTurns => {
                 self.read_woken();

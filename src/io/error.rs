@@ -14,7 +14,7 @@ use super::probe::ProbeError;
 #[derive(Error, Debug)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// A setting of [`ServerConfig`].
+    /// A setting of [`ServerConfig`](super::ServerConfig).
     #[error("{setting} is {value}: it must be from {min} to {max}")]
     OutOfRange {
         /// The field's name.

@@ -14,13 +14,12 @@
 use std::rc::Rc;
 
 use ahash::RandomState;
-use hashbrown::HashTable;
 
 use super::bits::{Bits, PAGE_BITS};
 use super::chunk::LiveBytes;
 use super::runs::Scope;
 use super::vni_log::Cursor;
-use crate::types::{Action, SourceId};
+use crate::types::{Action, Pages, Place, SourceId, SplitTable};
 use crate::wire::{action_and_key, encode_keyed, frames, keyed_frame_len};
 
 /// Routes that changed before it is looked for some that nobody has to hear of any more.
@@ -28,10 +27,10 @@ const RECLAIM_SLOTS_MIN: usize = 4_096;
 
 /// The routes that changed in the stretch that was passed.
 pub struct Compaction {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    slots: Pages<Slot>,
+    free: Pages<u32>,
     /// Slots by route.
-    index: HashTable<Indexed>,
+    index: SplitTable<Indexed>,
     toggled: Rc<Bits>,
     /// What has not been passed yet; None if that is nothing.
     frontier: Option<Cursor>,
@@ -52,7 +51,7 @@ struct Slot {
     seen_by: Option<Scope>,
 }
 
-/// A slot and the hash of its key: a table that grows must not have to look at all keys.
+/// A slot and the hash of its key: an index that grows must not have to look at keys.
 #[derive(Clone, Copy)]
 struct Indexed {
     hash: u32,
@@ -71,9 +70,9 @@ impl Compaction {
     /// Of nothing yet; what is to be passed begins at `frontier`. Memory is counted in `live`.
     pub fn new(frontier: Cursor, hasher: RandomState, live: LiveBytes) -> Compaction {
         Compaction {
-            slots: Vec::new(),
-            free: Vec::new(),
-            index: HashTable::new(),
+            slots: Pages::default(),
+            free: Pages::default(),
+            index: SplitTable::default(),
             toggled: Rc::new(Bits::new(live.clone())),
             frontier: Some(frontier),
             hasher,
@@ -259,23 +258,26 @@ impl Compaction {
     }
 
     fn find_or_insert(&mut self, key: &[u8]) -> u32 {
-        if let Some(at) = self.find(key) {
-            return at;
-        }
+        let hash = self.hash(key);
+        let Compaction { slots, free, index, key_bytes, .. } = self;
+        let is_key = |it: &Indexed| it.hash == hash && *slots[it.at as usize].key == *key;
+        let vacancy = match index.place(wide(hash), is_key, |it| wide(it.hash)) {
+            Place::Occupied(it) => return it.at,
+            Place::Vacant(vacancy) => vacancy,
+        };
         let slot = Slot { key: key.into(), seen_by: None };
-        let at = match self.free.pop() {
+        let at = match free.pop() {
             Some(at) => {
-                self.slots[at as usize] = slot;
+                slots[at as usize] = slot;
                 at
             }
             None => {
-                self.slots.push(slot);
-                u32::try_from(self.slots.len() - 1).expect("a VNI has below 2^32 routes")
+                slots.push(slot);
+                u32::try_from(slots.len() - 1).expect("a VNI has below 2^32 routes")
             }
         };
-        let hash = self.hash(key);
-        self.index.insert_unique(wide(hash), Indexed { hash, at }, |it| wide(it.hash));
-        self.key_bytes += key.len();
+        vacancy.insert(Indexed { hash, at });
+        *key_bytes += key.len();
         at
     }
 
@@ -292,10 +294,10 @@ impl Compaction {
                 continue;
             }
             let key = std::mem::take(&mut self.slots[at].key);
-            match self.index.find_entry(wide(self.hash(&key)), |it| it.at as usize == at) {
-                Ok(entry) => drop(entry.remove()),
-                Err(_) => unreachable!("a slot in use is in the index"),
-            }
+            let hash = self.hash(&key);
+            let removed =
+                self.index.remove(wide(hash), |it| it.at as usize == at, |it| wide(it.hash));
+            assert!(removed.is_some(), "a slot in use is in the index");
             self.key_bytes -= key.len();
             // Its bit stays as it is, the same for all.
             self.free.push(at as u32);
@@ -303,10 +305,10 @@ impl Compaction {
     }
 
     fn count(&mut self) {
-        // An index slot has one byte of control, and the load is at most 7/8.
-        let bytes = self.slots.capacity() * size_of::<Slot>()
-            + self.free.capacity() * size_of::<u32>()
-            + self.index.capacity() * 10
+        // An index slot has one byte of control, and the load is from 7/16 to 7/8.
+        let bytes = self.slots.len() * size_of::<Slot>()
+            + self.free.len() * size_of::<u32>()
+            + self.index.len() * 2 * (size_of::<Indexed>() + 1)
             + self.key_bytes;
         self.live.set(self.live.get() + bytes - self.counted);
         self.counted = bytes;

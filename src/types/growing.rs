@@ -20,7 +20,7 @@ const SEGMENT_BITS_FROM: u32 = 13;
 
 /// A list, in pages. The first one grows as a `Vec` does, for most lists are short.
 #[derive(Debug)]
-pub struct Pages<T> {
+pub(crate) struct Pages<T> {
     first: Vec<T>,
     /// Full but for the last one, as the first one is if there are others.
     more: Vec<Vec<T>>,
@@ -34,7 +34,7 @@ impl<T> Default for Pages<T> {
 
 impl<T> Pages<T> {
     /// How many elements.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self.more.last() {
             Some(last) => self.more.len() * PAGE_LEN + last.len(),
             None => self.first.len(),
@@ -42,12 +42,12 @@ impl<T> Pages<T> {
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.first.is_empty()
     }
 
     /// Appends an element.
-    pub fn push(&mut self, element: T) {
+    pub(crate) fn push(&mut self, element: T) {
         if self.first.len() < PAGE_LEN {
             if self.first.len() == self.first.capacity() {
                 // A short list takes no more than it needs: there may be many.
@@ -65,7 +65,7 @@ impl<T> Pages<T> {
     }
 
     /// Takes the last element away.
-    pub fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
         if let Some(last) = self.more.last_mut() {
             let element = last.pop();
             if last.is_empty() {
@@ -81,12 +81,12 @@ impl<T> Pages<T> {
     }
 
     /// All elements, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.first.iter().chain(self.more.iter().flatten())
     }
 
     /// All elements, to be changed.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.first.iter_mut().chain(self.more.iter_mut().flatten())
     }
 }
@@ -114,13 +114,13 @@ impl<T> IndexMut<usize> for Pages<T> {
 /// A hash table, in segments. It grows by splitting one of them, in turn, and shrinks by joining two
 /// (linear hashing).
 #[derive(Debug)]
-pub struct SplitTable<T> {
+pub(crate) struct SplitTable<T> {
     segments: SmallVec<[HashTable<T>; 1]>,
     len: usize,
 }
 
 /// Where an element is, or would be.
-pub enum Place<'a, T> {
+pub(crate) enum Place<'a, T> {
     /// It is there.
     Occupied(&'a mut T),
     /// It is not.
@@ -128,7 +128,7 @@ pub enum Place<'a, T> {
 }
 
 /// The place of an element that is not there.
-pub struct Vacancy<'a, T> {
+pub(crate) struct Vacancy<'a, T> {
     entry: VacantEntry<'a, T>,
     len: &'a mut usize,
 }
@@ -141,28 +141,32 @@ impl<T> Default for SplitTable<T> {
 
 impl<T> SplitTable<T> {
     /// How many elements.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The element with this hash that is such a one.
-    pub fn find(&self, hash: u64, is_such: impl FnMut(&T) -> bool) -> Option<&T> {
+    pub(crate) fn find(&self, hash: u64, is_such: impl FnMut(&T) -> bool) -> Option<&T> {
         self.segments[self.segment_of(hash)].find(hash, is_such)
     }
 
     /// The same, to be changed.
-    pub fn find_mut(&mut self, hash: u64, is_such: impl FnMut(&T) -> bool) -> Option<&mut T> {
+    pub(crate) fn find_mut(
+        &mut self,
+        hash: u64,
+        is_such: impl FnMut(&T) -> bool,
+    ) -> Option<&mut T> {
         let at = self.segment_of(hash);
         self.segments[at].find_mut(hash, is_such)
     }
 
     /// Where the element with this hash is, or would be. `hash_of` gives the hash of others.
-    pub fn place(
+    pub(crate) fn place(
         &mut self,
         hash: u64,
         is_such: impl FnMut(&T) -> bool,
@@ -179,7 +183,7 @@ impl<T> SplitTable<T> {
     }
 
     /// Takes an element out.
-    pub fn remove(
+    pub(crate) fn remove(
         &mut self,
         hash: u64,
         is_such: impl FnMut(&T) -> bool,
@@ -193,12 +197,12 @@ impl<T> SplitTable<T> {
     }
 
     /// Some element.
-    pub fn any(&self) -> Option<&T> {
+    pub(crate) fn any(&self) -> Option<&T> {
         self.segments.iter().rev().find_map(|segment| segment.iter().next())
     }
 
     /// All elements.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.segments.iter().flatten()
     }
 
@@ -245,7 +249,7 @@ impl<T> SplitTable<T> {
 
 impl<'a, T> Vacancy<'a, T> {
     /// Puts the element there.
-    pub fn insert(self, element: T) -> &'a mut T {
+    pub(crate) fn insert(self, element: T) -> &'a mut T {
         *self.len += 1;
         self.entry.insert(element).into_mut()
     }
@@ -253,7 +257,7 @@ impl<'a, T> Vacancy<'a, T> {
 
 /// A [`SplitTable`] of keys with values. Its owner passes in the hasher, always the same one.
 #[derive(Debug)]
-pub struct SplitMap<K, V>(SplitTable<(K, V)>);
+pub(crate) struct SplitMap<K, V>(SplitTable<(K, V)>);
 
 impl<K, V> Default for SplitMap<K, V> {
     fn default() -> SplitMap<K, V> {
@@ -263,27 +267,32 @@ impl<K, V> Default for SplitMap<K, V> {
 
 impl<K: Copy + Eq + Hash, V> SplitMap<K, V> {
     /// How many keys.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The value of a key.
-    pub fn find(&self, key: K, hasher: &RandomState) -> Option<&V> {
+    pub(crate) fn find(&self, key: K, hasher: &RandomState) -> Option<&V> {
         self.0.find(hasher.hash_one(key), |(other, _)| *other == key).map(|(_, value)| value)
     }
 
     /// The same, to be changed.
-    pub fn find_mut(&mut self, key: K, hasher: &RandomState) -> Option<&mut V> {
+    pub(crate) fn find_mut(&mut self, key: K, hasher: &RandomState) -> Option<&mut V> {
         self.0.find_mut(hasher.hash_one(key), |(other, _)| *other == key).map(|(_, value)| value)
     }
 
     /// The value of a key; this one if it has none yet.
-    pub fn find_or(&mut self, key: K, hasher: &RandomState, new: impl FnOnce() -> V) -> &mut V {
+    pub(crate) fn find_or(
+        &mut self,
+        key: K,
+        hasher: &RandomState,
+        new: impl FnOnce() -> V,
+    ) -> &mut V {
         let hash_of = |(other, _): &(K, V)| hasher.hash_one(other);
         match self.0.place(hasher.hash_one(key), |(other, _)| *other == key, hash_of) {
             Place::Occupied((_, value)) => value,
@@ -292,19 +301,19 @@ impl<K: Copy + Eq + Hash, V> SplitMap<K, V> {
     }
 
     /// Takes a key out.
-    pub fn remove(&mut self, key: K, hasher: &RandomState) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: K, hasher: &RandomState) -> Option<V> {
         let hash_of = |(other, _): &(K, V)| hasher.hash_one(other);
         let removed = self.0.remove(hasher.hash_one(key), |(other, _)| *other == key, hash_of);
         removed.map(|(_, value)| value)
     }
 
     /// Some key, if there is one.
-    pub fn any_key(&self) -> Option<K> {
+    pub(crate) fn any_key(&self) -> Option<K> {
         self.0.any().map(|&(key, _)| key)
     }
 
     /// All values.
-    pub fn values(&self) -> impl Iterator<Item = &V> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.0.iter().map(|(_, value)| value)
     }
 }

@@ -46,6 +46,16 @@ impl World {
         assert!(beyond.is_empty(), "nobody told {beyond:?}");
         let unwanted = self.view.iter().find(|(vni, _)| !self.wants.contains_key(vni));
         assert!(unwanted.is_none(), "nobody wants {unwanted:?}");
+        for server in &self.servers {
+            let stands = |link: &&Link| link.established_at.is_some();
+            let link = server.link.as_ref().filter(stands);
+            if let Some(player) = link.and_then(|link| link.player.as_ref())
+                && !server.is_stuck
+                && !server.is_mute
+            {
+                assert_eq!(player.announced, self.announced, "it was told what is announced");
+            }
+        }
         let held = self.servers.iter().map(|server| server.memory.must(self.now).count() as u64);
         *self.tally.entry("held at a look").or_default() += held.sum::<u64>();
         *self.tally.entry("known at a look").or_default() += self.view.len() as u64;
@@ -73,9 +83,6 @@ impl World {
             let wanted = server.table.iter().filter(|(vni, _)| self.wants.contains_key(vni));
             for key in wanted {
                 assert!(link.told.contains_key(key), "{key:?} was not told");
-            }
-            if let Some(player) = &link.player {
-                assert_eq!(player.announced, self.announced);
             }
             if let Some(core) = &server.core {
                 let routes = server.table.union(&self.announced).count();

@@ -19,8 +19,8 @@ pub struct Lost {
     lost_at: Time,
     /// Whether it is certain that it is held.
     is_sure: bool,
-    /// It is held no longer than that.
-    until_max: Time,
+    /// And it is held no longer than that.
+    until: Time,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,15 +44,13 @@ impl Memory {
     /// The server is back. Says whether so many connections are held that the new one replaces none.
     pub fn is_back(&mut self, now: Time) -> Maybe {
         self.forget_old(now);
-        let stale_time = self.stale_time;
-        let sure =
-            self.lost.iter().filter(|lost| lost.is_sure && now < lost.lost_at.after(stale_time));
+        let sure = self.lost.iter().filter(|lost| lost.is_sure);
         let is_provisional = match (sure.count() >= HELD_MAX, self.lost.len() >= HELD_MAX) {
             (true, _) => Maybe::Yes,
             (false, true) => Maybe::Perhaps,
             (false, false) => Maybe::No,
         };
-        self.lost.iter_mut().for_each(|lost| lost.until_max = Time::NEVER);
+        self.lost.iter_mut().for_each(|lost| lost.until = Time::NEVER);
         is_provisional
     }
 
@@ -60,14 +58,14 @@ impl Memory {
     pub fn is_gone(&mut self, now: Time) {
         for lost in &mut self.lost {
             let at_most = lost.lost_at.after(self.stale_time).after(TELLING_MAX);
-            lost.until_max = lost.until_max.min(now.after(self.stale_time)).min(at_most);
+            lost.until = lost.until.min(now.after(self.stale_time)).min(at_most);
         }
     }
 
     pub fn hold(&mut self, now: Time, told: Told, is_sure: bool) {
-        let until_max = now.after(self.stale_time);
-        if until_max > now {
-            self.lost.push(Lost { told, lost_at: now, is_sure, until_max });
+        let until = now.after(self.stale_time);
+        if until > now {
+            self.lost.push(Lost { told, lost_at: now, is_sure, until });
         }
     }
 
@@ -77,7 +75,7 @@ impl Memory {
     }
 
     pub fn forget_old(&mut self, now: Time) {
-        self.lost.retain(|lost| now < lost.until_max);
+        self.lost.retain(|lost| now < lost.until);
     }
 
     pub fn forget_vni(&mut self, vni: Vni) {
@@ -92,8 +90,8 @@ impl Memory {
 
     /// What is certainly held of it.
     pub fn must(&self, now: Time) -> impl Iterator<Item = (&(Vni, Route), &Time)> {
-        let held = move |lost: &&Lost| lost.is_sure && now < lost.lost_at.after(self.stale_time);
-        self.lost.iter().filter(held).flat_map(|lost| &lost.told)
+        let held = self.lost.iter().filter(move |lost| lost.is_sure && now < lost.until);
+        held.flat_map(|lost| &lost.told)
     }
 
     /// What is perhaps held of it.

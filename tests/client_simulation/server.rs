@@ -65,6 +65,7 @@ impl Player {
     }
 
     pub fn unmute(&mut self) {
+        self.is_established |= self.unanswered > 0;
         (0..std::mem::take(&mut self.unanswered)).for_each(|_| self.say(&Message::Keepalive));
     }
 
@@ -86,8 +87,10 @@ impl Player {
             }
             Message::Keepalive => {
                 assert!(self.hello_heard, "HELLO comes first");
-                self.is_established = true;
-                if is_mute { self.unanswered += 1 } else { self.say(&Message::Keepalive) }
+                self.unanswered += 1;
+                if !is_mute {
+                    self.unmute();
+                }
             }
             Message::Subscribe(vni) => {
                 assert!(self.is_established);

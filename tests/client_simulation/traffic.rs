@@ -246,6 +246,7 @@ impl World {
     pub fn move_something(&mut self, at: usize) {
         let _ = match self.rng.below(5) {
             0 => self.node_sends(at),
+            1 if self.servers[at].is_slow && self.rng.chance(90) => false,
             1 => self.server_reads(at),
             2 => self.node_reads(at),
             3 => self.feed_client(),
@@ -265,6 +266,9 @@ impl World {
             while self.run_a_writer() {}
             for at in 0..self.servers.len() {
                 moved |= self.node_sends(at);
+                if self.servers[at].is_slow && self.rng.chance(95) {
+                    continue;
+                }
                 moved |= self.server_reads(at);
                 moved |= self.node_reads(at);
             }

@@ -24,6 +24,8 @@ pub struct Server {
     pub is_mute: bool,
     /// Nothing moves to or from it.
     pub is_stuck: bool,
+    /// It reads rarely.
+    pub is_slow: bool,
     pub table: Table,
     pub core: Option<Core>,
     pub link: Option<Link>,
@@ -89,6 +91,7 @@ impl World {
             is_up: false,
             is_mute: false,
             is_stuck: false,
+            is_slow: false,
             table: Table::new(),
             core: None,
             link: None,
@@ -189,26 +192,15 @@ impl World {
     /// What the node itself wants.
     fn wish(&mut self) {
         let (vni, own) = self.route(9);
-        let now = self.now;
-        match self.rng.below(12) {
-            0..5 if !self.wants.contains_key(&vni) => {
-                self.wants.insert(vni, now);
-                self.links().for_each(|link| link.wants(now, vni));
-                self.shards[0].own_subscribe(now, vni);
-            }
-            5..8 if self.wants.remove(&vni).is_some() => {
-                self.marks.push(vni);
-                for server in &mut self.servers {
-                    server.memory.forget_vni(vni);
-                    if let Some(link) = &mut server.link {
-                        link.wants_no_more(vni);
-                    }
-                }
-                self.shards[0].own_unsubscribe(now, vni);
-                self.count("unsubscribed");
-            }
+        match self.rng.below(13) {
+            0..5 if !self.wants.contains_key(&vni) => self.want(vni),
+            5..8 if self.wants.contains_key(&vni) => self.want_no_more(vni),
             8..11 => self.announce(vni, own),
-            11 if self.rng.chance(10) => {
+            11 if self.wants.contains_key(&vni) => {
+                self.want_no_more(vni);
+                self.want(vni);
+            }
+            12 if self.rng.chance(20) => {
                 for number in 0..400 {
                     self.announce(vni, route([172, 16, (number >> 8) as u8, number as u8], 9));
                 }
@@ -217,6 +209,26 @@ impl World {
             _ => {}
         }
         self.after_call();
+    }
+
+    fn want(&mut self, vni: Vni) {
+        let now = self.now;
+        self.wants.insert(vni, now);
+        self.links().for_each(|link| link.wants(now, vni));
+        self.shards[0].own_subscribe(now, vni);
+    }
+
+    fn want_no_more(&mut self, vni: Vni) {
+        self.wants.remove(&vni);
+        self.marks.push(vni);
+        for server in &mut self.servers {
+            server.memory.forget_vni(vni);
+            if let Some(link) = &mut server.link {
+                link.wants_no_more(vni);
+            }
+        }
+        self.shards[0].own_unsubscribe(self.now, vni);
+        self.count("unsubscribed");
     }
 
     fn announce(&mut self, vni: Vni, own: Route) {
@@ -272,6 +284,7 @@ impl World {
             what if what < 2 * self.churn => self.break_link(at),
             what if what < 3 * self.churn => self.servers[at].is_stuck = true,
             what if what < 4 * self.churn => self.servers[at].is_mute = true,
+            60..70 => self.servers[at].is_slow = true,
             what if what < 4 * self.churn + 3 => self.flap(at),
             // It is removed by the operator, and added again.
             what if what < 4 * self.churn + 5 => self.remove(at),
@@ -282,7 +295,7 @@ impl World {
 
     fn mend(&mut self, at: usize) {
         let server = &mut self.servers[at];
-        (server.is_stuck, server.is_mute) = (false, false);
+        (server.is_stuck, server.is_mute, server.is_slow) = (false, false, false);
         if let Some(player) = server.link.as_mut().and_then(|link| link.player.as_mut()) {
             player.unmute();
         }
@@ -403,6 +416,7 @@ impl World {
     /// Everything that is under way arrives; no time passes but what pacing and handshakes take.
     fn settle(&mut self) {
         self.client_is_slow = false;
+        self.servers.iter_mut().for_each(|server| server.is_slow = false);
         self.turn();
         for round in 0.. {
             assert!(round < 1_000, "it does not come to rest");

@@ -382,8 +382,7 @@ impl World {
         let table_bytes = 2 * 120 * self.destinations * self.hops;
         let lag_max = self.limits.lag_bytes_max.max(table_bytes as u64) * 5 / 4 + (64 << 10);
         assert!(held.lag_bytes_longest <= lag_max + turn_bytes as u64, "{held:?}");
-        // Each route once (at most 250 bytes, and twice for growth), and a page and its place for each
-        // subscription. Routes of which nobody hears are there for a while.
+        // Each route once (250 bytes, twice for growth), those to be forgotten, a page for each subscription.
         let routes = self.vnis * 3 * (self.destinations * self.hops + 4_096);
         let private_max = routes * 2 * 250 + self.clients.len() * self.vnis * 3 * 700;
         assert!(held.laggard_bytes <= private_max, "{held:?} {private_max}");

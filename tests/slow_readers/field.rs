@@ -3,6 +3,8 @@
 //! Owns the order of events, and the model: who announces what, and who should see it. Must never look
 //! into a shard but through what it says of itself.
 
+mod model;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -81,6 +83,7 @@ pub struct Field {
     pub restless: usize,
     /// All routes that ever were.
     ever: BTreeSet<(Vni, Route)>,
+    sends: u64,
     /// Whether nobody comes back any more.
     over: bool,
 }
@@ -154,6 +157,7 @@ impl Field {
             fickle: false,
             restless: 30,
             ever: BTreeSet::new(),
+            sends: 0,
             over: false,
             rng,
         };
@@ -276,10 +280,14 @@ impl Field {
 
     /// Whatever can happen happens, until nothing is left but what does not read.
     pub fn rest(&mut self) {
+        let (mut sends, mut since) = (self.sends, self.now);
         for round in 0.. {
             assert!(round < 1_000_000, "it comes to rest");
             if self.step() {
                 continue;
+            }
+            if sends != self.sends {
+                (sends, since) = (self.sends, self.now);
             }
             // Paced peers, slow ones and bases wait for the clock.
             let next = self.nodes.iter().map(|node| node.shard.next_wakeup()).min().unwrap();
@@ -288,7 +296,9 @@ impl Field {
                 peer.habit == Habit::Slow && in_flight
             });
             let next = pieces.map(|peer| peer.next_piece).min().map_or(next, |it| next.min(it));
-            if next > self.now.after(Duration::from_secs(5)) {
+            // A base that is still read is looked after for ever.
+            let quiet = self.now.since(since) > Duration::from_secs(10);
+            if quiet || next > self.now.after(Duration::from_secs(5)) {
                 let current = |peer: &Peer| peer.habit != Habit::Stalled;
                 self.peers.iter_mut().for_each(|peer| peer.is_current |= current(peer));
                 return;
@@ -546,6 +556,7 @@ impl Field {
             Transmit::Send(piece) => {
                 check_piece(piece.as_slice(), piece.end_of_record, *reassembles);
                 connection.in_flight = Some(piece);
+                self.sends += 1;
                 true
             }
             Transmit::Idle => false,
@@ -566,46 +577,6 @@ impl Field {
         let node = &mut self.nodes[connection.shard];
         node.shard.transmitted(self.now, connection.id, sent);
         node.dirty = true;
-    }
-
-    /// What a peer should know of a VNI: the visibility rule, word for word.
-    fn expected(&self, at: usize, vni: Vni) -> BTreeSet<Route> {
-        let mut expected = BTreeSet::new();
-        for (from, source) in self.peers.iter().enumerate() {
-            let both_servers = source.is_server && self.peers[at].is_server;
-            let Some(announcer) = &source.connection else { continue };
-            if both_servers || announcer.hung_up {
-                continue;
-            }
-            let of_vni = announcer.announced.iter().filter(|(of, _)| *of == vni);
-            expected.extend(
-                of_vni
-                    .map(|(_, route)| *route)
-                    .filter(|route| from != at || self.reflect.permits(route.next_hop.kind)),
-            );
-        }
-        expected
-    }
-
-    /// Memory costs what tables and records take, whoever reads or not, and hardly anything a reader.
-    fn check_memory(&self, at: usize) {
-        let held = self.nodes[at].shard.held();
-        assert!(held.bases_alive_max <= 2, "{held:?}");
-        let (routes, limits, budgets) = (self.ever.len(), &self.limits, &self.budgets);
-        // A route has one record in each of two classes of groups.
-        let table_bytes = 2 * routes * FRAME_BYTES_MAX;
-        let a_turn = budgets.requests_per_turn + budgets.job_routes_per_turn;
-        let said_bytes = self.peers.len() * READ_BYTES + budgets.record_bytes_under_way_max;
-        let turn_bytes = (a_turn * FRAME_BYTES_MAX).min(said_bytes + table_bytes);
-        let lag_bytes = 2 * self.vnis * limits.lag_bytes_max as usize + 2 * table_bytes;
-        let chunk_bytes = 2 * 2 * self.vnis * READ_BYTES;
-        let logs_max = lag_bytes.min(limits.log_bytes_max) + 2 * turn_bytes + chunk_bytes;
-        // What changed, once; and for each reader bits of it.
-        let changed_max = 3 * table_bytes;
-        let readers_max = self.peers.len() * self.vnis * (routes / 4 + 2048);
-        let bytes = held.log_bytes + held.laggard_bytes;
-        let most = logs_max + changed_max + readers_max;
-        assert!(bytes <= most, "{held:?}: at most {logs_max} + {changed_max} + {readers_max}");
     }
 }
 

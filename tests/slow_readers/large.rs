@@ -7,7 +7,7 @@ use std::time::Duration;
 use metalbond_uring::internals::shard::{
     Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
-use metalbond_uring::internals::wire::{Deframer, Hello, Message, decode, encode_update};
+use metalbond_uring::internals::wire::{Deframer, Hello, Message, MessageType, encode_update};
 use metalbond_uring::types::{
     Action, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
@@ -34,14 +34,15 @@ impl View {
     fn read(&mut self, bytes: &[u8]) {
         let mut input = bytes;
         while let Some(frame) = self.from_server.next(&mut input).unwrap() {
-            if let Message::Update(update) = decode(frame).unwrap() {
-                let number = number_of(&update.route) as usize;
-                let (word, bit) = (&mut self.told[number / 64], 1_u64 << (number % 64));
-                let knew = *word & bit != 0;
-                assert_eq!(knew, update.action == Action::Remove, "{:?} {number}", update.action);
-                *word ^= bit;
-                self.updates += 1;
+            if frame.message_type != MessageType::Update {
+                continue;
             }
+            let (action, number) = meaning_of(frame.payload);
+            let (word, bit) = (&mut self.told[number / 64], 1_u64 << (number % 64));
+            let knew = *word & bit != 0;
+            assert_eq!(knew, action == Action::Remove, "{action:?} {number}");
+            *word ^= bit;
+            self.updates += 1;
         }
     }
 
@@ -62,9 +63,15 @@ fn route(number: u32) -> Route {
     Route { destination: Destination { prefix, length: 32 }, next_hop }
 }
 
-fn number_of(route: &Route) -> u32 {
-    let std::net::IpAddr::V4(prefix) = route.destination.prefix else { panic!("{route}") };
-    prefix.to_bits() - 0x0a00_0000
+/// Action and number of a route, read where all frames of this test have them: decoding takes long.
+fn meaning_of(payload: &[u8]) -> (Action, usize) {
+    let (action, rest) = match payload {
+        [8, 1, rest @ ..] => (Action::Remove, rest),
+        rest => (Action::Add, rest),
+    };
+    // Field and VNI, field and length of the destination, field, length and bytes of the prefix.
+    let &[16, 7, 26, _, 18, 4, 10, a, b, c, ..] = rest else { panic!("{payload:?}") };
+    (action, u32::from_be_bytes([0, a, b, c]) as usize)
 }
 
 struct Core {
@@ -72,6 +79,7 @@ struct Core {
     now: Time,
     /// The most that logs and laggards took.
     bytes_max: usize,
+    closed: usize,
 }
 
 impl Core {
@@ -87,14 +95,17 @@ impl Core {
             stale_time: Duration::ZERO,
             budgets: Budgets::default(),
         };
-        Core { shard: Shard::new(config, Time(1)), now: Time(1), bytes_max: 0 }
+        Core { shard: Shard::new(config, Time(1)), now: Time(1), bytes_max: 0, closed: 0 }
     }
 
     fn turn(&mut self) -> bool {
         self.now = self.now.after(Duration::from_millis(1));
         let left = self.shard.turn(self.now);
         while let Some((id, wake)) = self.shard.take_woken() {
-            assert!(wake != Wake::Close, "{id} is closed: {:?}", self.shard.release(self.now, id));
+            if wake == Wake::Close {
+                self.closed += 1;
+                self.shard.release(self.now, id);
+            }
         }
         let held = self.shard.held();
         self.bytes_max = self.bytes_max.max(held.log_bytes + held.laggard_bytes);
@@ -155,7 +166,7 @@ fn frames(action: Action, announcer: u32, first: u32) -> Vec<u8> {
 }
 
 /// 400 readers do not read while 300,000 routes are replaced at once, and then lost with their announcers. A
-/// few at a time come back: at once, after the replacement, and when all is gone.
+/// few of them come back: after the replacement, and when all is gone. The others leave.
 #[test]
 fn a_large_table_is_replaced_and_lost_while_nobody_reads() {
     let mut core = Core::new();
@@ -204,13 +215,17 @@ fn a_large_table_is_replaced_and_lost_while_nobody_reads() {
     for announcer in &announcers {
         core.shard.read_ended(core.now, announcer.id, Ok(()));
     }
-    while core.shard.turn(core.now) {}
-    while core.shard.take_woken().is_some() {}
+    while core.turn() {}
     assert_eq!(core.shard.held().routes, 0);
     come_back(&mut core, now, 0);
+    let (later, never) = later.split_at_mut(60);
     come_back(&mut core, later, 0);
+    assert_eq!(core.closed, announcers.len(), "nobody else");
+    for reader in never {
+        core.shard.read_ended(core.now, reader.id, Ok(()));
+    }
+    while core.turn() {}
 
-    assert_eq!(core.shard.counters().peers_over_budget, 0, "nobody is closed");
     let held = core.shard.held();
     assert_eq!((held.log_bytes, held.laggard_bytes), (0, 0), "all was read: {held:?}");
     // Two tables of 300,000 routes, at 16 MiB each; three times that, and a bit for each reader and route.

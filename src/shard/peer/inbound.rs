@@ -158,7 +158,18 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{PeerId, SourceId};
+    use crate::types::{Destination, NextHop, NextHopType, PeerId, Route, SourceId, Vni};
+
+    fn route() -> Route {
+        let next_hop = NextHop {
+            address: [0xfd; 16].into(),
+            vni: Vni(0),
+            kind: NextHopType::STANDARD,
+            nat_port_from: 0,
+            nat_port_to: 0,
+        };
+        Route { destination: Destination { prefix: [10, 0, 0, 0].into(), length: 8 }, next_hop }
+    }
 
     fn settled(changes: u32, adds: u32, stored: i32) -> Settled {
         Settled { source: SourceId(PeerId::new(ShardId(0), 0, 0)), changes, adds, stored }
@@ -178,7 +189,11 @@ mod tests {
         assert_eq!(inbound.admit(Action::Add), Admission::Refused, "all is known");
         assert_eq!(inbound.admit(Action::Remove), Admission::Passes, "never refused");
         assert_eq!(inbound.admit(Action::Add), Admission::Waits, "it may make room");
-        assert!(!inbound.settle(&settled(1, 0, -1)));
+        let update = Update { action: Action::Add, vni: Vni(7), route: route() };
+        assert!(inbound.pause(Pause::Quota(update)));
+        assert!(inbound.settle(&settled(1, 0, -1)), "what it waits for is decided");
+        let (change, _) = inbound.resume(|_| true).expect("it was paused");
+        assert_eq!(change, Some(update));
         assert_eq!(inbound.admit(Action::Add), Admission::Passes);
     }
 

@@ -235,3 +235,39 @@ impl Peers {
         used.map(|(at, slot)| PeerId::new(self.shard, at as u32, slot.generation)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::{Limits, bounds_tests};
+    use crate::wire::{Hello, Message};
+
+    const NOW: Time = Time(1);
+
+    fn payload_of_a_keepalive(mut peer: Peer, is_paused: bool) -> usize {
+        peer.link.tell(|session| {
+            let hello = Hello { keepalive_interval_s: 5, is_server: true, reassembles: true };
+            let _ = session.connected(NOW);
+            let _ = session.on_message(NOW, &Message::Hello(hello));
+        });
+        if is_paused {
+            assert!(peer.pause(NOW, Pause::Home(ShardId(0))));
+        }
+        peer.owe_keepalive();
+        let (piece, _) = peer.outbound.before_updates(&peer.link).expect("a KEEPALIVE");
+        piece.as_slice().len() - 4
+    }
+
+    #[test]
+    fn a_keepalive_that_answers_none_is_not_taken_for_an_answer() {
+        let remote = ([127, 0, 0, 1], 1).into();
+        let config = bounds_tests::shard(Limits::default()).config;
+        for (is_paused, payload_bytes) in [(false, 0), (true, 2)] {
+            let peer = Peer::accepted(NOW, remote, &config);
+            assert_eq!(payload_of_a_keepalive(peer, is_paused), payload_bytes);
+            // A server takes none for an answer.
+            let peer = Peer::dialled(NOW, remote, &config);
+            assert_eq!(payload_of_a_keepalive(peer, is_paused), 0);
+        }
+    }
+}

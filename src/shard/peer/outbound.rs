@@ -33,7 +33,7 @@ const KEEPALIVE_BYTES_MAX: usize = 400;
 enum Writer {
     /// It waits for something to send.
     Waits,
-    /// It stands in the shard's list of writers.
+    /// It is to go on when its turn comes in the shard's list of writers.
     Listed,
     /// It was told to go on and will ask, or a SEND is under way.
     Busy,
@@ -52,6 +52,8 @@ pub(in crate::shard) struct Outbound {
     /// may have been removed meanwhile.
     pending: VecDeque<(SubIndex, u64)>,
     writer: Writer,
+    /// Whether the peer stands in the shard's list, be it for nothing.
+    is_in_list: bool,
     /// The SEND that the kernel works on, or what a short one left.
     in_flight: Option<Piece>,
     rest: Option<Piece>,
@@ -71,6 +73,7 @@ impl Outbound {
             owes_mark: false,
             pending: VecDeque::new(),
             writer: Writer::Waits,
+            is_in_list: false,
             in_flight: None,
             rest: None,
             in_flight_since: now,
@@ -149,16 +152,17 @@ impl Outbound {
     /// The writer is to be woken, if it waits: true if it is to be listed.
     #[inline]
     pub fn wake(&mut self) -> bool {
-        let is_waiting = self.writer == Writer::Waits;
-        if is_waiting {
-            self.writer = Writer::Listed;
+        if self.writer != Writer::Waits {
+            return false;
         }
-        is_waiting
+        self.writer = Writer::Listed;
+        !std::mem::replace(&mut self.is_in_list, true)
     }
 
     /// The writer was taken from the list: true if it is to go on.
     #[inline]
     pub fn unlist(&mut self) -> bool {
+        self.is_in_list = false;
         let is_listed = self.writer == Writer::Listed;
         if is_listed {
             self.writer = Writer::Busy;
@@ -377,6 +381,27 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_owed_is_output() {
+        let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles: true };
+        let owe: [&dyn Fn(&mut Outbound); 6] = [
+            &|outbound| outbound.owe_hello(hello),
+            &|outbound| outbound.owe_keepalive(),
+            &|outbound| outbound.owe_unasked_keepalive(),
+            &|outbound| outbound.owe_mark(),
+            &|outbound| outbound.queue(0, 1, false),
+            &|outbound| outbound.commands().expect("it has some").push(Message::Keepalive),
+        ];
+        for owe in owe {
+            let mut outbound = Outbound::new(NOW, Pace::Off, true);
+            assert!(!outbound.has_output());
+            owe(&mut outbound);
+            assert!(outbound.has_output());
+            outbound.end();
+            assert!(!outbound.has_output());
+        }
+    }
+
+    #[test]
     fn the_mark_waits_for_what_is_pending() {
         let mut outbound = Outbound::new(NOW, Pace::Off, true);
         outbound.owe_mark();
@@ -429,10 +454,17 @@ mod tests {
         assert!(!outbound.wake(), "a SEND is under way");
         outbound.sent(length);
         assert!(outbound.wake());
-        // It asks by itself while it is listed: then its place in the list counts for nothing.
-        outbound.owe_keepalive();
-        let next = outbound.before_updates(&link).expect("a KEEPALIVE");
-        outbound.send(NOW, next);
+        // It asks by itself while it is listed: then its place in the list counts for nothing, or for
+        // what comes next.
+        for has_more in [true, false] {
+            outbound.owe_keepalive();
+            let next = outbound.before_updates(&link).expect("a KEEPALIVE");
+            let length = outbound.send(NOW, next).as_slice().len();
+            if has_more {
+                outbound.sent(length);
+                assert!(!outbound.wake(), "it stands there already");
+            }
+        }
         assert!(!outbound.unlist());
     }
 }

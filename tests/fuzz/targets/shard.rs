@@ -88,6 +88,7 @@ impl World {
                 job_routes_per_turn: if small { 2 } else { 1_000 },
                 requests_under_way_max: if small { 3 } else { 1_000 },
                 record_bytes_under_way_max: if small { 100 } else { 1 << 16 },
+                compacted_bytes_per_turn: if small { 2 } else { 1_000 },
                 tail_bytes_min: 0,
             },
             stale_time: Duration::from_secs(if kind & 128 == 0 { 0 } else { 1 }),
@@ -262,7 +263,7 @@ impl World {
         for node in &self.nodes {
             let held = node.shard.held();
             assert_eq!(node.shard.peer_count(), 0);
-            assert_eq!((held.log_bytes, held.private_bytes), (0, 0), "{held:?}");
+            assert_eq!((held.log_bytes, held.laggard_bytes), (0, 0), "{held:?}");
             assert!(self.draining || (held.routes, held.vnis) == (0, 0), "{held:?}");
         }
     }
