@@ -393,9 +393,8 @@ impl World {
         // hold the list that it was given.
         let frames_bytes = 2 * 130 * self.destinations * self.hops;
         let list_bytes = self.budgets.tail_bytes_min + 4 * frames_bytes + turn_bytes;
-        let groups = 3 * self.vnis;
-        let lists = groups + self.clients.len() * self.vnis;
-        let bases_max = 2 * groups * frames_bytes + lists * list_bytes;
+        let lists = (3 + self.clients.len()) * self.vnis;
+        let bases_max = 6 * self.vnis * frames_bytes + lists * list_bytes;
         assert!(held.base_bytes <= bases_max, "{held:?} {bases_max}");
     }
 

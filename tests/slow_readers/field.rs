@@ -4,6 +4,8 @@
 
 mod claims;
 
+mod model;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
