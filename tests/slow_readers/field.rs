@@ -2,8 +2,6 @@
 //!
 //! Owns the order of events. Must never look into a shard but through what it says of itself.
 
-mod claims;
-
 mod model;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -19,7 +17,7 @@ use metalbond_uring::types::{
 use crate::client::{Connection, check_piece};
 use crate::rng::Rng;
 
-use claims::Due;
+use model::Due;
 
 /// Bytes of one read of an announcer's socket, and of a piece or a chunk, at most.
 const READ_BYTES: usize = 64 << 10;
