@@ -149,7 +149,8 @@ impl Buckets {
                 *at = all.len() as u32;
             }
             *last = all.len();
-            all.push((scope, Vec::new()));
+            // As much as before, or it would not have come to this.
+            all.push((scope, Vec::with_capacity(CHUNK_BYTES_MAX)));
         }
         all[*last].1.extend_from_slice(frame);
     }
