@@ -16,7 +16,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use metalbond_uring::internals::log::{
     Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Scope, VniLog,
 };
-use metalbond_uring::internals::rib::{BASE_KEPT, Group, Join, Joined, RecordSink, Rib};
+use metalbond_uring::internals::rib::{BASE_KEPT, Join, Joined, RecordSink, Rib, UpdateGroup};
 use metalbond_uring::internals::wire::frames;
 use metalbond_uring::types::{
     Action, GroupClass, PeerClass, PeerId, ReflectOwn, ShardId, SourceId, Time, Vni,
@@ -74,7 +74,7 @@ fn fan_out(log: &mut VniLog, cursors: &mut Vec<Cursor>, count: u32, block: &[u8]
 struct Answers(Vec<Joined>);
 
 impl RecordSink for Answers {
-    fn record(&mut self, _: ShardId, _: Group, _: Scope, _: &[u8], _: usize) {}
+    fn record(&mut self, _: ShardId, _: UpdateGroup, _: Scope, _: &[u8], _: usize) {}
 
     fn joined(&mut self, _: ShardId, joined: Joined) {
         self.0.push(joined);
@@ -89,7 +89,7 @@ fn base(criterion: &mut Criterion<ThreadCpu>) {
     for number in 0..ROUTES {
         rib.add(source(number % 10), PeerClass::Client, VNI, &route(number), &mut answers);
     }
-    let group = Group::new(VNI, GroupClass::Client);
+    let group = UpdateGroup::new(VNI, GroupClass::Client);
     let peer = PeerId::new(ShardId(0), 99, 0);
     let mut now = Time(1);
     let mut benches = criterion.benchmark_group("base");

@@ -312,7 +312,7 @@ impl Core {
     }
 
     fn look(&self, row: &mut Row) {
-        let held = self.shard.held();
+        let held = self.shard.usage();
         row.log_bytes_max = row.log_bytes_max.max(held.log_bytes);
         row.laggard_bytes_max = row.laggard_bytes_max.max(held.laggard_bytes);
     }

@@ -14,7 +14,7 @@ use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use metalbond_uring::internals::log::Scope;
-use metalbond_uring::internals::rib::{Group, Joined, RecordSink, Rib};
+use metalbond_uring::internals::rib::{Joined, RecordSink, Rib, UpdateGroup};
 use metalbond_uring::types::{PeerClass, PeerId, ReflectOwn, Route, ShardId, SourceId, Vni};
 
 const VNI: Vni = Vni(7);
@@ -23,7 +23,7 @@ const VNI: Vni = Vni(7);
 struct Silence;
 
 impl RecordSink for Silence {
-    fn record(&mut self, _: ShardId, _: Group, _: Scope, _: &[u8], _: usize) {
+    fn record(&mut self, _: ShardId, _: UpdateGroup, _: Scope, _: &[u8], _: usize) {
         panic!("nobody listens");
     }
 

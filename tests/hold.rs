@@ -287,7 +287,7 @@ fn connections_that_come_to_nothing_do_not_shorten_the_hold_time() {
             }
             node.pass(2.0, &mut []);
             assert!(node.removed.is_empty(), "attempt {attempt}: {:?}", node.removed);
-            let held = node.shard.held().lost_connections;
+            let held = node.shard.usage().lost_connections;
             assert!(held <= if tells { 4 } else { 1 }, "{held} after attempt {attempt}");
         }
         let mut server = node.connect(SERVER, true);

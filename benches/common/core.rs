@@ -91,12 +91,12 @@ impl Core {
 
     /// Routes in all tables.
     pub fn routes(&self) -> usize {
-        self.shards.iter().map(|shard| shard.held().routes).sum()
+        self.shards.iter().map(|shard| shard.usage().routes).sum()
     }
 
     /// The most bases that any group keeps: records go into their tails too.
     pub fn bases_alive(&self) -> usize {
-        self.shards.iter().map(|shard| shard.held().bases_alive_max).max().unwrap_or_default()
+        self.shards.iter().map(|shard| shard.usage().bases_alive_max).max().unwrap_or_default()
     }
 
     fn say(&mut self, id: PeerId, message: &Message) {

@@ -19,7 +19,7 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::rib::Group;
+use crate::rib::UpdateGroup;
 use crate::types::{Action, GroupClass, PeerId, Route, Time, Vni};
 use crate::wire::{Message, Update};
 
@@ -39,7 +39,7 @@ pub enum Effect {
     /// Tell the route client, behind all that is pending for it, that what a former run has left may go.
     TellSynchronized(PeerId),
     /// Send a peer what is known of a VNI, as one of these subscribers, and what follows.
-    Subscribe(PeerId, Group),
+    Subscribe(PeerId, UpdateGroup),
     /// Nothing of it any more.
     Unsubscribe(PeerId, Vni),
     /// A connection announces a route no more.
@@ -103,7 +103,7 @@ impl Node {
     pub fn subscribe(&mut self, now: Time, vni: Vni) {
         let Some(route_client) = self.route_client else { return };
         if self.wishes.subscribe(vni) {
-            let group = Group::new(vni, GroupClass::Client);
+            let group = UpdateGroup::new(vni, GroupClass::Client);
             self.effects.push_back(Effect::Subscribe(route_client, group));
             for uplink in open(&mut self.uplinks, self.draining) {
                 uplink.subscribe(now, vni, &mut self.effects);

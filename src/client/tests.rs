@@ -32,7 +32,7 @@ fn node(stale_time_s: u64) -> Node {
     let mut node = Node::new(Duration::from_secs(stale_time_s));
     node.attach(id(CLIENT));
     node.subscribe(at(0), VNI);
-    let group = Group::new(VNI, GroupClass::Client);
+    let group = UpdateGroup::new(VNI, GroupClass::Client);
     assert_eq!(effects(&mut node), [Effect::Subscribe(id(CLIENT), group)]);
     node
 }
@@ -59,7 +59,7 @@ fn ask(number: u32) -> Effect {
 #[test]
 fn a_server_is_told_what_is_wanted_and_then_what_is_announced() {
     let mut node = node(0);
-    let uplinks = Group::new(VNI, GroupClass::Uplink);
+    let uplinks = UpdateGroup::new(VNI, GroupClass::Uplink);
     node.announce(Action::Add, VNI, route(1));
     let told = connect(&mut node, at(0), 1, true);
     assert_eq!(told, [subscribe(1), Effect::Subscribe(id(1), uplinks)]);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::dump::DumpWatch;
 use super::{Effect, Effects, Question};
-use crate::rib::Group;
+use crate::rib::UpdateGroup;
 use crate::types::{GroupClass, PeerId, Time, Vni};
 use crate::wire::Message;
 
@@ -95,7 +95,7 @@ impl Uplink {
 
     /// It is told what we announce in a VNI, from now on.
     pub fn announce(&self, vni: Vni) -> Effect {
-        Effect::Subscribe(self.id, Group::new(vni, GroupClass::Uplink))
+        Effect::Subscribe(self.id, UpdateGroup::new(vni, GroupClass::Uplink))
     }
 
     /// Whether what it says about a VNI is for us: not if we have left that, or never asked for it.

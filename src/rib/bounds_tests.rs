@@ -206,7 +206,7 @@ fn a_small_join_waits_for_few_turns_whatever_waits_before_it() {
         if sink.joined.iter().any(|joined| joined.group.vni == Vni(20_000)) {
             small_at = small_at.or(Some(turns));
         }
-        let groups = rib.homes.values().filter_map(|home| home.groups.of(GroupClass::Client));
+        let groups = rib.homes.values().filter_map(|home| home.feeds.of(GroupClass::Client));
         begun_most = begun_most.max(groups.filter(|at| at.is_building()).count());
     }
     // Each of the 10,000 takes some 6 steps, of 4,096 in a turn.

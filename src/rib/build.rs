@@ -2,10 +2,10 @@
 //!
 //! Owns what is encoded so far. Must never miss a route, nor tell one twice.
 
-use super::Group;
-use super::home::Rules;
+use super::UpdateGroup;
 use super::table::VniTable;
 use super::visibility::Visibility;
+use super::vni::Rules;
 use crate::log::{CHUNK_BYTES_MAX, Frames, FramesList, Scope};
 use crate::types::{Action, Pages, Place, SplitTable};
 use crate::wire::encode_update;
@@ -63,7 +63,7 @@ impl Build {
     /// Goes on, for about `budget` routes (reduced by what was used). True when nothing is left to do.
     pub fn run(
         &mut self,
-        group: Group,
+        group: UpdateGroup,
         table: &VniTable,
         rules: &Rules,
         budget: &mut usize,
@@ -77,7 +77,13 @@ impl Build {
     }
 
     /// Visits places. True when all have been.
-    fn scan(&mut self, group: Group, table: &VniTable, rules: &Rules, budget: &mut usize) -> bool {
+    fn scan(
+        &mut self,
+        group: UpdateGroup,
+        table: &VniTable,
+        rules: &Rules,
+        budget: &mut usize,
+    ) -> bool {
         let mut frame = Vec::with_capacity(128);
         while self.next < self.end {
             if *budget == 0 {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::Group;
+use super::UpdateGroup;
 use crate::types::{SourceId, Vni};
 
 /// A base of so many routes is built before those that take long: clients wait for the default route
@@ -18,9 +18,9 @@ const LARGE_BASES_MAX: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub enum Job {
     /// Build a base that is small, and answer who waits for it.
-    BuildSmall(Group),
+    BuildSmall(UpdateGroup),
     /// Build a base, and answer who waits for it.
-    Build(Group),
+    Build(UpdateGroup),
     /// Withdraw all that a lost source announced.
     Withdraw(SourceId),
     /// Give back memory of a table that has become small.
@@ -46,7 +46,7 @@ pub struct Jobs {
 
 impl Job {
     /// A base of about `routes` routes.
-    pub fn build(group: Group, routes: usize) -> Job {
+    pub fn build(group: UpdateGroup, routes: usize) -> Job {
         if routes <= SMALL_ROUTES_MAX { Job::BuildSmall(group) } else { Job::Build(group) }
     }
 

@@ -3,12 +3,12 @@
 //! Owns routes, their sources, bases and followers. Must never know a connection: sources are ids,
 //! and what has to be told goes to a [`RecordSink`].
 
-mod base;
 mod build;
-mod home;
+mod feed;
 mod jobs;
 mod table;
 mod visibility;
+mod vni;
 
 use std::collections::VecDeque;
 
@@ -20,12 +20,12 @@ use crate::types::{
     GroupClass, PeerClass, PeerId, ReflectOwn, Route, ShardId, SourceId, SplitMap, Time, Vni,
 };
 
-use base::GroupHome;
-pub use base::{BASE_KEPT, Join};
-use home::{Common, Home, Rules};
+use feed::Feed;
+pub use feed::{BASE_KEPT, Join};
 use jobs::{Job, Jobs};
 use table::{RouteHash, VniTable};
 pub use visibility::Visibility;
+use vni::{Common, Rules, VniRib};
 
 /// Bases that are looked at at a time for whether they may be forgotten.
 const BASES_PER_TURN: usize = 1_024;
@@ -39,7 +39,7 @@ const FORESIGHT_ROUTES_MIN: usize = 1 << 14;
 
 /// The subscribers of one VNI that belong to one class: they see the same, but for their own routes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct Group {
+pub struct UpdateGroup {
     /// The VNI.
     pub vni: Vni,
     /// The class.
@@ -50,7 +50,7 @@ pub struct Group {
 #[derive(Clone, Debug)]
 pub struct Joined {
     /// The group that was joined.
-    pub group: Group,
+    pub group: UpdateGroup,
     /// The subscriber.
     pub peer: PeerId,
     /// The subscription of that peer that asked.
@@ -66,7 +66,7 @@ pub trait RecordSink {
     fn record(
         &mut self,
         shard: ShardId,
-        group: Group,
+        group: UpdateGroup,
         scope: Scope,
         frame: &[u8],
         routes_now: usize,
@@ -78,12 +78,12 @@ pub trait RecordSink {
 /// All route tables of one home shard.
 pub struct Rib {
     common: Common,
-    homes: SplitMap<Vni, Home>,
+    homes: SplitMap<Vni, VniRib>,
     /// The VNIs in which a source announces something.
     vnis_of: SplitMap<SourceId, SplitMap<Vni, ()>>,
     jobs: Jobs,
     /// Groups that have a base to be forgotten in time.
-    with_base: VecDeque<Group>,
+    with_base: VecDeque<UpdateGroup>,
 }
 
 impl Rib {
@@ -121,7 +121,7 @@ impl Rib {
     ) -> bool {
         let hasher = &self.common.rules.hasher;
         let hash = RouteHash::of(route, hasher);
-        let home = self.homes.find_or(vni, hasher, || Home::new(vni));
+        let home = self.homes.find_or(vni, hasher, || VniRib::new(vni));
         let routes = home.add(source, class, route, hash, &mut self.common, sink);
         if routes == Some(1) {
             let hasher = &self.common.rules.hasher;
@@ -198,17 +198,17 @@ impl Rib {
     }
 
     /// A subscriber wants the table of a group and all records from then on.
-    pub fn join(&mut self, group: Group, join: Join, sink: &mut impl RecordSink, now: Time) {
+    pub fn join(&mut self, group: UpdateGroup, join: Join, sink: &mut impl RecordSink, now: Time) {
         let rules = &self.common.rules;
-        let home = self.homes.find_or(group.vni, &rules.hasher, || Home::new(group.vni));
-        let at = home.groups.of_or_new(group.class);
+        let home = self.homes.find_or(group.vni, &rules.hasher, || VniRib::new(group.vni));
+        let at = home.feeds.of_or_new(group.class);
         if at.join(group, join, &home.table, rules, sink, now) {
             self.jobs.add(Job::build(group, home.table.places()));
         }
     }
 
     /// `shard` has no subscriber of `group` any more.
-    pub fn leave(&mut self, group: Group, shard: ShardId) {
+    pub fn leave(&mut self, group: UpdateGroup, shard: ShardId) {
         if let Some((at, _)) = self.group(group) {
             at.leave(shard);
             self.tidy(group.vni);
@@ -278,7 +278,7 @@ impl Rib {
 
     /// The most bases that any group has alive: the design allows 2.
     pub fn bases_alive_max(&self) -> usize {
-        let groups = self.homes.values().flat_map(|home| home.groups.iter());
+        let groups = self.homes.values().flat_map(|home| home.feeds.iter());
         groups.map(|at| at.bases_alive()).max().unwrap_or(0)
     }
 
@@ -288,9 +288,9 @@ impl Rib {
     }
 
     /// A group that somebody asked for, and its table.
-    fn group(&mut self, group: Group) -> Option<(&mut GroupHome, &mut VniTable)> {
+    fn group(&mut self, group: UpdateGroup) -> Option<(&mut Feed, &mut VniTable)> {
         let home = self.homes.find_mut(group.vni, &self.common.rules.hasher)?;
-        Some((home.groups.of_mut(group.class)?, &mut home.table))
+        Some((home.feeds.of_mut(group.class)?, &mut home.table))
     }
 
     /// True when nothing of the source is left.
@@ -329,14 +329,14 @@ impl Rib {
     fn build(
         &mut self,
         job: Job,
-        group: Group,
+        group: UpdateGroup,
         budget: &mut usize,
         sink: &mut impl RecordSink,
         now: Time,
     ) -> bool {
         let rules = &self.common.rules;
         let Some(home) = self.homes.find_mut(group.vni, &rules.hasher) else { return true };
-        let Some(at) = home.groups.of_mut(group.class) else { return true };
+        let Some(at) = home.feeds.of_mut(group.class) else { return true };
         let table = &mut home.table;
         if matches!(job, Job::BuildSmall(_)) && at.would_begin() {
             // It may have grown meanwhile.

@@ -12,11 +12,11 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Sink {
     pub joined: Vec<Joined>,
-    pub records: Vec<(Group, Scope, Vec<u8>)>,
+    pub records: Vec<(UpdateGroup, Scope, Vec<u8>)>,
 }
 
 impl RecordSink for Sink {
-    fn record(&mut self, _: ShardId, group: Group, scope: Scope, frame: &[u8], _: usize) {
+    fn record(&mut self, _: ShardId, group: UpdateGroup, scope: Scope, frame: &[u8], _: usize) {
         self.records.push((group, scope, frame.to_vec()));
     }
     fn joined(&mut self, _: ShardId, joined: Joined) {
@@ -24,7 +24,7 @@ impl RecordSink for Sink {
     }
 }
 
-pub(super) const GROUP: Group = Group { vni: Vni(7), class: GroupClass::Client };
+pub(super) const GROUP: UpdateGroup = UpdateGroup { vni: Vni(7), class: GroupClass::Client };
 
 pub(super) fn source(slot: u32) -> SourceId {
     SourceId(PeerId::new(ShardId(0), slot, 0))
@@ -192,7 +192,7 @@ proptest! {
             .collect();
         for subscriber in &subscribers {
             let join = Join { peer: subscriber.source.0, epoch: 1 };
-            rib.join(Group::new(GROUP.vni, subscriber.group), join, &mut sink, Time(0));
+            rib.join(UpdateGroup::new(GROUP.vni, subscriber.group), join, &mut sink, Time(0));
         }
         while rib.run_jobs(3, &mut sink, Time(0)) {}
         let mut naive: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
@@ -231,7 +231,7 @@ proptest! {
                 prop_assert_eq!(&subscriber.view, &expected);
                 if what == 0 {
                     let join = Join { peer: subscriber.source.0, epoch: 2 };
-                    let group = Group::new(GROUP.vni, subscriber.group);
+                    let group = UpdateGroup::new(GROUP.vni, subscriber.group);
                     sink.joined.clear();
                     rib.join(group, join, &mut sink, Time(0));
                     while rib.run_jobs(2, &mut sink, Time(0)) {}
@@ -267,7 +267,7 @@ pub(super) fn tables(rib: &mut Rib, sink: &mut Sink, vnis: std::ops::Range<u32>,
 
 pub(super) fn ask(rib: &mut Rib, sink: &mut Sink, vni: u32) {
     let join = Join { peer: source(2).0, epoch: 1 };
-    rib.join(Group::new(Vni(vni), GroupClass::Client), join, sink, Time(0));
+    rib.join(UpdateGroup::new(Vni(vni), GroupClass::Client), join, sink, Time(0));
 }
 
 #[test]

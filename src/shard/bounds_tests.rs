@@ -117,8 +117,8 @@ fn what_laggards_take_does_not_grow_with_the_records() {
             shard.receive(NOW, announcer, &gone);
         }
         turns(&mut shard);
-        log_bytes = log_bytes.max(shard.held().log_bytes);
-        laggard_bytes = laggard_bytes.max(shard.held().laggard_bytes);
+        log_bytes = log_bytes.max(shard.usage().log_bytes);
+        laggard_bytes = laggard_bytes.max(shard.usage().laggard_bytes);
     }
     // What one turn appends, and what may be behind without lagging.
     assert!(log_bytes < 4 << 20, "{log_bytes}");
@@ -133,7 +133,7 @@ fn a_loss_in_one_vni_takes_turns_and_comes_before_what_follows() {
     let announcer = peer(&mut shard);
     shard.receive(NOW, announcer, &updates(Action::Add, VNI, 0..1_000));
     turns(&mut shard);
-    assert_eq!(shard.held().routes, 1_000);
+    assert_eq!(shard.usage().routes, 1_000);
     let source = SourceId(announcer);
     shard.outboxes.request(ShardId(0), Request::LostIn(source, VNI));
     for number in 0..2 {
@@ -145,9 +145,9 @@ fn a_loss_in_one_vni_takes_turns_and_comes_before_what_follows() {
     let mut turns = 0;
     while shard.turn(NOW) {
         turns += 1;
-        assert!(routes - shard.held().routes <= 100, "a turn's budget");
-        routes = shard.held().routes;
+        assert!(routes - shard.usage().routes <= 100, "a turn's budget");
+        routes = shard.usage().routes;
     }
     assert!((10..=20).contains(&turns), "{turns}");
-    assert_eq!(shard.held().routes, 2, "what was announced behind it is kept");
+    assert_eq!(shard.usage().routes, 2, "what was announced behind it is kept");
 }

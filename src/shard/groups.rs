@@ -16,7 +16,7 @@ use crate::log::{
     Blocks, ChunkBytes, ChunkPool, Compaction, Cursor, Frames, FramesCursor, Laggard, LiveBytes,
     Scope, VniLog, frames_within,
 };
-use crate::rib::{Group, Joined};
+use crate::rib::{Joined, UpdateGroup};
 use crate::types::{PeerId, SeededMap, SourceId};
 use crate::wire::frame_len;
 
@@ -25,7 +25,7 @@ pub(super) type SubIndex = u32;
 
 /// The subscribers of one group at this shard.
 pub(super) struct LocalGroup {
-    key: Group,
+    key: UpdateGroup,
     pub(super) log: VniLog,
     /// Who stands where, by [`Stand::list`].
     pub(super) members: [Vec<SubIndex>; 4],
@@ -93,7 +93,7 @@ pub(super) enum Part {
 /// All groups and subscriptions of a shard.
 pub(super) struct Groups {
     pub(super) hasher: RandomState,
-    by_key: SeededMap<Group, u32>,
+    by_key: SeededMap<UpdateGroup, u32>,
     pub(super) groups: Slab<LocalGroup>,
     pub(super) subscriptions: Slab<Subscription>,
     chunks: Rc<ChunkPool>,
@@ -132,7 +132,7 @@ impl Groups {
     }
 
     /// Adds a subscription that waits for its join to be answered.
-    pub fn subscribe(&mut self, key: Group, peer: PeerId, epoch: u64) -> SubIndex {
+    pub fn subscribe(&mut self, key: UpdateGroup, peer: PeerId, epoch: u64) -> SubIndex {
         let group = *self.by_key.entry(key).or_insert_with(|| {
             index(self.groups.insert(LocalGroup {
                 key,
@@ -161,7 +161,7 @@ impl Groups {
     }
 
     /// Removes a subscription. Some if it was the group's last one here.
-    pub fn unsubscribe(&mut self, sub: SubIndex) -> Option<Group> {
+    pub fn unsubscribe(&mut self, sub: SubIndex) -> Option<UpdateGroup> {
         self.unlist(sub);
         let Subscription { group, .. } = self.subscriptions.remove(sub as usize);
         let local = &self.groups[group as usize];
@@ -202,7 +202,7 @@ impl Groups {
     /// was not answered yet will find in the answer what comes before it.
     pub fn append(
         &mut self,
-        key: Group,
+        key: UpdateGroup,
         scope: Scope,
         bytes: &[u8],
         routes: usize,
@@ -429,7 +429,7 @@ impl Stand {
 
 impl LocalGroup {
     /// Which one it is.
-    pub(super) fn key(&self) -> Group {
+    pub(super) fn key(&self) -> UpdateGroup {
         self.key
     }
 }

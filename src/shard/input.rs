@@ -12,7 +12,7 @@ use super::groups::SubIndex;
 use super::mail::Request;
 use super::peer::{Admission, Ending, Heard, Pause};
 use super::{Shard, Wake};
-use crate::rib::Group;
+use crate::rib::UpdateGroup;
 use crate::session::{CloseReason, Session, State, Verdict};
 use crate::types::{PeerId, ShardId, SourceId, Time, Vni};
 use crate::wire::{Fault, Message, Reaction, Update};
@@ -194,13 +194,13 @@ impl Shard {
             let what = format_args!("the subscription of VNI {vni}");
             self.refused(now, id, Refused::Subscription, &what);
         } else {
-            let group = Group::new(vni, peer.group_class());
+            let group = UpdateGroup::new(vni, peer.group_class());
             self.subscribe_in(now, id, group);
         }
     }
 
     /// Subscribes a peer in a group, unless it is subscribed to the VNI.
-    pub(super) fn subscribe_in(&mut self, now: Time, id: PeerId, group: Group) {
+    pub(super) fn subscribe_in(&mut self, now: Time, id: PeerId, group: UpdateGroup) {
         let Some(peer) = self.peers.find_mut(id) else { return };
         let Entry::Vacant(place) = peer.subscriptions.entry(group.vni) else { return };
         self.epoch += 1;

@@ -4,7 +4,7 @@
 //! shards: a block is handed over whole.
 
 use crate::log::Scope;
-use crate::rib::{Group, Joined, RecordSink};
+use crate::rib::{Joined, RecordSink, UpdateGroup};
 use crate::types::{Action, PeerClass, PeerId, Route, ShardId, SourceId, Vni};
 
 /// Capacity of the emptied blocks that a shard keeps for use again, in bytes.
@@ -20,9 +20,9 @@ pub(super) enum Request {
     /// A source announces nothing in this VNI any more, for now.
     LostIn(SourceId, Vni),
     /// A subscriber wants the table of a group and what follows.
-    Join { group: Group, peer: PeerId, epoch: u64 },
+    Join { group: UpdateGroup, peer: PeerId, epoch: u64 },
     /// The shard has no subscriber of the group any more.
-    Leave(Group),
+    Leave(UpdateGroup),
 }
 
 impl Request {
@@ -40,7 +40,7 @@ impl Request {
 pub(super) enum Delivery {
     /// The next `length` bytes of the block: frames for those whom `scope` includes. The VNI has
     /// this many routes now.
-    Records { group: Group, scope: Scope, length: usize, routes: usize },
+    Records { group: UpdateGroup, scope: Scope, length: usize, routes: usize },
     /// The answer to a join.
     Joined(Box<Joined>),
 }
@@ -231,7 +231,7 @@ impl RecordSink for Outboxes {
     fn record(
         &mut self,
         shard: ShardId,
-        group: Group,
+        group: UpdateGroup,
         scope: Scope,
         frame: &[u8],
         routes_now: usize,
@@ -275,7 +275,7 @@ mod tests {
         let (here, there) = (ShardId(0), ShardId(1));
         let mut sender = Outboxes::new(here, 2, 10, 1 << 20);
         let mut receiver = Outboxes::new(there, 2, 10, 1 << 20);
-        let group = Group::new(Vni(7), GroupClass::Client);
+        let group = UpdateGroup::new(Vni(7), GroupClass::Client);
         let mut returned = 0;
         for round in 1..=20 {
             for _ in 0..3 {

@@ -14,7 +14,6 @@
 mod config;
 mod events;
 mod groups;
-mod home;
 mod input;
 mod laggards;
 mod mail;
@@ -23,6 +22,7 @@ mod output;
 mod pacing;
 mod peer;
 mod piece;
+mod requests;
 mod window;
 
 #[cfg(test)]
@@ -95,7 +95,7 @@ pub struct Counters {
 
 /// What a shard holds in memory, in bytes but for the counts; see [`Limits`] for the bounds.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Held {
+pub struct Usage {
     /// Routes in the tables of its VNIs.
     pub routes: usize,
     /// VNIs of which it is the home and that anything is known of.
@@ -310,8 +310,8 @@ impl Shard {
     }
 
     /// What is held. Walks all subscriptions: not for each turn.
-    pub fn held(&self) -> Held {
-        Held {
+    pub fn usage(&self) -> Usage {
+        Usage {
             routes: self.rib.routes(),
             vnis: self.rib.vnis(),
             log_bytes: self.groups.live_bytes(),

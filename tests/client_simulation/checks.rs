@@ -86,7 +86,7 @@ impl World {
             }
             if let Some(core) = &server.core {
                 let routes = server.table.union(&self.announced).count();
-                assert_eq!(core.shard.held().routes, routes);
+                assert_eq!(core.shard.usage().routes, routes);
             }
         }
     }

@@ -374,7 +374,7 @@ impl World {
 
     /// Memory is bounded at every step, whoever reads or not.
     fn check_memory(&self, at: usize) {
-        let held = self.nodes[at].shard.held();
+        let held = self.nodes[at].shard.usage();
         assert!(held.bases_alive_max <= 2, "{held:?}");
         // What one turn may append between two looks at the readers.
         let turn_bytes = 200 * (self.budgets.requests_per_turn + self.budgets.job_routes_per_turn)
@@ -454,7 +454,7 @@ impl World {
                 node.dirty,
                 mail,
                 node.shard.has_writers(),
-                node.shard.held(),
+                node.shard.usage(),
                 node.shard.next_wakeup(),
             )
         });
@@ -473,14 +473,14 @@ impl World {
             }
         }
         for node in &self.nodes {
-            let held = node.shard.held();
+            let held = node.shard.usage();
             assert_eq!(held.log_bytes, 0, "everybody has read everything: {held:?}");
             assert_eq!(held.laggard_bytes, 0, "{held:?}");
             assert_eq!(held.base_bytes, 0, "nobody joined for a while: {held:?}");
         }
         let connections = self.clients.iter().filter_map(|client| client.connection.as_ref());
         let routes: BTreeSet<_> = connections.flat_map(|c| c.announced.iter()).collect();
-        let held: usize = self.nodes.iter().map(|node| node.shard.held().routes).sum();
+        let held: usize = self.nodes.iter().map(|node| node.shard.usage().routes).sum();
         assert_eq!(held, routes.len(), "the tables hold each route once");
     }
 
@@ -591,7 +591,7 @@ impl World {
             self.turn(at);
         }
         for node in &self.nodes {
-            let held = node.shard.held();
+            let held = node.shard.usage();
             assert_eq!((held.routes, held.vnis, node.shard.peer_count()), (0, 0, 0), "{held:?}");
         }
     }

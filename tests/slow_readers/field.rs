@@ -285,7 +285,7 @@ impl Field {
         self.nodes.iter_mut().for_each(|node| node.dirty = true);
         self.settle();
         for node in &self.nodes {
-            let held = node.shard.held();
+            let held = node.shard.usage();
             let left = (held.routes, held.vnis, held.log_bytes, held.laggard_bytes);
             assert_eq!((left, node.shard.peer_count()), ((0, 0, 0, 0), 0), "{held:?}");
         }

@@ -107,7 +107,7 @@ impl Core {
                 self.shard.release(self.now, id);
             }
         }
-        let held = self.shard.held();
+        let held = self.shard.usage();
         self.bytes_max = self.bytes_max.max(held.log_bytes + held.laggard_bytes);
         left
     }
@@ -173,7 +173,7 @@ fn a_large_table_is_replaced_and_lost_while_nobody_reads() {
     let announcers: Vec<View> = (0..ANNOUNCERS).map(|_| core.connect()).collect();
     core.announce(&announcers, |from| frames(Action::Add, from, 0));
     let routes = ANNOUNCERS * ROUTES_EACH;
-    assert_eq!(core.shard.held().routes, routes as usize);
+    assert_eq!(core.shard.usage().routes, routes as usize);
 
     let mut readers: Vec<View> = (0..READERS).map(|_| core.connect()).collect();
     for reader in &readers {
@@ -188,7 +188,7 @@ fn a_large_table_is_replaced_and_lost_while_nobody_reads() {
 
     let replaced = |from| [frames(Action::Add, from, ROUTES_EACH), frames(Action::Remove, from, 0)];
     core.announce(&announcers, |from| replaced(from).concat());
-    assert_eq!(core.shard.held().routes, routes as usize);
+    assert_eq!(core.shard.usage().routes, routes as usize);
     let come_back = |core: &mut Core, readers: &mut [View], routes: u32| {
         for reader in readers {
             let (knew, before) = (reader.knows(), reader.updates);
@@ -216,7 +216,7 @@ fn a_large_table_is_replaced_and_lost_while_nobody_reads() {
         core.shard.read_ended(core.now, announcer.id, Ok(()));
     }
     while core.turn() {}
-    assert_eq!(core.shard.held().routes, 0);
+    assert_eq!(core.shard.usage().routes, 0);
     come_back(&mut core, now, 0);
     let (later, never) = later.split_at_mut(60);
     come_back(&mut core, later, 0);
@@ -226,7 +226,7 @@ fn a_large_table_is_replaced_and_lost_while_nobody_reads() {
     }
     while core.turn() {}
 
-    let held = core.shard.held();
+    let held = core.shard.usage();
     assert_eq!((held.log_bytes, held.laggard_bytes), (0, 0), "all was read: {held:?}");
     // Two tables of 300,000 routes, at 16 MiB each; three times that, and a bit for each reader and route.
     let table_bytes = 2 * routes as usize * FRAME_BYTES;

@@ -261,7 +261,7 @@ impl World {
         self.pass_time(25);
         self.rest();
         for node in &self.nodes {
-            let held = node.shard.held();
+            let held = node.shard.usage();
             assert_eq!(node.shard.peer_count(), 0);
             assert_eq!((held.log_bytes, held.laggard_bytes), (0, 0), "{held:?}");
             assert!(self.draining || (held.routes, held.vnis) == (0, 0), "{held:?}");

@@ -30,7 +30,7 @@ impl Field {
             }
         }
         for node in &self.nodes {
-            let held = node.shard.held();
+            let held = node.shard.usage();
             assert_eq!((held.log_bytes, held.laggard_bytes), (0, 0), "all was read: {held:?}");
             assert_eq!(node.shard.counters().peers_over_budget, 0);
         }
@@ -61,7 +61,7 @@ impl Field {
 
     /// Memory costs what tables and records take, whoever reads or not, and hardly anything a reader.
     pub(super) fn check_memory(&self, at: usize) {
-        let held = self.nodes[at].shard.held();
+        let held = self.nodes[at].shard.usage();
         assert!(held.bases_alive_max <= 2, "{held:?}");
         let (routes, limits, budgets) = (self.ever.len(), &self.limits, &self.budgets);
         // A route has one record in each of two classes of groups.

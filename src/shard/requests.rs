@@ -161,7 +161,7 @@ fn upcoming(requests: &VecDeque<Request>) -> impl Iterator<Item = (Vni, &Route)>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rib::Group;
+    use crate::rib::UpdateGroup;
     use crate::types::{Destination, GroupClass, NextHop, NextHopType, PeerClass, PeerId};
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
                 next_hop,
             },
         };
-        let leave = || Request::Leave(Group::new(Vni(7), GroupClass::Client));
+        let leave = || Request::Leave(UpdateGroup::new(Vni(7), GroupClass::Client));
         let mut requests: VecDeque<Request> = (1..FORESIGHT).map(|_| leave()).collect();
         requests.extend([change(1), change(2)]);
         assert_eq!(upcoming(&requests).count(), 1, "the next but one is too far away");

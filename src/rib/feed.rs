@@ -10,9 +10,9 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::build::Build;
-use super::home::Rules;
 use super::table::VniTable;
-use super::{Group, Joined, RecordSink};
+use super::vni::Rules;
+use super::{Joined, RecordSink, UpdateGroup};
 use crate::log::{Frames, FramesList, Merge, Scope};
 use crate::types::{GroupClass, PeerId, ShardId, SplitMap, Time, Vni};
 
@@ -31,7 +31,7 @@ const STEPS_PER_RECORD: usize = 8;
 
 /// One group (the subscribers of a VNI that belong to one class) at its home shard.
 #[derive(Debug, Default)]
-pub struct GroupHome {
+pub struct Feed {
     followers: SmallVec<[ShardId; 8]>,
     base: Option<Base>,
     /// The base before, which somebody may still be reading.
@@ -39,9 +39,9 @@ pub struct GroupHome {
     build: Option<Box<Build>>,
     /// Who waits for an answer, by shard, each with the subscription that asked last.
     waiting: SmallVec<[(ShardId, SplitMap<PeerId, u64>); 1]>,
-    /// Whether [`GroupHome::go_on`] will be called.
+    /// Whether [`Feed::go_on`] will be called.
     is_queued: bool,
-    /// Whether [`GroupHome::expire`] will be called.
+    /// Whether [`Feed::expire`] will be called.
     pub is_watched: bool,
 }
 
@@ -80,7 +80,7 @@ struct Base {
     last_used: Time,
 }
 
-impl GroupHome {
+impl Feed {
     /// Whether records have to be made for this group at all.
     pub fn is_listening(&self) -> bool {
         !self.followers.is_empty() || self.base.is_some() || self.build.is_some()
@@ -101,7 +101,7 @@ impl GroupHome {
     /// A record: to the followers, and behind the base. Returns how much it cost beyond that, in steps.
     pub fn record(
         &mut self,
-        group: Group,
+        group: UpdateGroup,
         record: &Record<'_>,
         table: &VniTable,
         rules: &Rules,
@@ -136,10 +136,10 @@ impl GroupHome {
     }
 
     /// A subscriber joins. Answered at once if there is a base, else when one is ready: then true
-    /// is returned and [`GroupHome::go_on`] must be called, until it is done.
+    /// is returned and [`Feed::go_on`] must be called, until it is done.
     pub fn join(
         &mut self,
-        group: Group,
+        group: UpdateGroup,
         join: Join,
         table: &VniTable,
         rules: &Rules,
@@ -173,7 +173,7 @@ impl GroupHome {
         self.build.is_some()
     }
 
-    /// Whether [`GroupHome::go_on`] would begin a base.
+    /// Whether [`Feed::go_on`] would begin a base.
     pub fn would_begin(&self) -> bool {
         self.base.is_none() && self.build.is_none()
     }
@@ -182,7 +182,7 @@ impl GroupHome {
     /// True when done. A base is begun only now: while one is being built its table cannot be tidied up.
     pub fn go_on(
         &mut self,
-        group: Group,
+        group: UpdateGroup,
         table: &mut VniTable,
         rules: &Rules,
         budget: &mut usize,
@@ -241,7 +241,7 @@ impl GroupHome {
         });
     }
 
-    fn answer(&mut self, group: Group, join: Join, sink: &mut impl RecordSink, now: Time) {
+    fn answer(&mut self, group: UpdateGroup, join: Join, sink: &mut impl RecordSink, now: Time) {
         let Some(base) = &mut self.base else { unreachable!("it was looked for") };
         base.last_used = now;
         let Join { peer, epoch } = join;
@@ -286,9 +286,9 @@ impl GroupHome {
     }
 }
 
-impl Group {
+impl UpdateGroup {
     /// The group of `class` in `vni`.
-    pub fn new(vni: Vni, class: GroupClass) -> Group {
-        Group { vni, class }
+    pub fn new(vni: Vni, class: GroupClass) -> UpdateGroup {
+        UpdateGroup { vni, class }
     }
 }

@@ -5,10 +5,10 @@
 
 use ahash::RandomState;
 
-use super::base::{GroupHome, Record};
+use super::feed::{Feed, Record};
 use super::table::{RouteHash, VniTable};
 use super::visibility::Visibility;
-use super::{Group, RecordSink};
+use super::{RecordSink, UpdateGroup};
 use crate::log::SharedBytes;
 use crate::types::{GroupClass, PeerClass, ReflectOwn, Route, SourceId, Vni};
 use crate::wire::encode_update;
@@ -47,39 +47,39 @@ impl Common {
 
 /// A VNI.
 #[derive(Debug)]
-pub struct Home {
+pub struct VniRib {
     vni: Vni,
     /// Its routes.
     pub table: VniTable,
     /// Its subscribers, by class.
-    pub groups: Groups,
+    pub feeds: Feeds,
     /// Whether its table waits to be compacted.
     pub is_compacting: bool,
 }
 
 /// The groups of a VNI: one word where nobody subscribes, for there may be 100,000 such VNIs.
 #[derive(Debug, Default)]
-pub struct Groups(Option<Box<[Option<Box<GroupHome>>; CLASSES]>>);
+pub struct Feeds(Option<Box<[Option<Box<Feed>>; CLASSES]>>);
 
-impl Groups {
+impl Feeds {
     /// The group of a class, if there is one.
-    pub fn of(&self, class: GroupClass) -> Option<&GroupHome> {
+    pub fn of(&self, class: GroupClass) -> Option<&Feed> {
         self.0.as_ref()?[class.index()].as_deref()
     }
 
     /// The same, to be changed.
-    pub fn of_mut(&mut self, class: GroupClass) -> Option<&mut GroupHome> {
+    pub fn of_mut(&mut self, class: GroupClass) -> Option<&mut Feed> {
         self.0.as_mut()?[class.index()].as_deref_mut()
     }
 
     /// The group of a class; a new one if there is none yet.
-    pub fn of_or_new(&mut self, class: GroupClass) -> &mut GroupHome {
+    pub fn of_or_new(&mut self, class: GroupClass) -> &mut Feed {
         let groups = self.0.get_or_insert_with(Box::default);
         groups[class.index()].get_or_insert_default()
     }
 
     /// All that there are.
-    pub fn iter(&self) -> impl Iterator<Item = &GroupHome> {
+    pub fn iter(&self) -> impl Iterator<Item = &Feed> {
         self.0.iter().flat_map(|groups| groups.iter().flatten()).map(|at| &**at)
     }
 
@@ -98,10 +98,10 @@ impl Groups {
     }
 }
 
-impl Home {
+impl VniRib {
     /// Nothing yet.
-    pub fn new(vni: Vni) -> Home {
-        Home { vni, table: VniTable::default(), groups: Groups::default(), is_compacting: false }
+    pub fn new(vni: Vni) -> VniRib {
+        VniRib { vni, table: VniTable::default(), feeds: Feeds::default(), is_compacting: false }
     }
 
     /// A source announces a route. Says how many it announces here now; none if it did so already.
@@ -163,14 +163,14 @@ impl Home {
     /// Forgets groups that are over. True if nothing is left of the VNI: a large table is compacted
     /// before, since to drop it would take long.
     pub fn tidy(&mut self) -> bool {
-        self.groups.tidy() && self.table.is_empty() && !self.table.is_sparse()
+        self.feeds.tidy() && self.table.is_empty() && !self.table.is_sparse()
     }
 
     /// Who sees the route at `place`, for the classes in which somebody listens.
     fn views(&self, place: u32, reflect: ReflectOwn) -> [Visibility; CLASSES] {
         let mut views = [Visibility::Nobody; CLASSES];
         for class in GroupClass::ALL {
-            if self.groups.of(class).is_some_and(GroupHome::is_listening) {
+            if self.feeds.of(class).is_some_and(Feed::is_listening) {
                 let entry = self.table.entry(place);
                 let reflected = reflect.permits(entry.route.next_hop.kind);
                 views[class.index()] = Visibility::of(entry.sources(), class, reflected);
@@ -197,7 +197,7 @@ impl Home {
             else {
                 continue;
             };
-            let Some(at) = self.groups.of_mut(class) else {
+            let Some(at) = self.feeds.of_mut(class) else {
                 unreachable!("a group that listens is there");
             };
             if frame.is_empty() {
@@ -205,7 +205,8 @@ impl Home {
                 encode_update(frame, action, self.vni, route);
             }
             let record = Record { place, frame, scope, routes_now: self.table.len() };
-            *steps += at.record(Group::new(self.vni, class), &record, &self.table, rules, sink);
+            *steps +=
+                at.record(UpdateGroup::new(self.vni, class), &record, &self.table, rules, sink);
         }
     }
 }
