@@ -10,9 +10,6 @@ pub mod cli {
         parse, parse_flags, usage_of, version_of,
     };
 }
-pub mod client {
-    pub use crate::client::*;
-}
 pub mod io {
     pub use crate::io::{
         SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain, probe,
@@ -23,16 +20,21 @@ pub mod kernel {
     pub use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes, NexthopObjects};
 }
 pub mod log {
-    pub use crate::log::*;
+    pub use crate::log::{
+        Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Scope, VniLog,
+    };
 }
 pub mod rib {
-    pub use crate::rib::*;
+    pub use crate::rib::{BASE_KEPT, Join, Joined, RecordSink, Rib, UpdateGroup};
 }
 pub mod session {
-    pub use crate::session::*;
+    pub use crate::session::{CloseReason, State};
 }
 pub mod shard {
-    pub use crate::shard::*;
+    pub use crate::shard::{
+        BATCH_BYTES_MAX, Budgets, Limits, Mail, Piece, STRANGERS, SessionEnd, Shard, ShardConfig,
+        TcpSample, Transmit, Wake,
+    };
 }
 pub mod vital {
     pub use crate::vital::{PANIC_STATUS, before_exit, exit, spawn};

@@ -31,7 +31,6 @@ compile_error!("metalbond-uring runs on Linux only (6.0 or newer): it is built o
 pub mod api;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 mod cli;
-#[allow(unreachable_pub)]
 #[cfg(target_os = "linux")]
 mod client;
 #[doc(hidden)]
@@ -41,16 +40,12 @@ pub mod internals;
 mod io;
 #[cfg(target_os = "linux")]
 mod kernel;
-#[allow(unreachable_pub)]
 #[cfg(target_os = "linux")]
 mod log;
-#[allow(unreachable_pub)]
 #[cfg(target_os = "linux")]
 mod rib;
-#[allow(unreachable_pub)]
 #[cfg(target_os = "linux")]
 mod session;
-#[allow(unreachable_pub)]
 #[cfg(target_os = "linux")]
 mod shard;
 #[cfg(target_os = "linux")]

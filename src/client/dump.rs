@@ -42,7 +42,7 @@ enum At {
 
 impl DumpWatch {
     /// The session is established. Routes are held for `stale_time`, and the dump may take as long.
-    pub fn begin(&mut self, now: Time, reassembles: bool, stale_time: Duration) {
+    pub(super) fn begin(&mut self, now: Time, reassembles: bool, stale_time: Duration) {
         *self = DumpWatch {
             at: At::Telling(now),
             from: now.after(DUMP_TIME_MIN),
@@ -52,19 +52,19 @@ impl DumpWatch {
     }
 
     /// The server added a route, or was asked for those of one more VNI.
-    pub fn goes_on(&mut self, now: Time) {
+    pub(super) fn goes_on(&mut self, now: Time) {
         if !matches!(self.at, At::Before | At::Complete) {
             self.at = At::Telling(now);
         }
     }
 
     /// Whether the server has told all that it knows.
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.at == At::Complete
     }
 
     /// When it is quiet, or believed to be complete.
-    pub fn next_deadline(&self) -> Time {
+    pub(super) fn next_deadline(&self) -> Time {
         match self.at {
             At::Before | At::Complete => Time::NEVER,
             At::Telling(last) => self.quiet_at(last).min(self.until),
@@ -73,17 +73,17 @@ impl DumpWatch {
     }
 
     /// Whether the server is to be asked now whether that was all.
-    pub fn is_quiet(&self, now: Time) -> bool {
+    pub(super) fn is_quiet(&self, now: Time) -> bool {
         matches!(self.at, At::Telling(last) if self.quiet_at(last) <= now)
     }
 
     /// The server is asked this question.
-    pub fn asks(&mut self, question: Question) {
+    pub(super) fn asks(&mut self, question: Question) {
         self.at = At::Asked(question);
     }
 
     /// Whether the dump is complete now, and was not before: as many questions were answered.
-    pub fn completes(&mut self, now: Time, answered: Question) -> bool {
+    pub(super) fn completes(&mut self, now: Time, answered: Question) -> bool {
         let completes = match self.at {
             At::Before | At::Complete => false,
             At::Asked(question) if question <= answered => true,

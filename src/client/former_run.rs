@@ -18,21 +18,21 @@ pub(super) enum FormerRun {
 
 impl FormerRun {
     /// A server is there: no clock counts any more.
-    pub fn server_is_here(&mut self) {
+    pub(super) fn server_is_here(&mut self) {
         if *self != FormerRun::Over {
             *self = FormerRun::Kept(Time::NEVER);
         }
     }
 
     /// No server can be reached: from now on the time counts, unless it does already.
-    pub fn servers_are_away(&mut self, now: Time, stale_time: Duration) {
+    pub(super) fn servers_are_away(&mut self, now: Time, stale_time: Duration) {
         if *self == FormerRun::Kept(Time::NEVER) {
             *self = FormerRun::Kept(now.after(stale_time));
         }
     }
 
     /// When the time is over.
-    pub fn next_deadline(self) -> Time {
+    pub(super) fn next_deadline(self) -> Time {
         match self {
             FormerRun::Kept(until) => until,
             FormerRun::Over => Time::NEVER,
@@ -40,7 +40,7 @@ impl FormerRun {
     }
 
     /// It is over. True if it was not before.
-    pub fn end(&mut self) -> bool {
+    pub(super) fn end(&mut self) -> bool {
         std::mem::replace(self, FormerRun::Over) != FormerRun::Over
     }
 }

@@ -30,17 +30,17 @@ pub(super) struct Holds {
 
 impl Holds {
     /// None yet. With a `stale_time` of zero there never will be one.
-    pub fn new(stale_time: Duration) -> Holds {
+    pub(super) fn new(stale_time: Duration) -> Holds {
         Holds { stale_time, held: Vec::new() }
     }
 
     /// How long routes of a lost server stay.
-    pub fn stale_time(&self) -> Duration {
+    pub(super) fn stale_time(&self) -> Duration {
         self.stale_time
     }
 
     /// Holds a connection that is lost. False if its routes are to go at once.
-    pub fn hold(&mut self, now: Time, id: PeerId, server: u64) -> bool {
+    pub(super) fn hold(&mut self, now: Time, id: PeerId, server: u64) -> bool {
         let until = now.after(self.stale_time);
         let holds = until > now;
         if holds {
@@ -50,12 +50,12 @@ impl Holds {
     }
 
     /// The server is back: no clock counts until it has told what it knows.
-    pub fn server_is_back(&mut self, server: u64) {
+    pub(super) fn server_is_back(&mut self, server: u64) {
         self.of(server).for_each(|held| held.until = Time::NEVER);
     }
 
     /// The server is lost before it has told what it knows: the time counts again.
-    pub fn server_is_lost(&mut self, now: Time, server: u64) {
+    pub(super) fn server_is_lost(&mut self, now: Time, server: u64) {
         let stale_time = self.stale_time;
         for held in self.of(server) {
             let at_most = held.lost_at.after(stale_time).after(DUMP_TIME_MAX);
@@ -64,37 +64,37 @@ impl Holds {
     }
 
     /// Lets go of one whose time is over.
-    pub fn take_due(&mut self, now: Time) -> Option<PeerId> {
+    pub(super) fn take_due(&mut self, now: Time) -> Option<PeerId> {
         self.take(|held| held.until <= now)
     }
 
     /// Lets go of one of this server's.
-    pub fn take_of(&mut self, server: u64) -> Option<PeerId> {
+    pub(super) fn take_of(&mut self, server: u64) -> Option<PeerId> {
         self.take(|held| held.server == server)
     }
 
     /// Lets go of all: they will have no further use.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.held.clear();
     }
 
     /// When the time of the first is over.
-    pub fn next_deadline(&self) -> Time {
+    pub(super) fn next_deadline(&self) -> Time {
         self.held.iter().map(|held| held.until).min().unwrap_or(Time::NEVER)
     }
 
     /// The connections to this server that are held.
-    pub fn ids_of(&self, server: u64) -> impl Iterator<Item = PeerId> {
+    pub(super) fn ids_of(&self, server: u64) -> impl Iterator<Item = PeerId> {
         self.held.iter().filter(move |held| held.server == server).map(|held| held.id)
     }
 
     /// Whether so many connections to this server are held that a further one takes the place of none.
-    pub fn is_full(&self, server: u64) -> bool {
+    pub(super) fn is_full(&self, server: u64) -> bool {
         self.ids_of(server).count() >= HELD_PER_SERVER_MAX
     }
 
     /// All of them.
-    pub fn ids(&self) -> impl ExactSizeIterator<Item = PeerId> {
+    pub(super) fn ids(&self) -> impl ExactSizeIterator<Item = PeerId> {
         self.held.iter().map(|held| held.id)
     }
 

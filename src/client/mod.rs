@@ -29,11 +29,11 @@ use uplink::Uplink;
 use wishes::Wishes;
 
 /// A question to a server, by its number: what was sent before it has been read when it is answered.
-pub type Question = u64;
+pub(crate) type Question = u64;
 
 /// What the driver is to do, in this order: a route is announced anew before it goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Tell a server, or the route client, behind what it was told before. A KEEPALIVE is a question.
     Tell(PeerId, Message),
     /// Tell the route client, behind all that is pending for it, that what a former run has left may go.
@@ -54,7 +54,7 @@ type Effects = VecDeque<Effect>;
 
 /// What this node wants and announces, and the servers that it dialled.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     route_client: Option<PeerId>,
     wishes: Wishes,
     /// Connections that are not lost.
@@ -68,7 +68,7 @@ pub struct Node {
 
 impl Node {
     /// A node that wants nothing and has no servers. Routes of lost ones stay for `stale_time`.
-    pub fn new(stale_time: Duration) -> Node {
+    pub(crate) fn new(stale_time: Duration) -> Node {
         Node {
             route_client: None,
             wishes: Wishes::default(),
@@ -81,7 +81,7 @@ impl Node {
     }
 
     /// The next thing to do. To be called until None, after each call that may change something.
-    pub fn next_effect(&mut self) -> Option<Effect> {
+    pub(crate) fn next_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
@@ -89,18 +89,18 @@ impl Node {
     ///
     /// # Panics
     /// If it has one.
-    pub fn attach(&mut self, route_client: PeerId) {
+    pub(crate) fn attach(&mut self, route_client: PeerId) {
         assert!(self.route_client.is_none(), "a node has one route client");
         self.route_client = Some(route_client);
     }
 
     /// The node's route client, if it has one.
-    pub fn route_client(&self) -> Option<PeerId> {
+    pub(crate) fn route_client(&self) -> Option<PeerId> {
         self.route_client
     }
 
     /// The node wants the routes of a VNI.
-    pub fn subscribe(&mut self, now: Time, vni: Vni) {
+    pub(crate) fn subscribe(&mut self, now: Time, vni: Vni) {
         let Some(route_client) = self.route_client else { return };
         if self.wishes.subscribe(vni) {
             let group = UpdateGroup::new(vni, GroupClass::Client);
@@ -112,7 +112,7 @@ impl Node {
     }
 
     /// The node does not want the routes of a VNI any more.
-    pub fn unsubscribe(&mut self, vni: Vni) {
+    pub(crate) fn unsubscribe(&mut self, vni: Vni) {
         let Some(route_client) = self.route_client else { return };
         if self.wishes.unsubscribe(vni) {
             self.effects.push_back(Effect::Unsubscribe(route_client, vni));
@@ -126,7 +126,7 @@ impl Node {
 
     /// The node announces or withdraws a route, of which its route client is the source. The caller takes
     /// care of duplicates.
-    pub fn announce(&mut self, action: Action, vni: Vni, route: Route) {
+    pub(crate) fn announce(&mut self, action: Action, vni: Vni, route: Route) {
         if self.wishes.announce(action, vni, route) {
             for uplink in open(&mut self.uplinks, self.draining) {
                 self.effects.push_back(uplink.announce(vni));
@@ -135,12 +135,12 @@ impl Node {
     }
 
     /// A connection to a server was made. The caller knows the server again by its number.
-    pub fn dialled(&mut self, id: PeerId, server: u64) {
+    pub(crate) fn dialled(&mut self, id: PeerId, server: u64) {
         self.uplinks.insert(id, Uplink::new(id, server));
     }
 
     /// The session with a server stands: subscriptions first, then announcements.
-    pub fn established(&mut self, now: Time, id: PeerId, reassembles: bool) {
+    pub(crate) fn established(&mut self, now: Time, id: PeerId, reassembles: bool) {
         let Some(uplink) = self.uplinks.get_mut(&id) else { return };
         uplink.is_established = true;
         uplink.reassembles = reassembles;
@@ -155,7 +155,7 @@ impl Node {
 
     /// A connection to a server is over. What the server had not confirmed since it came back is held on;
     /// so is what this connection told, if the server `may_return`.
-    pub fn lost(&mut self, now: Time, id: PeerId, may_return: bool) {
+    pub(crate) fn lost(&mut self, now: Time, id: PeerId, may_return: bool) {
         let Some(uplink) = self.uplinks.remove(&id) else { return };
         if uplink.is_established {
             self.holds.server_is_lost(now, uplink.server);
@@ -172,19 +172,19 @@ impl Node {
 
     /// No server can be reached, or all are lost. The time that routes stay begins for what a former
     /// run has left.
-    pub fn servers_away(&mut self, now: Time) {
+    pub(crate) fn servers_away(&mut self, now: Time) {
         self.former_run.servers_are_away(now, self.holds.stale_time());
     }
 
     /// The node wants no more of a server, connected or not: what is held of it goes.
-    pub fn forget_server(&mut self, server: u64) {
+    pub(crate) fn forget_server(&mut self, server: u64) {
         while let Some(id) = self.holds.take_of(server) {
             self.effects.push_back(Effect::WithdrawAll(id));
         }
     }
 
     /// From now on nothing is withdrawn: the node is about to end.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         self.draining = true;
         self.holds.clear();
     }
@@ -192,7 +192,7 @@ impl Node {
     /// Whether an UPDATE from a server is wanted: what it sends for a VNI that we have left, or never
     /// asked for, is not. Nor is our own announcement, which servers in the field dump to us, but do
     /// not withdraw from us (protocol section 6.3): it would stay for ever.
-    pub fn wants(&self, id: PeerId, update: &Update) -> bool {
+    pub(crate) fn wants(&self, id: PeerId, update: &Update) -> bool {
         let Some(uplink) = self.uplinks.get(&id) else { return false };
         let may_be_own = !uplink.reassembles && update.action == Action::Add;
         uplink.is_subscribed(update.vni)
@@ -201,7 +201,7 @@ impl Node {
 
     /// A server said something about a route that was wanted, and it has been passed on: what the server
     /// had said before it was lost does not count any more.
-    pub fn heard_update(&mut self, now: Time, id: PeerId, update: &Update) {
+    pub(crate) fn heard_update(&mut self, now: Time, id: PeerId, update: &Update) {
         let Some(uplink) = self.uplinks.get_mut(&id).filter(|_| !self.draining) else { return };
         let is_add = update.action == Action::Add;
         uplink.has_told |= is_add;
@@ -216,7 +216,7 @@ impl Node {
     }
 
     /// A server has answered so many questions. While draining too: what is pending has to be sent.
-    pub fn answered(&mut self, now: Time, id: PeerId, answered: Question) {
+    pub(crate) fn answered(&mut self, now: Time, id: PeerId, answered: Question) {
         if let Some(uplink) = self.uplinks.get_mut(&id) {
             uplink.answered(now, answered, &mut self.effects);
             self.look_for_end_of_dump(now, id);
@@ -224,7 +224,7 @@ impl Node {
     }
 
     /// When [`Node::on_timer`] has something to do.
-    pub fn next_deadline(&self) -> Time {
+    pub(crate) fn next_deadline(&self) -> Time {
         if self.draining {
             return Time::NEVER;
         }
@@ -234,7 +234,7 @@ impl Node {
     }
 
     /// Does what is due. `has_read` says whether a server was sent all that it is to be told.
-    pub fn on_timer(&mut self, now: Time, mut has_read: impl FnMut(PeerId) -> bool) {
+    pub(crate) fn on_timer(&mut self, now: Time, mut has_read: impl FnMut(PeerId) -> bool) {
         if now < self.next_deadline() {
             return;
         }
@@ -254,7 +254,7 @@ impl Node {
     }
 
     /// Lost connections whose routes stay for now.
-    pub fn lost_connections(&self) -> usize {
+    pub(crate) fn lost_connections(&self) -> usize {
         self.holds.ids().len()
     }
 

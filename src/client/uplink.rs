@@ -46,7 +46,7 @@ enum At {
 
 impl Uplink {
     /// A connection whose session does not stand yet.
-    pub fn new(id: PeerId, server: u64) -> Uplink {
+    pub(super) fn new(id: PeerId, server: u64) -> Uplink {
         Uplink {
             id,
             server,
@@ -62,7 +62,7 @@ impl Uplink {
     }
 
     /// We want a VNI.
-    pub fn subscribe(&mut self, now: Time, vni: Vni, effects: &mut Effects) {
+    pub(super) fn subscribe(&mut self, now: Time, vni: Vni, effects: &mut Effects) {
         match self.vnis.get_mut(&vni) {
             Some(At::Subscribed) => {}
             Some(At::Leaving { again, .. }) => *again = true,
@@ -77,7 +77,7 @@ impl Uplink {
     /// We want no more of a VNI. What a server of our kind has announced there goes. Others go on sending,
     /// and we keep what they send: some of them ignore UNSUBSCRIBE, and fail at the SUBSCRIBE after it;
     /// all withdraw what we announce.
-    pub fn unsubscribe(&mut self, vni: Vni, effects: &mut Effects) {
+    pub(super) fn unsubscribe(&mut self, vni: Vni, effects: &mut Effects) {
         if !self.reassembles {
             return;
         }
@@ -94,17 +94,17 @@ impl Uplink {
     }
 
     /// It is told what we announce in a VNI, from now on.
-    pub fn announce(&self, vni: Vni) -> Effect {
+    pub(super) fn announce(&self, vni: Vni) -> Effect {
         Effect::Subscribe(self.id, UpdateGroup::new(vni, GroupClass::Uplink))
     }
 
     /// Whether what it says about a VNI is for us: not if we have left that, or never asked for it.
-    pub fn is_subscribed(&self, vni: Vni) -> bool {
+    pub(super) fn is_subscribed(&self, vni: Vni) -> bool {
         self.vnis.get(&vni) == Some(&At::Subscribed)
     }
 
     /// It was quiet: asks whether it is still there, unless it does not know yet what we want of it.
-    pub fn on_timer(&mut self, now: Time, has_read: bool, effects: &mut Effects) {
+    pub(super) fn on_timer(&mut self, now: Time, has_read: bool, effects: &mut Effects) {
         if self.dump.is_quiet(now) {
             if has_read {
                 let question = self.ask(effects);
@@ -116,7 +116,7 @@ impl Uplink {
     }
 
     /// It answered so many questions: VNIs that it has left for certain may be asked for again.
-    pub fn answered(&mut self, now: Time, answered: Question, effects: &mut Effects) {
+    pub(super) fn answered(&mut self, now: Time, answered: Question, effects: &mut Effects) {
         self.answered = answered;
         let (id, dump) = (self.id, &mut self.dump);
         self.vnis.retain(|&vni, at| match *at {
@@ -134,7 +134,7 @@ impl Uplink {
     }
 
     /// Whether it has just told all that it knows.
-    pub fn completes_dump(&mut self, now: Time) -> bool {
+    pub(super) fn completes_dump(&mut self, now: Time) -> bool {
         self.dump.completes(now, self.answered)
     }
 

@@ -15,17 +15,17 @@ pub(super) struct Wishes {
 
 impl Wishes {
     /// Wants a VNI. False if it was wanted before.
-    pub fn subscribe(&mut self, vni: Vni) -> bool {
+    pub(super) fn subscribe(&mut self, vni: Vni) -> bool {
         self.subscribed.insert(vni)
     }
 
     /// Wants it no more. False if it was not wanted.
-    pub fn unsubscribe(&mut self, vni: Vni) -> bool {
+    pub(super) fn unsubscribe(&mut self, vni: Vni) -> bool {
         self.subscribed.remove(&vni)
     }
 
     /// Announces or withdraws a route. True if it is the first one in its VNI.
-    pub fn announce(&mut self, action: Action, vni: Vni, route: Route) -> bool {
+    pub(super) fn announce(&mut self, action: Action, vni: Vni, route: Route) -> bool {
         let routes = self.announced.entry(vni).or_default();
         let was_empty = routes.is_empty();
         match action {
@@ -40,17 +40,17 @@ impl Wishes {
     }
 
     /// The VNIs that are wanted.
-    pub fn subscribed(&self) -> impl Iterator<Item = Vni> {
+    pub(super) fn subscribed(&self) -> impl Iterator<Item = Vni> {
         self.subscribed.iter().copied()
     }
 
     /// The VNIs in which something is announced.
-    pub fn announced(&self) -> impl Iterator<Item = Vni> {
+    pub(super) fn announced(&self) -> impl Iterator<Item = Vni> {
         self.announced.keys().copied()
     }
 
     /// Whether a route is announced.
-    pub fn is_announced(&self, vni: Vni, route: &Route) -> bool {
+    pub(super) fn is_announced(&self, vni: Vni, route: &Route) -> bool {
         self.announced.get(&vni).is_some_and(|routes| routes.contains(route))
     }
 }

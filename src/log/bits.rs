@@ -27,12 +27,12 @@ struct Page {
 
 impl Bits {
     /// The empty set. What it takes, and what its copies do, is counted in `live`.
-    pub fn new(live: LiveBytes) -> Bits {
+    pub(super) fn new(live: LiveBytes) -> Bits {
         Bits { pages: Vec::new(), live, counted: 0 }
     }
 
     /// Puts a number in if it is not there, and takes it out if it is.
-    pub fn toggle(&mut self, number: u32) {
+    pub(super) fn toggle(&mut self, number: u32) {
         let page = (number / PAGE_BITS) as usize;
         while self.pages.len() <= page {
             self.pages.push(Page::new([0; WORDS], &self.live));
@@ -43,7 +43,7 @@ impl Bits {
     }
 
     /// Whether two sets have one page in common, so that they are known not to differ there.
-    pub fn shares(&self, page: u32, other: &Bits) -> bool {
+    pub(super) fn shares(&self, page: u32, other: &Bits) -> bool {
         match (self.pages.get(page as usize), other.pages.get(page as usize)) {
             (Some(one), Some(other)) => Rc::ptr_eq(one, other),
             (None, None) => true,
@@ -52,7 +52,7 @@ impl Bits {
     }
 
     /// Has the page of `other` from now on, which is equal: one of the two is freed, if nobody else has it.
-    pub fn share(&mut self, page: u32, other: &Bits) {
+    pub(super) fn share(&mut self, page: u32, other: &Bits) {
         if let (Some(mine), Some(other)) =
             (self.pages.get_mut(page as usize), other.pages.get(page as usize))
         {
@@ -62,7 +62,7 @@ impl Bits {
 
     /// The first number of a page that is in one set and not in the other, from `from` on (counted from the
     /// page's first).
-    pub fn first_difference(&self, page: u32, from: u32, other: &Bits) -> Option<u32> {
+    pub(super) fn first_difference(&self, page: u32, from: u32, other: &Bits) -> Option<u32> {
         let mut at = from as usize / 64;
         let mut mask = u64::MAX << (from % 64);
         while at < WORDS {
@@ -76,14 +76,14 @@ impl Bits {
     }
 
     /// Adds to `sum` the numbers of a page by which the sets differ.
-    pub fn add_differences(&self, page: u32, other: &Bits, sum: &mut [u64; WORDS]) {
+    pub(super) fn add_differences(&self, page: u32, other: &Bits, sum: &mut [u64; WORDS]) {
         for (at, sum) in sum.iter_mut().enumerate() {
             *sum |= self.word(page, at) ^ other.word(page, at);
         }
     }
 
     /// Bytes of the pages that it does not share with `other`.
-    pub fn bytes_beside(&self, other: &Bits) -> usize {
+    pub(super) fn bytes_beside(&self, other: &Bits) -> usize {
         (0..self.pages.len() as u32).filter(|&page| !self.shares(page, other)).count()
             * size_of::<Page>()
     }

@@ -12,9 +12,9 @@ use std::rc::Rc;
 use super::runs::{Run, Scope, extend};
 
 /// The smallest chunk, in bytes.
-pub const CHUNK_BYTES_MIN: usize = 1 << 10;
+pub(super) const CHUNK_BYTES_MIN: usize = 1 << 10;
 /// The largest chunk, in bytes: also the most that one SEND carries.
-pub const CHUNK_BYTES_MAX: usize = 1 << 16;
+pub(crate) const CHUNK_BYTES_MAX: usize = 1 << 16;
 
 /// Chunks of the smallest size that are kept for use again.
 const SPARE_MAX: usize = 64;

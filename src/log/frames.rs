@@ -257,20 +257,20 @@ impl Frames {
 
 /// One subscriber's place in shared frames: it sees only what is for it.
 #[derive(Clone, Debug)]
-pub struct FramesCursor {
+pub(crate) struct FramesCursor {
     frames: Arc<Frames>,
     place: Place,
 }
 
 impl FramesCursor {
     /// At the beginning.
-    pub fn new(frames: Arc<Frames>) -> FramesCursor {
+    pub(crate) fn new(frames: Arc<Frames>) -> FramesCursor {
         FramesCursor { frames, place: Place::default() }
     }
 
     /// The next contiguous frames for `reader`, of at most `bytes_max` (one frame at least); None
     /// at the end. Never reaches beyond the head while in it.
-    pub fn readable(&mut self, reader: SourceId, bytes_max: usize) -> Option<Range<usize>> {
+    pub(crate) fn readable(&mut self, reader: SourceId, bytes_max: usize) -> Option<Range<usize>> {
         if !self.place.skip_invisible(&self.frames.runs, reader) {
             return None;
         }
@@ -283,13 +283,13 @@ impl FramesCursor {
     }
 
     /// Steps to `position`, the end of a range from [`FramesCursor::readable`].
-    pub fn advance_to(&mut self, position: usize) {
+    pub(crate) fn advance_to(&mut self, position: usize) {
         assert!(position <= self.frames.bytes.len());
         self.place.advance_to(position);
     }
 
     /// The frames that it reads.
-    pub fn frames(&self) -> &Arc<Frames> {
+    pub(crate) fn frames(&self) -> &Arc<Frames> {
         &self.frames
     }
 

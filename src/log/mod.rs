@@ -11,9 +11,12 @@ mod merge;
 mod runs;
 mod vni_log;
 
-pub use chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkBytes, ChunkPool, LiveBytes};
+pub use chunk::LiveBytes;
+pub(crate) use chunk::{CHUNK_BYTES_MAX, ChunkBytes, ChunkPool};
 pub use compaction::{Compaction, Laggard};
-pub use frames::{Blocks, Frames, FramesCursor, FramesList, SharedBytes};
+pub use frames::FramesList;
+pub(crate) use frames::{Blocks, Frames, FramesCursor, SharedBytes};
 pub use merge::Merge;
 pub use runs::Scope;
-pub use vni_log::{Cursor, VniLog, frames_within, whole_frames};
+pub(crate) use vni_log::frames_within;
+pub use vni_log::{Cursor, VniLog};

@@ -58,25 +58,25 @@ pub(super) struct Place {
 
 impl Place {
     /// Behind all runs that there are.
-    pub fn behind(runs: &[Run]) -> Place {
+    pub(super) fn behind(runs: &[Run]) -> Place {
         let position = runs.last().map_or(0, |last| last.end);
         // The last run may still be extended.
         Place { position, run: runs.len().saturating_sub(1) }
     }
 
     /// In bytes.
-    pub fn position(&self) -> usize {
+    pub(super) fn position(&self) -> usize {
         self.position
     }
 
     /// Moves on.
-    pub fn advance_to(&mut self, position: usize) {
+    pub(super) fn advance_to(&mut self, position: usize) {
         assert!(position >= self.position, "readers only move on");
         self.position = position;
     }
 
     /// The next run, or what is left of it.
-    pub fn next_run(&mut self, runs: &[Run]) -> Option<Run> {
+    pub(super) fn next_run(&mut self, runs: &[Run]) -> Option<Run> {
         loop {
             let run = runs.get(self.run)?;
             if self.position < run.end {
@@ -90,7 +90,7 @@ impl Place {
     }
 
     /// Steps over runs that are not for `reader`. False if none is left that is.
-    pub fn skip_invisible(&mut self, runs: &[Run], reader: SourceId) -> bool {
+    pub(super) fn skip_invisible(&mut self, runs: &[Run], reader: SourceId) -> bool {
         while let Some(run) = self.next_run(runs) {
             if run.scope.includes(reader) {
                 return true;
@@ -102,7 +102,7 @@ impl Place {
 
     /// Where the frames end that `reader` can be given together: at a run that is not for it, or somewhat
     /// beyond `bytes_max`.
-    pub fn visible_end(&self, runs: &[Run], reader: SourceId, bytes_max: usize) -> usize {
+    pub(super) fn visible_end(&self, runs: &[Run], reader: SourceId, bytes_max: usize) -> usize {
         let mut end = self.position;
         for run in &runs[self.run.min(runs.len())..] {
             if !run.scope.includes(reader) || end - self.position >= bytes_max {

@@ -85,7 +85,7 @@ impl VniLog {
 }
 
 /// How many of the first bytes of `frames` are whole frames of at most `bytes_max` together.
-pub fn whole_frames(frames: &[u8], bytes_max: usize) -> usize {
+pub(super) fn whole_frames(frames: &[u8], bytes_max: usize) -> usize {
     if frames.len() <= bytes_max {
         return frames.len();
     }
@@ -100,7 +100,7 @@ pub fn whole_frames(frames: &[u8], bytes_max: usize) -> usize {
 }
 
 /// The same, but for the first frame, which is taken however long it is.
-pub fn frames_within(frames: &[u8], bytes_max: usize) -> usize {
+pub(crate) fn frames_within(frames: &[u8], bytes_max: usize) -> usize {
     match whole_frames(frames, bytes_max) {
         0 => frame_len(frames),
         fitting => fitting,

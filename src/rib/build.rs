@@ -17,7 +17,7 @@ const COPIED_BYTES_PER_STEP: usize = 512;
 /// meanwhile. So a record is in the base already, or is still to come, exactly if its place lies between
 /// them; all others go behind the base.
 #[derive(Debug)]
-pub struct Build {
+pub(super) struct Build {
     next: u32,
     end: u32,
     /// Default routes, and the others.
@@ -42,7 +42,7 @@ struct Buckets {
 
 impl Build {
     /// Of the table as it is now, which is frozen.
-    pub fn new(table: &mut VniTable, rules: &Rules) -> Build {
+    pub(super) fn new(table: &mut VniTable, rules: &Rules) -> Build {
         table.freeze();
         Build {
             next: 0,
@@ -56,12 +56,12 @@ impl Build {
     }
 
     /// Whether what changed at this place belongs behind the base.
-    pub fn is_behind(&self, place: u32) -> bool {
+    pub(super) fn is_behind(&self, place: u32) -> bool {
         place < self.next || place >= self.end
     }
 
     /// Goes on, for about `budget` routes (reduced by what was used). True when nothing is left to do.
-    pub fn run(
+    pub(super) fn run(
         &mut self,
         group: UpdateGroup,
         table: &VniTable,
@@ -72,7 +72,7 @@ impl Build {
     }
 
     /// The base, and the records behind it.
-    pub fn finish(self) -> (Frames, FramesList) {
+    pub(super) fn finish(self) -> (Frames, FramesList) {
         (self.frames.unwrap_or_default(), self.since)
     }
 

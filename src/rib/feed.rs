@@ -31,7 +31,7 @@ const STEPS_PER_RECORD: usize = 8;
 
 /// One group (the subscribers of a VNI that belong to one class) at its home shard.
 #[derive(Debug, Default)]
-pub struct Feed {
+pub(super) struct Feed {
     followers: SmallVec<[ShardId; 8]>,
     base: Option<Base>,
     /// The base before, which somebody may still be reading.
@@ -47,7 +47,7 @@ pub struct Feed {
 
 /// What a change of a route's sources is worth telling.
 #[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
+pub(super) struct Record<'a> {
     /// Where the route stands in the table.
     pub place: u32,
     /// The UPDATE.
@@ -82,24 +82,24 @@ struct Base {
 
 impl Feed {
     /// Whether records have to be made for this group at all.
-    pub fn is_listening(&self) -> bool {
+    pub(super) fn is_listening(&self) -> bool {
         !self.followers.is_empty() || self.base.is_some() || self.build.is_some()
     }
 
     /// Whether nothing is left to remember.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         !self.is_listening() && self.waiting.is_empty()
     }
 
     /// Bases alive, for accounting: at most 2.
-    pub fn bases_alive(&self) -> usize {
+    pub(super) fn bases_alive(&self) -> usize {
         usize::from(self.base.is_some())
             + usize::from(self.older.strong_count() > 0)
             + usize::from(self.build.is_some())
     }
 
     /// A record: to the followers, and behind the base. Returns how much it cost beyond that, in steps.
-    pub fn record(
+    pub(super) fn record(
         &mut self,
         group: UpdateGroup,
         record: &Record<'_>,
@@ -137,7 +137,7 @@ impl Feed {
 
     /// A subscriber joins. Answered at once if there is a base, else when one is ready: then true
     /// is returned and [`Feed::go_on`] must be called, until it is done.
-    pub fn join(
+    pub(super) fn join(
         &mut self,
         group: UpdateGroup,
         join: Join,
@@ -162,25 +162,25 @@ impl Feed {
     }
 
     /// A shard has no subscriber of the group any more.
-    pub fn leave(&mut self, shard: ShardId) {
+    pub(super) fn leave(&mut self, shard: ShardId) {
         self.followers.retain(|follower| *follower != shard);
         self.waiting.retain(|(of, _)| *of != shard);
     }
 
     /// Whether a base was begun, and is not finished.
     #[cfg(test)]
-    pub fn is_building(&self) -> bool {
+    pub(super) fn is_building(&self) -> bool {
         self.build.is_some()
     }
 
     /// Whether [`Feed::go_on`] would begin a base.
-    pub fn would_begin(&self) -> bool {
+    pub(super) fn would_begin(&self) -> bool {
         self.base.is_none() && self.build.is_none()
     }
 
     /// Goes on with what was asked for, for about `budget` routes or answers (reduced by what was used).
     /// True when done. A base is begun only now: while one is being built its table cannot be tidied up.
-    pub fn go_on(
+    pub(super) fn go_on(
         &mut self,
         group: UpdateGroup,
         table: &mut VniTable,
@@ -217,7 +217,7 @@ impl Feed {
     }
 
     /// Drops a base that nobody reads or asked for lately. True if there is none (any more).
-    pub fn expire(&mut self, now: Time) -> bool {
+    pub(super) fn expire(&mut self, now: Time) -> bool {
         if let Some(base) = &self.base
             && Arc::strong_count(&base.frames) == 1
             && now >= base.last_used.after(BASE_KEPT)

@@ -16,7 +16,7 @@ const LARGE_BASES_MAX: usize = 4;
 
 /// Something that takes longer than a turn may.
 #[derive(Clone, Copy, Debug)]
-pub enum Job {
+pub(super) enum Job {
     /// Build a base that is small, and answer who waits for it.
     BuildSmall(UpdateGroup),
     /// Build a base, and answer who waits for it.
@@ -39,14 +39,14 @@ const TURNS: [usize; 6] =
 
 /// The jobs.
 #[derive(Debug, Default)]
-pub struct Jobs {
+pub(super) struct Jobs {
     lines: [VecDeque<Job>; 4],
     turn: usize,
 }
 
 impl Job {
     /// A base of about `routes` routes.
-    pub fn build(group: UpdateGroup, routes: usize) -> Job {
+    pub(super) fn build(group: UpdateGroup, routes: usize) -> Job {
         if routes <= SMALL_ROUTES_MAX { Job::BuildSmall(group) } else { Job::Build(group) }
     }
 
@@ -64,35 +64,35 @@ impl Job {
 
 impl Jobs {
     /// A new job: behind the others of its kind.
-    pub fn add(&mut self, job: Job) {
+    pub(super) fn add(&mut self, job: Job) {
         self.lines[job.line().0].push_back(job);
     }
 
     /// The line whose turn it is.
-    pub fn next_line(&mut self) -> usize {
+    pub(super) fn next_line(&mut self) -> usize {
         self.turn = (self.turn + 1) % TURNS.len();
         TURNS[self.turn]
     }
 
     /// Takes the next job of a line.
-    pub fn take(&mut self, line: usize) -> Option<Job> {
+    pub(super) fn take(&mut self, line: usize) -> Option<Job> {
         self.lines[line].pop_front()
     }
 
     /// The job is not done: behind the others that take turns with it.
-    pub fn put_back(&mut self, job: Job) {
+    pub(super) fn put_back(&mut self, job: Job) {
         let (line, at_a_time) = job.line();
         let line = &mut self.lines[line];
         line.insert(line.len().min(at_a_time - 1), job);
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.lines.iter().all(VecDeque::is_empty)
     }
 
     /// Whether lost sources wait.
-    pub fn is_withdrawing(&self) -> bool {
+    pub(super) fn is_withdrawing(&self) -> bool {
         !self.lines[WITHDRAWALS].is_empty()
     }
 }

@@ -24,7 +24,7 @@ use feed::Feed;
 pub use feed::{BASE_KEPT, Join};
 use jobs::{Job, Jobs};
 use table::{RouteHash, VniTable};
-pub use visibility::Visibility;
+
 use vni::{Common, Rules, VniRib};
 
 /// Bases that are looked at at a time for whether they may be forgotten.
@@ -33,7 +33,7 @@ const BASES_PER_TURN: usize = 1_024;
 const SLICES_PER_TURN: usize = 16;
 
 /// Changes that [`Rib::foresee`] looks at.
-pub const FORESIGHT: usize = 16;
+pub(crate) const FORESIGHT: usize = 16;
 /// Smaller tables lie in the cache.
 const FORESIGHT_ROUTES_MIN: usize = 1 << 14;
 

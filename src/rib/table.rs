@@ -20,7 +20,7 @@ struct Member {
 
 /// A route and its sources, ascending by id. Vacant if it has none.
 #[derive(Debug)]
-pub struct Entry {
+pub(super) struct Entry {
     /// The route.
     pub route: Route,
     members: SmallVec<[Member; 1]>,
@@ -30,7 +30,7 @@ pub struct Entry {
 
 impl Entry {
     /// Who announces the route.
-    pub fn sources(&self) -> impl Iterator<Item = (SourceId, PeerClass)> {
+    pub(super) fn sources(&self) -> impl Iterator<Item = (SourceId, PeerClass)> {
         self.members.iter().map(|member| (member.source, member.class))
     }
 
@@ -40,7 +40,7 @@ impl Entry {
     }
 
     /// Whether nobody announces it: a free place in the table.
-    pub fn is_vacant(&self) -> bool {
+    pub(super) fn is_vacant(&self) -> bool {
         self.members.is_empty()
     }
 }
@@ -55,11 +55,11 @@ struct Slot {
 
 /// A route's hash in the tables of one home.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RouteHash(u32);
+pub(super) struct RouteHash(u32);
 
 impl RouteHash {
     /// The hash of a route.
-    pub fn of(route: &Route, hasher: &RandomState) -> RouteHash {
+    pub(super) fn of(route: &Route, hasher: &RandomState) -> RouteHash {
         RouteHash(hasher.hash_one(route) as u32)
     }
 
@@ -71,7 +71,7 @@ impl RouteHash {
 
 /// The routes of a VNI. An entry keeps its place for as long as it has a source.
 #[derive(Debug, Default)]
-pub struct VniTable {
+pub(super) struct VniTable {
     entries: Pages<Entry>,
     /// None in a small table: it is looked through as fast, and there may be 100,000 such VNIs.
     indexes: Option<Box<Indexes>>,
@@ -93,12 +93,12 @@ const SMALL_PLACES_MAX: usize = 8;
 
 impl VniTable {
     /// Number of places, vacant ones included.
-    pub fn places(&self) -> usize {
+    pub(super) fn places(&self) -> usize {
         self.entries.len()
     }
 
     /// Number of routes.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match &self.indexes {
             Some(indexes) => indexes.by_route.len(),
             None => self.entries.iter().filter(|entry| !entry.is_vacant()).count(),
@@ -106,7 +106,7 @@ impl VniTable {
     }
 
     /// Whether there is no route.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         match &self.indexes {
             Some(indexes) => indexes.by_route.is_empty(),
             None => self.entries.iter().all(Entry::is_vacant),
@@ -114,12 +114,12 @@ impl VniTable {
     }
 
     /// The entry at `place`.
-    pub fn entry(&self, place: u32) -> &Entry {
+    pub(super) fn entry(&self, place: u32) -> &Entry {
         &self.entries[place as usize]
     }
 
     /// The place of a route.
-    pub fn find(&self, route: &Route, hash: RouteHash) -> Option<u32> {
+    pub(super) fn find(&self, route: &Route, hash: RouteHash) -> Option<u32> {
         let Some(indexes) = &self.indexes else { return self.find_small(route) };
         let found =
             |slot: &Slot| slot.hash == hash && self.entries[slot.place as usize].route == *route;
@@ -127,7 +127,12 @@ impl VniTable {
     }
 
     /// The place of a route; a vacant one, that a source must be added to, if it has none yet.
-    pub fn find_or_insert(&mut self, route: &Route, hash: RouteHash, hasher: &RandomState) -> u32 {
+    pub(super) fn find_or_insert(
+        &mut self,
+        route: &Route,
+        hash: RouteHash,
+        hasher: &RandomState,
+    ) -> u32 {
         if self.indexes.is_none() {
             if let Some(place) = self.find_or_insert_small(route) {
                 return place;
@@ -167,7 +172,7 @@ impl VniTable {
     }
 
     /// Adds a source. Says how many routes it has here now; none if it was one already.
-    pub fn add_source(
+    pub(super) fn add_source(
         &mut self,
         place: u32,
         source: SourceId,
@@ -191,7 +196,7 @@ impl VniTable {
 
     /// Removes a source, and frees the place with the last one. Says how many routes the source has
     /// left here; none if it was no source.
-    pub fn remove_source(
+    pub(super) fn remove_source(
         &mut self,
         place: u32,
         source: SourceId,
@@ -219,7 +224,7 @@ impl VniTable {
     }
 
     /// Some route of `source`, if it has one left here.
-    pub fn last_of(&self, source: SourceId, hasher: &RandomState) -> Option<u32> {
+    pub(super) fn last_of(&self, source: SourceId, hasher: &RandomState) -> Option<u32> {
         match &self.indexes {
             Some(indexes) => {
                 indexes.by_source.find(source, hasher).and_then(|list| list.last().copied())
@@ -229,17 +234,17 @@ impl VniTable {
     }
 
     /// From now until [`VniTable::thaw`] new routes get new places only.
-    pub fn freeze(&mut self) {
+    pub(super) fn freeze(&mut self) {
         self.frozen += 1;
     }
 
     /// Ends a [`VniTable::freeze`].
-    pub fn thaw(&mut self) {
+    pub(super) fn thaw(&mut self) {
         self.frozen -= 1;
     }
 
     /// Whether most places are vacant, so that [`VniTable::compact`] gives memory back.
-    pub fn is_sparse(&self) -> bool {
+    pub(super) fn is_sparse(&self) -> bool {
         let is_large = self.places() > SMALL_PLACES_MAX;
         self.frozen == 0 && is_large && self.len() < self.places() / 8
     }
@@ -247,7 +252,7 @@ impl VniTable {
     /// Moves routes from the end to vacant places, as far as `budget` goes: 1 for each place, and for
     /// each source of a route that moves (one route may overdraw it). True when there is nothing to do,
     /// or not now.
-    pub fn compact(&mut self, budget: &mut usize, hasher: &RandomState) -> bool {
+    pub(super) fn compact(&mut self, budget: &mut usize, hasher: &RandomState) -> bool {
         if self.frozen > 0 {
             return true;
         }
@@ -273,7 +278,7 @@ impl VniTable {
 
     /// Reads what a change of the route with each of these hashes is going to need, step by step for
     /// all: no step waits for another's memory.
-    pub fn foresee(changes: &[(&VniTable, RouteHash)], hasher: &RandomState) {
+    pub(super) fn foresee(changes: &[(&VniTable, RouteHash)], hasher: &RandomState) {
         let mut seen = 0;
         let mut found: SmallVec<[_; FORESIGHT]> = SmallVec::new();
         let mut next: SmallVec<[_; FORESIGHT]> = SmallVec::new();

@@ -7,7 +7,7 @@ use crate::types::{Action, GroupClass, PeerClass, SourceId};
 
 /// Which subscribers of one class see a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Visibility {
+pub(super) enum Visibility {
     /// None of them.
     Nobody,
     /// All but the one that is the route's only source.
@@ -20,7 +20,7 @@ impl Visibility {
     /// The rule. A subscriber sees a route exactly when some source is allowed for it: one that is
     /// not itself (unless the route is `reflected` to its own source), and of a class that its
     /// group admits.
-    pub fn of(
+    pub(super) fn of(
         sources: impl Iterator<Item = (SourceId, PeerClass)>,
         subscribers: GroupClass,
         reflected: bool,
@@ -40,7 +40,7 @@ impl Visibility {
     ///
     /// # Panics
     /// If the change needs two records, which no single source can cause.
-    pub fn change(before: Visibility, after: Visibility) -> Option<(Action, Scope)> {
+    pub(super) fn change(before: Visibility, after: Visibility) -> Option<(Action, Scope)> {
         use Visibility::{All, AllBut, Nobody};
         match (before, after) {
             (Nobody, AllBut(source)) => Some((Action::Add, Scope::AllBut(source))),
@@ -58,7 +58,7 @@ impl Visibility {
     }
 
     /// Whom a dump of the table shows the route to.
-    pub fn scope(self) -> Option<Scope> {
+    pub(super) fn scope(self) -> Option<Scope> {
         match self {
             Visibility::Nobody => None,
             Visibility::AllBut(source) => Some(Scope::AllBut(source)),

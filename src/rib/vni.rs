@@ -16,7 +16,7 @@ use crate::wire::encode_update;
 const CLASSES: usize = GroupClass::ALL.len();
 
 /// What holds for all VNIs of a home shard.
-pub struct Rules {
+pub(super) struct Rules {
     /// The seed of all tables.
     pub hasher: RandomState,
     /// Which routes are shown to their own source.
@@ -28,7 +28,7 @@ pub struct Rules {
 }
 
 /// What all VNIs of a home shard have in common.
-pub struct Common {
+pub(super) struct Common {
     pub rules: Rules,
     /// Routes of all VNIs.
     pub routes: usize,
@@ -40,14 +40,14 @@ pub struct Common {
 
 impl Common {
     /// Of no VNIs yet.
-    pub fn new(rules: Rules) -> Common {
+    pub(super) fn new(rules: Rules) -> Common {
         Common { rules, routes: 0, steps: 0, frame: Vec::with_capacity(128) }
     }
 }
 
 /// A VNI.
 #[derive(Debug)]
-pub struct VniRib {
+pub(super) struct VniRib {
     vni: Vni,
     /// Its routes.
     pub table: VniTable,
@@ -59,27 +59,27 @@ pub struct VniRib {
 
 /// The groups of a VNI: one word where nobody subscribes, for there may be 100,000 such VNIs.
 #[derive(Debug, Default)]
-pub struct Feeds(Option<Box<[Option<Box<Feed>>; CLASSES]>>);
+pub(super) struct Feeds(Option<Box<[Option<Box<Feed>>; CLASSES]>>);
 
 impl Feeds {
     /// The group of a class, if there is one.
-    pub fn of(&self, class: GroupClass) -> Option<&Feed> {
+    pub(super) fn of(&self, class: GroupClass) -> Option<&Feed> {
         self.0.as_ref()?[class.index()].as_deref()
     }
 
     /// The same, to be changed.
-    pub fn of_mut(&mut self, class: GroupClass) -> Option<&mut Feed> {
+    pub(super) fn of_mut(&mut self, class: GroupClass) -> Option<&mut Feed> {
         self.0.as_mut()?[class.index()].as_deref_mut()
     }
 
     /// The group of a class; a new one if there is none yet.
-    pub fn of_or_new(&mut self, class: GroupClass) -> &mut Feed {
+    pub(super) fn of_or_new(&mut self, class: GroupClass) -> &mut Feed {
         let groups = self.0.get_or_insert_with(Box::default);
         groups[class.index()].get_or_insert_default()
     }
 
     /// All that there are.
-    pub fn iter(&self) -> impl Iterator<Item = &Feed> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Feed> {
         self.0.iter().flat_map(|groups| groups.iter().flatten()).map(|at| &**at)
     }
 
@@ -100,12 +100,12 @@ impl Feeds {
 
 impl VniRib {
     /// Nothing yet.
-    pub fn new(vni: Vni) -> VniRib {
+    pub(super) fn new(vni: Vni) -> VniRib {
         VniRib { vni, table: VniTable::default(), feeds: Feeds::default(), is_compacting: false }
     }
 
     /// A source announces a route. Says how many it announces here now; none if it did so already.
-    pub fn add(
+    pub(super) fn add(
         &mut self,
         source: SourceId,
         class: PeerClass,
@@ -125,7 +125,7 @@ impl VniRib {
 
     /// A source withdraws the route at `place`. Says how many it has left here; none if it does not
     /// announce it.
-    pub fn remove(
+    pub(super) fn remove(
         &mut self,
         source: SourceId,
         place: u32,
@@ -142,7 +142,7 @@ impl VniRib {
     }
 
     /// Withdraws what a source announces here, as far as `budget` goes. True when nothing is left.
-    pub fn withdraw(
+    pub(super) fn withdraw(
         &mut self,
         source: SourceId,
         budget: &mut usize,
@@ -162,7 +162,7 @@ impl VniRib {
 
     /// Forgets groups that are over. True if nothing is left of the VNI: a large table is compacted
     /// before, since to drop it would take long.
-    pub fn tidy(&mut self) -> bool {
+    pub(super) fn tidy(&mut self) -> bool {
         self.feeds.tidy() && self.table.is_empty() && !self.table.is_sparse()
     }
 

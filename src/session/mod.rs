@@ -13,8 +13,8 @@ mod tests;
 #[cfg(test)]
 mod walks;
 
-pub use machine::{
-    FIRST_KEEPALIVE_DELAY, HANDSHAKE_TIME, KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX,
-    SEND_HOLD_TIME, Session, SessionConfig, Verdict,
+pub(crate) use machine::{
+    KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX, Session, SessionConfig, Verdict,
 };
-pub use table::{CloseReason, Direction, Event, State, Step, transition};
+pub(crate) use table::Direction;
+pub use table::{CloseReason, State};

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// Who dialled.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Direction {
+pub(crate) enum Direction {
     /// The peer did, and we accepted: we are the server.
     Incoming,
     /// We did: we are the client.
@@ -120,7 +120,7 @@ impl fmt::Display for Event {
 
 /// What the table says is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// Nothing.
     Ignore,
     /// Send our HELLO.
@@ -183,7 +183,7 @@ pub enum CloseReason {
 
 /// The transition table (protocol section 3).
 #[rustfmt::skip]
-pub fn transition(direction: Direction, state: State, event: Event) -> (State, Step) {
+pub(crate) fn transition(direction: Direction, state: State, event: Event) -> (State, Step) {
     use Direction::{Incoming, Outgoing};
     use Event::*;
     use State::*;

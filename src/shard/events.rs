@@ -81,12 +81,12 @@ impl Refusals {
 
 impl Record {
     /// Of a peer that connected to us.
-    pub fn of_stranger(remote: SocketAddr) -> Record {
+    pub(super) fn of_stranger(remote: SocketAddr) -> Record {
         Record { is_stranger: true, ..Record::of_our_own(remote) }
     }
 
     /// Of a server that we dialled, or a peer in this process.
-    pub fn of_our_own(remote: SocketAddr) -> Record {
+    pub(super) fn of_our_own(remote: SocketAddr) -> Record {
         Record {
             remote,
             is_stranger: false,
@@ -99,7 +99,7 @@ impl Record {
 
     /// Counts a refusal, and says so if it is the first for a while: true then, and it is to be summed
     /// up later.
-    pub fn refuse(&mut self, now: Time, refused: Refused, what: &dyn fmt::Display) -> bool {
+    pub(super) fn refuse(&mut self, now: Time, refused: Refused, what: &dyn fmt::Display) -> bool {
         if !self.refusals.count(now, refused) {
             return false;
         }
@@ -119,12 +119,12 @@ impl Record {
     }
 
     /// When refusals may be summed up, unless there are more until then.
-    pub fn quiet_at(&self) -> Time {
+    pub(super) fn quiet_at(&self) -> Time {
         self.refusals.last_at.after(QUIET)
     }
 
     /// Says how much was refused, if that was more than the line for the first one told.
-    pub fn sum_up(&mut self, limits: &Limits) {
+    pub(super) fn sum_up(&mut self, limits: &Limits) {
         let refusals = std::mem::take(&mut self.refusals);
         let Refusals { routes, subscriptions, invalid, .. } = refusals;
         let remote = self.remote;
@@ -147,7 +147,7 @@ impl Record {
     }
 
     /// Tells that a session stands.
-    pub fn established(&mut self, now: Time, id: PeerId, session: &Session) {
+    pub(super) fn established(&mut self, now: Time, id: PeerId, session: &Session) {
         self.established_at = Some(now);
         if self.is_stranger {
             let keepalive_s = session.keepalive_interval_s();
@@ -157,12 +157,12 @@ impl Record {
     }
 
     /// Remembers what is behind an end that is about to come, unless that is known already.
-    pub fn explain(&mut self, detail: impl FnOnce() -> String) {
+    pub(super) fn explain(&mut self, detail: impl FnOnce() -> String) {
         self.detail.get_or_insert_with(detail);
     }
 
     /// Tells that the session ended, and why.
-    pub fn end(&mut self, now: Time, id: PeerId, reason: CloseReason, is_expected: bool) {
+    pub(super) fn end(&mut self, now: Time, id: PeerId, reason: CloseReason, is_expected: bool) {
         let stood_for = self.established_at.map(|established_at| now.since(established_at));
         let end = SessionEnd { reason, stood_for, detail: self.detail.take() };
         if self.is_stranger {
@@ -173,7 +173,7 @@ impl Record {
     }
 
     /// How the session ended, if it did. Said once.
-    pub fn take_end(&mut self) -> Option<SessionEnd> {
+    pub(super) fn take_end(&mut self) -> Option<SessionEnd> {
         self.end.take()
     }
 }

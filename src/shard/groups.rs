@@ -114,7 +114,11 @@ pub(super) struct Groups {
 
 impl Groups {
     /// No groups. A reader whose backlog passes `lag_bytes_max` becomes a laggard.
-    pub fn new(hasher: RandomState, lag_bytes_max: u64, compacted_bytes_per_turn: usize) -> Groups {
+    pub(super) fn new(
+        hasher: RandomState,
+        lag_bytes_max: u64,
+        compacted_bytes_per_turn: usize,
+    ) -> Groups {
         Groups {
             by_key: SeededMap::with_hasher(hasher.clone()),
             hasher,
@@ -132,7 +136,7 @@ impl Groups {
     }
 
     /// Adds a subscription that waits for its join to be answered.
-    pub fn subscribe(&mut self, key: UpdateGroup, peer: PeerId, epoch: u64) -> SubIndex {
+    pub(super) fn subscribe(&mut self, key: UpdateGroup, peer: PeerId, epoch: u64) -> SubIndex {
         let group = *self.by_key.entry(key).or_insert_with(|| {
             index(self.groups.insert(LocalGroup {
                 key,
@@ -161,7 +165,7 @@ impl Groups {
     }
 
     /// Removes a subscription. Some if it was the group's last one here.
-    pub fn unsubscribe(&mut self, sub: SubIndex) -> Option<UpdateGroup> {
+    pub(super) fn unsubscribe(&mut self, sub: SubIndex) -> Option<UpdateGroup> {
         self.unlist(sub);
         let Subscription { group, .. } = self.subscriptions.remove(sub as usize);
         let local = &self.groups[group as usize];
@@ -176,13 +180,13 @@ impl Groups {
     }
 
     /// The subscription at an index.
-    pub fn subscription(&mut self, sub: SubIndex) -> &mut Subscription {
+    pub(super) fn subscription(&mut self, sub: SubIndex) -> &mut Subscription {
         &mut self.subscriptions[sub as usize]
     }
 
     /// A join was answered. `sub` is the peer's subscription of the VNI, if it still has one; an
     /// answer to an earlier one is dropped.
-    pub fn joined(&mut self, sub: Option<SubIndex>, joined: Joined) {
+    pub(super) fn joined(&mut self, sub: Option<SubIndex>, joined: Joined) {
         let Some(sub) = sub else { return };
         let Some(subscription) = self.find(sub, joined.epoch) else { return };
         assert!(!subscription.is_joined(), "a join is answered once");
@@ -200,7 +204,7 @@ impl Groups {
     /// Records for a group. `named` finds the subscription of a peer of this shard in the group's
     /// VNI. Records for a group that nobody here follows any more are dropped; those whose join
     /// was not answered yet will find in the answer what comes before it.
-    pub fn append(
+    pub(super) fn append(
         &mut self,
         key: UpdateGroup,
         scope: Scope,
@@ -243,7 +247,12 @@ impl Groups {
 
     /// What the subscription is to send next, at most `bytes_max` (one frame at least, if `copied`
     /// is empty). What a laggard is told is copied to `copied` at once.
-    pub fn next_part(&mut self, sub: SubIndex, copied: &mut Vec<u8>, bytes_max: usize) -> Part {
+    pub(super) fn next_part(
+        &mut self,
+        sub: SubIndex,
+        copied: &mut Vec<u8>,
+        bytes_max: usize,
+    ) -> Part {
         let subscription = &mut self.subscriptions[sub as usize];
         let reader = SourceId(subscription.peer);
         while let Some(block) = &mut subscription.block {
@@ -290,7 +299,7 @@ impl Groups {
     }
 
     /// Whether nothing is left to send: a look ahead.
-    pub fn is_exhausted(&mut self, sub: SubIndex) -> bool {
+    pub(super) fn is_exhausted(&mut self, sub: SubIndex) -> bool {
         let subscription = &self.subscriptions[sub as usize];
         let end = self.groups[subscription.group as usize].log.end();
         subscription.block.is_none()
@@ -303,7 +312,7 @@ impl Groups {
 
     /// Takes a subscription that got something to send: to be queued with its peer, at the front
     /// if it is urgent.
-    pub fn take_ready(&mut self) -> Option<(SubIndex, bool)> {
+    pub(super) fn take_ready(&mut self) -> Option<(SubIndex, bool)> {
         while let Some((sub, epoch, urgent)) = self.ready.pop_front() {
             if self.find(sub, epoch).is_some() {
                 return Some((sub, urgent));
@@ -313,17 +322,17 @@ impl Groups {
     }
 
     /// The subscription at an index, if it is still the same one.
-    pub fn find(&mut self, sub: SubIndex, epoch: u64) -> Option<&mut Subscription> {
+    pub(super) fn find(&mut self, sub: SubIndex, epoch: u64) -> Option<&mut Subscription> {
         self.subscriptions.get_mut(sub as usize).filter(|found| found.epoch == epoch)
     }
 
     /// Bytes of log chunks alive.
-    pub fn live_bytes(&self) -> usize {
+    pub(super) fn live_bytes(&self) -> usize {
         self.chunks.live_bytes()
     }
 
     /// The longest backlog of any reader in its log, in bytes.
-    pub fn lag_bytes_longest(&self) -> u64 {
+    pub(super) fn lag_bytes_longest(&self) -> u64 {
         let readers = self.subscriptions.iter().filter_map(|(_, sub)| match &sub.stand {
             Stand::Reading(cursor) => {
                 Some(self.groups[sub.group as usize].log.end() - cursor.position())
@@ -436,7 +445,7 @@ impl LocalGroup {
 
 impl Subscription {
     /// Whether its join was answered.
-    pub fn is_joined(&self) -> bool {
+    pub(super) fn is_joined(&self) -> bool {
         !matches!(self.stand, Stand::Waiting)
     }
 }

@@ -14,7 +14,7 @@ impl Groups {
     /// Passes on over logs behind laggards; and makes laggards of those who are too far behind, in groups
     /// whose logs grew enough for a look. If all logs together take more than `log_bytes_max`, everybody
     /// behind is too far behind. True if work is left.
-    pub fn compact(
+    pub(super) fn compact(
         &mut self,
         log_bytes_max: usize,
         named: impl Fn(SourceId, Vni) -> Option<SubIndex>,
@@ -42,12 +42,12 @@ impl Groups {
     }
 
     /// Bytes of all compactions and what laggards were told.
-    pub fn laggard_bytes(&self) -> usize {
+    pub(super) fn laggard_bytes(&self) -> usize {
         self.laggard_bytes.get()
     }
 
     /// The peers that lag, and what each of them takes alone, the largest first.
-    pub fn hungriest(&self) -> Vec<(PeerId, usize)> {
+    pub(super) fn hungriest(&self) -> Vec<(PeerId, usize)> {
         let mut of_peer: SeededMap<PeerId, usize> = SeededMap::with_hasher(self.hasher.clone());
         for (_, subscription) in &self.subscriptions {
             let group = &self.groups[subscription.group as usize];

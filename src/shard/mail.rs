@@ -27,7 +27,7 @@ pub(super) enum Request {
 
 impl Request {
     /// The route that changes, if one does.
-    pub fn route(&self) -> Option<(Vni, &Route)> {
+    pub(super) fn route(&self) -> Option<(Vni, &Route)> {
         match self {
             Request::Change { vni, route, .. } => Some((*vni, route)),
             _ => None,
@@ -131,7 +131,12 @@ pub(super) struct Outboxes {
 impl Outboxes {
     /// Empty blocks from `me` to `shards` shards. Beyond `requests_max` and `record_bytes_max` a
     /// destination counts as full.
-    pub fn new(me: ShardId, shards: u16, requests_max: usize, record_bytes_max: usize) -> Outboxes {
+    pub(super) fn new(
+        me: ShardId,
+        shards: u16,
+        requests_max: usize,
+        record_bytes_max: usize,
+    ) -> Outboxes {
         Outboxes {
             blocks: (0..shards).map(|_| Mail::new(me)).collect(),
             spare: Vec::new(),
@@ -146,28 +151,28 @@ impl Outboxes {
     }
 
     /// Asks something of a home shard.
-    pub fn request(&mut self, home: ShardId, request: Request) {
+    pub(super) fn request(&mut self, home: ShardId, request: Request) {
         self.blocks[home.index()].requests.push(request);
         self.requests_under_way[home.index()] += 1;
     }
 
     /// Whether a home shard has enough to do for now.
-    pub fn is_home_full(&self, home: ShardId) -> bool {
+    pub(super) fn is_home_full(&self, home: ShardId) -> bool {
         self.requests_under_way[home.index()] >= self.requests_max
     }
 
     /// Whether some shard has enough records to take for now.
-    pub fn is_any_full(&self) -> bool {
+    pub(super) fn is_any_full(&self) -> bool {
         self.full > 0
     }
 
     /// The receiver of our requests reports that it dealt with some.
-    pub fn requests_done(&mut self, home: ShardId, count: usize) {
+    pub(super) fn requests_done(&mut self, home: ShardId, count: usize) {
         self.requests_under_way[home.index()] -= count;
     }
 
     /// The receiver of our records reports that it took some.
-    pub fn records_taken(&mut self, shard: ShardId, bytes: usize) {
+    pub(super) fn records_taken(&mut self, shard: ShardId, bytes: usize) {
         let under_way = &mut self.record_bytes_under_way[shard.index()];
         let was_full = *under_way >= self.record_bytes_max;
         *under_way -= bytes;
@@ -175,12 +180,12 @@ impl Outboxes {
     }
 
     /// The block for `shard`.
-    pub fn block(&mut self, shard: ShardId) -> &mut Mail {
+    pub(super) fn block(&mut self, shard: ShardId) -> &mut Mail {
         &mut self.blocks[shard.index()]
     }
 
     /// Notes that a request of `source` at `shard` was dealt with.
-    pub fn settle(&mut self, shard: ShardId, source: SourceId, is_add: bool, stored: i32) {
+    pub(super) fn settle(&mut self, shard: ShardId, source: SourceId, is_add: bool, stored: i32) {
         let settled = &mut self.blocks[shard.index()].settled;
         if settled.last().is_none_or(|last| last.source != source) {
             settled.push(Settled { source, changes: 0, adds: 0, stored: 0 });
@@ -193,7 +198,7 @@ impl Outboxes {
     }
 
     /// Takes the block for `shard`, if there is anything in it.
-    pub fn take(&mut self, shard: ShardId) -> Option<Mail> {
+    pub(super) fn take(&mut self, shard: ShardId) -> Option<Mail> {
         let block = &mut self.blocks[shard.index()];
         if block.is_empty() {
             return None;
@@ -211,7 +216,7 @@ impl Outboxes {
     }
 
     /// Keeps a block that everything was taken out of for use again.
-    pub fn keep(&mut self, mut mail: Mail) {
+    pub(super) fn keep(&mut self, mut mail: Mail) {
         mail.bytes.clear();
         mail.from = self.me;
         mail.requests_done = 0;

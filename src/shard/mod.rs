@@ -46,10 +46,11 @@ use mail::{Outboxes, Request};
 use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
 
 pub use config::{Budgets, Limits, ShardConfig};
-pub use events::{STRANGERS, SessionEnd};
+pub use events::STRANGERS;
+pub use events::SessionEnd;
 pub use mail::Mail;
 pub use output::Transmit;
-pub use pacing::{BATCH_BYTES_MAX, Pacer, Permit, TcpSample};
+pub use pacing::{BATCH_BYTES_MAX, TcpSample};
 pub use piece::Piece;
 
 /// Timers are looked after at most this often.

@@ -43,7 +43,7 @@ pub struct TcpSample {
 
 /// What may be sent now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Permit {
+pub(crate) enum Permit {
     /// One batch of at most this many bytes (whole frames, one at least).
     Batch {
         /// Bytes.
@@ -55,7 +55,7 @@ pub enum Permit {
 
 /// The allowance of one peer.
 #[derive(Clone, Copy, Debug)]
-pub struct Pacer {
+pub(crate) struct Pacer {
     /// Microseconds that one route costs; 0 for no limit.
     route_us: f64,
     /// When the allowance is used up; up to [`Pacer::BURST`] in the past.
@@ -70,7 +70,7 @@ impl Pacer {
     const BURST: Duration = Duration::from_millis(20);
 
     /// A full allowance.
-    pub fn new(pace: Pace) -> Pacer {
+    pub(crate) fn new(pace: Pace) -> Pacer {
         let routes_per_s = match pace {
             Pace::Off => {
                 return Pacer::with(0.0);
@@ -82,17 +82,17 @@ impl Pacer {
     }
 
     /// Whether `permit` needs to know how TCP stands.
-    pub fn wants_sample(&self, now: Time) -> bool {
+    pub(crate) fn wants_sample(&self, now: Time) -> bool {
         now >= self.sampled_until
     }
 
     /// Whether `sent` needs to know how much it was.
-    pub fn counts_routes(&self) -> bool {
+    pub(crate) fn counts_routes(&self) -> bool {
         self.route_us > 0.0
     }
 
     /// What may be sent at `now`. `sample` counts where [`Pacer::wants_sample`] says so.
-    pub fn permit(&mut self, now: Time, sample: &TcpSample) -> Permit {
+    pub(crate) fn permit(&mut self, now: Time, sample: &TcpSample) -> Permit {
         let now_us = now.0 as f64;
         if self.route_us > 0.0 && self.spent_until_us > now_us {
             return Permit::Wait(Time(self.spent_until_us.ceil() as u64));
@@ -109,7 +109,7 @@ impl Pacer {
     }
 
     /// A batch of this many routes was sent.
-    pub fn sent(&mut self, now: Time, routes: usize) {
+    pub(crate) fn sent(&mut self, now: Time, routes: usize) {
         let earliest = now.0 as f64 - Self::BURST.as_micros() as f64;
         self.spent_until_us = self.spent_until_us.max(earliest) + routes as f64 * self.route_us;
     }

@@ -30,7 +30,7 @@ const WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// What may be under way to one peer.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Window {
+pub(super) struct Window {
     /// Bytes handed to the kernel since the connection began, and those acknowledged.
     sent_bytes: u64,
     acked_bytes: u64,
@@ -53,13 +53,13 @@ struct Round {
 impl Window {
     /// Bytes were handed to the kernel.
     #[inline]
-    pub fn sent(&mut self, bytes: usize) {
+    pub(super) fn sent(&mut self, bytes: usize) {
         self.sent_bytes += bytes as u64;
     }
 
     /// Whether `permit` needs to know how TCP stands. `interval_s` is the keepalive interval.
     #[inline]
-    pub fn wants_sample(&self, now: Time, interval_s: u32) -> bool {
+    pub(super) fn wants_sample(&self, now: Time, interval_s: u32) -> bool {
         let least = least_bytes(interval_s);
         let bytes_max = self.bytes_max.max(least);
         let under_way = self.under_way();
@@ -73,7 +73,7 @@ impl Window {
     /// What may be sent at `now`: a batch fits in any case. `sample` counts where
     /// [`Window::wants_sample`] says so.
     #[inline]
-    pub fn permit(&mut self, now: Time, interval_s: u32, sample: &TcpSample) -> Permit {
+    pub(super) fn permit(&mut self, now: Time, interval_s: u32, sample: &TcpSample) -> Permit {
         if self.wants_sample(now, interval_s) {
             self.take(now, interval_s, sample);
         }

@@ -29,22 +29,22 @@ pub(in crate::shard) struct Commands {
 
 impl Commands {
     /// Tells the peer something, behind all else. A KEEPALIVE is a question: whether it has read so far.
-    pub fn push(&mut self, message: Message) {
+    pub(crate) fn push(&mut self, message: Message) {
         self.queue.push_back(message);
     }
 
     /// How many questions were answered: the first ones.
-    pub fn answered(&self) -> Question {
+    pub(crate) fn answered(&self) -> Question {
         self.answered
     }
 
     /// Whether all were sent.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
     /// The peer answered a KEEPALIVE.
-    pub fn heard_keepalive(&mut self) {
+    pub(crate) fn heard_keepalive(&mut self) {
         // What answers none of ours would open later gates, and answer later questions.
         self.keepalives_heard = (self.keepalives_heard + 1).min(self.keepalives_sent);
         let heard = self.keepalives_heard;

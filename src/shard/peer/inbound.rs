@@ -55,7 +55,7 @@ struct Quota {
 
 impl Inbound {
     /// Nothing heard. The peer may announce `routes_max` routes.
-    pub fn new(routes_max: i64) -> Inbound {
+    pub(crate) fn new(routes_max: i64) -> Inbound {
         Inbound {
             deframer: Deframer::new(),
             backlog: Vec::new(),
@@ -67,7 +67,7 @@ impl Inbound {
     /// The next message of `input`, or what is wrong with it. None if the peer is paused, or if more has
     /// to come first.
     #[inline]
-    pub fn next(&mut self, input: &mut &[u8]) -> Option<Result<Heard, Fault>> {
+    pub(crate) fn next(&mut self, input: &mut &[u8]) -> Option<Result<Heard, Fault>> {
         if self.pause.is_some() {
             return None;
         }
@@ -83,30 +83,30 @@ impl Inbound {
     }
 
     /// Keeps input until the peer is resumed.
-    pub fn keep(&mut self, bytes: &[u8]) {
+    pub(crate) fn keep(&mut self, bytes: &[u8]) {
         self.backlog.extend_from_slice(bytes);
     }
 
     /// Keeps what is left of a backlog that was taken, behind the first `used` bytes.
-    pub fn keep_rest(&mut self, mut backlog: Vec<u8>, used: usize) {
+    pub(crate) fn keep_rest(&mut self, mut backlog: Vec<u8>, used: usize) {
         backlog.drain(..used);
         self.backlog = backlog;
     }
 
     /// Whether the peer is paused.
-    pub fn is_paused(&self) -> bool {
+    pub(crate) fn is_paused(&self) -> bool {
         self.pause.is_some()
     }
 
     /// Lets no message pass from now on. False if that is so already.
-    pub fn pause(&mut self, pause: Pause) -> bool {
+    pub(crate) fn pause(&mut self, pause: Pause) -> bool {
         let is_new = self.pause.is_none();
         self.pause.get_or_insert(pause);
         is_new
     }
 
     /// Ends the pause if `over` says that it is: the change that waited, and the input behind it.
-    pub fn resume(
+    pub(crate) fn resume(
         &mut self,
         over: impl FnOnce(&Pause) -> bool,
     ) -> Option<(Option<Update>, Vec<u8>)> {
@@ -119,7 +119,7 @@ impl Inbound {
 
     /// Whether a change may pass. If so it is under way from now on.
     #[inline]
-    pub fn admit(&mut self, action: Action) -> Admission {
+    pub(crate) fn admit(&mut self, action: Action) -> Admission {
         let is_add = action == Action::Add;
         if is_add && self.quota.is_used_up() {
             return match self.quota.changes_under_way {
@@ -133,7 +133,7 @@ impl Inbound {
     }
 
     /// A home dealt with changes. True if a change may be decided now that the peer is paused with.
-    pub fn settle(&mut self, settled: &Settled) -> bool {
+    pub(crate) fn settle(&mut self, settled: &Settled) -> bool {
         let quota = &mut self.quota;
         quota.changes_under_way -= i64::from(settled.changes);
         quota.adds_under_way -= i64::from(settled.adds);
@@ -143,7 +143,7 @@ impl Inbound {
     }
 
     /// Nothing is heard any more.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.backlog = Vec::new();
         self.pause = None;
     }

@@ -15,7 +15,7 @@ pub(in crate::shard) enum Link {
 
 impl Link {
     /// The session, if there is a connection.
-    pub fn session(&self) -> Option<&Session> {
+    pub(crate) fn session(&self) -> Option<&Session> {
         match self {
             Link::Session(session) => Some(session),
             Link::Local(_) => None,
@@ -23,7 +23,7 @@ impl Link {
     }
 
     /// The session, if there is a connection.
-    pub fn session_mut(&mut self) -> Option<&mut Session> {
+    pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
         match self {
             Link::Session(session) => Some(session),
             Link::Local(_) => None,
@@ -31,29 +31,29 @@ impl Link {
     }
 
     /// Tells the session something, if there is one.
-    pub fn tell(&mut self, something: impl FnOnce(&mut Session)) {
+    pub(crate) fn tell(&mut self, something: impl FnOnce(&mut Session)) {
         if let Link::Session(session) = self {
             something(session);
         }
     }
 
     /// Whether we dialled the peer: it is a server.
-    pub fn is_dialled(&self) -> bool {
+    pub(crate) fn is_dialled(&self) -> bool {
         self.session().is_some_and(|session| session.direction() == Direction::Outgoing)
     }
 
     /// Whether routes may flow.
-    pub fn is_established(&self) -> bool {
+    pub(crate) fn is_established(&self) -> bool {
         self.session().is_none_or(|session| session.state() == State::Established)
     }
 
     /// Whether the peer puts frames together that come in parts.
-    pub fn reassembles(&self) -> bool {
+    pub(crate) fn reassembles(&self) -> bool {
         self.session().is_none_or(Session::peer_reassembles)
     }
 
     /// What the peer is as a source of routes.
-    pub fn class(&self) -> PeerClass {
+    pub(crate) fn class(&self) -> PeerClass {
         match self {
             Link::Session(session) if session.direction() == Direction::Outgoing => {
                 PeerClass::Server
@@ -64,7 +64,7 @@ impl Link {
     }
 
     /// When the session's timers have something to do.
-    pub fn next_deadline(&self) -> Time {
+    pub(crate) fn next_deadline(&self) -> Time {
         self.session().map_or(Time::NEVER, Session::next_deadline)
     }
 }

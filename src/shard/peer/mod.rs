@@ -53,7 +53,7 @@ pub(super) struct Peer {
 
 impl Peer {
     /// A connection that was accepted.
-    pub fn accepted(now: Time, remote: SocketAddr, config: &ShardConfig) -> Peer {
+    pub(super) fn accepted(now: Time, remote: SocketAddr, config: &ShardConfig) -> Peer {
         let limits = &config.limits;
         let session = Session::new(
             &SessionConfig {
@@ -74,7 +74,7 @@ impl Peer {
     }
 
     /// A connection to a server that we dialled.
-    pub fn dialled(now: Time, remote: SocketAddr, config: &ShardConfig) -> Peer {
+    pub(super) fn dialled(now: Time, remote: SocketAddr, config: &ShardConfig) -> Peer {
         let session = Session::new(
             &SessionConfig {
                 direction: Direction::Outgoing,
@@ -89,7 +89,7 @@ impl Peer {
     }
 
     /// A peer that lives in this process.
-    pub fn local(now: Time, class: PeerClass) -> Peer {
+    pub(super) fn local(now: Time, class: PeerClass) -> Peer {
         let remote = SocketAddr::from(([0; 16], 0));
         Peer::new(Link::Local(class), Outbound::new(now, Pace::Off, true), remote)
     }
@@ -109,7 +109,7 @@ impl Peer {
     }
 
     /// The groups in which its subscriptions are.
-    pub fn group_class(&self) -> GroupClass {
+    pub(super) fn group_class(&self) -> GroupClass {
         match self.link.class() {
             PeerClass::Server => GroupClass::Server,
             PeerClass::Client | PeerClass::Own => GroupClass::Client,
@@ -118,7 +118,7 @@ impl Peer {
 
     /// Remembers that `home` knows the peer as a source.
     #[inline]
-    pub fn note_home(&mut self, home: ShardId) {
+    pub(super) fn note_home(&mut self, home: ShardId) {
         let (word, bit) = (home.index() / 64, home.index() % 64);
         if self.homes.len() <= word {
             self.homes.resize(word + 1, 0);
@@ -127,7 +127,7 @@ impl Peer {
     }
 
     /// The homes that know the peer as a source.
-    pub fn homes(&self) -> Vec<ShardId> {
+    pub(super) fn homes(&self) -> Vec<ShardId> {
         (0..self.homes.len() * 64)
             .filter(|&at| self.homes[at / 64] & (1 << (at % 64)) != 0)
             .map(|at| ShardId(at as u16))
@@ -135,7 +135,7 @@ impl Peer {
     }
 
     /// Nothing is heard until it is resumed. False if that is so already.
-    pub fn pause(&mut self, now: Time, pause: Pause) -> bool {
+    pub(super) fn pause(&mut self, now: Time, pause: Pause) -> bool {
         let is_new = self.inbound.pause(pause);
         if is_new {
             self.link.tell(|session| session.pause(now));
@@ -144,7 +144,7 @@ impl Peer {
     }
 
     /// A KEEPALIVE is due. One that is not heard, since we do not read, gets ours unasked.
-    pub fn owe_keepalive(&mut self) {
+    pub(super) fn owe_keepalive(&mut self) {
         match self.inbound.is_paused() && !self.link.is_dialled() {
             true => self.outbound.owe_unasked_keepalive(),
             false => self.outbound.owe_keepalive(),
@@ -152,21 +152,21 @@ impl Peer {
     }
 
     /// Takes note of what the peer's TCP has acknowledged, if the sample tells.
-    pub fn note_acked(&mut self, now: Time, sample: &TcpSample) {
+    pub(super) fn note_acked(&mut self, now: Time, sample: &TcpSample) {
         if self.outbound.is_progress(sample) {
             self.link.tell(|session| session.send_progressed(now));
         }
     }
 
     /// The timer for what it does not take runs as long as something is under way or waits.
-    pub fn note_idle(&mut self) {
+    pub(super) fn note_idle(&mut self) {
         if !self.outbound.has_output() {
             self.link.tell(Session::send_idle);
         }
     }
 
     /// The connection is over: nothing is heard or sent any more. Returns the subscriptions that it had.
-    pub fn end(&mut self) -> BTreeMap<Vni, SubIndex> {
+    pub(super) fn end(&mut self) -> BTreeMap<Vni, SubIndex> {
         self.ending = Ending::Closed;
         self.inbound.end();
         self.outbound.end();
@@ -188,16 +188,16 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub fn new(shard: ShardId) -> Peers {
+    pub(super) fn new(shard: ShardId) -> Peers {
         Peers { shard, slots: Vec::new(), free: Vec::new() }
     }
 
     /// Number of connections not released yet.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    pub fn insert(&mut self, peer: Peer) -> PeerId {
+    pub(super) fn insert(&mut self, peer: Peer) -> PeerId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             u32::try_from(self.slots.len() - 1).expect("below PeerId::SLOTS")
@@ -207,7 +207,7 @@ impl Peers {
         PeerId::new(self.shard, slot, place.generation)
     }
 
-    pub fn remove(&mut self, id: PeerId) {
+    pub(super) fn remove(&mut self, id: PeerId) {
         if self.find(id).is_some() {
             let place = &mut self.slots[id.slot() as usize];
             place.peer = None;
@@ -217,20 +217,20 @@ impl Peers {
     }
 
     /// The peer, unless it was released (or lives on another shard).
-    pub fn find(&self, id: PeerId) -> Option<&Peer> {
+    pub(super) fn find(&self, id: PeerId) -> Option<&Peer> {
         let place = self.slots.get(id.slot() as usize)?;
         let same = place.generation == id.generation() && id.shard() == self.shard;
         place.peer.as_deref().filter(|_| same)
     }
 
-    pub fn find_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
+    pub(super) fn find_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
         let place = self.slots.get_mut(id.slot() as usize)?;
         let same = place.generation == id.generation() && id.shard() == self.shard;
         place.peer.as_deref_mut().filter(|_| same)
     }
 
     /// The ids of all connections.
-    pub fn ids(&self) -> Vec<PeerId> {
+    pub(super) fn ids(&self) -> Vec<PeerId> {
         let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.peer.is_some());
         used.map(|(at, slot)| PeerId::new(self.shard, at as u32, slot.generation)).collect()
     }

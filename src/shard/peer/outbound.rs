@@ -64,7 +64,7 @@ pub(in crate::shard) struct Outbound {
 
 impl Outbound {
     /// Nothing to send. `commands` says whether the peer is told more than UPDATEs and answers.
-    pub fn new(now: Time, pace: Pace, commands: bool) -> Outbound {
+    pub(crate) fn new(now: Time, pace: Pace, commands: bool) -> Outbound {
         Outbound {
             hello: None,
             keepalives_owed: 0,
@@ -83,32 +83,32 @@ impl Outbound {
     }
 
     /// A HELLO is to be sent.
-    pub fn owe_hello(&mut self, hello: Hello) {
+    pub(crate) fn owe_hello(&mut self, hello: Hello) {
         self.hello = Some(hello);
     }
 
     /// A KEEPALIVE is to be sent.
-    pub fn owe_keepalive(&mut self) {
+    pub(crate) fn owe_keepalive(&mut self) {
         self.keepalives_owed = self.keepalives_owed.saturating_add(1);
     }
 
     /// A KEEPALIVE is to be sent that the peer shall not take for an answer.
-    pub fn owe_unasked_keepalive(&mut self) {
+    pub(crate) fn owe_unasked_keepalive(&mut self) {
         self.keepalives_unasked = self.keepalives_unasked.saturating_add(1);
     }
 
     /// A KEEPALIVE is to be sent behind all that is pending.
-    pub fn owe_mark(&mut self) {
+    pub(crate) fn owe_mark(&mut self) {
         self.owes_mark = true;
     }
 
     /// What the peer is told besides UPDATEs, if it is told such things at all.
-    pub fn commands(&mut self) -> Option<&mut Commands> {
+    pub(crate) fn commands(&mut self) -> Option<&mut Commands> {
         self.commands.as_deref_mut()
     }
 
     /// A subscription has something to send.
-    pub fn queue(&mut self, sub: SubIndex, epoch: u64, urgent: bool) {
+    pub(crate) fn queue(&mut self, sub: SubIndex, epoch: u64, urgent: bool) {
         match urgent {
             true => self.pending.push_front((sub, epoch)),
             false => self.pending.push_back((sub, epoch)),
@@ -116,42 +116,42 @@ impl Outbound {
     }
 
     /// How many subscriptions are queued, removed ones included.
-    pub fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.pending.len()
     }
 
     /// Whether a subscription is queued.
     #[cfg(test)]
-    pub fn is_queued(&self, sub: SubIndex, epoch: u64) -> bool {
+    pub(crate) fn is_queued(&self, sub: SubIndex, epoch: u64) -> bool {
         self.pending.contains(&(sub, epoch))
     }
 
     /// Forgets the queued subscriptions that are gone.
-    pub fn retain(&mut self, mut is_there: impl FnMut(SubIndex, u64) -> bool) {
+    pub(crate) fn retain(&mut self, mut is_there: impl FnMut(SubIndex, u64) -> bool) {
         self.pending.retain(|&(sub, epoch)| is_there(sub, epoch));
     }
 
     /// The subscription whose turn it is.
     #[inline]
-    pub fn first(&self) -> Option<(SubIndex, u64)> {
+    pub(crate) fn first(&self) -> Option<(SubIndex, u64)> {
         self.pending.front().copied()
     }
 
     /// The first subscription is gone, or has nothing to send any more.
     #[inline]
-    pub fn drop_first(&mut self) {
+    pub(crate) fn drop_first(&mut self) {
         self.pending.pop_front();
     }
 
     /// The first subscription's turn is over.
     #[inline]
-    pub fn end_turn(&mut self) {
+    pub(crate) fn end_turn(&mut self) {
         self.pending.rotate_left(1);
     }
 
     /// The writer is to be woken, if it waits: true if it is to be listed.
     #[inline]
-    pub fn wake(&mut self) -> bool {
+    pub(crate) fn wake(&mut self) -> bool {
         if self.writer != Writer::Waits {
             return false;
         }
@@ -161,7 +161,7 @@ impl Outbound {
 
     /// The writer was taken from the list: true if it is to go on.
     #[inline]
-    pub fn unlist(&mut self) -> bool {
+    pub(crate) fn unlist(&mut self) -> bool {
         self.is_in_list = false;
         let is_listed = self.writer == Writer::Listed;
         if is_listed {
@@ -174,7 +174,7 @@ impl Outbound {
     ///
     /// # Panics
     /// If a SEND is under way.
-    pub fn before_updates(&mut self, link: &Link) -> Option<(Piece, Kind)> {
+    pub(crate) fn before_updates(&mut self, link: &Link) -> Option<(Piece, Kind)> {
         assert!(self.in_flight.is_none(), "one SEND at a time");
         if let Some(rest) = self.rest.take() {
             return Some((rest, Kind::Rest));
@@ -195,7 +195,7 @@ impl Outbound {
 
     /// What a SEND of UPDATEs may carry, and when. None if there is none to send, or if something will
     /// tell when to ask again.
-    pub fn permit(&mut self, now: Time, link: &Link, sample: &TcpSample) -> Option<Permit> {
+    pub(crate) fn permit(&mut self, now: Time, link: &Link, sample: &TcpSample) -> Option<Permit> {
         let is_gate_open = self.commands.as_ref().is_none_or(|commands| commands.is_gate_open());
         if self.pending.is_empty() || !is_gate_open {
             return None;
@@ -207,24 +207,24 @@ impl Outbound {
     }
 
     /// What goes behind all UPDATEs, if there is something.
-    pub fn behind_updates(&mut self) -> Option<(Piece, Kind)> {
+    pub(crate) fn behind_updates(&mut self) -> Option<(Piece, Kind)> {
         let is_due = self.pending.is_empty() && std::mem::take(&mut self.owes_mark);
         is_due.then(|| (Piece::gathered(Rc::new(KEEPALIVE_FRAME.to_vec()), false), Kind::Control))
     }
 
     /// Whether [`Outbound::permit`] needs to know how TCP stands.
-    pub fn wants_sample(&self, now: Time, link: &Link) -> bool {
+    pub(crate) fn wants_sample(&self, now: Time, link: &Link) -> bool {
         !self.pending.is_empty()
             && link.session().is_some_and(|session| self.path.wants_sample(now, session))
     }
 
     /// Whether the peer's TCP has acknowledged more than before, if the sample tells.
-    pub fn is_progress(&mut self, sample: &TcpSample) -> bool {
+    pub(crate) fn is_progress(&mut self, sample: &TcpSample) -> bool {
         self.path.is_progress(sample)
     }
 
     /// A SEND begins: the one exit, whatever is sent.
-    pub fn send(&mut self, now: Time, (piece, kind): (Piece, Kind)) -> Piece {
+    pub(crate) fn send(&mut self, now: Time, (piece, kind): (Piece, Kind)) -> Piece {
         self.path.sent(now, &piece, kind);
         if kind != Kind::Rest {
             self.is_control = kind == Kind::Control;
@@ -247,7 +247,7 @@ impl Outbound {
     ///
     /// # Panics
     /// If no SEND is under way.
-    pub fn sent(&mut self, bytes: usize) -> Option<Rc<Vec<u8>>> {
+    pub(crate) fn sent(&mut self, bytes: usize) -> Option<Rc<Vec<u8>>> {
         let piece = self.in_flight.take().expect("reported once for each SEND");
         let gathered;
         (self.rest, gathered) = piece.rest(bytes);
@@ -257,23 +257,23 @@ impl Outbound {
 
     /// Whether the last SEND was of control frames: that the kernel takes them says nothing of the
     /// UPDATEs that wait.
-    pub fn was_control(&self) -> bool {
+    pub(crate) fn was_control(&self) -> bool {
         self.is_control
     }
 
     /// Nothing can be sent now: the writer waits.
-    pub fn idle(&mut self) {
+    pub(crate) fn idle(&mut self) {
         self.writer = Writer::Waits;
     }
 
     /// The SEND under way failed.
-    pub fn failed(&mut self) {
+    pub(crate) fn failed(&mut self) {
         self.in_flight = None;
     }
 
     /// Whether a SEND is under way; `is_due` if it is for so long that TCP is to be asked about it, or
     /// once more.
-    pub fn in_flight(&mut self, now: Time) -> Option<bool> {
+    pub(crate) fn in_flight(&mut self, now: Time) -> Option<bool> {
         self.in_flight.as_ref()?;
         let is_due = self.in_flight_since.after(SAMPLE_INTERVAL) <= now;
         if is_due {
@@ -283,7 +283,7 @@ impl Outbound {
     }
 
     /// Whether something is to be sent, now or when its turn comes.
-    pub fn has_output(&self) -> bool {
+    pub(crate) fn has_output(&self) -> bool {
         self.hello.is_some()
             || self.keepalives_owed > 0
             || self.keepalives_unasked > 0
@@ -295,7 +295,7 @@ impl Outbound {
     }
 
     /// Nothing is sent any more. What the kernel works on stays until it has done so.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.hello = None;
         (self.keepalives_owed, self.keepalives_unasked) = (0, 0);
         self.commands = None;

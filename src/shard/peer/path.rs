@@ -32,7 +32,7 @@ pub(super) struct Path {
 
 impl Path {
     /// A path on which nothing was sent.
-    pub fn new(pace: Pace) -> Path {
+    pub(super) fn new(pace: Pace) -> Path {
         Path {
             window: Window::default(),
             pacer: Pacer::new(pace),
@@ -42,7 +42,7 @@ impl Path {
     }
 
     /// Whether [`Path::permit`] needs to know how TCP stands.
-    pub fn wants_sample(&self, now: Time, session: &Session) -> bool {
+    pub(super) fn wants_sample(&self, now: Time, session: &Session) -> bool {
         session.state() == State::Established
             && now >= self.held_until
             && (self.window.wants_sample(now, session.keepalive_interval_s())
@@ -50,7 +50,12 @@ impl Path {
     }
 
     /// What the next SEND of UPDATEs may carry, and when. None if a timer is set already.
-    pub fn permit(&mut self, now: Time, session: &Session, sample: &TcpSample) -> Option<Permit> {
+    pub(super) fn permit(
+        &mut self,
+        now: Time,
+        session: &Session,
+        sample: &TcpSample,
+    ) -> Option<Permit> {
         if now < self.held_until {
             return None;
         }
@@ -71,7 +76,7 @@ impl Path {
     }
 
     /// Something leaves. The rest of a short SEND was counted with what went out of it.
-    pub fn sent(&mut self, now: Time, piece: &Piece, kind: Kind) {
+    pub(super) fn sent(&mut self, now: Time, piece: &Piece, kind: Kind) {
         if kind == Kind::Rest {
             return;
         }
@@ -83,7 +88,7 @@ impl Path {
     }
 
     /// Whether the peer's TCP has acknowledged more than before, if the sample tells.
-    pub fn is_progress(&mut self, sample: &TcpSample) -> bool {
+    pub(super) fn is_progress(&mut self, sample: &TcpSample) -> bool {
         let is_known = sample.snd_mss > 0;
         is_known
             && std::mem::replace(&mut self.bytes_acked, sample.bytes_acked) != sample.bytes_acked
