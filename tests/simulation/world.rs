@@ -382,7 +382,7 @@ impl World {
         let table_bytes = 2 * 120 * self.destinations * self.hops;
         let lag_max = self.limits.lag_bytes_max.max(table_bytes as u64) * 5 / 4 + (64 << 10);
         assert!(held.lag_bytes_longest <= lag_max + turn_bytes as u64, "{held:?}");
-        // Each route once (250 bytes, twice for growth), those to be forgotten, a page for each subscription.
+        // Each route once (250 bytes, twice for growth), those to be forgotten, a page a reader.
         let routes = self.vnis * 3 * (self.destinations * self.hops + 4_096);
         let private_max = routes * 2 * 250 + self.clients.len() * self.vnis * 3 * 700;
         assert!(held.laggard_bytes <= private_max, "{held:?} {private_max}");
@@ -428,7 +428,6 @@ impl World {
                 busy |= self.nodes[at].mail.iter().any(|queue| !queue.is_empty());
             }
             if !busy {
-                // Paced peers and bases wait for the clock.
                 let next = self.nodes.iter().map(|node| node.shard.next_wakeup()).min();
                 let next = next.expect("there is a shard");
                 let soon = Time(self.now.0 + 5_000_000);
@@ -546,7 +545,7 @@ impl World {
         }
     }
 
-    /// All that clients said arrives and is dealt with; who is stuck stays stuck.
+    /// All that was said is dealt with; who is stuck stays stuck.
     fn settle_input(&mut self) {
         for round in 0..200_000 {
             for at in 0..self.clients.len() {
