@@ -30,6 +30,7 @@ mod sys;
 mod turns;
 mod worker;
 
+#[cfg(feature = "cli")]
 pub(crate) use self::config::{CORES_MAX, SEGMENT_BYTES};
 pub use self::config::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
 pub use self::dial::RETRY_INTERVAL;

@@ -30,6 +30,7 @@ use netlink::Requests;
 use plan::Plan;
 use thread::{Command, NetlinkThread};
 
+#[cfg(feature = "cli")]
 pub(crate) use config::RESYNC_DEFAULT;
 pub use config::{HOPS_DEFAULT, HOPS_MAX, KernelConfig, NexthopObjects};
 pub use messages::METALBOND_RT_PROTO;

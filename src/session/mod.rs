@@ -1,6 +1,6 @@
 //! The state machine of one connection and its timers, without I/O.
 //!
-//! Owns what may be said when: [`transition`] is the table, [`Session`] walks it and keeps the
+//! Owns what may be said when: `transition` is the table, [`Session`] walks it and keeps the
 //! timers. Must never touch a socket, look at a clock, or know what an UPDATE says.
 //!
 //! The driver hands in what happened and does what the [`Verdict`] says. After every call it may

@@ -158,13 +158,13 @@ pub enum CloseReason {
     /// There is no keepalive interval of 0 seconds.
     #[error("HELLO with keepalive interval 0")]
     HelloIntervalZero,
-    /// Not established within [`HANDSHAKE_TIME`](super::HANDSHAKE_TIME).
+    /// Not established within `HANDSHAKE_TIME`.
     #[error("not established in time")]
     HandshakeTimeout,
     /// Nothing heard for 5/2 of the keepalive interval.
     #[error("hold time over: nothing was heard from the peer")]
     HoldTimeout,
-    /// Nothing taken for [`SEND_HOLD_TIME`](super::SEND_HOLD_TIME) (RFC 9687).
+    /// Nothing taken for `SEND_HOLD_TIME` (RFC 9687).
     #[error("send-hold time over: the peer took nothing")]
     SendHoldTimeout,
     /// Bytes that are no message.

@@ -127,6 +127,27 @@ fn what_laggards_take_does_not_grow_with_the_records() {
 }
 
 #[test]
+fn logs_that_take_too_much_make_laggards_of_all_who_are_behind() {
+    // Nobody is too far behind by itself.
+    let limits = Limits { lag_bytes_max: 1 << 30, log_bytes_max: 1 << 20, ..Limits::default() };
+    let mut shard = shard(limits);
+    let announcer = peer(&mut shard);
+    let stalled = peer(&mut shard);
+    say(&mut shard, stalled, &[Message::Subscribe(VNI)]);
+    stall(&mut shard, stalled);
+    let there = updates(Action::Add, VNI, 0..500);
+    let gone = updates(Action::Remove, VNI, 0..500);
+    for _ in 0..200 {
+        shard.receive(NOW, announcer, &there);
+        shard.receive(NOW, announcer, &gone);
+        turns(&mut shard);
+        let usage = shard.usage();
+        assert!(usage.log_bytes < 2 << 20, "{usage:?}");
+    }
+    assert!(shard.usage().laggard_bytes > 0, "it lags");
+}
+
+#[test]
 fn a_loss_in_one_vni_takes_turns_and_comes_before_what_follows() {
     let mut shard = shard(Limits::default());
     shard.config.budgets.requests_per_turn = 100;
