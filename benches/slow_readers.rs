@@ -67,7 +67,8 @@ fn number(name: &str) -> Option<usize> {
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let in_full = words.iter().any(|word| word == "--bench");
+    let has = |flag: &str| words.iter().any(|word| word == flag);
+    let in_full = has("--bench") && !has("--test");
     let chosen = words.into_iter().find(|word| !word.starts_with('-')).unwrap_or_default();
     let turns = number("METALBOND_BENCH_TURNS").unwrap_or(if in_full { 300 } else { 12 });
     let most = number("METALBOND_BENCH_READERS").unwrap_or(if in_full { 10_000 } else { 10 });
