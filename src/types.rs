@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub(crate) use growing::{Pages, Place, SplitMap, SplitTable};
+pub(crate) use growing::{Pages, Place, SplitMap, SplitTable, wide};
 pub use host_port::{HostPort, HostPortError};
 
 /// A hash map whose seed its owner passes in (random in `io`, the run's seed in the simulator).

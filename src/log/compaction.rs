@@ -8,8 +8,7 @@
 //! told anything is whether their number since it began to lag is odd, and what it is to be told is how
 //! things stand now. `toggled` has, for each route, whether that number is odd since the beginning; a
 //! laggard remembers what `toggled` was when it last knew all. The two differ exactly in the routes that it
-//! has to be told of. Where a record is not for the laggard alone, or for all but it, both sides change, or
-//! one: see [`Compaction::pass`].
+//! has to be told of. A record that names a laggard ("all but X", "only X") turns what X remembers as well.
 
 use std::rc::Rc;
 
@@ -19,7 +18,7 @@ use super::bits::{Bits, PAGE_BITS};
 use super::chunk::LiveBytes;
 use super::runs::Scope;
 use super::vni_log::Cursor;
-use crate::types::{Action, Pages, Place, SourceId, SplitTable};
+use crate::types::{Action, Pages, Place, SourceId, SplitTable, wide};
 use crate::wire::{action_and_key, encode_keyed, frames, keyed_frame_len};
 
 /// Routes that changed before it is looked for some that nobody has to hear of any more.
@@ -180,8 +179,8 @@ impl Compaction {
         self.reclaiming.is_some() || self.slots_in_use() >= self.reclaim_at
     }
 
-    /// Forgets the routes of some pages of which none of the laggards has to hear. Returns the number of
-    /// pages: about `work_max` laggards' pages are looked at, one page at least.
+    /// Forgets the routes of some pages of which none of the laggards has to hear: about `work_max`
+    /// laggards' pages are looked at, one page at least.
     pub fn reclaim<'a, I: Iterator<Item = &'a Laggard>>(
         &mut self,
         laggards: impl Fn() -> I,
@@ -313,11 +312,6 @@ impl Compaction {
         self.live.set(self.live.get() + bytes - self.counted);
         self.counted = bytes;
     }
-}
-
-/// As wide as the index wants it: it uses the lowest bits and the highest.
-fn wide(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
 }
 
 impl Drop for Compaction {

@@ -243,16 +243,6 @@ impl Frames {
     pub(super) fn run(&self, at: usize) -> (Scope, usize) {
         (self.runs[at].scope, self.runs[at].end)
     }
-
-    /// The runs in order.
-    pub fn runs(&self) -> impl Iterator<Item = (&[u8], Scope)> {
-        let mut start = 0;
-        self.runs.iter().map(move |run| {
-            let range = start..run.end;
-            start = run.end;
-            (&self.bytes[range], run.scope)
-        })
-    }
 }
 
 /// One subscriber's place in shared frames: it sees only what is for it.

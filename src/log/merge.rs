@@ -9,7 +9,7 @@ use ahash::RandomState;
 
 use super::frames::{Blocks, Frames, FramesList, Node};
 use super::runs::Scope;
-use crate::types::{Action, Pages, Place, SourceId, SplitTable};
+use crate::types::{Action, Pages, Place, SourceId, SplitTable, wide};
 use crate::wire::{action_and_key, frame_len};
 
 /// Where a frame stands: in which block, and at which byte.
@@ -199,11 +199,6 @@ impl std::fmt::Debug for Merge {
 fn frame_at(block: &Frames, at: usize) -> &[u8] {
     let rest = &block.bytes()[at..];
     &rest[..frame_len(rest)]
-}
-
-/// As wide as the index wants it: it uses the lowest bits and the highest.
-fn wide(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use ahash::RandomState;
 use smallvec::SmallVec;
 
 use super::FORESIGHT;
-use crate::types::{Pages, PeerClass, Place, Route, SourceId, SplitMap, SplitTable};
+use crate::types::{Pages, PeerClass, Place, Route, SourceId, SplitMap, SplitTable, wide};
 
 /// One source of a route.
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +63,9 @@ impl RouteHash {
         RouteHash(hasher.hash_one(route) as u32)
     }
 
-    /// As wide as the index wants it: it uses the lowest bits and the highest.
+    /// As the index wants it.
     fn wide(self) -> u64 {
-        u64::from(self.0) << 32 | u64::from(self.0)
+        wide(self.0)
     }
 }
 

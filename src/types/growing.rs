@@ -119,6 +119,11 @@ pub(crate) struct SplitTable<T> {
     len: usize,
 }
 
+/// A hash of 32 bits, as wide as a [`SplitTable`] wants it: that uses the lowest bits and the highest.
+pub(crate) fn wide(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
 /// Where an element is, or would be.
 pub(crate) enum Place<'a, T> {
     /// It is there.
