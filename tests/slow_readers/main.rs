@@ -12,50 +12,16 @@ mod field;
 mod large;
 #[path = "../simulation/rng.rs"]
 mod rng;
-
-use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+#[path = "../simulation/seeds.rs"]
+mod seeds;
 
 use field::{Field, Habit};
 
 const SEEDS: u64 = 200;
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
-}
-
-/// Runs seeds on all CPUs, all of them even if some fail, and names those.
-fn run(what: fn(u64)) {
-    if let Some(seed) = number("METALBOND_SIM_SEED") {
-        return what(seed);
-    }
-    let seeds = number("METALBOND_SIM_SEEDS").unwrap_or(SEEDS);
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let failed = Mutex::new(BTreeSet::new());
-    std::thread::scope(|scope| {
-        for thread in 0..threads {
-            let failed = &failed;
-            scope.spawn(move || {
-                for seed in (thread..seeds).step_by(threads as usize) {
-                    if catch_unwind(AssertUnwindSafe(|| what(seed))).is_err() {
-                        failed.lock().unwrap().insert(seed);
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().unwrap();
-    let count = failed.len();
-    assert!(
-        count == 0,
-        "{count} of {seeds} seeds failed; METALBOND_SIM_SEED=S runs one: {failed:?}"
-    );
-}
-
 #[test]
 fn whoever_comes_back_gets_the_difference_of_two_tables() {
-    run(|seed| {
+    seeds::run(SEEDS, |seed| {
         let mut field = Field::new(seed);
         for _ in 0..3 {
             // They stall at different moments, some read a piece a second, some come back amid updates.
@@ -71,7 +37,7 @@ fn whoever_comes_back_gets_the_difference_of_two_tables() {
 
 #[test]
 fn those_that_leave_or_resubscribe_leave_nothing_behind() {
-    run(|seed| {
+    seeds::run(SEEDS, |seed| {
         let mut field = Field::new(seed);
         field.fickle = true;
         field.storm(150);
@@ -85,7 +51,7 @@ fn those_that_leave_or_resubscribe_leave_nothing_behind() {
 
 #[test]
 fn one_piece_a_second_is_enough_to_end_right() {
-    run(|seed| {
+    seeds::run(SEEDS, |seed| {
         let mut field = Field::new(seed);
         field.set_habits(Habit::Slow);
         field.restless = 0;
