@@ -8,6 +8,8 @@
 //! as `cargo test` starts it, each case runs once and small.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/config.rs"]
+mod config;
 #[path = "common/cpu.rs"]
 mod cpu;
 #[path = "common/heap.rs"]
@@ -19,12 +21,11 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::time::Duration;
 
-use metalbond_uring::internals::shard::{
-    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
-};
+use metalbond_uring::internals::shard::{Shard, TcpSample, Transmit, Wake};
 use metalbond_uring::internals::wire::{Hello, Message, frame_len};
-use metalbond_uring::types::{Action, Pace, PeerId, ReflectOwn, ShardId, Time, Vni};
+use metalbond_uring::types::{Action, PeerId, Time, Vni};
 
+use config::shard_config;
 use cpu::thread_cpu;
 use routes::updates;
 
@@ -209,20 +210,9 @@ struct Core {
 
 impl Core {
     fn new(case: &Case) -> Core {
-        let config = ShardConfig {
-            id: ShardId(0),
-            shards: 1,
-            hash_seed: [1, 2, 3, 4],
-            keepalive_interval_s: 86_400,
-            reflect_own: ReflectOwn::None,
-            pace: Pace::Off,
-            limits: Limits::default(),
-            stale_time: Duration::ZERO,
-            budgets: Budgets::default(),
-        };
         let now = Time(1);
         let mut core = Core {
-            shard: Shard::new(config, now),
+            shard: Shard::new(shard_config(0, 1), now),
             now,
             announcers: Vec::new(),
             readers: Vec::new(),

@@ -4,13 +4,16 @@
 //! allocate once its queues have grown, or the test of allocations would count it.
 #![allow(dead_code)]
 
+#[path = "config.rs"]
+mod config;
+
 use std::time::Duration;
 
-use metalbond_uring::internals::shard::{
-    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
-};
+use metalbond_uring::internals::shard::{Limits, Shard, ShardConfig, TcpSample, Transmit, Wake};
 use metalbond_uring::internals::wire::{Hello, Message};
-use metalbond_uring::types::{Pace, PeerId, ReflectOwn, ShardId, Time, Vni};
+use metalbond_uring::types::{PeerId, ShardId, Time, Vni};
+
+use config::shard_config;
 
 /// Shards that run on the caller's thread.
 pub struct Core {
@@ -25,17 +28,7 @@ impl Core {
     pub fn new(shards: u16) -> Core {
         let shard = |at| {
             let limits = Limits { routes_per_peer_max: u32::MAX, ..Limits::default() };
-            let config = ShardConfig {
-                id: ShardId(at),
-                shards,
-                hash_seed: [1, 2, 3, 4],
-                keepalive_interval_s: 86_400,
-                reflect_own: ReflectOwn::None,
-                pace: Pace::Off,
-                limits,
-                stale_time: Duration::ZERO,
-                budgets: Budgets::default(),
-            };
+            let config = ShardConfig { limits, ..shard_config(at, shards) };
             Shard::new(config, Time(1))
         };
         Core {

@@ -25,7 +25,7 @@ pub(super) type SubIndex = u32;
 
 /// The subscribers of one group at this shard.
 pub(super) struct LocalGroup {
-    key: UpdateGroup,
+    pub(super) key: UpdateGroup,
     pub(super) log: VniLog,
     /// Who stands where, by [`Stand::list`].
     pub(super) members: [Vec<SubIndex>; 4],
@@ -433,13 +433,6 @@ impl Stand {
             Stand::Reading(_) => READING,
             Stand::Lagging(_) => LAGGING,
         }
-    }
-}
-
-impl LocalGroup {
-    /// Which one it is.
-    pub(super) fn key(&self) -> UpdateGroup {
-        self.key
     }
 }
 

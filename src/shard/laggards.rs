@@ -93,7 +93,7 @@ impl Groups {
         named: &impl Fn(SourceId, Vni) -> Option<SubIndex>,
     ) -> bool {
         let group = &mut self.groups[at as usize];
-        let vni = group.key().vni;
+        let vni = group.key.vni;
         let target = group.log.end().saturating_sub(group.lag_max(self.lag_bytes_max));
         let mut standing = None;
         let mut compaction = match group.compaction.take() {

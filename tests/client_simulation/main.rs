@@ -4,6 +4,8 @@
 //! and what the node wants. `METALBOND_SIM_SEEDS=N` runs more seeds, `METALBOND_SIM_SEED=S` one of them.
 
 mod checks;
+#[path = "../../benches/common/config.rs"]
+mod config;
 mod link;
 mod memory;
 #[path = "../simulation/rng.rs"]

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::time::Duration;
 
-use metalbond_uring::internals::shard::{Budgets, Limits, Mail, Piece, Shard, ShardConfig};
+use metalbond_uring::internals::shard::{Mail, Piece, Shard, ShardConfig};
 use metalbond_uring::internals::wire::Deframer;
-use metalbond_uring::types::{
-    Action, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
-};
+use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, PeerId, Route, Time, Vni};
 
+use crate::config::shard_config;
 use crate::link::Link;
 use crate::memory::{Maybe, Memory};
 use crate::rng::Rng;
@@ -63,17 +62,7 @@ pub struct World {
 }
 
 fn config(id: u16, shards: u16, keepalive_interval_s: u32, stale_time: Duration) -> ShardConfig {
-    ShardConfig {
-        id: ShardId(id),
-        shards,
-        hash_seed: [1, 2, 3, 4],
-        keepalive_interval_s,
-        reflect_own: ReflectOwn::None,
-        pace: Pace::Off,
-        limits: Limits::default(),
-        stale_time,
-        budgets: Budgets::default(),
-    }
+    ShardConfig { keepalive_interval_s, stale_time, ..shard_config(id, shards) }
 }
 
 impl World {

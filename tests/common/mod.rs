@@ -4,6 +4,8 @@
 //! in it.
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
 
+#[path = "../../benches/common/config.rs"]
+mod config;
 pub mod corpus;
 pub mod process;
 
@@ -13,8 +15,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use metalbond_uring::internals::io::ServerConfig;
-use metalbond_uring::internals::shard::{Budgets, Limits, ShardConfig};
-use metalbond_uring::types::{Pace, ReflectOwn, ShardId};
+use metalbond_uring::internals::shard::{Limits, ShardConfig};
+use metalbond_uring::types::Pace;
 use socket2::{Domain, Socket, Type};
 
 /// Message types.
@@ -48,17 +50,7 @@ pub fn server_config(cores: u16, keepalive_interval_s: u32) -> ServerConfig {
 
 /// The core of a server with one shard, which drops nothing by itself.
 pub fn shard_config(keepalive_interval_s: u32, stale_time: Duration) -> ShardConfig {
-    ShardConfig {
-        id: ShardId(0),
-        shards: 1,
-        hash_seed: [1, 2, 3, 4],
-        keepalive_interval_s,
-        reflect_own: ReflectOwn::None,
-        pace: Pace::Off,
-        limits: Limits::default(),
-        stale_time,
-        budgets: Budgets::default(),
-    }
+    ShardConfig { keepalive_interval_s, stale_time, ..config::shard_config(0, 1) }
 }
 
 pub fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {

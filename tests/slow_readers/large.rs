@@ -4,13 +4,11 @@
 
 use std::time::Duration;
 
-use metalbond_uring::internals::shard::{
-    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
-};
+use metalbond_uring::internals::shard::{Limits, Shard, ShardConfig, TcpSample, Transmit, Wake};
 use metalbond_uring::internals::wire::{Deframer, Hello, Message, MessageType, encode_update};
-use metalbond_uring::types::{
-    Action, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
-};
+use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, PeerId, Route, Time, Vni};
+
+use crate::config::shard_config;
 
 const VNI: Vni = Vni(7);
 const ANNOUNCERS: u32 = 3;
@@ -84,17 +82,8 @@ struct Core {
 
 impl Core {
     fn new() -> Core {
-        let config = ShardConfig {
-            id: ShardId(0),
-            shards: 1,
-            hash_seed: [1, 2, 3, 4],
-            keepalive_interval_s: 86_400,
-            reflect_own: ReflectOwn::None,
-            pace: Pace::Off,
-            limits: Limits { routes_per_peer_max: 2 * ROUTES_EACH, ..Limits::default() },
-            stale_time: Duration::ZERO,
-            budgets: Budgets::default(),
-        };
+        let limits = Limits { routes_per_peer_max: 2 * ROUTES_EACH, ..Limits::default() };
+        let config = ShardConfig { limits, ..shard_config(0, 1) };
         Core { shard: Shard::new(config, Time(1)), now: Time(1), bytes_max: 0, closed: 0 }
     }
 

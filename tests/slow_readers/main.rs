@@ -8,6 +8,8 @@
 #[path = "../simulation/client.rs"]
 #[allow(dead_code)]
 mod client;
+#[path = "../../benches/common/config.rs"]
+mod config;
 mod field;
 mod large;
 #[path = "../simulation/rng.rs"]
