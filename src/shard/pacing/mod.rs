@@ -13,15 +13,17 @@ mod prover;
 mod rate;
 mod sample;
 mod slices;
+mod steps;
 mod trouble;
 
 use std::time::Duration;
 
 use crate::types::{Pace, Time};
 use gate::Gate;
-use prover::{Ask, Prover};
+use prover::Prover;
 use rate::Rate;
 use slices::Quiet;
+use steps::Ask;
 
 pub use sample::TcpSample;
 pub(crate) use slices::{content_bytes, pack};

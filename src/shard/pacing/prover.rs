@@ -19,69 +19,10 @@ use std::time::Duration;
 
 use super::ack::{Delay, Took, prompt};
 use super::limits::*;
+use super::steps::{Ask, BURN, Flight, PROBE, Small, Step};
 use super::trouble::Trouble;
 use super::{PaceCounters, SMALL_BYTES_MAX, TcpSample, Wants};
 use crate::types::Time;
-
-/// What may be done now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Ask {
-    /// So many bytes may be sent.
-    Feed { bytes: u64 },
-    /// One frame may be sent, alone; a KEEPALIVE if that is said.
-    Small { keepalive: bool },
-    /// Nothing before this time.
-    Wait(Time),
-    /// Nothing until something is heard.
-    Nothing,
-    /// Too much is unread.
-    Close,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    /// What fits the window may be sent.
-    Feed,
-    /// All has to be acknowledged first, since this time.
-    Settle(Time),
-    /// A frame is to be sent alone: one of so many that burn credit, or the probe.
-    Small(Small),
-    /// It is under way.
-    Flight(Flight),
-    /// Nothing but control frames until then.
-    Nap(Time),
-}
-
-/// A frame that goes alone.
-#[derive(Clone, Copy, Debug)]
-struct Small {
-    /// How many are left that burn credit, this one included; 0 for the probe.
-    burns_left: u8,
-    /// How many before it were acknowledged by the timer, in a row.
-    lates: u8,
-    /// Whether it follows one that was not acknowledged.
-    is_nudge: bool,
-}
-
-const BURN: Small = Small { burns_left: BURN_FRAMES, lates: 0, is_nudge: false };
-const PROBE: Small = Small { burns_left: 0, lates: 0, is_nudge: false };
-
-#[derive(Clone, Copy, Debug)]
-struct Flight {
-    small: Small,
-    /// The SEND began not before this time.
-    began_at: Time,
-    /// It was done by this time.
-    done_at: Option<Time>,
-    /// When it was last seen not to be acknowledged.
-    unacked_at: Time,
-    /// The silence before it, at most.
-    gap: Duration,
-    /// And at least.
-    gap_least: Duration,
-    /// Whether something else was sent meanwhile.
-    is_disturbed: bool,
-}
 
 /// What was unread, and the proof under way.
 #[derive(Clone, Debug)]
@@ -306,7 +247,7 @@ impl Prover {
             Step::Feed if has_updates && !self.has_room() => {
                 self.is_limited = true;
                 self.begin(now);
-                self.poll_at = now.after(POLL_FIRST);
+                self.poll_at = now.after(self.remaining(now).clamp(POLL_FIRST, ROUND));
             }
             Step::Feed if self.is_lazily_due() => self.poll_at = now.after(LAZY_AFTER),
             Step::Feed | Step::Settle(_) | Step::Small(_) | Step::Nap(_) => {}
