@@ -85,7 +85,7 @@ mod tests {
             assert!(took.at_most - took.at_least <= Duration::from_micros(14));
             let expected = match rtt_us {
                 ..=5_003 => Delay::Prompt,
-                ..=30_003 => Delay::Late,
+                5_004..=30_003 => Delay::Late,
                 _ => Delay::Timer,
             };
             assert_eq!(took.judge(&before), expected, "{rtt_us}");

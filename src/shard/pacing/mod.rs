@@ -111,7 +111,7 @@ impl PaceCounters {
 enum Rule {
     Off,
     Rate(Rate),
-    Proof(Prover),
+    Proof(Box<Prover>),
 }
 
 /// The allowance of one peer.
@@ -133,7 +133,7 @@ impl Pacer {
         Pacer {
             rule: match pace {
                 Pace::Off => Rule::Off,
-                Pace::Auto => Rule::Proof(Prover::new(is_cautious)),
+                Pace::Auto => Rule::Proof(Box::new(Prover::new(is_cautious))),
                 Pace::RoutesPerS(routes_per_s) => Rule::Rate(Rate::new(routes_per_s)),
             },
             pads,
