@@ -59,3 +59,5 @@ pub(super) const GAPS_MANY: u8 = 2;
 pub(super) const PROBES_BYTES: u64 = 4 << 10;
 /// Bytes of the receiver's window that are left to the frames of a proof, or a quarter.
 pub(super) const ROOM_FOR_PROBES: u64 = (BURN_FRAMES as u64 + 2) * 128;
+/// And after several late acknowledgements: it is stalled.
+pub(super) const POLL_STALLED: Duration = Duration::from_millis(2);

@@ -13,6 +13,7 @@ use crate::types::{Pace, Time};
 const OVERRUN: u64 = 65_535;
 const FRAME: u64 = 64;
 const MSS: u64 = 1_208;
+const THRESHOLD: u64 = 65_536;
 const DELAYED_ACK: Duration = Duration::from_millis(40);
 
 struct Rng(u64);
@@ -47,6 +48,7 @@ struct Peer {
     rto: Duration,
     cost: Duration,
     stalls: bool,
+    reads: u32,
     busy_until: Time,
     stalled: Duration,
     talks_at: Time,
@@ -66,9 +68,10 @@ struct Peer {
 
 impl Peer {
     fn new(seed: u64) -> Peer {
-        let mut rng = Rng(seed * 2 + 0x9e37_79b9_7f4a_7c15);
+        let mut rng = Rng((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        (0..8).for_each(|_| drop(rng.below(2)));
         let cost_us = [0, 10, 50, 200, 300][rng.below(5) as usize];
-        let buffer = [20_000, 65_536, 65_536, 400_000][rng.below(4) as usize];
+        let buffer = [20_000, 65_536, 400_000, 400_000][rng.below(4) as usize];
         let way = Duration::from_micros([5, 50, 400, 4_000][rng.below(4) as usize]);
         let talk = Duration::from_millis([0, 0, 0, 23][rng.below(4) as usize]);
         let stalls = rng.below(3) == 0;
@@ -82,9 +85,9 @@ impl Peer {
             queue: 0,
             received: 0,
             acked: 0,
-            edge: buffer,
+            edge: buffer.min(THRESHOLD),
             quick: 0,
-            is_pingpong: true,
+            is_pingpong: seed % 2 == 0,
             pushed: 0,
             is_pending: false,
             timer: None,
@@ -92,6 +95,7 @@ impl Peer {
             rto: Duration::from_millis(200),
             cost: Duration::from_micros(cost_us),
             stalls,
+            reads: 0,
             busy_until: now,
             stalled: Duration::ZERO,
             talks_at: if talk.is_zero() { Time::NEVER } else { now },
@@ -100,7 +104,7 @@ impl Peer {
             sent: 0,
             left: VecDeque::new(),
             known_acked: 0,
-            known_edge: buffer,
+            known_edge: buffer.min(THRESHOLD),
             rtt_eighths: 8 * 2 * way.as_micros() as u64 + 80,
             talked: 0,
             held: 0,
@@ -126,7 +130,9 @@ impl Peer {
             self.quick = self.quick.saturating_sub(1);
         }
         (self.pushed, self.timer, self.acked) = (0, None, self.received);
-        self.edge = self.edge.max(self.received + self.buffer.saturating_sub(self.queue));
+        // What is unread does not show while the threshold (rcv_ssthresh) is below what is free.
+        let free = self.buffer.saturating_sub(self.queue).min(THRESHOLD);
+        self.edge = self.edge.max(self.received + free);
         self.acks.push_back((now.after(self.way), self.received, self.edge));
     }
 
@@ -155,12 +161,15 @@ impl Peer {
         assert!(self.queue < OVERRUN, "{} bytes wait for one read", self.queue);
         let bytes = std::mem::take(&mut self.queue);
         let is_much = self.received - self.acked > MSS;
-        let is_update = 2 * (self.edge - self.received) <= self.buffer;
+        let is_update = 2 * (self.edge - self.received) <= self.buffer.min(THRESHOLD);
         if self.pushed >= 2 || (self.pushed == 1 && !self.is_pingpong) || is_much || is_update {
             self.acknowledge(now);
         }
         let wake = Duration::from_micros(5 + self.rng.below(40));
-        let stall = match self.stalls && self.rng.below(60) == 0 {
+        // The first ones hold most credit.
+        self.reads += 1;
+        let is_first = self.reads <= 3 && self.rng.below(2) == 0;
+        let stall = match self.stalls && (is_first || self.rng.below(60) == 0) {
             true => Duration::from_millis([3, 50, 2_000][self.rng.below(3) as usize]),
             false => Duration::ZERO,
         };
@@ -273,6 +282,9 @@ fn feed(peer: &mut Peer, frames: u64, busy: bool) -> (Duration, Pacer) {
                 let bytes: u64 = segments.iter().sum();
                 left -= if bytes == 4 { 0 } else { bytes / FRAME };
                 pacer.sent(peer.now, bytes as usize, 0);
+                // As one, where nothing cuts them: then there is one acknowledgement.
+                let is_one = peer.way < Duration::from_micros(100);
+                let segments = if is_one { vec![bytes] } else { segments };
                 let submits = Duration::from_micros(1 + peer.rng.below(20));
                 peer.until(peer.now.after(submits));
                 peer.send(&segments);

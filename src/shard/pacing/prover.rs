@@ -242,6 +242,8 @@ impl Prover {
                     self.step = Step::Flight(Flight { done_at, unacked_at, gap, ..flight });
                 }
                 let wait = self.remaining(now).clamp(POLL_MIN, POLL_MAX);
+                let is_stalled = self.lates >= 3;
+                let wait = if is_stalled { POLL_STALLED } else { wait };
                 self.poll_at = now.after(if self.may_be_mute { POLL_MIN } else { wait });
             }
             Step::Feed if has_updates && !self.has_room() => {
@@ -342,7 +344,9 @@ impl Prover {
     /// It is not acknowledged yet. Each look costs a wake-up, so they wait for when it should have read all.
     fn poll_again(&mut self, now: Time, since: Time) -> bool {
         let wait = (now.since(since) / 16).max(self.remaining(now));
-        self.poll_at = now.after(wait.clamp(POLL_MIN, POLL_MAX));
+        // How long it took is measured whenever one looks.
+        let least = if self.lates >= 3 { POLL_STALLED } else { POLL_MIN };
+        self.poll_at = now.after(wait.clamp(least, POLL_MAX));
         false
     }
 
