@@ -396,8 +396,10 @@ impl Prover {
             _ if is_dirty || has_heard => {}
             // Acknowledged though it was alone, or by the timer, which ends it.
             Delay::Prompt if !small.is_nudge => self.may_be_mute = false,
-            Delay::Late | Delay::Timer if !self.may_be_mute => self.learn(flight.gap_least),
-            Delay::Timer => self.may_be_mute = false,
+            Delay::Late | Delay::Timer if !self.may_be_mute && !small.is_nudge => {
+                self.learn(flight.gap_least);
+            }
+            Delay::Timer if !small.is_nudge => self.may_be_mute = false,
             _ => {}
         }
         self.may_be_mute |= has_heard;
@@ -415,7 +417,9 @@ impl Prover {
             counters.void += 1;
             return self.try_again(now, NAP);
         }
-        let lates = if delay == Delay::Timer && !has_heard { small.lates + 1 } else { 0 };
+        // Two are acknowledged for being read in any case: that says nothing of credit.
+        let is_timer = delay == Delay::Timer && !has_heard && !small.is_nudge;
+        let lates = if is_timer { small.lates + 1 } else { 0 };
         self.is_burned = !is_spoiled && (small.burns_left == 1 || lates >= 2);
         self.step = Step::Small(match self.is_burned {
             true => PROBE,
