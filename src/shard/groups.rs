@@ -18,7 +18,10 @@ use crate::log::{
 };
 use crate::rib::{Joined, UpdateGroup};
 use crate::types::{PeerId, SeededMap, SourceId};
-use crate::wire::frame_len;
+use crate::wire::{frame_len, frames};
+
+/// What a laggard may pass over of its base at a time, in bytes: a look-up for each frame.
+const PASSED_BYTES_MAX: usize = 64 << 10;
 
 /// Index of a subscription; used again after its removal.
 pub(super) type SubIndex = u32;
@@ -84,6 +87,8 @@ pub(super) enum Part {
     Chunk(Rc<ChunkBytes>, Range<usize>),
     /// What a laggard has to be told: was copied.
     Copied,
+    /// What lay there it is told otherwise: to be asked for once more.
+    Passed,
     /// The next frame does not fit any more.
     Full,
     /// Nothing.
@@ -246,17 +251,28 @@ impl Groups {
     }
 
     /// What the subscription is to send next, at most `bytes_max` (one frame at least, if `copied`
-    /// is empty). What a laggard is told is copied to `copied` at once.
+    /// is empty). What a laggard is told, at most `copied_max`, is copied to `copied` at once.
     pub(super) fn next_part(
         &mut self,
         sub: SubIndex,
         copied: &mut Vec<u8>,
         bytes_max: usize,
+        copied_max: usize,
     ) -> Part {
         let subscription = &mut self.subscriptions[sub as usize];
         let reader = SourceId(subscription.peer);
         while let Some(block) = &mut subscription.block {
-            if let Some(range) = block.readable(reader, bytes_max) {
+            let lags = matches!(subscription.stand, Stand::Lagging(_));
+            let looked_at_max = if lags { PASSED_BYTES_MAX.max(bytes_max) } else { bytes_max };
+            if let Some(mut range) = block.readable(reader, looked_at_max) {
+                if let Stand::Lagging(laggard) = &mut subscription.stand {
+                    let group = &self.groups[subscription.group as usize];
+                    range = still_so(block, range, bytes_max, laggard, group.compaction());
+                    block.advance_to(range.start);
+                    if range.is_empty() {
+                        return Part::Passed;
+                    }
+                }
                 if range.len() > bytes_max && !copied.is_empty() {
                     return Part::Full;
                 }
@@ -267,8 +283,8 @@ impl Groups {
         }
         if let Stand::Lagging(laggard) = &mut subscription.stand {
             let group = &self.groups[subscription.group as usize];
-            let compaction = group.compaction.as_ref().expect("it is there while somebody lags");
-            match compaction.tell(laggard, reader, copied, bytes_max) {
+            laggard.has_read_base();
+            match group.compaction().tell(laggard, reader, copied, copied_max) {
                 Some(0) => return Part::Full,
                 Some(_) => return Part::Copied,
                 None => self.catch_up(sub),
@@ -425,6 +441,12 @@ impl Groups {
     }
 }
 
+impl LocalGroup {
+    fn compaction(&self) -> &Compaction {
+        self.compaction.as_deref().expect("it is there while somebody lags")
+    }
+}
+
 impl Stand {
     fn list(&self) -> usize {
         match self {
@@ -441,6 +463,32 @@ impl Subscription {
     pub(super) fn is_joined(&self) -> bool {
         !matches!(self.stand, Stand::Waiting)
     }
+}
+
+/// The first frames of a block's range that a laggard is not told of behind it, at most `bytes_max` but one at
+/// least: who is in a base when all of it is replaced shall not have to read what is so no more. What lies before
+/// them it passes over.
+fn still_so(
+    block: &FramesCursor,
+    range: Range<usize>,
+    bytes_max: usize,
+    laggard: &mut Laggard,
+    compaction: &Compaction,
+) -> Range<usize> {
+    let (mut start, mut end) = (range.start, range.start);
+    for frame in frames(&block.frames().bytes()[range]) {
+        match compaction.covered(laggard, frame) {
+            None if start < end && end + frame.len() - start > bytes_max => break,
+            None => end += frame.len(),
+            Some(covered) if start == end => {
+                laggard.pass_over(covered);
+                end += frame.len();
+                start = end;
+            }
+            Some(_) => break,
+        }
+    }
+    start..end
 }
 
 pub(super) fn index(key: usize) -> u32 {

@@ -37,6 +37,7 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use crate::client::Node;
+use crate::log::LiveBytes;
 use crate::rib::{BASE_KEPT, Rib};
 use crate::session::{CloseReason, Verdict};
 use crate::types::{PeerId, ShardId, Time};
@@ -51,6 +52,7 @@ pub use events::SessionEnd;
 pub use mail::Mail;
 pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, TcpSample};
+use piece::Gathered;
 pub use piece::Piece;
 
 /// Timers are looked after at most this often.
@@ -105,6 +107,8 @@ pub struct Usage {
     pub log_bytes: usize,
     /// What laggards have still to be told: the routes that changed, and who was told what.
     pub laggard_bytes: usize,
+    /// Buffers in which small parts, and what laggards are told, are copied together for one peer each.
+    pub gathered_bytes: usize,
     /// The longest way that a reader is behind in a log.
     pub lag_bytes_longest: u64,
     /// The most bases that any group has alive.
@@ -144,7 +148,9 @@ pub struct Shard {
     draining: bool,
     node: Node,
     /// Buffers to gather in, for use again.
-    gathered: Vec<Rc<Vec<u8>>>,
+    gathered: Vec<Rc<Gathered>>,
+    /// What these and the ones in use take.
+    gathered_bytes: LiveBytes,
     counters: Counters,
 }
 
@@ -184,6 +190,7 @@ impl Shard {
             draining: false,
             node: Node::new(config.stale_time),
             gathered: Vec::new(),
+            gathered_bytes: LiveBytes::default(),
             counters: Counters::default(),
             config,
         }
@@ -317,6 +324,7 @@ impl Shard {
             vnis: self.rib.vnis(),
             log_bytes: self.groups.live_bytes(),
             laggard_bytes: self.groups.laggard_bytes(),
+            gathered_bytes: self.gathered_bytes.get(),
             lag_bytes_longest: self.groups.lag_bytes_longest(),
             bases_alive_max: self.rib.bases_alive_max(),
             base_bytes: self.rib.base_bytes(),

@@ -14,7 +14,7 @@ use super::path::{Kind, Path};
 use crate::log::CHUNK_BYTES_MAX;
 use crate::shard::groups::SubIndex;
 use crate::shard::pacing::{BATCH_BYTES_MAX, Permit, TcpSample};
-use crate::shard::piece::Piece;
+use crate::shard::piece::{Gathered, Piece};
 use crate::types::{Pace, Time};
 use crate::wire::{Hello, KEEPALIVE_FRAME, Message};
 
@@ -190,7 +190,7 @@ impl Outbound {
             commands.take(&mut bytes, if reassembles { CHUNK_BYTES_MAX } else { BATCH_BYTES_MAX });
         }
         let is_any = !bytes.is_empty();
-        is_any.then(|| (Piece::gathered(Rc::new(bytes), !reassembles), Kind::Control))
+        is_any.then(|| (Piece::control(bytes, !reassembles), Kind::Control))
     }
 
     /// What a SEND of UPDATEs may carry, and when. None if there is none to send, or if something will
@@ -209,7 +209,7 @@ impl Outbound {
     /// What goes behind all UPDATEs, if there is something.
     pub(crate) fn behind_updates(&mut self) -> Option<(Piece, Kind)> {
         let is_due = self.pending.is_empty() && std::mem::take(&mut self.owes_mark);
-        is_due.then(|| (Piece::gathered(Rc::new(KEEPALIVE_FRAME.to_vec()), false), Kind::Control))
+        is_due.then(|| (Piece::control(KEEPALIVE_FRAME.to_vec(), false), Kind::Control))
     }
 
     /// Whether [`Outbound::permit`] needs to know how TCP stands.
@@ -247,7 +247,7 @@ impl Outbound {
     ///
     /// # Panics
     /// If no SEND is under way.
-    pub(crate) fn sent(&mut self, bytes: usize) -> Option<Rc<Vec<u8>>> {
+    pub(crate) fn sent(&mut self, bytes: usize) -> Option<Rc<Gathered>> {
         let piece = self.in_flight.take().expect("reported once for each SEND");
         let gathered;
         (self.rest, gathered) = piece.rest(bytes);
