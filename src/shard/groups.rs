@@ -67,7 +67,7 @@ pub(super) struct Subscription {
     pub peer: PeerId,
     /// Tells this subscription from earlier ones of the same peer and VNI.
     pub epoch: u64,
-    /// Whether it stands among the ready ones, or in its peer's list of pending subscriptions.
+    /// Whether it stands in its peer's list of pending subscriptions.
     pub queued: bool,
     pub(super) group: u32,
     /// Position in its list of the group's members.
@@ -95,6 +95,16 @@ pub(super) enum Part {
     Nothing,
 }
 
+/// A subscription that got something to send: to be queued with its peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ready {
+    pub peer: PeerId,
+    pub sub: SubIndex,
+    pub epoch: u64,
+    /// Whether it goes before the others.
+    pub is_urgent: bool,
+}
+
 /// All groups and subscriptions of a shard.
 pub(super) struct Groups {
     pub(super) hasher: RandomState,
@@ -112,9 +122,6 @@ pub(super) struct Groups {
     /// Bytes appended since the last look at them.
     pub(super) appended: usize,
     pub(super) live_bytes_seen: usize,
-    /// Subscriptions that have something to send and are not queued with their peer yet: with their
-    /// epoch, by which one that was removed meanwhile is known, and whether they are urgent.
-    ready: VecDeque<(SubIndex, u64, bool)>,
 }
 
 impl Groups {
@@ -136,7 +143,6 @@ impl Groups {
             compacting: VecDeque::new(),
             appended: 0,
             live_bytes_seen: 0,
-            ready: VecDeque::new(),
         }
     }
 
@@ -190,37 +196,35 @@ impl Groups {
     }
 
     /// A join was answered. `sub` is the peer's subscription of the VNI, if it still has one; an
-    /// answer to an earlier one is dropped.
-    pub(super) fn joined(&mut self, sub: Option<SubIndex>, joined: Joined) {
-        let Some(sub) = sub else { return };
-        let Some(subscription) = self.find(sub, joined.epoch) else { return };
+    /// answer to an earlier one is dropped. Returns it if it is ready.
+    pub(super) fn joined(&mut self, sub: Option<SubIndex>, joined: Joined) -> Option<Ready> {
+        let sub = sub?;
+        let subscription = self.find(sub, joined.epoch)?;
         assert!(!subscription.is_joined(), "a join is answered once");
         subscription.blocks = joined.blocks;
         let first = subscription.blocks.find(|block| !block.is_empty());
-        let urgent = first.as_ref().is_some_and(|block| block.head_bytes() > 0);
-        let pending = first.is_some();
+        let head_bytes = first.as_ref().map(|block| block.head_bytes());
         subscription.block = first.map(FramesCursor::new);
         self.stand(sub, Stand::AtEnd);
-        if pending {
-            self.make_ready(sub, urgent);
-        }
+        self.subscription(sub).ready(sub, head_bytes? > 0)
     }
 
-    /// Records for a group. `named` finds the subscription of a peer of this shard in the group's
-    /// VNI. Records for a group that nobody here follows any more are dropped; those whose join
-    /// was not answered yet will find in the answer what comes before it.
+    /// Records for a group that now has so many routes. `named` is the subscription, of the group's VNI, of the
+    /// peer that `scope` names, if this shard has it. Records for a group that nobody here follows any more are
+    /// dropped; those whose join was not answered yet will find in the answer what comes before it. `ready` is
+    /// told who has something to send now.
     pub(super) fn append(
         &mut self,
         key: UpdateGroup,
         scope: Scope,
-        bytes: &[u8],
-        routes: usize,
-        named: impl Fn(SourceId) -> Option<SubIndex>,
+        (bytes, routes): (&[u8], usize),
+        named: Option<SubIndex>,
+        ready: impl FnMut(Ready),
     ) {
         let Some(&group) = self.by_key.get(&key) else {
             return;
         };
-        let named = scope.named().and_then(named).filter(|&sub| {
+        let named = named.filter(|&sub| {
             let subscription = &self.subscriptions[sub as usize];
             subscription.group == group && subscription.is_joined()
         });
@@ -232,7 +236,7 @@ impl Groups {
         let local = &mut self.groups[group as usize];
         local.table_bytes = (routes * frame_len(bytes)) as u64;
         let anchor = Cursor::at_end_of(&local.log.anchor(bytes));
-        self.wake(group, scope, named, &anchor);
+        self.wake(group, scope, named, &anchor, ready);
         let local = &mut self.groups[group as usize];
         if let Some(compaction) = &mut local.compaction {
             if compaction.frontier().is_none() {
@@ -326,17 +330,6 @@ impl Groups {
             }
     }
 
-    /// Takes a subscription that got something to send: to be queued with its peer, at the front
-    /// if it is urgent.
-    pub(super) fn take_ready(&mut self) -> Option<(SubIndex, bool)> {
-        while let Some((sub, epoch, urgent)) = self.ready.pop_front() {
-            if self.find(sub, epoch).is_some() {
-                return Some((sub, urgent));
-            }
-        }
-        None
-    }
-
     /// The subscription at an index, if it is still the same one.
     pub(super) fn find(&mut self, sub: SubIndex, epoch: u64) -> Option<&mut Subscription> {
         self.subscriptions.get_mut(sub as usize).filter(|found| found.epoch == epoch)
@@ -384,37 +377,37 @@ impl Groups {
     }
 
     /// Those at the end for whom the next record is have something to read from here on.
-    fn wake(&mut self, group: u32, scope: Scope, named: Option<SubIndex>, anchor: &Cursor) {
+    fn wake(
+        &mut self,
+        group: u32,
+        scope: Scope,
+        named: Option<SubIndex>,
+        anchor: &Cursor,
+        mut ready: impl FnMut(Ready),
+    ) {
         let named_at_end =
             named.filter(|&sub| matches!(self.subscriptions[sub as usize].stand, Stand::AtEnd));
         if matches!(scope, Scope::Only(_)) {
             if let Some(named) = named_at_end {
                 self.stand(named, Stand::Reading(anchor.clone()));
-                self.make_ready(named, false);
+                self.subscription(named).ready(named, false).map(ready);
             }
             return;
         }
-        let Groups { groups, subscriptions, ready, .. } = self;
+        let Groups { groups, subscriptions, .. } = self;
         let [_, at_end, reading, _] = &mut groups[group as usize].members;
         for sub in at_end.drain(..).filter(|&sub| Some(sub) != named_at_end) {
             let subscription = &mut subscriptions[sub as usize];
             subscription.stand = Stand::Reading(anchor.clone());
             subscription.at = reading.len();
             reading.push(sub);
-            if !std::mem::replace(&mut subscription.queued, true) {
-                ready.push_back((sub, subscription.epoch, false));
+            if let Some(is_ready) = subscription.ready(sub, false) {
+                ready(is_ready);
             }
         }
         if let Some(spared) = named_at_end {
             subscriptions[spared as usize].at = 0;
             at_end.push(spared);
-        }
-    }
-
-    fn make_ready(&mut self, sub: SubIndex, urgent: bool) {
-        let subscription = &mut self.subscriptions[sub as usize];
-        if !std::mem::replace(&mut subscription.queued, true) {
-            self.ready.push_back((sub, subscription.epoch, urgent));
         }
     }
 
@@ -462,6 +455,13 @@ impl Subscription {
     /// Whether its join was answered.
     pub(super) fn is_joined(&self) -> bool {
         !matches!(self.stand, Stand::Waiting)
+    }
+
+    /// It has something to send: Some if it was not queued with its peer yet.
+    fn ready(&mut self, sub: SubIndex, is_urgent: bool) -> Option<Ready> {
+        let Subscription { peer, epoch, .. } = *self;
+        let was_queued = std::mem::replace(&mut self.queued, true);
+        (!was_queued).then_some(Ready { peer, sub, epoch, is_urgent })
     }
 }
 

@@ -132,8 +132,6 @@ pub struct Shard {
     outboxes: Outboxes,
     mail_to: u16,
     woken: VecDeque<(PeerId, Wake)>,
-    /// Peers that have something to send and whose writers wait, in the order of their turns.
-    writers: VecDeque<PeerId>,
     /// Paused peers, by the home that they wait for.
     paused: Vec<VecDeque<PeerId>>,
     /// Paused peers of whose own changes enough is known now.
@@ -178,7 +176,6 @@ impl Shard {
             ),
             mail_to: 0,
             woken: VecDeque::new(),
-            writers: VecDeque::new(),
             paused: (0..shards).map(|_| VecDeque::new()).collect(),
             settled: Vec::new(),
             pace_timers: BinaryHeap::new(),
@@ -205,7 +202,7 @@ impl Shard {
         }
         let id = self.peers.insert(peer);
         if self.draining {
-            self.wake_writer(id);
+            self.peers.wake_writer(id);
         }
         tracing::debug!(%id, %remote, "accepted");
         self.note_deadline(id);
@@ -231,7 +228,6 @@ impl Shard {
             peers.find(source.0)?.subscriptions.get(&vni).copied()
         });
         self.hold_budgets(now);
-        self.queue_ready();
         self.resume_paused(now);
         self.fire_timers(now);
         // What the resumed have asked of this very shard is work too.
@@ -261,17 +257,12 @@ impl Shard {
     /// The next peer whose writer is to go on: [`Shard::transmit`] has something for it. How many go on
     /// before the next turn the driver decides.
     pub fn take_writer(&mut self) -> Option<PeerId> {
-        while let Some(id) = self.writers.pop_front() {
-            if self.peers.find_mut(id).is_some_and(|peer| peer.outbound.unlist()) {
-                return Some(id);
-            }
-        }
-        None
+        self.peers.take_writer()
     }
 
     /// Whether writers are left to go on.
     pub fn has_writers(&self) -> bool {
-        !self.writers.is_empty()
+        self.peers.has_writers()
     }
 
     /// When [`Shard::turn`] is to be called at the latest.
@@ -297,7 +288,7 @@ impl Shard {
                 && peer.ending == Ending::No
             {
                 peer.ending = Ending::Gracefully;
-                self.wake_writer(id);
+                self.peers.wake_writer(id);
             }
         }
     }
@@ -344,7 +335,7 @@ impl Shard {
             && at <= now
         {
             self.pace_timers.pop();
-            self.wake_writer(id);
+            self.peers.wake_writer(id);
         }
         self.on_node_timer(now);
         self.sum_up_refusals(now);

@@ -79,7 +79,7 @@ impl Shard {
             if !peer.outbound.was_control() {
                 peer.link.tell(|session| session.send_progressed(now));
             }
-            self.wake_writer(id);
+            self.peers.wake_writer(id);
         } else {
             peer.note_idle();
         }
@@ -99,32 +99,6 @@ impl Shard {
     pub fn sampled(&mut self, now: Time, id: PeerId, sample: TcpSample) {
         if let Some(peer) = self.peers.find_mut(id) {
             peer.note_acked(now, &sample);
-        }
-    }
-
-    /// Lists the peer's writer, if it waits.
-    pub(super) fn wake_writer(&mut self, id: PeerId) {
-        if let Some(peer) = self.peers.find_mut(id)
-            && peer.outbound.wake()
-        {
-            self.writers.push_back(id);
-        }
-    }
-
-    /// Queues subscriptions that got something to send with their peers.
-    pub(super) fn queue_ready(&mut self) {
-        while let Some((sub, urgent)) = self.groups.take_ready() {
-            let subscription = self.groups.subscription(sub);
-            let (id, epoch) = (subscription.peer, subscription.epoch);
-            let peer = self.peers.find_mut(id).expect("a subscription has its peer");
-            if peer.outbound.queued() > 2 * peer.subscriptions.len() {
-                // Most were removed, which costs a search for each: so all of them at once.
-                peer.outbound.retain(|sub, epoch| self.groups.find(sub, epoch).is_some());
-            }
-            peer.outbound.queue(sub, epoch, urgent);
-            if peer.outbound.wake() {
-                self.writers.push_back(id);
-            }
         }
     }
 
