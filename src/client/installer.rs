@@ -1,7 +1,7 @@
 //! What the route client is told, of all that the node hears.
 //!
 //! Owns what was heard, and what is held out of it. Must never tell of a route to a destination that the
-//! node announces itself: traffic for it would loop (protocol section 6.6).
+//! node announces itself, whatever its host bits: traffic for it would loop (protocol section 6.6).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,17 +97,17 @@ fn tell(client: &mut dyn RouteClient, action: Action, vni: Vni, route: Route) {
     }
 }
 
-/// Routes, found by their destination.
+/// Routes, found by their destination without its host bits: what the kernel takes for one.
 #[derive(Debug, Default)]
-struct Routes(BTreeMap<Vni, BTreeSet<Route>>);
+struct Routes(BTreeMap<Vni, BTreeSet<(Destination, Route)>>);
 
 impl Routes {
     /// True if that changes anything.
     fn change(&mut self, action: Action, vni: Vni, route: Route) -> bool {
         let routes = self.0.entry(vni).or_default();
         let changes = match action {
-            Action::Add => routes.insert(route),
-            Action::Remove => routes.remove(&route),
+            Action::Add => routes.insert((masked(route.destination), route)),
+            Action::Remove => routes.remove(&(masked(route.destination), route)),
         };
         if routes.is_empty() {
             self.0.remove(&vni);
@@ -122,23 +122,29 @@ impl Routes {
 
     /// The routes to a destination.
     fn to(&self, vni: Vni, destination: Destination) -> impl Iterator<Item = Route> {
-        let routes = self.0.get(&vni).into_iter();
-        let routes = routes.flat_map(move |routes| routes.range(first_to(destination)..).copied());
-        routes.take_while(move |route| route.destination == destination)
+        let destination = masked(destination);
+        let first = (destination, first_to(destination));
+        let routes = self.0.get(&vni).into_iter().flat_map(move |routes| routes.range(first..));
+        routes.take_while(move |(to, _)| *to == destination).map(|(_, route)| *route)
     }
 
     /// The routes of a VNI.
     fn of(&self, vni: Vni) -> impl Iterator<Item = Route> {
-        self.0.get(&vni).into_iter().flatten().copied()
+        self.0.get(&vni).into_iter().flatten().map(|(_, route)| *route)
     }
 
     /// Those too, and they are forgotten.
-    fn take(&mut self, vni: Vni) -> BTreeSet<Route> {
-        self.0.remove(&vni).unwrap_or_default()
+    fn take(&mut self, vni: Vni) -> impl Iterator<Item = Route> + use<> {
+        self.0.remove(&vni).into_iter().flatten().map(|(_, route)| route)
     }
 }
 
-/// No route to the destination comes before this one.
+/// What no peer can send, and a caller may ask for, stays as it is.
+fn masked(destination: Destination) -> Destination {
+    destination.masked().unwrap_or(destination)
+}
+
+/// No route to a masked destination comes before this one.
 fn first_to(destination: Destination) -> Route {
     let address = [0, 0, 0, 0].into();
     let kind = NextHopType(i32::MIN);
@@ -241,6 +247,65 @@ mod tests {
         assert_eq!(recorder.take().len(), 5);
         installer.own(Action::Add, Vni(7), route("10.0.0.0/8", "::9"));
         assert_eq!(recorder.take().len(), 3);
+    }
+
+    #[test]
+    fn host_bits_do_not_make_another_destination() {
+        for (own, received) in [
+            ("10.0.1.5/24", "10.0.1.0/24"),
+            ("10.0.1.0/24", "10.0.1.5/24"),
+            ("10.0.1.255/24", "10.0.1.5/24"),
+            ("10.9.9.9/0", "0.0.0.0/0"),
+            ("0.0.0.0/0", "255.255.255.255/0"),
+            ("2001:db8::1/64", "2001:db8::/64"),
+            ("::/0", "ffff::1/0"),
+            ("::ffff:10.0.1.5/120", "::ffff:10.0.1.0/120"),
+        ] {
+            let (mut installer, recorder) = installer();
+            let (first, last) = (route(own, "::8"), route(received, "::9"));
+            installer.read(&frames(&[(Action::Add, received, "::1")]));
+            installer.own(Action::Add, Vni(7), first);
+            let told = [format!("+7 {received} ::1"), format!("-7 {received} ::1")];
+            assert_eq!(recorder.take(), told, "as it was announced");
+            installer.own(Action::Add, Vni(7), last);
+            installer.own(Action::Remove, Vni(7), first);
+            installer.read(&frames(&[(Action::Add, own, "::2"), (Action::Add, received, "::3")]));
+            installer.replay(Vni(7));
+            assert!(recorder.take().is_empty(), "{own} and {received}");
+            installer.own(Action::Remove, Vni(7), last);
+            assert_eq!(recorder.take().len(), 3, "{own} and {received}");
+        }
+    }
+
+    #[test]
+    fn other_lengths_and_families_are_other_destinations() {
+        for (own, received) in [
+            ("10.0.1.5/24", "10.0.1.0/25"),
+            ("10.0.1.5/24", "10.0.1.5/23"),
+            ("10.0.1.5/24", "10.0.2.5/24"),
+            ("0.0.0.0/0", "::/0"),
+            ("10.0.1.0/24", "::ffff:10.0.1.0/120"),
+            ("10.0.1.0/24", "::a00:100/24"),
+        ] {
+            let (mut installer, recorder) = installer();
+            installer.own(Action::Add, Vni(7), route(own, "::8"));
+            installer.read(&frames(&[(Action::Add, received, "::1")]));
+            assert_eq!(recorder.take(), [format!("+7 {received} ::1")], "{own}");
+        }
+    }
+
+    #[test]
+    fn an_own_destination_of_no_length_harms_nobody() {
+        let (mut installer, recorder) = installer();
+        let prefix = "10.0.0.0".parse().unwrap();
+        let own = Route {
+            destination: Destination { prefix, length: 200 },
+            next_hop: "::8".parse().unwrap(),
+        };
+        installer.own(Action::Add, Vni(7), own);
+        installer.read(&frames(&[(Action::Add, "10.0.0.0/32", "::1")]));
+        installer.own(Action::Remove, Vni(7), own);
+        assert_eq!(recorder.take(), ["+7 10.0.0.0/32 ::1"]);
     }
 
     #[test]
