@@ -80,18 +80,13 @@ impl<T> Pages<T> {
         element
     }
 
-    /// Takes an element away. The last one, if it is another, takes its place.
+    /// Takes an element away; the last one takes its place.
     ///
     /// # Panics
     /// If there are not so many.
     pub(crate) fn swap_remove(&mut self, at: usize) -> T {
-        let last = self.len() - 1;
-        let removed = self.pop();
-        match removed {
-            Some(moved) if at < last => std::mem::replace(&mut self[at], moved),
-            Some(removed) if at == last => removed,
-            _ => panic!("{at} is beyond {last}"),
-        }
+        let last = self.pop().expect("what is taken away is there");
+        if at == self.len() { last } else { std::mem::replace(&mut self[at], last) }
     }
 
     /// An element, if there are so many.
@@ -99,7 +94,7 @@ impl<T> Pages<T> {
         (at < self.len()).then(|| &self[at])
     }
 
-    /// The last element but so many.
+    /// The element that so many others come after.
     pub(crate) fn nth_back(&self, at: usize) -> Option<&T> {
         self.get(self.len().checked_sub(1 + at)?)
     }
