@@ -138,6 +138,12 @@ fn questions_and_refusals() {
     assert!(matches!(node.withdraw_route(Vni(1), to, via), Err(Error::NotAnnounced(..))));
     node.announce_route(Vni(1), to, via).unwrap();
     assert!(node.is_route_announced(Vni(1), to, via));
+    let impossible = Destination { length: 129, ..to };
+    let refused = node.announce_route(Vni(1), impossible, via).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        format!("{impossible} has an impossible prefix length: at most 32 in IPv4, 128 in IPv6")
+    );
     assert!(matches!(node.announce_route(Vni(1), to, via), Err(Error::Announced(..))));
     node.subscribe(Vni(3)).unwrap();
     node.subscribe(Vni(2)).unwrap();

@@ -36,6 +36,9 @@ pub enum Error {
     /// The VNI is not subscribed.
     #[error("VNI {0} is not subscribed")]
     NotSubscribed(Vni),
+    /// A prefix length that the address does not have: servers would drop the UPDATE.
+    #[error("{0} has an impossible prefix length: at most 32 in IPv4, 128 in IPv6")]
+    Destination(Destination),
     /// The route is announced already.
     #[error("{1} in VNI {0} is announced already")]
     Announced(Vni, Route),
@@ -187,13 +190,16 @@ impl MetalBond {
     /// Announces a route to every server, now and whenever one is connected.
     ///
     /// # Errors
-    /// [`Error::Announced`].
+    /// [`Error::Announced`], [`Error::Destination`].
     pub fn announce_route(
         &self,
         vni: Vni,
         destination: Destination,
         next_hop: NextHop,
     ) -> Result<(), Error> {
+        if destination.masked().is_none() {
+            return Err(Error::Destination(destination));
+        }
         let route = Route { destination, next_hop: as_told(next_hop) };
         let mut wishes = self.wishes();
         if !wishes.announced.insert((vni, route)) {
