@@ -6,13 +6,13 @@ use std::cmp::Reverse;
 use std::io;
 use std::rc::Rc;
 
-use super::Shard;
 use super::events::detail_of;
 use super::groups::Part;
-use super::pacing::{Permit, TcpSample};
-use super::peer::{Ending, Kind};
+use super::pacing::{Permit, TcpSample, content_bytes, pack};
+use super::peer::{Due, Ending, Kind};
 use super::piece::{DIRECT_BYTES_MIN, Gathered, Payload, Piece};
-use crate::session::Session;
+use super::{Shard, Wake};
+use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, Time};
 
 /// Buffers to gather in that are kept for later.
@@ -45,15 +45,17 @@ impl Shard {
         if peer.ending == Ending::Closed {
             return Transmit::Idle;
         }
-        let next = match peer.outbound.before_updates(&peer.link) {
-            Some(control) => Some(control),
-            None => self.next_updates(now, id, &sample).map(|piece| (piece, Kind::Updates)),
-        };
+        // With these it goes by what TCP tells, be it control frames or UPDATEs.
+        let is_held = !peer.link.reassembles() && !peer.outbound.has_rest();
+        let control = if is_held { None } else { peer.outbound.before_updates(&peer.link) };
+        let next = control.or_else(|| self.next_permitted(now, id, &sample));
+        self.set_timer(now, id);
         let Some(peer) = self.peers.find_mut(id) else { return Transmit::Idle };
-        let Some(next) = next.or_else(|| peer.outbound.behind_updates()) else {
+        let behind = || if is_held { None } else { peer.outbound.behind_updates() };
+        let Some(next) = next.or_else(behind) else {
             return self.nothing_to_send(id);
         };
-        let piece = peer.outbound.send(now, next);
+        let piece = peer.outbound.send(now, &peer.link, next);
         peer.link.tell(|session| session.send_pending(now));
         self.note_deadline(id);
         Transmit::Send(piece)
@@ -69,20 +71,27 @@ impl Shard {
     pub fn transmitted(&mut self, now: Time, id: PeerId, bytes: usize) {
         self.counters.bytes_sent += bytes as u64;
         let Some(peer) = self.peers.find_mut(id) else { return };
-        if let Some(buffer) = peer.outbound.sent(bytes) {
+        if let Some(buffer) = peer.outbound.sent(now, bytes) {
             keep(&mut self.gathered, buffer);
         }
         if peer.ending == Ending::Closed {
             return;
         }
+        let goes_on = peer.outbound.may_go_on();
         if peer.outbound.has_output() || peer.ending == Ending::Gracefully {
             if !peer.outbound.was_control() {
                 peer.link.tell(|session| session.send_progressed(now));
             }
-            self.peers.wake_writer(id);
+            if goes_on || peer.ending == Ending::Gracefully {
+                self.peers.wake_writer(id);
+            }
         } else {
             peer.note_idle();
+            if peer.outbound.wants_small() {
+                self.peers.wake_writer(id);
+            }
         }
+        self.set_timer(now, id);
     }
 
     /// The SEND failed: the connection is over.
@@ -102,6 +111,46 @@ impl Shard {
         }
     }
 
+    /// After a [`Wake::Poll`](super::Wake::Poll): how TCP stands, if all is acknowledged that the peer was sent. `now` is
+    /// the time after that was asked.
+    pub fn polled(&mut self, now: Time, id: PeerId, sample: Option<TcpSample>) {
+        let Some(peer) = self.peers.find_mut(id) else { return };
+        if peer.ending == Ending::Closed {
+            return;
+        }
+        if let Some(sample) = &sample {
+            peer.note_acked(now, sample);
+        }
+        if peer.outbound.polled(now, &peer.link, sample.as_ref()) {
+            self.peers.wake_writer(id);
+        }
+        self.set_timer(now, id);
+    }
+
+    /// A timer of the peer's that was set for `at` goes off.
+    pub(super) fn on_peer_timer(&mut self, now: Time, at: Time, id: PeerId) {
+        let Some(peer) = self.peers.find_mut(id) else { return };
+        if peer.ending == Ending::Closed {
+            return;
+        }
+        if peer.outbound.goes_on_now() {
+            return self.peers.wake_writer(id);
+        }
+        match peer.outbound.on_timer(now, at) {
+            Due::Nothing => self.set_timer(now, id),
+            Due::Poll => self.woken.push_back((id, Wake::Poll)),
+            Due::Write => self.peers.wake_writer(id),
+        }
+    }
+
+    fn set_timer(&mut self, now: Time, id: PeerId) {
+        if let Some(peer) = self.peers.find_mut(id)
+            && let Some(at) = peer.outbound.take_timer(now)
+        {
+            self.pace_timers.push(Reverse((at, id)));
+        }
+    }
+
     fn nothing_to_send(&mut self, id: PeerId) -> Transmit {
         let Some(peer) = self.peers.find_mut(id) else { return Transmit::Idle };
         if peer.ending == Ending::Gracefully && !peer.outbound.has_output() {
@@ -115,21 +164,79 @@ impl Shard {
         Transmit::Idle
     }
 
-    /// The next UPDATEs for a peer, as many as one SEND may carry.
-    fn next_updates(&mut self, now: Time, id: PeerId, sample: &TcpSample) -> Option<Piece> {
+    /// What the peer may be sent next: UPDATEs, as many as one SEND may carry. If it does not reassemble,
+    /// control frames come before them.
+    fn next_permitted(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        sample: &TcpSample,
+    ) -> Option<(Piece, Kind)> {
         let peer = self.peers.find_mut(id)?;
-        match peer.outbound.permit(now, &peer.link, sample)? {
-            Permit::Batch { bytes_max } => {
-                let end_of_record = !peer.link.reassembles();
-                self.gather(now, id, bytes_max, end_of_record)
-            }
-            Permit::Wait(until) => {
-                // What is held back here is no SEND under way, about which we would ask.
-                peer.note_acked(now, sample);
-                self.pace_timers.push(Reverse((until, id)));
-                None
+        if peer.ending == Ending::Gracefully && !peer.outbound.has_output() {
+            return None;
+        }
+        let permit = peer.outbound.permit(now, &peer.link, sample)?;
+        let end_of_record = !peer.link.reassembles();
+        match permit {
+            // What is held back here is no SEND under way, about which we would ask.
+            Permit::Wait(_) => peer.note_acked(now, sample),
+            Permit::Close => self.close(now, id, CloseReason::Unread),
+            Permit::Keepalive => return Some(peer.outbound.one_keepalive()),
+            Permit::Batch { .. } | Permit::Slices { .. } | Permit::Small => {
+                if end_of_record
+                    && let Some(control) = peer
+                        .outbound
+                        .before_updates(&peer.link)
+                        .or_else(|| peer.outbound.behind_updates())
+                {
+                    return Some(control);
+                }
+                let updates = match permit {
+                    Permit::Batch { bytes_max } => self.gather(now, id, bytes_max, end_of_record),
+                    Permit::Slices { slice_bytes, slices_max } => {
+                        self.gather_slices(now, id, slice_bytes, slices_max)
+                    }
+                    _ => self.gather(now, id, 1, end_of_record),
+                };
+                if let Some(piece) = updates {
+                    return Some((piece, Kind::Updates));
+                }
+                let peer = self.peers.find_mut(id)?;
+                if permit == Permit::Small {
+                    return Some(peer.outbound.one_keepalive());
+                }
             }
         }
+        None
+    }
+
+    /// Slices of whole frames.
+    fn gather_slices(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        slice_bytes: usize,
+        slices_max: usize,
+    ) -> Option<Piece> {
+        let piece = self.gather(now, id, content_bytes(slice_bytes, slices_max), true)?;
+        if piece.as_slice().len() <= slice_bytes {
+            return Some(piece);
+        }
+        let spare = self.gathered.pop();
+        let mut packed = spare.unwrap_or_else(|| Gathered::new(&self.gathered_bytes));
+        let buffer = Rc::get_mut(&mut packed).expect("nobody else holds a spare one");
+        buffer.bytes.clear();
+        let pads = pack(piece.as_slice(), slice_bytes, &mut buffer.bytes);
+        buffer.count();
+        assert!(buffer.bytes.len() <= slice_bytes * slices_max, "no more than there is room for");
+        let peer = self.peers.find_mut(id)?;
+        peer.outbound.padded(pads);
+        let length = piece.as_slice().len();
+        if let (_, Some(buffer)) = piece.rest(length) {
+            keep(&mut self.gathered, buffer);
+        }
+        Some(Piece::gathered(packed, true))
     }
 
     /// One contiguous part if it is large or all there is, else several copied together.
@@ -169,6 +276,7 @@ impl Shard {
                 }
                 Part::Full => break,
                 Part::Passed if passed == PASSED_MAX => {
+                    peer.outbound.go_on_later();
                     self.pace_timers.push(Reverse((now, id)));
                     break;
                 }
