@@ -83,9 +83,9 @@ pub(super) struct VniTable {
 #[derive(Debug, Default)]
 struct Indexes {
     by_route: SplitTable<Slot>,
-    by_source: SplitMap<SourceId, Pages<u32>>,
+    by_source: SplitMap<SourceId, Vec<u32>>,
     /// Vacant places.
-    free: Pages<u32>,
+    free: Vec<u32>,
 }
 
 /// Places of a table without indexes.
@@ -227,7 +227,7 @@ impl VniTable {
     pub(super) fn last_of(&self, source: SourceId, hasher: &RandomState) -> Option<u32> {
         match &self.indexes {
             Some(indexes) => {
-                indexes.by_source.find(source, hasher).and_then(|list| list.nth_back(0).copied())
+                indexes.by_source.find(source, hasher).and_then(|list| list.last().copied())
             }
             None => position(&self.entries, |entry| entry.has(source)),
         }
@@ -269,7 +269,7 @@ impl VniTable {
                 indexes.move_down(last, entries, hasher);
             }
         }
-        indexes.free = Pages::default();
+        indexes.free = Vec::new();
         if entries.len() <= SMALL_PLACES_MAX {
             self.indexes = None;
         }
@@ -287,7 +287,7 @@ impl VniTable {
             match indexes.by_route.find(hash.wide(), |slot| slot.hash == *hash) {
                 Some(slot) => found.push((table, indexes, slot.place)),
                 // It will get the place that was vacated last.
-                None => next.extend(indexes.free.nth_back(at).map(|&place| (table, place))),
+                None => next.extend(indexes.free.iter().nth_back(at).map(|&place| (table, place))),
             }
         }
         let mut listed: SmallVec<[_; FORESIGHT]> = SmallVec::new();
@@ -302,7 +302,7 @@ impl VniTable {
             let Some(list) = indexes.by_source.find(source, hasher) else { continue };
             seen ^= list.get(position as usize).copied().unwrap_or_default();
             // The last of the list takes the place of the one that is withdrawn.
-            next.extend(list.nth_back(at).map(|&place| (table, place)));
+            next.extend(list.iter().nth_back(at).map(|&place| (table, place)));
         }
         for (table, place) in next {
             seen ^= table.entry(place).members.len() as u32;
@@ -374,7 +374,7 @@ impl Indexes {
 
     /// Notes that a source announces what stands at `place`. Returns the position in its list.
     fn list(&mut self, place: u32, source: SourceId, hasher: &RandomState) -> u32 {
-        let list = self.by_source.find_or(source, hasher, Pages::default);
+        let list = self.by_source.find_or(source, hasher, Vec::new);
         list.push(place);
         list.len() as u32 - 1
     }
@@ -392,6 +392,9 @@ impl Indexes {
         };
         list.swap_remove(position);
         let left = list.len();
+        if left < list.capacity() / 8 {
+            list.shrink_to(2 * left);
+        }
         match list.get(position) {
             Some(&moved) => {
                 let members = &mut entries[moved as usize].members;

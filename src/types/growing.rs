@@ -80,25 +80,6 @@ impl<T> Pages<T> {
         element
     }
 
-    /// Takes an element away; the last one takes its place.
-    ///
-    /// # Panics
-    /// If there are not so many.
-    pub(crate) fn swap_remove(&mut self, at: usize) -> T {
-        let last = self.pop().expect("what is taken away is there");
-        if at == self.len() { last } else { std::mem::replace(&mut self[at], last) }
-    }
-
-    /// An element, if there are so many.
-    pub(crate) fn get(&self, at: usize) -> Option<&T> {
-        (at < self.len()).then(|| &self[at])
-    }
-
-    /// The element that so many others come after.
-    pub(crate) fn nth_back(&self, at: usize) -> Option<&T> {
-        self.get(self.len().checked_sub(1 + at)?)
-    }
-
     /// All elements, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.first.iter().chain(self.more.iter().flatten())
@@ -369,27 +350,6 @@ mod tests {
             assert!(taken <= (4 * pages.len()).max(pages.len() + PAGE_LEN), "{taken}");
         }
         assert!(pages.is_empty() && pages.pop().is_none());
-    }
-
-    #[test]
-    fn pages_lose_elements_as_a_list_does() {
-        let (mut pages, mut list) = (Pages::default(), Vec::new());
-        for number in 0..3 * PAGE_LEN {
-            pages.push(number);
-            list.push(number);
-        }
-        for step in 0..list.len() {
-            let at = hash(step as u32) as usize % list.len();
-            let at = if step % 5 == 0 { list.len() - 1 } else { at };
-            assert_eq!(pages.swap_remove(at), list.swap_remove(at));
-            assert_eq!(pages.len(), list.len());
-            assert_eq!(pages.get(at), list.get(at));
-            assert_eq!(pages.nth_back(step % 7), list.iter().nth_back(step % 7));
-            if list.len() % 1_000 == 0 {
-                assert!(pages.iter().eq(&list));
-            }
-        }
-        assert!(pages.is_empty() && pages.nth_back(0).is_none());
     }
 
     /// A mixer, so that the hashes of neighbours have nothing in common.
