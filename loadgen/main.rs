@@ -14,6 +14,7 @@ mod facts;
 mod latency;
 mod output;
 mod peer;
+mod pipeline;
 mod plan;
 mod progress;
 mod report;
