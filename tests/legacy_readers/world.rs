@@ -19,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const BURSTS: Duration = Duration::from_millis(2_000);
 const STOP_AFTER: Duration = Duration::from_millis(700);
 const STOP: Duration = Duration::from_secs(1);
+/// Two CPUs have to take them all.
+const BURST_DELIVERIES_MAX: usize = 250_000;
 const STREAM_PER_S: f64 = 2_000.0;
 const FINDINGS_SHOWN: usize = 3;
 
@@ -170,6 +172,7 @@ struct Announcer {
     announced: View,
     routes: usize,
     turned: usize,
+    burst_max: usize,
     rng: Rng,
     next_keepalive: Instant,
 }
@@ -180,7 +183,15 @@ impl Announcer {
         peer.recording = false;
         let rng = Rng::new(case.seed ^ 0xA11);
         let (announced, next_keepalive) = (View::default(), Instant::now());
-        Announcer { peer, announced, routes: case.routes, turned: 0, rng, next_keepalive }
+        Announcer {
+            peer,
+            announced,
+            routes: case.routes,
+            turned: 0,
+            burst_max: BURST_DELIVERIES_MAX / case.readers,
+            rng,
+            next_keepalive,
+        }
     }
 
     /// Announces the table; the server has it when this returns.
@@ -215,7 +226,7 @@ impl Announcer {
 
     /// A burst; returns how long until the next one.
     fn burst(&mut self) -> Duration {
-        let count = [100, 500, 2_000, 5_000][self.rng.below(4)];
+        let count = [100, 500, 2_000, 5_000][self.rng.below(4)].min(self.burst_max);
         self.turn(count);
         Duration::from_millis(20 + self.rng.below(300) as u64)
     }
