@@ -205,7 +205,9 @@ impl Pipeline {
         let Habits { cost_ns, stall } = self.habits;
         match stall {
             Stall::Once { at, ns } if self.updates == at => (cost_ns + ns, false),
-            Stall::Each { updates, ns } if self.updates % updates == 0 => (cost_ns + ns, false),
+            Stall::Each { updates, ns } if self.updates.is_multiple_of(updates) => {
+                (cost_ns + ns, false)
+            }
             Stall::Collector if self.updates >= self.pause_at => {
                 self.pause_at = self.updates + 1 + self.below(COLLECTOR_EVERY_MAX);
                 (cost_ns + 1_000_000 + self.below(COLLECTOR_NS_MAX - 1_000_000), true)

@@ -16,60 +16,81 @@ use crate::rng::Rng;
 
 /// When a path's MTU falls.
 const MTU_FALLS_AFTER: Duration = Duration::from_millis(500);
+/// How long it waits if nothing is on its way.
+const IDLE: Duration = Duration::from_millis(50);
 const PACKET_MAX: usize = 65_536;
 /// What a "too big" answer quotes at most: it has to fit in 1,280 bytes.
 const QUOTED_MAX: usize = 1_280 - 48;
 
 /// Carries packets between the two devices until `over`.
 pub fn carry(ends: [File; 2], path: Path, seed: u64, over: &AtomicBool) {
-    let mut rng = Rng::new(seed ^ 0x0F_A7);
-    let begun = Instant::now();
-    let mut on_their_way = BinaryHeap::<Reverse<(Instant, u64, u8, Vec<u8>)>>::new();
-    let mut order = 0u64;
+    let on_their_way = BinaryHeap::new();
+    let mut way = Way { path, begun: Instant::now(), rng: Rng::new(seed), on_their_way, order: 0 };
     let mut buffer = vec![0; PACKET_MAX];
     while !over.load(Ordering::Relaxed) {
-        let now = Instant::now();
-        while let Some(Reverse((due, ..))) = on_their_way.peek()
-            && *due <= now
-            && let Some(Reverse((_, _, to, packet))) = on_their_way.pop()
-        {
-            // A device that is down, or full, loses it.
-            let _ = (&ends[to as usize]).write(&packet);
-        }
-        let next = on_their_way.peek().map(|Reverse((due, ..))| *due);
-        wait(
-            &ends,
-            next.map_or(Duration::from_millis(50), |due| due.saturating_duration_since(now)),
-        );
-        for from in 0..2 {
+        let next = way.deliver(&ends);
+        wait(&ends, next);
+        for (at, end) in ends.iter().enumerate() {
             // At most some at a time: what is due must leave.
             for _ in 0..32 {
-                if !ready(&ends[from]) {
+                if !ready(end) {
                     break;
                 }
-                let Ok(length) = (&ends[from]).read(&mut buffer) else { break };
-                let packet = &buffer[..length];
-                let falls = begun.elapsed() >= MTU_FALLS_AFTER;
-                if let Some(mtu) = path.mtu_falls_to.filter(|&mtu| falls && length > mtu) {
-                    if let Some(answer) = too_big(packet, mtu) {
-                        let _ = (&ends[from]).write(&answer);
-                    }
-                    continue;
-                }
-                if rng.below(10_000) < path.lost {
-                    continue;
-                }
-                let copies = 1 + usize::from(rng.below(10_000) < path.doubled);
-                for _ in 0..copies {
-                    let mut delay_us = path.delay_us;
-                    if rng.below(10_000) < path.reordered {
-                        delay_us += 200 + rng.below(5_000) as u64;
-                    }
-                    order += 1;
-                    let due = Instant::now() + Duration::from_micros(delay_us);
-                    on_their_way.push(Reverse((due, order, 1 - from as u8, packet.to_vec())));
+                if let Ok(length) = (&mut &*end).read(&mut buffer) {
+                    way.take(at, end, &buffer[..length]);
                 }
             }
+        }
+    }
+}
+
+/// When a packet is due, which came first, to which end, and the packet.
+type Due = (Instant, u64, usize, Vec<u8>);
+
+struct Way {
+    path: Path,
+    begun: Instant,
+    rng: Rng,
+    on_their_way: BinaryHeap<Reverse<Due>>,
+    order: u64,
+}
+
+impl Way {
+    /// Hands over what is due. How long until there is more.
+    fn deliver(&mut self, ends: &[File; 2]) -> Duration {
+        let now = Instant::now();
+        while let Some(Reverse((due, ..))) = self.on_their_way.peek() {
+            if *due > now {
+                return due.saturating_duration_since(now);
+            }
+            if let Some(Reverse((_, _, to, packet))) = self.on_their_way.pop() {
+                // A device that is down, or full, loses it.
+                let _ = (&mut &ends[to]).write(&packet);
+            }
+        }
+        IDLE
+    }
+
+    /// Takes a packet from end number `at`.
+    fn take(&mut self, at: usize, end: &File, packet: &[u8]) {
+        let falls = self.begun.elapsed() >= MTU_FALLS_AFTER;
+        let too_long = |mtu: &usize| falls && packet.len() > *mtu;
+        if let Some(mtu) = self.path.mtu_falls_to.filter(too_long) {
+            if let Some(answer) = too_big(packet, mtu) {
+                let _ = (&mut &*end).write(&answer);
+            }
+            return;
+        }
+        if self.rng.below(10_000) < self.path.lost {
+            return;
+        }
+        let copies = 1 + usize::from(self.rng.below(10_000) < self.path.doubled);
+        for _ in 0..copies {
+            let late = self.rng.below(10_000) < self.path.reordered;
+            let more_us = if late { 200 + self.rng.below(5_000) as u64 } else { 0 };
+            let due = Instant::now() + Duration::from_micros(self.path.delay_us + more_us);
+            self.order += 1;
+            self.on_their_way.push(Reverse((due, self.order, 1 - at, packet.to_vec())));
         }
     }
 }

@@ -259,7 +259,7 @@ impl<'a> Connection<'a> {
             let pause = Duration::from_micros(3_000 + self.rng.below(37_000) as u64);
             self.next_talk = Some(now + pause);
             let route = common::route(TALK_VNI, self.number as u32 * 8 + self.talked % 8, 1);
-            let adds = self.talked / 8 % 2 == 0;
+            let adds = (self.talked / 8).is_multiple_of(2);
             self.out.extend(if adds { common::add(&route) } else { common::remove(&route) });
             self.talked += 1;
         }

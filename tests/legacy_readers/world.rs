@@ -15,7 +15,7 @@ use crate::rng::Rng;
 
 /// How often the views are looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long bursts, or a stream of updates, go on.
+/// How long bursts go on, at least: half of the time that a reader needs.
 const BURSTS: Duration = Duration::from_millis(2_000);
 const STOP_AFTER: Duration = Duration::from_millis(700);
 const STOP: Duration = Duration::from_secs(1);
@@ -123,7 +123,8 @@ fn drive(field: &Field, announcer: &mut Announcer) -> Option<String> {
     let begun = Instant::now();
     let (mut stopped, mut streamed) = (!case.stopped, 0);
     let mut next_burst = begun;
-    let busy = if case.stopped { STOP_AFTER + STOP + STOP / 2 } else { BURSTS };
+    let busy =
+        if case.stopped { STOP_AFTER + STOP + STOP / 2 } else { BURSTS.max(case.needs() / 2) };
     let mut right_since = None;
     loop {
         let passed = begun.elapsed();
