@@ -25,6 +25,7 @@ mod report;
 #[path = "../simulation/rng.rs"]
 mod rng;
 mod sys;
+mod table;
 mod world;
 
 use std::io::Write;

@@ -4,8 +4,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -16,19 +16,14 @@ use crate::common;
 use crate::path::timespec;
 use crate::pipeline::{self, BUFFER_BYTES, Fault, Pipeline};
 use crate::rng::Rng;
+use crate::table;
 
-/// The VNI of the table, and one in which talking readers announce, and to which nobody subscribes.
-pub const VNI: u32 = 100;
+/// In this one talking readers announce, and nobody subscribes to it.
 const TALK_VNI: u32 = 101;
 /// Go's clients wait 5 to 9 s before they come back; here the cause matters, not the wait.
 const RETRY: Duration = Duration::from_millis(300);
 /// How often a client that waits looks after its timers.
 const CHORES: Duration = Duration::from_millis(10);
-/// Where the number of a route is in its payload.
-const PREFIX_AT: usize = 6;
-const HOP_AT: usize = 28;
-static ANY_ROUTE: LazyLock<Vec<u8>> = LazyLock::new(|| common::route(VNI, 0, 0));
-
 /// What all threads of a run share.
 pub struct Field {
     pub case: Case,
@@ -304,7 +299,7 @@ impl<'a> Connection<'a> {
             bytes = &rest[length..];
             match *kind {
                 common::UPDATE => {
-                    let (number, added) = route_of(payload)?;
+                    let (number, added) = table::number_of(payload)?;
                     self.pipeline.update();
                     updates += 1;
                     redundant += u64::from(!view.set(number, added));
@@ -314,7 +309,7 @@ impl<'a> Connection<'a> {
                     self.heard_ns = self.pipeline.next_read_ns();
                     if self.greeted && !self.established {
                         self.established = true;
-                        self.out.extend(common::subscribe(VNI));
+                        self.out.extend(common::subscribe(u32::from(table::VNI)));
                         if self.field.case.talking {
                             self.next_talk = Some(Instant::now());
                         }
@@ -333,23 +328,4 @@ impl<'a> Connection<'a> {
         counts.redundant.fetch_add(redundant, Ordering::Relaxed);
         Ok(bytes.len())
     }
-}
-
-/// The number of a route of the table, and whether it is announced.
-fn route_of(payload: &[u8]) -> Result<(usize, bool), String> {
-    let (route, added) = match payload.strip_prefix(&[0x08, 1]) {
-        Some(route) => (route, false),
-        None => (payload, true),
-    };
-    let any = &*ANY_ROUTE;
-    let is_one = route.len() == any.len()
-        && route[..=PREFIX_AT] == any[..=PREFIX_AT]
-        && route[PREFIX_AT + 4..HOP_AT] == any[PREFIX_AT + 4..HOP_AT]
-        // The number is told twice.
-        && route[PREFIX_AT + 1..PREFIX_AT + 4] == route[HOP_AT + 1..];
-    if !is_one {
-        return Err(format!("no route of the table: {}", hex::encode(payload)));
-    }
-    let number = route[HOP_AT..].iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte));
-    Ok((number, added))
 }

@@ -10,8 +10,9 @@ use crate::case::Case;
 use crate::common::process::Process;
 use crate::common::{self, Peer};
 use crate::net::Network;
-use crate::reader::{self, Counts, Field, VNI, View};
+use crate::reader::{self, Counts, Field, View};
 use crate::rng::Rng;
+use crate::table::route;
 
 /// How often the views are looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -255,10 +256,6 @@ impl Announcer {
             "{count} of {of} views are wrong: {least} to {most} routes instead of {should}"
         ))
     }
-}
-
-fn route(number: usize) -> Vec<u8> {
-    common::route(VNI, number as u32, number as u32)
 }
 
 fn last_lines(log: &str) -> String {
