@@ -57,7 +57,8 @@ impl Outcome {
 pub fn run(case: &Case) -> Result<Outcome, String> {
     let network = Network::new(case)?;
     let keepalive = format!("--keepalive={}", case.keepalive_s);
-    let server = Process::serve_at("[::]:0", &[&keepalive, "--cores=1", "--peers-max=4000"]);
+    let limits = ["--peers-max=4000", "--routes-per-peer-max=1000000"];
+    let server = Process::serve_at("[::]:0", &[&keepalive, "--cores=1", limits[0], limits[1]]);
     let port = server.address().port();
     let field = Field {
         case: case.clone(),
