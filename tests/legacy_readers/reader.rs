@@ -22,8 +22,10 @@ use crate::table;
 const TALK_VNI: u32 = 101;
 /// Go's clients wait 5 to 9 s before they come back; here the cause matters, not the wait.
 const RETRY: Duration = Duration::from_millis(300);
-/// How often a client that waits looks after its timers.
-const CHORES: Duration = Duration::from_millis(10);
+/// How often a client that waits looks whether the run is over. Many of them must not be work by themselves.
+const LOOK: Duration = Duration::from_millis(100);
+/// Talking readers announce this often, all together, at most.
+const TALK_PER_S: usize = 2_000;
 /// What all threads of a run share.
 pub struct Field {
     pub case: Case,
@@ -226,12 +228,12 @@ impl<'a> Connection<'a> {
             }
             let wait_ns = self.pipeline.next_read_ns().saturating_sub(now_ns);
             if wait_ns > 0 {
-                std::thread::sleep(Duration::from_nanos(wait_ns).min(CHORES));
+                std::thread::sleep(Duration::from_nanos(wait_ns).min(self.until_chores()));
                 continue;
             }
             // As Go: first told that something is there, then the read.
             let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
-            let _ = poll(&mut ready, Some(&timespec(CHORES)));
+            let _ = poll(&mut ready, Some(&timespec(self.until_chores())));
             if ready[0].revents().is_empty()
                 || self.field.stopped_until_ns.load(Ordering::Relaxed) > self.field.now_ns()
             {
@@ -251,8 +253,9 @@ impl<'a> Connection<'a> {
             self.out.extend(common::keepalive());
         }
         if self.next_talk.is_some_and(|due| due <= now) {
-            let pause = Duration::from_micros(3_000 + self.rng.below(37_000) as u64);
-            self.next_talk = Some(now + pause);
+            let least_us = 3_000.max(self.field.readers.len() * 1_000_000 / TALK_PER_S);
+            let pause_us = least_us + self.rng.below(12 * least_us);
+            self.next_talk = Some(now + Duration::from_micros(pause_us as u64));
             let route = common::route(TALK_VNI, self.number as u32 * 8 + self.talked % 8, 1);
             let adds = (self.talked / 8).is_multiple_of(2);
             self.out.extend(if adds { common::add(&route) } else { common::remove(&route) });
@@ -267,6 +270,14 @@ impl<'a> Connection<'a> {
         }
         let hold_ns = self.keepalive.as_nanos() as u64 * 5 / 2;
         (now_ns.saturating_sub(self.heard_ns) > hold_ns).then_some(End::HoldTime)
+    }
+
+    /// How long its timers leave it in peace.
+    fn until_chores(&self) -> Duration {
+        let now = Instant::now();
+        let until =
+            |due: Option<Instant>| due.map_or(LOOK, |due| due.saturating_duration_since(now));
+        LOOK.min(until(self.next_keepalive)).min(until(self.next_talk))
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Option<End> {
