@@ -326,7 +326,7 @@ impl Core {
                     }
                     self.shard.release(self.now, id);
                 }
-                Wake::Read | Wake::Sample | Wake::State => {}
+                Wake::Read | Wake::Sample | Wake::Poll | Wake::State => {}
             }
         }
     }

@@ -32,8 +32,8 @@ pub mod session {
 }
 pub mod shard {
     pub use crate::shard::{
-        BATCH_BYTES_MAX, Budgets, Limits, Mail, Piece, STRANGERS, SessionEnd, Shard, ShardConfig,
-        TcpSample, Transmit, Wake,
+        BATCH_BYTES_MAX, Budgets, Limits, Mail, PaceCounters, Piece, STRANGERS, SessionEnd, Shard,
+        ShardConfig, TcpSample, Transmit, Wake,
     };
 }
 pub mod vital {

@@ -3,7 +3,7 @@
 //! Owns the only look at a clock on the way of the data. Must never be used inside the core, which is
 //! given the time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::types::Time;
 
@@ -23,12 +23,5 @@ impl Clock {
     /// The time now.
     pub(super) fn now(&self) -> Time {
         Time::default().after(self.start.elapsed())
-    }
-
-    /// `time` as the instant to sleep until; one hour ahead at most, so that [`Time::NEVER`] fits.
-    pub(super) fn instant_of(&self, time: Time) -> tokio::time::Instant {
-        let now = self.now();
-        let ahead = time.since(now).min(Duration::from_secs(3600));
-        tokio::time::Instant::from_std(self.start + now.since(Time::default()) + ahead)
     }
 }

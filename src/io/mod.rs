@@ -11,6 +11,7 @@
 
 mod acceptor;
 mod address;
+mod alarm;
 mod buffers;
 mod clock;
 mod config;

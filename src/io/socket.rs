@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::rc::Rc;
 
 use tokio::sync::{Notify, oneshot};
@@ -84,11 +84,20 @@ impl Connection {
         self.tasks.get() == 0
     }
 
-    /// TCP_INFO now. A dead socket gives zeros; its reader will tell.
+    /// TCP_INFO now. A dead socket tells nothing; its reader will.
     pub(super) fn sample(&self) -> TcpSample {
+        sys::tcp_sample(self.socket()).unwrap_or_default()
+    }
+
+    /// TCP_INFO now, if all is acknowledged that was sent.
+    pub(super) fn sample_if_acknowledged(&self) -> Option<TcpSample> {
+        let unacknowledged = sys::unacknowledged_bytes(self.socket()).unwrap_or(0);
+        (unacknowledged == 0).then(|| self.sample())
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
         // SAFETY: `stream` owns the descriptor and outlives the borrow.
-        let socket = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
-        sys::tcp_sample(socket.as_fd()).unwrap_or_default()
+        unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
     }
 
     /// Whether [`Connection::close`] was called.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use super::alarm::Alarm;
 use super::clock::Clock;
 use super::dialled::Dial;
 use super::letter::Letter;
@@ -49,14 +50,21 @@ pub(super) fn run(start: ThreadStart) {
             return;
         }
     };
-    let _ = start.ready.send(Ok(()));
     let shard = Shard::new(start.shard, start.clock.now());
     let worker = Rc::new(Worker::new(shard, start.clock, start.shards, start.peers));
     runtime.block_on(async {
+        let alarm = match Alarm::new() {
+            Ok(alarm) => alarm,
+            Err(error) => {
+                let _ = start.ready.send(Err(error));
+                return;
+            }
+        };
+        let _ = start.ready.send(Ok(()));
         // A task among the others, or it would be polled before what completed together.
         let turns = tokio_uring::spawn(async move {
             let _end = EndOnPanic;
-            turn_loop(worker, start.mailbox).await;
+            turn_loop(worker, alarm, start.mailbox).await;
         });
         let _ = turns.await;
     });
@@ -64,9 +72,7 @@ pub(super) fn run(start: ThreadStart) {
     drop(start.ended);
 }
 
-async fn turn_loop(worker: Rc<Worker>, mut mailbox: UnboundedReceiver<Letter>) {
-    let alarm = tokio::time::sleep(Duration::ZERO);
-    tokio::pin!(alarm);
+async fn turn_loop(worker: Rc<Worker>, alarm: Alarm, mut mailbox: UnboundedReceiver<Letter>) {
     let mut stop_deadline = None;
     let mut work_left = true;
     loop {
@@ -81,7 +87,7 @@ async fn turn_loop(worker: Rc<Worker>, mut mailbox: UnboundedReceiver<Letter>) {
                     }
                 }
                 () = worker.turn.notified() => {}
-                () = &mut alarm => worker.alarm_at.set(Time::default()),
+                () = alarm.rings() => worker.alarm_at.set(Time::default()),
             }
         }
         behind_the_ready().await;
@@ -102,7 +108,8 @@ async fn turn_loop(worker: Rc<Worker>, mut mailbox: UnboundedReceiver<Letter>) {
         }
         let wakeup = worker.shard().next_wakeup().min(stop_deadline.unwrap_or(Time::NEVER));
         if worker.alarm_at.replace(wakeup) != wakeup {
-            alarm.as_mut().reset(worker.clock.instant_of(wakeup));
+            let is_set = wakeup != Time::NEVER;
+            alarm.set(is_set.then(|| wakeup.since(worker.now())));
         }
     }
 }

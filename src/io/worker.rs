@@ -111,6 +111,11 @@ impl Worker {
                     }
                 }
                 Wake::Sample => shard.sampled(self.now(), peer, connection.sample()),
+                Wake::Poll => {
+                    let sample = connection.sample_if_acknowledged();
+                    // The time after that: what is seen was so by then.
+                    shard.polled(self.now(), peer, sample);
+                }
             }
         }
         for _ in 0..WRITERS_PER_TURN {

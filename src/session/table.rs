@@ -176,6 +176,9 @@ pub enum CloseReason {
     /// We ended it: the queues of slow peers took too much memory, and its was the longest.
     #[error("too slow: --queue-mib-max is reached")]
     OverBudget,
+    /// We ended it: it left unread so much that more would break it.
+    #[error("it left unread what it was sent")]
+    Unread,
     /// We ended it.
     #[error("closed by us")]
     Shutdown,
@@ -314,7 +317,9 @@ mod tests {
                 CloseReason::SendHoldTimeout => "!send-hold",
                 CloseReason::Fault => "!fault",
                 CloseReason::RemoteClosed => "!eof",
-                CloseReason::OverBudget => unreachable!("no event leads to it"),
+                CloseReason::OverBudget | CloseReason::Unread => {
+                    unreachable!("no event leads to it")
+                }
                 CloseReason::Shutdown => "!shutdown",
             },
         }

@@ -97,6 +97,11 @@ impl Record {
         }
     }
 
+    /// The peer's address.
+    pub(super) fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
     /// Counts a refusal, and says so if it is the first for a while: true then, and it is to be summed
     /// up later.
     pub(super) fn refuse(&mut self, now: Time, refused: Refused, what: &dyn fmt::Display) -> bool {

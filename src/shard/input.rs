@@ -6,6 +6,7 @@
 use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use super::events::{QUIET, Refused, detail_of};
 use super::groups::SubIndex;
@@ -17,6 +18,9 @@ use crate::session::{CloseReason, Session, State, Verdict};
 use crate::types::{PeerId, ShardId, SourceId, Time, Vni};
 use crate::wire::{Fault, Message, Reaction, Update};
 
+/// A peer that is lost so soon after it was fed may have failed at that.
+const FAILS_WITHIN: Duration = Duration::from_secs(10);
+
 impl Shard {
     /// Bytes that the socket read. What cannot be processed yet is kept: `wants_read` is false then.
     pub fn receive(&mut self, now: Time, id: PeerId, bytes: &[u8]) {
@@ -25,6 +29,7 @@ impl Shard {
             return;
         }
         self.counters.bytes_received += bytes.len() as u64;
+        peer.outbound.heard();
         if peer.inbound.is_paused() {
             return peer.inbound.keep(bytes);
         }
@@ -301,6 +306,14 @@ impl Shard {
         let may_return =
             peer.link.session().is_some_and(|session| session.state() != State::Closed);
         let is_dialled = peer.link.is_dialled();
+        if !is_dialled && !peer.link.reassembles() && !self.draining {
+            let was_fed = peer.outbound.was_fed(now, FAILS_WITHIN);
+            let is_lost = was_fed && reason == CloseReason::RemoteClosed;
+            self.counters.pacing.resets += u64::from(is_lost);
+            if is_lost || reason == CloseReason::Unread {
+                self.failed.note(now, peer.record.remote().ip());
+            }
+        }
         let homes = peer.homes();
         for (_, sub) in peer.end() {
             self.drop_subscription(sub);

@@ -13,6 +13,7 @@
 
 mod config;
 mod events;
+mod failed;
 mod groups;
 mod input;
 mod laggards;
@@ -41,6 +42,7 @@ use crate::rib::{BASE_KEPT, Rib};
 use crate::session::{CloseReason, Verdict};
 use crate::types::{PeerId, ShardId, Time};
 
+use failed::Failed;
 use groups::Groups;
 use mail::{Outboxes, Request};
 use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
@@ -50,7 +52,7 @@ pub use events::STRANGERS;
 pub use events::SessionEnd;
 pub use mail::Mail;
 pub use output::Transmit;
-pub use pacing::{BATCH_BYTES_MAX, TcpSample};
+pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
 pub use piece::Piece;
 
 /// Timers are looked after at most this often.
@@ -67,6 +69,8 @@ pub enum Wake {
     Close,
     /// Sample TCP_INFO, and report it with [`Shard::sampled`].
     Sample,
+    /// Ask whether all is acknowledged, and how TCP stands then: report it with [`Shard::polled`].
+    Poll,
     /// The session with a server that we dialled may have a new state.
     State,
 }
@@ -92,6 +96,8 @@ pub struct Counters {
     pub subscriptions_refused: u64,
     /// Peers closed because laggards took too much memory.
     pub peers_over_budget: u64,
+    /// About peers that do not reassemble.
+    pub pacing: PaceCounters,
 }
 
 /// What a shard holds in memory, in bytes but for the counts; see [`Limits`] for the bounds.
@@ -145,6 +151,8 @@ pub struct Shard {
     node: Node,
     /// Buffers to gather in, for use again.
     gathered: Vec<Rc<Vec<u8>>>,
+    /// Who failed though it was paced.
+    failed: Failed,
     counters: Counters,
 }
 
@@ -184,6 +192,7 @@ impl Shard {
             draining: false,
             node: Node::new(config.stale_time),
             gathered: Vec::new(),
+            failed: Failed::default(),
             counters: Counters::default(),
             config,
         }
@@ -192,7 +201,8 @@ impl Shard {
     /// A connection was accepted. Its id stays valid until it is released.
     pub fn accept(&mut self, now: Time, remote: SocketAddr) -> PeerId {
         self.counters.connections += 1;
-        let mut peer = Peer::accepted(now, remote, &self.config);
+        let is_cautious = self.failed.is_known(now, remote.ip());
+        let mut peer = Peer::accepted(now, remote, &self.config, is_cautious);
         if self.draining {
             peer.ending = Ending::Gracefully;
         }
@@ -212,6 +222,13 @@ impl Shard {
             self.close(now, id, CloseReason::RemoteClosed);
         }
         let end = self.peers.find_mut(id).and_then(|peer| peer.record.take_end());
+        if let Some(peer) = self.peers.find(id) {
+            let counters = peer.outbound.pace_counters();
+            if *counters != PaceCounters::default() {
+                tracing::debug!(%id, ?counters, "was paced");
+            }
+            self.counters.pacing.add(counters);
+        }
         self.peers.remove(id);
         end
     }
@@ -305,9 +322,13 @@ impl Shard {
         self.peers.len()
     }
 
-    /// What was counted.
+    /// What was counted. Walks all peers.
     pub fn counters(&self) -> Counters {
-        self.counters
+        let mut counters = self.counters;
+        for peer in self.peers.iter() {
+            counters.pacing.add(peer.outbound.pace_counters());
+        }
+        counters
     }
 
     /// What is held. Walks all subscriptions: not for each turn.
@@ -336,7 +357,7 @@ impl Shard {
             && at <= now
         {
             self.pace_timers.pop();
-            self.wake_writer(id);
+            self.on_peer_timer(now, at, id);
         }
         self.on_node_timer(now);
         self.sum_up_refusals(now);

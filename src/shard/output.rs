@@ -6,13 +6,13 @@ use std::cmp::Reverse;
 use std::io;
 use std::rc::Rc;
 
-use super::Shard;
 use super::events::detail_of;
 use super::groups::Part;
-use super::pacing::{Permit, TcpSample};
-use super::peer::{Ending, Kind};
+use super::pacing::{Permit, TcpSample, content_bytes, pack};
+use super::peer::{Due, Ending, Kind};
 use super::piece::{DIRECT_BYTES_MIN, Payload, Piece};
-use crate::session::Session;
+use super::{Shard, Wake};
+use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, Time};
 
 /// Buffers to gather in that are kept for later (at most 8 MiB a shard).
@@ -39,15 +39,17 @@ impl Shard {
         if peer.ending == Ending::Closed {
             return Transmit::Idle;
         }
-        let next = match peer.outbound.before_updates(&peer.link) {
-            Some(control) => Some(control),
-            None => self.next_updates(now, id, &sample).map(|piece| (piece, Kind::Updates)),
-        };
+        // With these it goes by what TCP tells, be it control frames or UPDATEs.
+        let is_held = !peer.link.reassembles() && !peer.outbound.has_rest();
+        let control = if is_held { None } else { peer.outbound.before_updates(&peer.link) };
+        let next = control.or_else(|| self.next_permitted(now, id, &sample));
+        self.set_timer(now, id);
         let Some(peer) = self.peers.find_mut(id) else { return Transmit::Idle };
-        let Some(next) = next.or_else(|| peer.outbound.behind_updates()) else {
+        let behind = || if is_held { None } else { peer.outbound.behind_updates() };
+        let Some(next) = next.or_else(behind) else {
             return self.nothing_to_send(id);
         };
-        let piece = peer.outbound.send(now, next);
+        let piece = peer.outbound.send(now, &peer.link, next);
         peer.link.tell(|session| session.send_pending(now));
         self.note_deadline(id);
         Transmit::Send(piece)
@@ -63,7 +65,7 @@ impl Shard {
     pub fn transmitted(&mut self, now: Time, id: PeerId, bytes: usize) {
         self.counters.bytes_sent += bytes as u64;
         let Some(peer) = self.peers.find_mut(id) else { return };
-        let gathered = peer.outbound.sent(bytes);
+        let gathered = peer.outbound.sent(now, bytes);
         if let Some(bytes) = gathered
             && self.gathered.len() < GATHERED_MAX
         {
@@ -72,14 +74,21 @@ impl Shard {
         if peer.ending == Ending::Closed {
             return;
         }
+        let goes_on = peer.outbound.may_go_on();
         if peer.outbound.has_output() || peer.ending == Ending::Gracefully {
             if !peer.outbound.was_control() {
                 peer.link.tell(|session| session.send_progressed(now));
             }
-            self.wake_writer(id);
+            if goes_on || peer.ending == Ending::Gracefully {
+                self.wake_writer(id);
+            }
         } else {
             peer.note_idle();
+            if peer.outbound.wants_small() {
+                self.wake_writer(id);
+            }
         }
+        self.set_timer(now, id);
     }
 
     /// The SEND failed: the connection is over.
@@ -96,6 +105,43 @@ impl Shard {
     pub fn sampled(&mut self, now: Time, id: PeerId, sample: TcpSample) {
         if let Some(peer) = self.peers.find_mut(id) {
             peer.note_acked(now, &sample);
+        }
+    }
+
+    /// After a [`Wake::Poll`](super::Wake::Poll): how TCP stands, if all is acknowledged that the peer was sent. `now` is
+    /// the time after that was asked.
+    pub fn polled(&mut self, now: Time, id: PeerId, sample: Option<TcpSample>) {
+        let Some(peer) = self.peers.find_mut(id) else { return };
+        if peer.ending == Ending::Closed {
+            return;
+        }
+        if let Some(sample) = &sample {
+            peer.note_acked(now, sample);
+        }
+        if peer.outbound.polled(now, &peer.link, sample.as_ref()) {
+            self.wake_writer(id);
+        }
+        self.set_timer(now, id);
+    }
+
+    /// A timer of the peer's that was set for `at` goes off.
+    pub(super) fn on_peer_timer(&mut self, now: Time, at: Time, id: PeerId) {
+        let Some(peer) = self.peers.find_mut(id) else { return };
+        if peer.ending == Ending::Closed {
+            return;
+        }
+        match peer.outbound.on_timer(now, at) {
+            Due::Nothing => self.set_timer(now, id),
+            Due::Poll => self.woken.push_back((id, Wake::Poll)),
+            Due::Write => self.wake_writer(id),
+        }
+    }
+
+    fn set_timer(&mut self, now: Time, id: PeerId) {
+        if let Some(peer) = self.peers.find_mut(id)
+            && let Some(at) = peer.outbound.take_timer(now)
+        {
+            self.pace_timers.push(Reverse((at, id)));
         }
     }
 
@@ -138,20 +184,82 @@ impl Shard {
         Transmit::Idle
     }
 
-    /// The next UPDATEs for a peer, as many as one SEND may carry.
-    fn next_updates(&mut self, now: Time, id: PeerId, sample: &TcpSample) -> Option<Piece> {
+    /// What the peer may be sent next: UPDATEs, as many as one SEND may carry. If it does not reassemble,
+    /// control frames come before them.
+    fn next_permitted(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        sample: &TcpSample,
+    ) -> Option<(Piece, Kind)> {
         let peer = self.peers.find_mut(id)?;
-        match peer.outbound.permit(now, &peer.link, sample)? {
-            Permit::Batch { bytes_max } => {
-                let end_of_record = !peer.link.reassembles();
-                self.gather(id, bytes_max, end_of_record)
+        if peer.ending == Ending::Gracefully && !peer.outbound.has_output() {
+            return None;
+        }
+        let permit = peer.outbound.permit(now, &peer.link, sample)?;
+        let end_of_record = !peer.link.reassembles();
+        match permit {
+            // What is held back here is no SEND under way, about which we would ask.
+            Permit::Wait(_) => peer.note_acked(now, sample),
+            Permit::Close => self.close(now, id, CloseReason::Unread),
+            Permit::Keepalive => return Some(peer.outbound.one_keepalive()),
+            Permit::Batch { .. } | Permit::Slices { .. } | Permit::Small => {
+                if end_of_record
+                    && let Some(control) = peer
+                        .outbound
+                        .before_updates(&peer.link)
+                        .or_else(|| peer.outbound.behind_updates())
+                {
+                    return Some(control);
+                }
+                let updates = match permit {
+                    Permit::Batch { bytes_max } => self.gather(id, bytes_max, end_of_record),
+                    Permit::Slices { slice_bytes, slices_max } => {
+                        self.gather_slices(id, slice_bytes, slices_max)
+                    }
+                    _ => self.gather(id, 1, end_of_record),
+                };
+                if let Some(piece) = updates {
+                    return Some((piece, Kind::Updates));
+                }
+                let peer = self.peers.find_mut(id)?;
+                if permit == Permit::Small {
+                    return Some(peer.outbound.one_keepalive());
+                }
             }
-            Permit::Wait(until) => {
-                // What is held back here is no SEND under way, about which we would ask.
-                peer.note_acked(now, sample);
-                self.pace_timers.push(Reverse((until, id)));
-                None
-            }
+        }
+        None
+    }
+
+    /// Slices of whole frames.
+    fn gather_slices(
+        &mut self,
+        id: PeerId,
+        slice_bytes: usize,
+        slices_max: usize,
+    ) -> Option<Piece> {
+        let piece = self.gather(id, content_bytes(slice_bytes, slices_max), true)?;
+        if piece.as_slice().len() <= slice_bytes {
+            return Some(piece);
+        }
+        let mut packed = self.gathered.pop().unwrap_or_default();
+        let bytes = Rc::get_mut(&mut packed).expect("nobody else holds a spare one");
+        bytes.clear();
+        let pads = pack(piece.as_slice(), slice_bytes, bytes);
+        assert!(bytes.len() <= slice_bytes * slices_max, "no more than the peer has room for");
+        let peer = self.peers.find_mut(id)?;
+        peer.outbound.padded(pads);
+        self.keep_gathered(piece);
+        Some(Piece::gathered(packed, true))
+    }
+
+    /// Keeps the buffer in which a piece was gathered that is not sent.
+    fn keep_gathered(&mut self, piece: Piece) {
+        let length = piece.as_slice().len();
+        if let (_, Some(bytes)) = piece.rest(length)
+            && self.gathered.len() < GATHERED_MAX
+        {
+            self.gathered.push(bytes);
         }
     }
 

@@ -91,7 +91,8 @@ impl Window {
         self.sent_bytes - self.acked_bytes
     }
 
-    fn take(&mut self, now: Time, interval_s: u32, sample: &TcpSample) {
+    /// How TCP stands now.
+    pub(super) fn take(&mut self, now: Time, interval_s: u32, sample: &TcpSample) {
         self.sampled_at = now;
         if sample.snd_mss == 0 {
             // Nothing is known, so nothing is held back.
@@ -232,6 +233,7 @@ mod tests {
                     outcome.waits += 1;
                     path.until(then);
                 }
+                other => panic!("{other:?}"),
             }
             outcome.delay_s_max = outcome.delay_s_max.max(path.delay_s());
         }

@@ -23,8 +23,8 @@ pub use frame::{
 };
 pub use message::{Hello, Message, decode};
 pub use policy::{DecodeError, Fault, InvalidUpdate, Reaction};
+pub(crate) use update::{UPDATE_FRAME_BYTES_MAX, action_and_key, encode_keyed, keyed_frame_len};
 pub use update::{Update, decode_update, encode_update};
-pub(crate) use update::{action_and_key, encode_keyed, keyed_frame_len};
 
 /// The generated types. They write HELLO, SUBSCRIBE and UNSUBSCRIBE; what they read is what the tests
 /// compare our own reading with.

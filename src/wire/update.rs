@@ -43,7 +43,7 @@ const DESTINATION_BYTES_MAX: usize = 2 + 18 + 3;
 /// Length of the longest next hop that we write: address, VNI, negative type, two ports.
 const NEXT_HOP_BYTES_MAX: usize = 18 + 6 + 11 + 4 + 4;
 /// Length of the longest UPDATE frame that we write.
-const UPDATE_FRAME_BYTES_MAX: usize =
+pub(crate) const UPDATE_FRAME_BYTES_MAX: usize =
     HEADER_BYTES + 2 + 6 + (2 + DESTINATION_BYTES_MAX) + (2 + NEXT_HOP_BYTES_MAX);
 // Each length fits into the single byte that is left for it.
 const _: () = assert!(UPDATE_FRAME_BYTES_MAX < 0x80 && UPDATE_FRAME_BYTES_MAX < PAYLOAD_BYTES_MAX);

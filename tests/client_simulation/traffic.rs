@@ -180,7 +180,7 @@ impl World {
         while let Some((id, wake)) = self.shards[0].take_woken() {
             match wake {
                 Wake::Close => self.closed(id),
-                Wake::Read | Wake::Sample | Wake::State => {}
+                Wake::Read | Wake::Sample | Wake::Poll | Wake::State => {}
             }
         }
     }

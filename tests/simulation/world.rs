@@ -317,7 +317,7 @@ impl World {
         while let Some((id, wake)) = node.shard.take_woken() {
             match wake {
                 Wake::Close => closed.push(id),
-                Wake::Read | Wake::Sample | Wake::State => {}
+                Wake::Read | Wake::Sample | Wake::Poll | Wake::State => {}
             }
         }
         self.check_memory(at);

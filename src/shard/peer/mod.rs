@@ -24,7 +24,7 @@ use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, Time, Vni};
 pub(super) use inbound::{Admission, Heard, Inbound, Pause};
 pub(super) use link::Link;
 pub(super) use outbound::{Outbound, SAMPLE_INTERVAL};
-pub(super) use path::Kind;
+pub(super) use path::{Due, Kind};
 
 /// How a connection is to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +53,13 @@ pub(super) struct Peer {
 
 impl Peer {
     /// A connection that was accepted.
-    pub(super) fn accepted(now: Time, remote: SocketAddr, config: &ShardConfig) -> Peer {
+    /// One that failed before is fed carefully.
+    pub(super) fn accepted(
+        now: Time,
+        remote: SocketAddr,
+        config: &ShardConfig,
+        is_cautious: bool,
+    ) -> Peer {
         let limits = &config.limits;
         let session = Session::new(
             &SessionConfig {
@@ -69,7 +75,11 @@ impl Peer {
             inbound: Inbound::new(i64::from(limits.routes_per_peer_max)),
             vnis_max: limits.vnis_per_peer_max as usize,
             record: Record::of_stranger(remote),
-            ..Peer::new(Link::Session(session), Outbound::new(now, config.pace, false), remote)
+            ..Peer::new(
+                Link::Session(session),
+                Outbound::new(now, config.pace, false, is_cautious),
+                remote,
+            )
         }
     }
 
@@ -85,13 +95,13 @@ impl Peer {
             },
             now,
         );
-        Peer::new(Link::Session(session), Outbound::new(now, Pace::Off, true), remote)
+        Peer::new(Link::Session(session), Outbound::new(now, Pace::Off, true, false), remote)
     }
 
     /// A peer that lives in this process.
     pub(super) fn local(now: Time, class: PeerClass) -> Peer {
         let remote = SocketAddr::from(([0; 16], 0));
-        Peer::new(Link::Local(class), Outbound::new(now, Pace::Off, true), remote)
+        Peer::new(Link::Local(class), Outbound::new(now, Pace::Off, true, false), remote)
     }
 
     /// Without limits.
@@ -229,6 +239,11 @@ impl Peers {
         place.peer.as_deref_mut().filter(|_| same)
     }
 
+    /// All connections.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.slots.iter().filter_map(|slot| slot.peer.as_deref())
+    }
+
     /// The ids of all connections.
     pub(super) fn ids(&self) -> Vec<PeerId> {
         let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.peer.is_some());
@@ -263,7 +278,7 @@ mod tests {
         let remote = ([127, 0, 0, 1], 1).into();
         let config = bounds_tests::shard(Limits::default()).config;
         for (is_paused, payload_bytes) in [(false, 0), (true, 2)] {
-            let peer = Peer::accepted(NOW, remote, &config);
+            let peer = Peer::accepted(NOW, remote, &config, false);
             assert_eq!(payload_of_a_keepalive(peer, is_paused), payload_bytes);
             // A server takes none for an answer.
             let peer = Peer::dialled(NOW, remote, &config);

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use super::commands::Commands;
 use super::link::Link;
-use super::path::{Kind, Path};
+use super::path::{Due, Kind, Path};
 use crate::log::CHUNK_BYTES_MAX;
 use crate::shard::groups::SubIndex;
-use crate::shard::pacing::{BATCH_BYTES_MAX, Permit, TcpSample};
+use crate::shard::pacing::{
+    BATCH_BYTES_MAX, PaceCounters, Permit, SMALL_BYTES_MAX, TcpSample, Wants,
+};
 use crate::shard::piece::Piece;
 use crate::types::{Pace, Time};
 use crate::wire::{Hello, KEEPALIVE_FRAME, Message};
@@ -27,6 +29,9 @@ const KEEPALIVE_UNASKED: [u8; 6] = [1, 0, 2, 2, 0x08, 0x01];
 
 /// KEEPALIVEs that go out together, in bytes: they fit into the smallest segment.
 const KEEPALIVE_BYTES_MAX: usize = 400;
+
+/// Bytes of a HELLO at most.
+const HELLO_BYTES_MAX: usize = 32;
 
 /// What the peer's writer is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +69,8 @@ pub(in crate::shard) struct Outbound {
 
 impl Outbound {
     /// Nothing to send. `commands` says whether the peer is told more than UPDATEs and answers.
-    pub(crate) fn new(now: Time, pace: Pace, commands: bool) -> Outbound {
+    /// A peer that failed before is fed carefully.
+    pub(crate) fn new(now: Time, pace: Pace, commands: bool, is_cautious: bool) -> Outbound {
         Outbound {
             hello: None,
             keepalives_owed: 0,
@@ -78,7 +84,7 @@ impl Outbound {
             rest: None,
             in_flight_since: now,
             is_control: false,
-            path: Path::new(pace),
+            path: Path::new(pace, !commands, is_cautious),
         }
     }
 
@@ -193,17 +199,52 @@ impl Outbound {
         is_any.then(|| (Piece::gathered(Rc::new(bytes), !reassembles), Kind::Control))
     }
 
-    /// What a SEND of UPDATEs may carry, and when. None if there is none to send, or if something will
-    /// tell when to ask again.
+    /// What the next SEND may carry, and when. None if there is nothing to send, or if something will
+    /// tell when to ask again. For a peer that reassembles this is about UPDATEs alone.
     pub(crate) fn permit(&mut self, now: Time, link: &Link, sample: &TcpSample) -> Option<Permit> {
-        let is_gate_open = self.commands.as_ref().is_none_or(|commands| commands.is_gate_open());
-        if self.pending.is_empty() || !is_gate_open {
-            return None;
-        }
+        let wants = self.wants(link);
         match link.session() {
-            Some(session) => self.path.permit(now, session, sample),
-            None => Some(Permit::Batch { bytes_max: CHUNK_BYTES_MAX }),
+            Some(session) => self.path.permit(now, session, sample, wants),
+            None => wants.updates.then_some(Permit::Batch { bytes_max: CHUNK_BYTES_MAX }),
         }
+    }
+
+    /// What there is to send, the rest of a short SEND aside.
+    fn wants(&self, link: &Link) -> Wants {
+        let is_gate_open = self.commands.as_ref().is_none_or(|commands| commands.is_gate_open());
+        let has_commands = self.commands.as_ref().is_some_and(|commands| !commands.is_empty());
+        let keepalives = self.keepalives_owed.saturating_add(self.keepalives_unasked) as usize;
+        let control_bytes = if link.reassembles() {
+            0
+        } else if self.hello.is_some() {
+            HELLO_BYTES_MAX
+        } else if keepalives > 0 {
+            keepalives.saturating_mul(KEEPALIVE_FRAME.len()).min(SMALL_BYTES_MAX)
+        } else if has_commands && is_gate_open {
+            BATCH_BYTES_MAX
+        } else if self.owes_mark && self.pending.is_empty() {
+            KEEPALIVE_FRAME.len()
+        } else {
+            0
+        };
+        Wants { control_bytes, updates: !self.pending.is_empty() && is_gate_open }
+    }
+
+    /// Whether a short SEND has left something.
+    pub(crate) fn has_rest(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// One KEEPALIVE: one that is owed, if there is one.
+    pub(crate) fn one_keepalive(&mut self) -> (Piece, Kind) {
+        match self.keepalives_unasked {
+            0 => self.keepalives_owed = self.keepalives_owed.saturating_sub(1),
+            _ => self.keepalives_unasked -= 1,
+        }
+        if let Some(commands) = &mut self.commands {
+            commands.sent_keepalives(1);
+        }
+        (Piece::gathered(Rc::new(KEEPALIVE_FRAME.to_vec()), true), Kind::Control)
     }
 
     /// What goes behind all UPDATEs, if there is something.
@@ -214,8 +255,42 @@ impl Outbound {
 
     /// Whether [`Outbound::permit`] needs to know how TCP stands.
     pub(crate) fn wants_sample(&self, now: Time, link: &Link) -> bool {
-        !self.pending.is_empty()
-            && link.session().is_some_and(|session| self.path.wants_sample(now, session))
+        let wants = self.wants(link);
+        self.rest.is_none()
+            && link.session().is_some_and(|session| self.path.wants_sample(now, session, wants))
+    }
+
+    /// Whether all that the kernel was given is acknowledged: how TCP stands then. True if the writer may
+    /// go on.
+    pub(crate) fn polled(&mut self, now: Time, link: &Link, sample: Option<&TcpSample>) -> bool {
+        // The kernel may not have yet what is under way.
+        let sample = sample.filter(|_| self.in_flight.is_none());
+        link.session().is_some_and(|session| self.path.polled(now, session, sample))
+    }
+
+    /// When a timer is to go off, if none is set that does so earlier.
+    pub(crate) fn take_timer(&mut self, now: Time) -> Option<Time> {
+        self.path.take_timer(now)
+    }
+
+    /// The timer that was set for `at` goes off.
+    pub(crate) fn on_timer(&mut self, now: Time, at: Time) -> Due {
+        self.path.on_timer(now, at)
+    }
+
+    /// What was counted of the pacer's doings.
+    pub(crate) fn pace_counters(&self) -> &PaceCounters {
+        self.path.counters()
+    }
+
+    /// A piece was filled up by so many KEEPALIVEs.
+    pub(crate) fn padded(&mut self, pads: usize) {
+        self.path.padded(pads);
+    }
+
+    /// Whether it was sent more than a few UPDATEs within this time.
+    pub(crate) fn was_fed(&self, now: Time, within: Duration) -> bool {
+        self.path.was_fed(now, within)
     }
 
     /// Whether the peer's TCP has acknowledged more than before, if the sample tells.
@@ -224,8 +299,10 @@ impl Outbound {
     }
 
     /// A SEND begins: the one exit, whatever is sent.
-    pub(crate) fn send(&mut self, now: Time, (piece, kind): (Piece, Kind)) -> Piece {
-        self.path.sent(now, &piece, kind);
+    pub(crate) fn send(&mut self, now: Time, link: &Link, (piece, kind): (Piece, Kind)) -> Piece {
+        if let Some(session) = link.session() {
+            self.path.sent(now, session, &piece, kind);
+        }
         if kind != Kind::Rest {
             self.is_control = kind == Kind::Control;
             let bytes = piece.as_slice().len();
@@ -247,12 +324,35 @@ impl Outbound {
     ///
     /// # Panics
     /// If no SEND is under way.
-    pub(crate) fn sent(&mut self, bytes: usize) -> Option<Rc<Vec<u8>>> {
+    pub(crate) fn sent(&mut self, now: Time, bytes: usize) -> Option<Rc<Vec<u8>>> {
         let piece = self.in_flight.take().expect("reported once for each SEND");
         let gathered;
         (self.rest, gathered) = piece.rest(bytes);
         self.writer = Writer::Waits;
+        if self.rest.is_none() {
+            self.path.completed(now, !self.pending.is_empty());
+        }
         gathered
+    }
+
+    /// The peer has sent something.
+    pub(crate) fn heard(&mut self) {
+        self.path.heard();
+    }
+
+    /// Whether the writer may go on: not while an answer is waited for, unless there is more than UPDATEs.
+    pub(crate) fn may_go_on(&self) -> bool {
+        !self.path.waits()
+            || self.rest.is_some()
+            || self.hello.is_some()
+            || self.keepalives_owed > 0
+            || self.keepalives_unasked > 0
+            || self.commands.is_some()
+    }
+
+    /// Whether a frame is to be sent though there may be none.
+    pub(crate) fn wants_small(&self) -> bool {
+        self.path.wants_small()
     }
 
     /// Whether the last SEND was of control frames: that the kernel takes them says nothing of the
@@ -306,14 +406,13 @@ impl Outbound {
     }
 
     fn take_keepalives(&mut self, bytes: &mut Vec<u8>, reassembles: bool) {
-        while self.keepalives_unasked > 0
-            && bytes.len() + KEEPALIVE_UNASKED.len() <= KEEPALIVE_BYTES_MAX
-        {
+        let bytes_max = if reassembles { KEEPALIVE_BYTES_MAX } else { SMALL_BYTES_MAX };
+        while self.keepalives_unasked > 0 && bytes.len() + KEEPALIVE_UNASKED.len() <= bytes_max {
             self.keepalives_unasked -= 1;
             let frame: &[u8] = if reassembles { &KEEPALIVE_UNASKED } else { &KEEPALIVE_FRAME };
             bytes.extend_from_slice(frame);
         }
-        let fitting = (KEEPALIVE_BYTES_MAX - bytes.len()) / KEEPALIVE_FRAME.len();
+        let fitting = (bytes_max - bytes.len()) / KEEPALIVE_FRAME.len();
         let answers = self.keepalives_owed.min(fitting as u32);
         self.keepalives_owed -= answers;
         for _ in 0..answers {
@@ -353,14 +452,14 @@ mod tests {
     /// Sends what goes before UPDATEs, as one SEND: its bytes.
     fn send(outbound: &mut Outbound, link: &Link) -> Vec<u8> {
         let Some(next) = outbound.before_updates(link) else { return Vec::new() };
-        let bytes = outbound.send(NOW, next).as_slice().to_vec();
-        outbound.sent(bytes.len());
+        let bytes = outbound.send(NOW, link, next).as_slice().to_vec();
+        outbound.sent(NOW, bytes.len());
         bytes
     }
 
     #[test]
     fn a_hello_goes_alone_and_commands_behind_keepalives() {
-        let mut outbound = Outbound::new(NOW, Pace::Off, true);
+        let mut outbound = Outbound::new(NOW, Pace::Off, true, false);
         let commands = outbound.commands().expect("it is told such things");
         commands.push(Message::Keepalive);
         outbound.owe_keepalive();
@@ -392,7 +491,7 @@ mod tests {
             &|outbound| outbound.commands().expect("it has some").push(Message::Keepalive),
         ];
         for owe in owe {
-            let mut outbound = Outbound::new(NOW, Pace::Off, true);
+            let mut outbound = Outbound::new(NOW, Pace::Off, true, false);
             assert!(!outbound.has_output());
             owe(&mut outbound);
             assert!(outbound.has_output());
@@ -403,7 +502,7 @@ mod tests {
 
     #[test]
     fn the_mark_waits_for_what_is_pending() {
-        let mut outbound = Outbound::new(NOW, Pace::Off, true);
+        let mut outbound = Outbound::new(NOW, Pace::Off, true, false);
         outbound.owe_mark();
         outbound.queue(0, 1, false);
         assert!(outbound.behind_updates().is_none());
@@ -417,13 +516,13 @@ mod tests {
         let sample = TcpSample { snd_mss: 1208, ..TcpSample::default() };
         // A window of half a second at 64 kbit/s.
         for (keepalives, may_send) in [(500, true), (900, false)] {
-            let mut outbound = Outbound::new(NOW, Pace::Off, false);
+            let mut outbound = Outbound::new(NOW, Pace::Off, false, false);
             outbound.queue(0, 1, false);
             (0..keepalives).for_each(|_| outbound.owe_keepalive());
             while let Some(next) = outbound.before_updates(&link) {
-                let length = outbound.send(NOW, next).as_slice().len();
+                let length = outbound.send(NOW, &link, next).as_slice().len();
                 // It is short, and what is left goes out next.
-                outbound.sent(length.div_ceil(2));
+                outbound.sent(NOW, length.div_ceil(2));
             }
             let permit = outbound.permit(NOW, &link, &sample).expect("something is pending");
             assert_eq!(matches!(permit, Permit::Batch { .. }), may_send, "{keepalives} {permit:?}");
@@ -433,7 +532,7 @@ mod tests {
     #[test]
     fn a_local_peer_is_held_back_by_nothing() {
         let link = Link::Local(PeerClass::Own);
-        let mut outbound = Outbound::new(NOW, Pace::Auto, false);
+        let mut outbound = Outbound::new(NOW, Pace::Auto, false, false);
         outbound.queue(0, 1, false);
         (0..100_000).for_each(|_| outbound.owe_keepalive());
         while !send(&mut outbound, &link).is_empty() {}
@@ -445,23 +544,23 @@ mod tests {
     #[test]
     fn a_writer_is_listed_once_and_never_while_it_sends() {
         let link = link(true);
-        let mut outbound = Outbound::new(NOW, Pace::Off, false);
+        let mut outbound = Outbound::new(NOW, Pace::Off, false, false);
         outbound.owe_keepalive();
         assert!(outbound.wake() && !outbound.wake());
         assert!(outbound.unlist() && !outbound.unlist() && !outbound.wake());
         let next = outbound.before_updates(&link).expect("a KEEPALIVE");
-        let length = outbound.send(NOW, next).as_slice().len();
+        let length = outbound.send(NOW, &link, next).as_slice().len();
         assert!(!outbound.wake(), "a SEND is under way");
-        outbound.sent(length);
+        outbound.sent(NOW, length);
         assert!(outbound.wake());
         // It asks by itself while it is listed: then its place in the list counts for nothing, or for
         // what comes next.
         for has_more in [true, false] {
             outbound.owe_keepalive();
             let next = outbound.before_updates(&link).expect("a KEEPALIVE");
-            let length = outbound.send(NOW, next).as_slice().len();
+            let length = outbound.send(NOW, &link, next).as_slice().len();
             if has_more {
-                outbound.sent(length);
+                outbound.sent(NOW, length);
                 assert!(!outbound.wake(), "it stands there already");
             }
         }

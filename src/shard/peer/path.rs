@@ -1,19 +1,25 @@
 //! The way to a peer through its TCP connection: what may be under way on it, and how fast it is fed.
 //!
-//! Owns window and pacer, which see every byte that leaves, once. Must never look at a socket.
+//! Owns window and pacer, which see every byte that leaves, once; and the peer's timer. Must never look at a
+//! socket.
+
+use std::time::Duration;
 
 use crate::log::CHUNK_BYTES_MAX;
 use crate::session::{Session, State};
-use crate::shard::pacing::{Pacer, Permit, TcpSample};
+use crate::shard::pacing::{PaceCounters, Pacer, Permit, TcpSample, Wants};
 use crate::shard::piece::Piece;
 use crate::shard::window::Window;
 use crate::types::{Pace, Time};
 use crate::wire;
 
+/// More than a few UPDATEs, in bytes.
+const FED_BYTES_MIN: u64 = 4 << 10;
+
 /// What is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::shard) enum Kind {
-    /// HELLO, KEEPALIVEs, commands: they overtake UPDATEs, and nothing holds them back.
+    /// HELLO, KEEPALIVEs, commands: they overtake UPDATEs.
     Control,
     /// UPDATEs.
     Updates,
@@ -21,76 +27,200 @@ pub(in crate::shard) enum Kind {
     Rest,
 }
 
+/// What a peer's timer has to say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::shard) enum Due {
+    /// It was not the last one that was set.
+    Nothing,
+    /// TCP is to be asked whether all is acknowledged.
+    Poll,
+    /// The writer may go on.
+    Write,
+}
+
 /// The path to one peer.
 pub(super) struct Path {
     window: Window,
     pacer: Pacer,
-    /// Until then no UPDATE may pass, and a timer is set.
+    /// Until then nothing may pass, or no UPDATE.
     held_until: Time,
+    /// When the timer goes off that was set.
+    timer: Time,
     bytes_acked: u64,
+    /// UPDATEs sent, in bytes, and when the last ones were.
+    fed_bytes: u64,
+    fed_at: Time,
 }
 
 impl Path {
-    /// A path on which nothing was sent.
-    pub(super) fn new(pace: Pace) -> Path {
+    /// A path on which nothing was sent. A peer that failed before is fed carefully; one that would answer
+    /// KEEPALIVEs gets none as pads.
+    pub(super) fn new(pace: Pace, pads: bool, is_cautious: bool) -> Path {
         Path {
             window: Window::default(),
-            pacer: Pacer::new(pace),
+            pacer: Pacer::new(pace, pads, is_cautious),
             held_until: Time(0),
+            timer: Time::NEVER,
             bytes_acked: 0,
+            fed_bytes: 0,
+            fed_at: Time::default(),
         }
     }
 
     /// Whether [`Path::permit`] needs to know how TCP stands.
-    pub(super) fn wants_sample(&self, now: Time, session: &Session) -> bool {
-        session.state() == State::Established
-            && now >= self.held_until
-            && (self.window.wants_sample(now, session.keepalive_interval_s())
-                || (!session.peer_reassembles() && self.pacer.wants_sample(now)))
+    pub(super) fn wants_sample(&self, now: Time, session: &Session, wants: Wants) -> bool {
+        let is_held = now < self.held_until && wants.control_bytes == 0;
+        let updates = wants.updates && session.state() == State::Established;
+        !is_held
+            && ((updates && self.window.wants_sample(now, session.keepalive_interval_s()))
+                || (!session.peer_reassembles() && self.pacer.wants_sample(now, wants)))
     }
 
-    /// What the next SEND of UPDATEs may carry, and when. None if a timer is set already.
+    /// What the next SEND may carry, and when. None if there is nothing to do, or a timer is set already.
+    /// For peers that reassemble this is about UPDATEs alone.
     pub(super) fn permit(
         &mut self,
         now: Time,
         session: &Session,
         sample: &TcpSample,
+        wants: Wants,
     ) -> Option<Permit> {
-        if now < self.held_until {
+        let is_control = wants.control_bytes > 0;
+        if now < self.held_until && !is_control {
             return None;
         }
-        let mut permit = self.window.permit(now, session.keepalive_interval_s(), sample);
-        if let Permit::Batch { bytes_max: room } = permit {
-            permit = match session.peer_reassembles() {
-                true => Permit::Batch { bytes_max: room.min(CHUNK_BYTES_MAX) },
-                false => match self.pacer.permit(now, sample) {
-                    Permit::Batch { bytes_max } => Permit::Batch { bytes_max: bytes_max.min(room) },
-                    wait @ Permit::Wait(_) => wait,
-                },
-            };
+        let mut room = usize::MAX;
+        if wants.updates && !is_control {
+            match self.window.permit(now, session.keepalive_interval_s(), sample) {
+                Permit::Batch { bytes_max } => room = bytes_max,
+                wait => return Some(self.hold(wait)),
+            }
         }
-        if let Permit::Wait(until) = permit {
-            self.held_until = until;
+        if session.peer_reassembles() {
+            return wants.updates.then(|| Permit::Batch { bytes_max: room.min(CHUNK_BYTES_MAX) });
         }
-        Some(permit)
+        let permit = match self.pacer.permit(now, sample, wants)? {
+            Permit::Batch { bytes_max } => Permit::Batch { bytes_max: bytes_max.min(room) },
+            Permit::Slices { slice_bytes, slices_max: 1 } => {
+                Permit::Slices { slice_bytes: slice_bytes.min(room), slices_max: 1 }
+            }
+            Permit::Slices { slice_bytes, slices_max } => {
+                let slices_max = slices_max.min(room / slice_bytes);
+                match slices_max {
+                    0 => Permit::Batch { bytes_max: room },
+                    _ => Permit::Slices { slice_bytes, slices_max },
+                }
+            }
+            other => other,
+        };
+        Some(self.hold(permit))
     }
 
     /// Something leaves. The rest of a short SEND was counted with what went out of it.
-    pub(super) fn sent(&mut self, now: Time, piece: &Piece, kind: Kind) {
+    pub(super) fn sent(&mut self, now: Time, session: &Session, piece: &Piece, kind: Kind) {
         if kind == Kind::Rest {
             return;
         }
         let bytes = piece.as_slice();
         self.window.sent(bytes.len());
-        if kind == Kind::Updates && piece.end_of_record && self.pacer.counts_routes() {
-            self.pacer.sent(now, wire::frames(bytes).count());
+        if session.peer_reassembles() {
+            return;
         }
+        if kind == Kind::Updates {
+            self.fed_bytes += bytes.len() as u64;
+            self.fed_at = now;
+        }
+        let routes = match kind == Kind::Updates && self.pacer.counts_routes() {
+            true => wire::frames(bytes).count(),
+            false => 0,
+        };
+        self.pacer.sent(now, bytes.len(), routes);
+    }
+
+    /// The peer has sent something.
+    pub(super) fn heard(&mut self) {
+        self.pacer.heard();
+    }
+
+    /// The SEND is done, and UPDATEs are pending or not.
+    pub(super) fn completed(&mut self, now: Time, has_updates: bool) {
+        self.pacer.completed(now, has_updates);
+    }
+
+    /// Whether a frame is to be sent though there may be none.
+    pub(super) fn wants_small(&self) -> bool {
+        self.pacer.wants_small()
+    }
+
+    /// Whether no UPDATE can pass before [`Path::polled`] says so.
+    pub(super) fn waits(&self) -> bool {
+        self.pacer.waits()
+    }
+
+    /// Whether it was sent more than a few UPDATEs within this time.
+    pub(super) fn was_fed(&self, now: Time, within: Duration) -> bool {
+        self.fed_bytes > FED_BYTES_MIN && now.since(self.fed_at) < within
+    }
+
+    /// Whether all is acknowledged: how TCP stands then. True if the writer may go on.
+    pub(super) fn polled(
+        &mut self,
+        now: Time,
+        session: &Session,
+        sample: Option<&TcpSample>,
+    ) -> bool {
+        if let Some(sample) = sample {
+            self.window.take(now, session.keepalive_interval_s(), sample);
+        }
+        self.pacer.polled(now, sample)
+    }
+
+    /// When a timer is to go off, if none is set that does so earlier.
+    pub(super) fn take_timer(&mut self, now: Time) -> Option<Time> {
+        let held_until = if self.held_until > now { self.held_until } else { Time::NEVER };
+        let at = held_until.min(self.pacer.poll_at());
+        if at >= self.timer {
+            return None;
+        }
+        self.timer = at;
+        Some(at)
+    }
+
+    /// The timer that was set for `at` goes off.
+    pub(super) fn on_timer(&mut self, now: Time, at: Time) -> Due {
+        if at != self.timer {
+            return Due::Nothing;
+        }
+        self.timer = Time::NEVER;
+        if self.pacer.poll_at() <= now {
+            Due::Poll
+        } else if self.held_until <= now && self.held_until > Time(0) {
+            Due::Write
+        } else {
+            Due::Nothing
+        }
+    }
+
+    /// What was counted of the pacer's doings.
+    pub(super) fn counters(&self) -> &PaceCounters {
+        self.pacer.counters()
+    }
+
+    /// A piece was filled up by so many KEEPALIVEs.
+    pub(super) fn padded(&mut self, pads: usize) {
+        self.pacer.padded(pads);
     }
 
     /// Whether the peer's TCP has acknowledged more than before, if the sample tells.
     pub(super) fn is_progress(&mut self, sample: &TcpSample) -> bool {
-        let is_known = sample.snd_mss > 0;
-        is_known
+        sample.is_known()
             && std::mem::replace(&mut self.bytes_acked, sample.bytes_acked) != sample.bytes_acked
+    }
+
+    fn hold(&mut self, permit: Permit) -> Permit {
+        if let Permit::Wait(until) = permit {
+            self.held_until = until;
+        }
+        permit
     }
 }

@@ -237,7 +237,7 @@ impl World {
                 Wake::Sample => {
                     self.nodes[at].shard.sampled(self.now, id, TcpSample::default());
                 }
-                Wake::Read | Wake::State => {}
+                Wake::Read | Wake::Poll | Wake::State => {}
             }
         }
         left

@@ -1,0 +1,55 @@
+//! How much may be unread, and how long a proof waits for what.
+//!
+//! Owns the figures, and why they are safe. Must never hold anything else.
+
+use std::time::Duration;
+
+/// Bytes that may be unread: at first, at least, and at most. What a peer fails at is 65,535.
+pub(super) const WINDOW_FIRST: u64 = 8 << 10;
+pub(super) const WINDOW_MIN: u64 = 4 << 10;
+pub(super) const WINDOW_MAX: u64 = 48 << 10;
+/// The most on a path that loses or doubles segments, where a proof may be wrong: several of them in a row are
+/// no harm.
+pub(super) const WINDOW_TROUBLED: u64 = 8 << 10;
+/// Bytes that may be unread with all probes: then the peer is closed, since nothing would pass that it survives.
+pub(super) const UNREAD_MAX: u64 = 64_000;
+/// How much is unread before nothing waits to be sent and a proof is sought all the same.
+pub(super) const LAZY_SHARE: u64 = 2;
+/// For how long nothing is sent before that.
+pub(super) const LAZY_AFTER: Duration = Duration::from_millis(5);
+/// Control frames queue behind what is unread: no more than it reads in this time.
+pub(super) const BACKLOG: Duration = Duration::from_secs(1);
+/// A window that is read in this time has its probe answered in time; if that is a window worth while.
+pub(super) const ROUND: Duration = Duration::from_millis(4);
+pub(super) const ROUND_WINDOW_MIN: u64 = 10 << 10;
+/// Frames that burn all credit.
+pub(super) const BURN_FRAMES: u8 = 18;
+/// A gap that may renew credit: that is the peer's RTO, 200 ms at least unless an administrator has made it
+/// shorter. On short ways burning it is cheap.
+pub(super) const GAP_SHORT: Duration = Duration::from_millis(6);
+pub(super) const GAP_LONG: Duration = Duration::from_millis(150);
+pub(super) const SHORT_RTT_US: u32 = 2_000;
+/// The longest gap that acknowledgements may show to be harmless.
+pub(super) const GAP_LEARNED_MAX: Duration = Duration::from_millis(100);
+/// A SEND that takes longer has had to wait.
+pub(super) const BLOCKED: Duration = Duration::from_millis(50);
+/// How long trouble on the path is remembered.
+pub(super) const TROUBLE: Duration = Duration::from_secs(60);
+/// A window that shrinks by more than this is one that fills.
+pub(super) const SHRINKS: u32 = 4 << 10;
+pub(super) const SHRINKS_IN_A_ROW: u8 = 8;
+/// Between two looks whether all is acknowledged.
+pub(super) const POLL_MIN: Duration = Duration::from_micros(60);
+/// After what fills the window: it may be read at once.
+pub(super) const POLL_FIRST: Duration = Duration::from_micros(100);
+pub(super) const POLL_MAX: Duration = Duration::from_millis(5);
+
+/// After what time unacknowledged another one follows, if the peer has sent something.
+pub(super) const NUDGE: Duration = Duration::from_micros(200);
+/// A pause after probes in vain, and after many of them.
+pub(super) const NAP: Duration = Duration::from_millis(20);
+pub(super) const NAP_LONG: Duration = Duration::from_millis(90);
+/// So many probes in a row of which nothing can be told.
+pub(super) const VOIDS_MANY: u32 = 6;
+/// So often burning begins anew before there is a pause.
+pub(super) const BURNS_SPOILED_MAX: u8 = 3;

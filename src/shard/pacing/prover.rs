@@ -1,0 +1,588 @@
+//! Proof by acknowledgement that a peer has read all it was sent.
+//!
+//! Owns what may be unread, and the state of a proof. Must never take for prompt what was not seen to be.
+//!
+//! A reader in the field fails when 65,535 bytes wait for one read, and tells nothing of what it has read. But
+//! when all is acknowledged, its kernel acknowledges a lone segment of less than 128 bytes at once only if
+//!
+//! 1. a read emptied its queue: a read takes all, so all that was sent has been read; or
+//! 2. it has quick-ACK credit: 16 or 17 at most, from the connection's first bytes, from a gap longer than its
+//!    RTO, from duplicates, or from ECN marks. Each acknowledgement costs one, and small segments renew none; or
+//! 3. the peer sent something itself, be it once more: what it sends acknowledges all that has come.
+//!
+//! Else its delayed-ACK timer answers, after some 40 ms. So: up to a window of bytes is sent; then, all being
+//! acknowledged, the credit is burned by frames sent alone, and one more is the probe. How long its
+//! acknowledgement took is told by the kernel's smoothed RTT, to which that one is added: so a shard that
+//! comes late to look neither misses a prompt acknowledgement nor takes a late one for prompt.
+
+use std::time::Duration;
+
+use super::ack::{Delay, Took, prompt};
+use super::limits::*;
+use super::trouble::Trouble;
+use super::{PaceCounters, SMALL_BYTES_MAX, TcpSample, Wants};
+use crate::types::Time;
+
+/// What may be done now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ask {
+    /// So many bytes may be sent.
+    Feed { bytes: u64 },
+    /// One frame may be sent, alone; a KEEPALIVE if that is said.
+    Small { keepalive: bool },
+    /// Nothing before this time.
+    Wait(Time),
+    /// Nothing until something is heard.
+    Nothing,
+    /// Too much is unread.
+    Close,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// What fits the window may be sent.
+    Feed,
+    /// All has to be acknowledged first, since this time.
+    Settle(Time),
+    /// A frame is to be sent alone: one of so many that burn credit, or the probe.
+    Small(Small),
+    /// It is under way.
+    Flight(Flight),
+    /// Nothing but control frames until then.
+    Nap(Time),
+}
+
+/// A frame that goes alone.
+#[derive(Clone, Copy, Debug)]
+struct Small {
+    /// How many are left that burn credit, this one included; 0 for the probe.
+    burns_left: u8,
+    /// How many before it were acknowledged by the timer, in a row.
+    lates: u8,
+    /// Whether it follows one that was not acknowledged.
+    is_nudge: bool,
+}
+
+const BURN: Small = Small { burns_left: BURN_FRAMES, lates: 0, is_nudge: false };
+const PROBE: Small = Small { burns_left: 0, lates: 0, is_nudge: false };
+
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    small: Small,
+    /// The SEND began not before this time.
+    began_at: Time,
+    /// It was done by this time.
+    done_at: Option<Time>,
+    /// When it was last seen not to be acknowledged.
+    unacked_at: Time,
+    /// The silence before it, at most.
+    gap: Duration,
+    /// And at least.
+    gap_least: Duration,
+    /// Whether something else was sent meanwhile.
+    is_disturbed: bool,
+}
+
+/// What was unread, and the proof under way.
+#[derive(Clone, Debug)]
+pub(super) struct Prover {
+    sent: u64,
+    read: u64,
+    window: u64,
+    /// Whether TCP can be asked at all.
+    is_known: bool,
+    /// When the first byte was sent that may be unread.
+    unread_since: Time,
+    /// When the last SEND began, at the earliest, and was done, at the latest.
+    began_at: Time,
+    done_at: Time,
+    /// When the one before it began.
+    before_at: Time,
+    /// Whether it was in the way of updates that the window was full.
+    is_limited: bool,
+    step: Step,
+    poll_at: Time,
+    is_burned: bool,
+    gap_harmless: Duration,
+    /// How TCP stood when all was acknowledged last.
+    acked: TcpSample,
+    trouble: Trouble,
+    /// Bytes a microsecond that it reads.
+    rate: f64,
+    window_at_proof: u32,
+    shrinks: u8,
+    /// Whether the peer has sent something: its kernel may then not acknowledge a frame alone for being read, until
+    /// its timer did so once.
+    may_be_mute: bool,
+    lates: u32,
+    voids: u32,
+    burns_spoiled: u8,
+}
+
+impl Prover {
+    /// Nothing was sent yet.
+    pub(super) fn new(is_cautious: bool) -> Prover {
+        Prover {
+            sent: 0,
+            read: 0,
+            window: if is_cautious { WINDOW_MIN } else { WINDOW_FIRST },
+            is_known: true,
+            unread_since: Time::default(),
+            began_at: Time::default(),
+            done_at: Time::default(),
+            before_at: Time::default(),
+            is_limited: false,
+            step: Step::Feed,
+            poll_at: Time::NEVER,
+            is_burned: false,
+            gap_harmless: Duration::ZERO,
+            acked: TcpSample::default(),
+            trouble: Trouble::default(),
+            rate: 0.0,
+            window_at_proof: 0,
+            shrinks: 0,
+            may_be_mute: true,
+            lates: 0,
+            voids: 0,
+            burns_spoiled: 0,
+        }
+    }
+
+    /// Whether `ask` may answer with something to send.
+    pub(super) fn may_send(&self, now: Time) -> bool {
+        match self.step {
+            Step::Feed | Step::Small(_) | Step::Settle(_) | Step::Nap(_) => true,
+            Step::Flight(flight) => now > self.prompt_until(&flight),
+        }
+    }
+
+    /// Bytes that may be sent before a proof.
+    pub(super) fn bytes_allowed(&self) -> u64 {
+        if self.is_known { self.window.saturating_sub(self.unread()) } else { u64::MAX }
+    }
+
+    /// The peer has sent something.
+    pub(super) fn heard(&mut self) {
+        self.may_be_mute = true;
+    }
+
+    /// Whether nothing but control frames can pass before `polled` says so.
+    pub(super) fn waits(&self) -> bool {
+        match self.step {
+            Step::Feed | Step::Small(_) => false,
+            Step::Flight(_) => true,
+            Step::Settle(_) | Step::Nap(_) => self.is_limited,
+        }
+    }
+
+    /// Whether it waits for a frame of its own, be there something to send or not.
+    pub(super) fn wants_small(&self) -> bool {
+        matches!(self.step, Step::Small(_))
+    }
+
+    /// When `polled` is to be called.
+    pub(super) fn poll_at(&self) -> Time {
+        self.poll_at
+    }
+
+    /// What may be done.
+    pub(super) fn ask(&mut self, now: Time, wants: Wants, counters: &mut PaceCounters) -> Ask {
+        let has_control = wants.control_bytes > 0;
+        if wants.updates
+            && !self.is_limited
+            && self.has_room()
+            && !matches!(self.step, Step::Flight(_))
+        {
+            // The proof was sought for want of something better.
+            self.step = Step::Feed;
+            self.poll_at = Time::NEVER;
+        }
+        match self.step {
+            Step::Feed if !has_control && !wants.updates => return Ask::Nothing,
+            Step::Feed => {
+                if has_control || self.has_room() {
+                    let bytes = self.bytes_allowed();
+                    return Ask::Feed { bytes: bytes.max(wants.control_bytes as u64) };
+                }
+                self.is_limited = true;
+                self.begin(now);
+                return Ask::Nothing;
+            }
+            Step::Small(_) => {}
+            Step::Settle(_) | Step::Nap(_) if has_control => {}
+            Step::Flight(flight) if has_control => {
+                // It goes alone, as long as it may be answered for being read.
+                let until = self.prompt_until(&flight);
+                if now <= until {
+                    return Ask::Wait(until.after(Duration::from_micros(1)));
+                }
+            }
+            _ => {
+                self.is_limited |= wants.updates;
+                return Ask::Nothing;
+            }
+        }
+        if self.unread() + SMALL_BYTES_MAX as u64 > UNREAD_MAX {
+            counters.unread_closes += 1;
+            return Ask::Close;
+        }
+        let Step::Small(small) = self.step else {
+            return Ask::Feed { bytes: wants.control_bytes as u64 };
+        };
+        self.is_limited |= wants.updates;
+        if small.burns_left == 0 && !small.is_nudge && now.since(self.began_at) > self.gap_max() {
+            self.is_burned = false;
+            self.step = Step::Small(BURN);
+        }
+        Ask::Small { keepalive: self.lates >= 3 || !wants.updates }
+    }
+
+    /// So many bytes are handed over.
+    pub(super) fn sent(&mut self, now: Time, bytes: u64, counters: &mut PaceCounters) {
+        if self.sent == self.read {
+            self.unread_since = now;
+        }
+        self.sent += bytes;
+        let (gap, gap_least) = (now.since(self.began_at), now.since(self.done_at));
+        if gap > self.gap_max() {
+            // Whatever ends a gap brings credit.
+            self.is_burned = false;
+        }
+        (self.before_at, self.began_at) = (self.began_at, now);
+        match &mut self.step {
+            Step::Flight(flight) => flight.is_disturbed = true,
+            Step::Small(small) => {
+                counters.burn_frames += u64::from(small.burns_left > 0);
+                self.step = Step::Flight(Flight {
+                    small: *small,
+                    began_at: now,
+                    done_at: None,
+                    unacked_at: now,
+                    gap,
+                    gap_least,
+                    is_disturbed: false,
+                });
+                self.poll_at = Time::NEVER;
+            }
+            Step::Feed => self.poll_at = Time::NEVER,
+            Step::Settle(_) | Step::Nap(_) => {}
+        }
+    }
+
+    /// The SEND is done.
+    pub(super) fn completed(&mut self, now: Time, has_updates: bool) {
+        self.done_at = now;
+        // It went out later than it began.
+        let gap_at_most = now.since(self.before_at);
+        if gap_at_most > self.gap_max() || now.since(self.began_at) > BLOCKED {
+            self.is_burned = false;
+        }
+        match self.step {
+            Step::Flight(flight) => {
+                if flight.done_at.is_none() {
+                    let (done_at, unacked_at, gap) = (Some(now), now, gap_at_most);
+                    self.step = Step::Flight(Flight { done_at, unacked_at, gap, ..flight });
+                }
+                let wait = self.remaining(now).clamp(POLL_MIN, POLL_MAX);
+                self.poll_at = now.after(if self.may_be_mute { POLL_MIN } else { wait });
+            }
+            Step::Feed if has_updates && !self.has_room() => {
+                self.is_limited = true;
+                self.begin(now);
+                self.poll_at = now.after(POLL_FIRST);
+            }
+            Step::Feed if self.is_lazily_due() => self.poll_at = now.after(LAZY_AFTER),
+            Step::Feed | Step::Settle(_) | Step::Small(_) | Step::Nap(_) => {}
+        }
+    }
+
+    /// A sample, whether all is acknowledged or not.
+    pub(super) fn take(&mut self, now: Time, sample: &TcpSample) {
+        self.is_known = sample.is_known();
+        if !self.is_known {
+            // Nothing is known, so nothing is held back.
+            self.read = self.sent;
+            self.step = Step::Feed;
+            self.poll_at = Time::NEVER;
+        }
+        self.trouble.take(now, sample);
+    }
+
+    /// Whether all is acknowledged: how TCP stands then. True if something may be sent now.
+    pub(super) fn polled(
+        &mut self,
+        now: Time,
+        sample: Option<&TcpSample>,
+        counters: &mut PaceCounters,
+    ) -> bool {
+        self.poll_at = Time::NEVER;
+        match (self.step, sample) {
+            (Step::Feed, _) => {
+                if !self.is_lazily_due() {
+                    return false;
+                }
+                let due = self.done_at.after(LAZY_AFTER);
+                if now < due {
+                    self.poll_at = due;
+                    return false;
+                }
+                self.begin(now);
+                match sample {
+                    Some(sample) => self.settled(now, sample),
+                    None => self.poll_again(now, now),
+                }
+            }
+            (Step::Settle(since), None) => self.poll_again(now, since),
+            (Step::Settle(_), Some(sample)) => self.settled(now, sample),
+            (Step::Flight(flight), None) => {
+                if let Step::Flight(flight) = &mut self.step {
+                    flight.unacked_at = now;
+                }
+                let is_alone = !flight.small.is_nudge && !flight.is_disturbed;
+                let since = flight.done_at.unwrap_or(now);
+                if self.may_be_mute && is_alone && now.since(since) >= NUDGE {
+                    self.step = Step::Small(Small { is_nudge: true, ..flight.small });
+                    return true;
+                }
+                self.poll_again(now, flight.began_at)
+            }
+            (Step::Flight(flight), Some(sample)) => self.landed(now, &flight, sample, counters),
+            (Step::Nap(until), _) => {
+                if now < until {
+                    self.poll_at = until;
+                    return false;
+                }
+                self.step = Step::Settle(now);
+                match sample {
+                    Some(sample) => self.settled(now, sample),
+                    None => self.poll_again(now, now),
+                }
+            }
+            (Step::Small(_), _) => true,
+        }
+    }
+
+    fn unread(&self) -> u64 {
+        self.sent - self.read
+    }
+
+    fn is_lazily_due(&self) -> bool {
+        self.is_known && self.unread() > self.window / LAZY_SHARE
+    }
+
+    /// Whether a frame may be sent without a proof.
+    fn has_room(&self) -> bool {
+        self.bytes_allowed() > SMALL_BYTES_MAX as u64
+    }
+
+    /// A proof begins: when all is acknowledged.
+    fn begin(&mut self, now: Time) {
+        self.step = Step::Settle(now);
+        self.poll_at = now;
+    }
+
+    /// It is not acknowledged yet. Each look costs a wake-up, so they wait for when it should have read all.
+    fn poll_again(&mut self, now: Time, since: Time) -> bool {
+        let wait = (now.since(since) / 16).max(self.remaining(now));
+        self.poll_at = now.after(wait.clamp(POLL_MIN, POLL_MAX));
+        false
+    }
+
+    /// How long it should take to read nearly all that is unread, as it has read so far.
+    fn remaining(&self, now: Time) -> Duration {
+        if self.rate == 0.0 {
+            return Duration::ZERO;
+        }
+        let read_us = 0.9 * self.unread() as f64 / self.rate;
+        let read_at = self.unread_since.after(Duration::from_micros(read_us as u64));
+        read_at.since(now)
+    }
+
+    /// All is acknowledged, and nothing under way: what comes now goes alone.
+    fn settled(&mut self, now: Time, sample: &TcpSample) -> bool {
+        // What a duplicate brought may be unseen: its report may be lost.
+        if self.is_dirty(sample) || self.trouble.doubles(now, TROUBLE) {
+            self.is_burned = false;
+        }
+        self.acked = *sample;
+        if now.since(self.began_at) > self.gap_max() {
+            self.is_burned = false;
+        }
+        let small = if self.is_burned { PROBE } else { BURN };
+        self.burns_spoiled = 0;
+        self.step = Step::Small(small);
+        true
+    }
+
+    /// A frame that was sent alone is acknowledged.
+    fn landed(
+        &mut self,
+        now: Time,
+        flight: &Flight,
+        sample: &TcpSample,
+        counters: &mut PaceCounters,
+    ) -> bool {
+        let is_dirty = self.is_dirty(sample);
+        let delay = self.delay_of(now, flight, sample);
+        let has_heard = sample.data_segments_received != self.acked.data_segments_received;
+        let small = flight.small;
+        match delay {
+            _ if is_dirty || has_heard => {}
+            // Acknowledged though it was alone, or by the timer, which ends it.
+            Delay::Prompt if !small.is_nudge => self.may_be_mute = false,
+            Delay::Late | Delay::Timer if !self.may_be_mute => self.learn(flight.gap_least),
+            Delay::Timer => self.may_be_mute = false,
+            _ => {}
+        }
+        self.may_be_mute |= has_heard;
+        self.acked = *sample;
+        self.is_burned &= !is_dirty;
+        if small.burns_left == 0 {
+            return self.judge(now, delay, !self.is_burned || has_heard, counters);
+        }
+        let is_spoiled = is_dirty || flight.gap > self.gap_max().max(GAP_LEARNED_MAX);
+        self.burns_spoiled += u8::from(is_spoiled);
+        if self.burns_spoiled > BURNS_SPOILED_MAX {
+            counters.void += 1;
+            return self.try_again(now, NAP);
+        }
+        let lates = if delay == Delay::Timer && !has_heard { small.lates + 1 } else { 0 };
+        self.is_burned = !is_spoiled && (small.burns_left == 1 || lates >= 2);
+        self.step = Step::Small(match self.is_burned {
+            true => PROBE,
+            false if is_spoiled => BURN,
+            false => Small { burns_left: small.burns_left - 1, lates, is_nudge: false },
+        });
+        true
+    }
+
+    /// What a probe has shown.
+    fn judge(
+        &mut self,
+        now: Time,
+        delay: Delay,
+        is_void: bool,
+        counters: &mut PaceCounters,
+    ) -> bool {
+        match delay {
+            _ if is_void => self.void(now, counters),
+            Delay::Unknown => self.void(now, counters),
+            Delay::Late | Delay::Timer => {
+                counters.late += 1;
+                self.lates += 1;
+                let nap = match self.lates {
+                    ..6 => return self.settled_again(now),
+                    6..50 => NAP,
+                    _ => NAP_LONG,
+                };
+                self.try_again(now, nap)
+            }
+            Delay::Prompt => {
+                let sample = self.acked;
+                let is_shrinking = sample.snd_wnd != u32::MAX
+                    && sample.snd_wnd.saturating_add(SHRINKS) < self.window_at_proof
+                    && self.shrinks < SHRINKS_IN_A_ROW;
+                if is_shrinking {
+                    self.shrinks += 1;
+                    return self.void(now, counters);
+                }
+                counters.proofs += 1;
+                self.prove(now);
+                true
+            }
+        }
+    }
+
+    fn void(&mut self, now: Time, counters: &mut PaceCounters) -> bool {
+        counters.void += 1;
+        self.voids += 1;
+        match self.voids {
+            ..VOIDS_MANY => self.settled_again(now),
+            VOIDS_MANY..50 => self.try_again(now, NAP / 4),
+            _ => self.try_again(now, NAP),
+        }
+    }
+
+    /// All that was sent has been read.
+    fn prove(&mut self, now: Time) {
+        let bytes = self.unread();
+        let elapsed_us = now.since(self.unread_since).as_micros().max(1) as f64;
+        self.read = self.sent;
+        self.step = Step::Feed;
+        let has_talked = self.voids >= VOIDS_MANY;
+        (self.lates, self.voids, self.shrinks) = (0, 0, 0);
+        self.window_at_proof = if self.acked.snd_wnd == u32::MAX { 0 } else { self.acked.snd_wnd };
+        if std::mem::take(&mut self.is_limited) {
+            let rate = bytes as f64 / elapsed_us;
+            self.rate = if self.rate > 0.0 { (self.rate + rate) / 2.0 } else { rate };
+            let round = (self.rate * ROUND.as_micros() as f64) as u64;
+            let backlog = (rate * BACKLOG.as_micros() as f64) as u64;
+            self.window = backlog.min(2 * self.window);
+            if round >= ROUND_WINDOW_MIN {
+                self.window = self.window.min(round);
+            }
+        }
+        self.window = self.window.clamp(WINDOW_MIN, WINDOW_MAX);
+        if has_talked || self.trouble.doubles(now, TROUBLE) {
+            self.window = self.window.min(WINDOW_TROUBLED);
+        } else if self.trouble.is_lossy(now, TROUBLE) {
+            self.window = self.window.min(2 * WINDOW_TROUBLED);
+        }
+    }
+
+    /// The next probe, at once.
+    fn settled_again(&mut self, now: Time) -> bool {
+        let sample = self.acked;
+        self.settled(now, &sample)
+    }
+
+    /// The next probe, after a while.
+    fn try_again(&mut self, now: Time, nap: Duration) -> bool {
+        // Nobody waits for it.
+        let nap = if self.is_limited { nap } else { nap * 10 };
+        let until = now.after(nap);
+        self.step = Step::Nap(until);
+        self.poll_at = until;
+        false
+    }
+
+    fn is_dirty(&self, sample: &TcpSample) -> bool {
+        self.acked.is_known()
+            && (self.acked.total_retrans, self.acked.dsack_dups, self.acked.delivered_ce)
+                != (sample.total_retrans, sample.dsack_dups, sample.delivered_ce)
+    }
+
+    /// Until then the acknowledgement would be prompt.
+    fn prompt_until(&self, flight: &Flight) -> Time {
+        flight.done_at.unwrap_or(Time::NEVER).after(prompt(&self.acked))
+    }
+
+    fn gap_max(&self) -> Duration {
+        let gap = if self.acked.min_rtt_us < SHORT_RTT_US { GAP_SHORT } else { GAP_LONG };
+        match self.voids {
+            // One that talks all the time. What may be unread is little then.
+            VOIDS_MANY.. => gap.max(GAP_LEARNED_MAX),
+            _ => gap.max(self.gap_harmless + self.gap_harmless / 4),
+        }
+    }
+
+    /// A frame that was acknowledged late after a gap shows that such a gap renews no credit.
+    fn learn(&mut self, gap: Duration) {
+        self.gap_harmless = self.gap_harmless.max(gap.min(GAP_LEARNED_MAX));
+    }
+
+    /// How long the acknowledgement took that was seen just now.
+    fn delay_of(&self, now: Time, flight: &Flight, sample: &TcpSample) -> Delay {
+        let at_least = flight.unacked_at.since(flight.done_at.unwrap_or(flight.unacked_at));
+        let at_most = now.since(flight.began_at);
+        let is_alone = !flight.small.is_nudge && !flight.is_disturbed;
+        let seen = Took { at_least, at_most };
+        let took = if is_alone { seen.measured(&self.acked, sample) } else { seen };
+        match took.judge(&self.acked) {
+            // Something else was acknowledged with it.
+            Delay::Prompt if flight.is_disturbed => Delay::Unknown,
+            Delay::Timer if flight.is_disturbed => Delay::Late,
+            delay => delay,
+        }
+    }
+}
