@@ -32,6 +32,7 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
+use std::time::Duration;
 
 use case::{Case, Extent};
 use report::Report;
@@ -39,6 +40,8 @@ use world::Outcome;
 
 /// Cases of each `cargo test`.
 const SAMPLE: u64 = 60;
+/// A sample's run that takes so long is worth a line.
+const SLOW: Duration = Duration::from_secs(10);
 /// Most of their time they wait: so many at a time.
 const AT_A_TIME: u64 = 6;
 
@@ -65,8 +68,9 @@ fn no_go_client_breaks() {
                         (Some(alone.read().unwrap()), None)
                     };
                     let outcome = on_a_thread(&case);
+                    let slow = outcome.as_ref().is_ok_and(|outcome| outcome.wall > SLOW);
                     let line = report.lock().unwrap().add(&case, outcome);
-                    if runs.is_some() || seeds.len() == 1 || !line.ends_with("held") {
+                    if runs.is_some() || seeds.len() == 1 || slow || line.ends_with("BROKE") {
                         say(&line);
                     }
                 }
