@@ -8,9 +8,9 @@ use std::time::Duration;
 pub(super) const WINDOW_FIRST: u64 = 8 << 10;
 pub(super) const WINDOW_MIN: u64 = 4 << 10;
 pub(super) const WINDOW_MAX: u64 = 48 << 10;
-/// The most on a path that loses or doubles segments, where a proof may be wrong: several of them in a row are
-/// no harm.
-pub(super) const WINDOW_TROUBLED: u64 = 8 << 10;
+/// The most where a proof may be wrong: on a path that doubles segments, and whose reports of that are lost; to
+/// one that talks all the time. One that is wrong does no harm then.
+pub(super) const WINDOW_TROUBLED: u64 = 24 << 10;
 /// Bytes that may be unread with all probes: then the peer is closed, since nothing would pass that it survives.
 pub(super) const UNREAD_MAX: u64 = 64_000;
 /// How much is unread before nothing waits to be sent and a proof is sought all the same.
@@ -28,7 +28,7 @@ pub(super) const BURN_FRAMES: u8 = 18;
 /// shorter. On short ways burning it is cheap.
 pub(super) const GAP_SHORT: Duration = Duration::from_millis(6);
 pub(super) const GAP_LONG: Duration = Duration::from_millis(150);
-pub(super) const SHORT_RTT_US: u32 = 2_000;
+pub(super) const SHORT_RTT_US: u32 = 500;
 /// The longest gap that acknowledgements may show to be harmless.
 pub(super) const GAP_LEARNED_MAX: Duration = Duration::from_millis(100);
 /// A SEND that takes longer has had to wait.
@@ -53,3 +53,9 @@ pub(super) const NAP_LONG: Duration = Duration::from_millis(90);
 pub(super) const VOIDS_MANY: u32 = 6;
 /// So often burning begins anew before there is a pause.
 pub(super) const BURNS_SPOILED_MAX: u8 = 3;
+/// So many gaps in a row that nobody but a busy shard made.
+pub(super) const GAPS_MANY: u8 = 2;
+/// Bytes of probes that carry routes; then they are KEEPALIVEs.
+pub(super) const PROBES_BYTES: u64 = 4 << 10;
+/// Bytes of the receiver's window that are left to the frames of a proof, or a quarter.
+pub(super) const ROOM_FOR_PROBES: u64 = (BURN_FRAMES as u64 + 2) * 128;

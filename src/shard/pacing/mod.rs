@@ -7,6 +7,8 @@
 mod ack;
 mod gate;
 mod limits;
+#[cfg(test)]
+mod model_tests;
 mod prover;
 mod rate;
 mod sample;
@@ -182,19 +184,23 @@ impl Pacer {
                     return wants.updates.then_some(Permit::Wait(until));
                 }
             }
-            Rule::Proof(prover) => match prover.ask(now, wants, &mut self.counters) {
-                Ask::Nothing => return None,
-                Ask::Wait(until) => return Some(Permit::Wait(until)),
-                Ask::Close => return Some(Permit::Close),
-                Ask::Feed { bytes } => bytes_max = bytes,
-                Ask::Small { keepalive } => {
-                    return Some(match self.gate.pass(now, SMALL_BYTES_MAX, &mut self.counters) {
-                        Some(permit) => permit,
-                        None if keepalive => Permit::Keepalive,
-                        None => Permit::Small,
-                    });
+            Rule::Proof(prover) => {
+                match prover.ask(now, wants, self.gate.room(), &mut self.counters) {
+                    Ask::Nothing => return None,
+                    Ask::Wait(until) => return Some(Permit::Wait(until)),
+                    Ask::Close => return Some(Permit::Close),
+                    Ask::Feed { bytes } => bytes_max = bytes,
+                    Ask::Small { keepalive } => {
+                        return Some(
+                            match self.gate.pass(now, SMALL_BYTES_MAX, &mut self.counters) {
+                                Some(permit) => permit,
+                                None if keepalive => Permit::Keepalive,
+                                None => Permit::Small,
+                            },
+                        );
+                    }
                 }
-            },
+            }
         }
         if !has_control && !wants.updates {
             return None;

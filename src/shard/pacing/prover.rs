@@ -98,6 +98,8 @@ pub(super) struct Prover {
     done_at: Time,
     /// When the one before it began.
     before_at: Time,
+    /// When it seems to have read what was sent before the frames that go alone.
+    drained_at: Option<Time>,
     /// Whether it was in the way of updates that the window was full.
     is_limited: bool,
     step: Step,
@@ -117,6 +119,8 @@ pub(super) struct Prover {
     lates: u32,
     voids: u32,
     burns_spoiled: u8,
+    /// Probes in a row that came too late after what went before.
+    gaps: u8,
 }
 
 impl Prover {
@@ -131,6 +135,7 @@ impl Prover {
             began_at: Time::default(),
             done_at: Time::default(),
             before_at: Time::default(),
+            drained_at: None,
             is_limited: false,
             step: Step::Feed,
             poll_at: Time::NEVER,
@@ -145,6 +150,7 @@ impl Prover {
             lates: 0,
             voids: 0,
             burns_spoiled: 0,
+            gaps: 0,
         }
     }
 
@@ -185,8 +191,14 @@ impl Prover {
         self.poll_at
     }
 
-    /// What may be done.
-    pub(super) fn ask(&mut self, now: Time, wants: Wants, counters: &mut PaceCounters) -> Ask {
+    /// What may be done, where the receiver's window leaves so much room.
+    pub(super) fn ask(
+        &mut self,
+        now: Time,
+        wants: Wants,
+        room: u64,
+        counters: &mut PaceCounters,
+    ) -> Ask {
         let has_control = wants.control_bytes > 0;
         if wants.updates
             && !self.is_limited
@@ -200,8 +212,10 @@ impl Prover {
         match self.step {
             Step::Feed if !has_control && !wants.updates => return Ask::Nothing,
             Step::Feed => {
-                if has_control || self.has_room() {
-                    let bytes = self.bytes_allowed();
+                // Room for the probes: behind a full window none would pass.
+                let room = room.saturating_sub(ROOM_FOR_PROBES.min(room / 4));
+                let bytes = self.bytes_allowed().min(room);
+                if has_control || bytes > SMALL_BYTES_MAX as u64 || self.unread() == 0 {
                     return Ask::Feed { bytes: bytes.max(wants.control_bytes as u64) };
                 }
                 self.is_limited = true;
@@ -232,9 +246,12 @@ impl Prover {
         self.is_limited |= wants.updates;
         if small.burns_left == 0 && !small.is_nudge && now.since(self.began_at) > self.gap_max() {
             self.is_burned = false;
+            self.gaps = self.gaps.saturating_add(1);
             self.step = Step::Small(BURN);
         }
-        Ask::Small { keepalive: self.lates >= 3 || !wants.updates }
+        // Probes shall not use up what is left to a reader.
+        let is_much = self.unread() > self.window + PROBES_BYTES;
+        Ask::Small { keepalive: self.lates >= 3 || is_much || !wants.updates }
     }
 
     /// So many bytes are handed over.
@@ -264,7 +281,7 @@ impl Prover {
                 });
                 self.poll_at = Time::NEVER;
             }
-            Step::Feed => self.poll_at = Time::NEVER,
+            Step::Feed => (self.poll_at, self.drained_at) = (Time::NEVER, None),
             Step::Settle(_) | Step::Nap(_) => {}
         }
     }
@@ -390,7 +407,7 @@ impl Prover {
 
     /// How long it should take to read nearly all that is unread, as it has read so far.
     fn remaining(&self, now: Time) -> Duration {
-        if self.rate == 0.0 {
+        if self.rate == 0.0 || self.drained_at.is_some() {
             return Duration::ZERO;
         }
         let read_us = 0.9 * self.unread() as f64 / self.rate;
@@ -426,6 +443,10 @@ impl Prover {
         let delay = self.delay_of(now, flight, sample);
         let has_heard = sample.data_segments_received != self.acked.data_segments_received;
         let small = flight.small;
+        if delay == Delay::Prompt {
+            // Probably so, if there was no credit.
+            self.drained_at.get_or_insert(now);
+        }
         match delay {
             _ if is_dirty || has_heard => {}
             // Acknowledged though it was alone, or by the timer, which ends it.
@@ -438,6 +459,9 @@ impl Prover {
         self.acked = *sample;
         self.is_burned &= !is_dirty;
         if small.burns_left == 0 {
+            let is_gap = flight.gap > GAP_SHORT;
+            self.gaps =
+                if is_gap { self.gaps.saturating_add(u8::from(!self.is_burned)) } else { 0 };
             return self.judge(now, delay, !self.is_burned || has_heard, counters);
         }
         let is_spoiled = is_dirty || flight.gap > self.gap_max().max(GAP_LEARNED_MAX);
@@ -506,7 +530,8 @@ impl Prover {
     /// All that was sent has been read.
     fn prove(&mut self, now: Time) {
         let bytes = self.unread();
-        let elapsed_us = now.since(self.unread_since).as_micros().max(1) as f64;
+        let drained_at = self.drained_at.take().unwrap_or(now);
+        let elapsed_us = drained_at.since(self.unread_since).as_micros().max(1) as f64;
         self.read = self.sent;
         self.step = Step::Feed;
         let has_talked = self.voids >= VOIDS_MANY;
@@ -525,8 +550,6 @@ impl Prover {
         self.window = self.window.clamp(WINDOW_MIN, WINDOW_MAX);
         if has_talked || self.trouble.doubles(now, TROUBLE) {
             self.window = self.window.min(WINDOW_TROUBLED);
-        } else if self.trouble.is_lossy(now, TROUBLE) {
-            self.window = self.window.min(2 * WINDOW_TROUBLED);
         }
     }
 
@@ -559,11 +582,11 @@ impl Prover {
 
     fn gap_max(&self) -> Duration {
         let gap = if self.acked.min_rtt_us < SHORT_RTT_US { GAP_SHORT } else { GAP_LONG };
-        match self.voids {
-            // One that talks all the time. What may be unread is little then.
-            VOIDS_MANY.. => gap.max(GAP_LEARNED_MAX),
-            _ => gap.max(self.gap_harmless + self.gap_harmless / 4),
+        // One that talks all the time (what may be unread is little then), or a shard that comes late itself.
+        if self.voids >= VOIDS_MANY || self.gaps >= GAPS_MANY {
+            return gap.max(GAP_LEARNED_MAX);
         }
+        gap.max(self.gap_harmless + self.gap_harmless / 4)
     }
 
     /// A frame that was acknowledged late after a gap shows that such a gap renews no credit.
