@@ -11,6 +11,7 @@ use argh::FromArgs;
 use metalbond_uring::internals::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
 use metalbond_uring::types::{HostPort, HostPortError};
 
+use crate::pipeline::{Habits, Stall};
 use crate::route::ROUTES_PER_VNI_MAX;
 use crate::scenario;
 use crate::shared::{Reading, Sabotage};
@@ -24,6 +25,8 @@ const VIEW_BYTES_MAX: u64 = 4 << 30;
 /// Routes and peers of one run.
 const ROUTES_MAX: u64 = 100_000_000;
 const PEERS_MAX: u32 = 1_000_000;
+/// The update at which a single stall comes.
+const STALL_AT: u64 = 1_000;
 
 /// What loadgen is to do.
 #[derive(Clone, PartialEq, Debug)]
@@ -48,8 +51,8 @@ pub struct Options {
     pub keepalive_s: u32,
     /// How peers read.
     pub reading: Reading,
-    /// Work for each route received, in microseconds.
-    pub process_us: u64,
+    /// What receivers take for each update.
+    pub habits: Habits,
     /// Updates sent before an answer is awaited; 0 for no limit.
     pub inflight: u32,
     /// How long nothing may move before a wait is given up, in seconds.
@@ -105,7 +108,10 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
         vni_base: flags.vni_base,
         keepalive_s: flags.keepalive,
         reading,
-        process_us: u64::from(flags.process_us),
+        habits: Habits {
+            cost_ns: u64::from(flags.reader_cost_us) * 1000,
+            stall: flags.reader_stall,
+        },
         inflight: flags.inflight,
         patience_s: flags.patience_s,
         json: flags.json,
@@ -214,15 +220,20 @@ struct Flags {
     /// keepalive interval to offer, in seconds, default 5
     #[argh(option, arg_name = "s", from_str_fn(keepalive), default = "5")]
     keepalive: u32,
-    /// read as the Go client does: 65,535 bytes, no reassembly; a read that it would not survive is a failure
+    /// behave as the Go client: reads of 65,535 bytes, no reassembly, a hold timer that only KEEPALIVEs restart;
+    /// whoever fails comes back after 5 to 9 s, and the run fails
     #[argh(switch)]
     legacy: bool,
     /// read without reassembly, but whatever is unread: for a server with --pace off
     #[argh(switch)]
     aligned: bool,
-    /// work for each received route, in microseconds, default 0
+    /// time that a receiver takes for each update, in microseconds, default 0; it reads up to 100 updates ahead
     #[argh(option, arg_name = "us", from_str_fn(number_up_to_u32), default = "0")]
-    process_us: u32,
+    reader_cost_us: u32,
+    /// when receivers stand still: none (default), gc (at random, up to 80 ms), 2s (once, at the 1,000th update),
+    /// or 50ms/20000 (each 20,000 updates)
+    #[argh(option, arg_name = "stall", from_str_fn(stall), default = "Stall::None")]
+    reader_stall: Stall,
     /// updates that an announcer sends before it waits for an answer; default 0: no limit
     #[argh(option, arg_name = "n", from_str_fn(number_up_to_u32), default = "0")]
     inflight: u32,
@@ -248,7 +259,7 @@ static GRAMMAR: Grammar = Grammar {
     values: VALUES,
     lists: &[],
     switches: &["--legacy", "--aligned", "--json", "--version", "-V", "--help", "-h"],
-    aliases: &[],
+    aliases: &[("--process-us", "--reader-cost-us")],
     beside: None,
 };
 
@@ -276,7 +287,12 @@ static VALUES: &[Takes] = &[
     Takes("--threads", "a number from 1 to 1024", "2"),
     Takes("--vni-base", "a number up to 4294967295", "15728640"),
     Takes("--keepalive", "seconds from 1 to 86400", "5"),
-    Takes("--process-us", "microseconds", "50"),
+    Takes("--reader-cost-us", "microseconds", "50"),
+    Takes(
+        "--reader-stall",
+        "none, gc, a time in ms or s, or that and a number of updates",
+        "50ms/20000",
+    ),
     Takes("--inflight", "a number of updates", "256"),
     Takes("--patience-s", "seconds from 0.1 to 86400", "15"),
     Takes("--report", "the name of a file", "report.html"),
@@ -307,6 +323,16 @@ impl Options {
             let words =
                 "--server-pid is the process of a running server: name that with --target\n";
             return Err(words.to_owned());
+        }
+        let hold_ns = u64::from(self.keepalive_s) * 2_500_000_000;
+        let stall_ns = self.habits.stall.longest_ns();
+        if self.reading == Reading::Legacy && stall_ns >= hold_ns {
+            return Err(format!(
+                "whoever stands for {} s hears no KEEPALIVE, and its hold time of {} s runs out: a --reader-stall \
+                 shorter than that, or a longer --keepalive\n",
+                stall_ns as f64 / 1e9,
+                hold_ns as f64 / 1e9
+            ));
         }
         let vnis = sizes.vnis.max(1);
         if self.vni_base.checked_add(vnis - 1).is_none() {
@@ -406,6 +432,25 @@ fn pace(value: &str) -> Result<String, String> {
     }
 }
 
+/// `none`, `gc`, `2s` or `50ms/20000`.
+fn stall(value: &str) -> Result<Stall, String> {
+    let time = |text: &str| {
+        let (digits, unit_ns) = match text.strip_suffix("ms") {
+            Some(digits) => (digits, 1_000_000),
+            None => (text.strip_suffix('s').ok_or("ms or s is missing")?, 1_000_000_000),
+        };
+        number(digits, 1, 86_400_000).map(|count| u64::from(count) * unit_ns)
+    };
+    match (value, value.split_once('/')) {
+        ("none", _) => Ok(Stall::None),
+        ("gc", _) => Ok(Stall::Collector),
+        (_, None) => Ok(Stall::Once { at: STALL_AT, ns: time(value)? }),
+        (_, Some((text, updates))) => {
+            Ok(Stall::Each { updates: u64::from(at_least_one(updates)?), ns: time(text)? })
+        }
+    }
+}
+
 fn sabotage(value: &str) -> Result<Sabotage, String> {
     match value {
         "corrupt" => Ok(Sabotage::Corrupt),
@@ -475,6 +520,19 @@ mod tests {
     }
 
     #[test]
+    fn stalls_and_their_words() {
+        let stall = |word: &str| parse(&["--legacy", "--reader-stall", word]).unwrap().habits.stall;
+        assert_eq!(stall("none"), Stall::None);
+        assert_eq!(stall("gc"), Stall::Collector);
+        assert_eq!(stall("2s"), Stall::Once { at: 1_000, ns: 2_000_000_000 });
+        assert_eq!(stall("50ms/20000"), Stall::Each { updates: 20_000, ns: 50_000_000 });
+        // Longer than the hold time: nothing to those who take any frame for a sign of life.
+        assert!(parse(&["--reader-stall=30s"]).is_ok());
+        assert!(parse(&["--legacy", "--reader-stall=30s", "--keepalive=20"]).is_ok());
+        assert_eq!(parse(&["--process-us=7"]).unwrap().habits.cost_ns, 7_000);
+    }
+
+    #[test]
     fn absurd_sizes() {
         for (args, words) in [
             (&["--peers=4000000000"][..], "peers are too many"),
@@ -499,6 +557,10 @@ mod tests {
             (&["--keepalive=0"], "seconds from 1"),
             (&["--cores=2", "--target=[::1]:1"], "not for --target"),
             (&["--legacy", "--aligned"], "exclude each other"),
+            (&["--reader-stall=2"], "none, gc, a time in ms or s"),
+            (&["--reader-stall=2s/0"], "none, gc, a time in ms or s"),
+            (&["--reader-stall=50ms/many"], "none, gc, a time in ms or s"),
+            (&["--legacy", "--reader-stall=13s"], "its hold time of 12.5 s runs out"),
             (&["--frob"], "--frob"),
             (&["now"], "\"now\""),
         ] {

@@ -114,6 +114,7 @@ impl Engine {
 
     /// Begins a stage that should bring this many deliveries.
     pub fn begin(&mut self, name: &str, deliveries: u64) {
+        self.tell(|| Command::CountShares);
         self.recorder.begin(name, deliveries);
         self.progress.begin(name, deliveries);
     }
@@ -339,11 +340,12 @@ impl Engine {
                 let reply = self.check()?;
                 checked_ns = self.now_ns();
                 if reply.peers == 0 {
+                    self.recorder.shares(reply.shares);
                     return Ok(());
                 }
                 let waited_s = seconds(now_ns - begun_ns);
                 // What was damaged or lost on the way does not come again.
-                let hopeless = counts.faults() > 0 && seconds(quiet_ns) > HOPELESS_S;
+                let hopeless = counts.damage() > 0 && seconds(quiet_ns) > HOPELESS_S;
                 if hopeless || seconds(quiet_ns) > self.patience_s || waited_s > WAIT_LIMIT_S {
                     self.recorder.difference(&reply.difference);
                     return Err(not_converged(&reply, seconds(quiet_ns)));
@@ -363,13 +365,14 @@ impl Engine {
             sum.peers += reply.peers;
             sum.difference.merge(&reply.difference);
             sum.first.extend(reply.first);
+            sum.shares.extend(reply.shares);
         }
         Ok(sum)
     }
 
     fn connected(&self) -> u64 {
         let counts = self.shared.counts();
-        counts.established - counts.left - counts.lost
+        counts.established.saturating_sub(counts.left + counts.lost + counts.resets)
     }
 
     fn wait_left(&mut self, before: &Counts, wanted: u64) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ mod facts;
 mod latency;
 mod output;
 mod peer;
+mod pipeline;
 mod plan;
 mod progress;
 mod report;
@@ -103,7 +104,7 @@ fn run(options: &Options, facts: &Facts) -> anyhow::Result<bool> {
         target: server.target,
         keepalive_s: options.keepalive_s,
         reading: options.reading,
-        process_us: options.process_us,
+        habits: options.habits,
         inflight: options.inflight,
         sabotage: options.sabotage,
     };

@@ -55,6 +55,7 @@ pub fn table(stages: &[Stage], findings: &[String], failure: Option<&str>) -> St
     }
     text += &format!("({LEGEND})\n");
     text += &memory(stages).unwrap_or_default();
+    text += &shares(stages);
     text += &warnings(stages);
     text + &verdict(stages, findings, failure)
 }
@@ -66,6 +67,19 @@ pub fn warnings(stages: &[Stage]) -> String {
         stage.warnings.iter().map(line).collect()
     };
     stages.iter().map(of).collect()
+}
+
+/// How well receivers were fed that need time for what they read, a line for each stage.
+pub fn shares(stages: &[Stage]) -> String {
+    let of = |stage: &Stage| {
+        let (least, median) = (stage.receiver_share_min?, stage.receiver_share_median?);
+        let (least, median) = (least * 100.0, median * 100.0);
+        Some(format!(
+            "{}: receivers got at least {least:.0} % of what they can take, median {median:.0} %\n",
+            stage.stage
+        ))
+    };
+    stages.iter().filter_map(of).collect()
 }
 
 /// The server's memory in a line, if it is known.
@@ -116,6 +130,9 @@ fn fault_counts(stages: &[Stage]) -> Vec<String> {
         (sum(|stage| stage.unexpected), "unexpected"),
         (sum(|stage| stage.wrong), "wrong"),
         (sum(|stage| stage.unaligned_reads), "unaligned reads"),
+        (sum(|stage| stage.overruns), "of them overruns"),
+        (sum(|stage| stage.hold_expiries), "hold times that ran out"),
+        (sum(|stage| stage.resets), "resets"),
     ];
     let found = counts.into_iter().filter(|(count, _)| *count > 0);
     found.map(|(count, what)| format!("{} {what}", HumanCount(count))).collect()
@@ -179,6 +196,15 @@ mod tests {
         stage.server_rss_bytes_per_new_peer = Some(3899.4);
         let words =
             "server memory: 4.00 MiB before the run, 24.00 MiB at most, 3899 bytes for each peer";
+        assert!(table(&[stage], &[], None).contains(words));
+    }
+
+    #[test]
+    fn shares_are_told_where_receivers_need_time() {
+        assert_eq!(shares(&[stage()]), "");
+        let mut stage = stage();
+        (stage.receiver_share_min, stage.receiver_share_median) = (Some(0.81), Some(0.957));
+        let words = "announce: receivers got at least 81 % of what they can take, median 96 %\n";
         assert!(table(&[stage], &[], None).contains(words));
     }
 

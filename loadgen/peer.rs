@@ -12,6 +12,7 @@ use metalbond_uring::internals::wire::{
 };
 use metalbond_uring::types::Action;
 
+use crate::pipeline::{Habits, Pipeline};
 use crate::plan::Plan;
 use crate::shared::{Reading, Sabotage, Shared, Stats};
 use crate::socket::Socket;
@@ -58,18 +59,29 @@ pub struct Peer {
     pub sending: Cell<bool>,
     /// It was told to leave.
     pub leaving: Cell<bool>,
-    /// It does not read before this time, in nanoseconds.
+    /// It was told not to read before this time, in nanoseconds.
     pub paused_until_ns: Cell<u64>,
     /// Whether its latencies count.
     pub measured: Cell<bool>,
-    /// When anything was last received, in nanoseconds.
+    /// When the hold timer was last restarted, in nanoseconds.
     pub heard_ns: Cell<u64>,
+    /// How it takes what it reads.
+    pub pipeline: RefCell<Pipeline>,
+    /// Its connection was lost, and it is on its way back.
+    pub returning: Cell<bool>,
+    /// How often that was so.
+    pub resets: Cell<u32>,
+    /// Why its connection is about to end.
+    pub ending: RefCell<Option<String>>,
     /// Interval between KEEPALIVEs, and when the next is due, in nanoseconds.
     pub interval_ns: Cell<u64>,
     next_keepalive_ns: Cell<u64>,
     at_once: Cell<AtOnce>,
+    subscribed: Cell<bool>,
     out: RefCell<Vec<u8>>,
     job: RefCell<Option<Job>>,
+    /// Announces again what it had announced before it was lost; goes before the job.
+    renewal: RefCell<Option<Job>>,
     keepalives_sent: Cell<u64>,
     keepalives_received: Cell<u64>,
     barrier: Cell<Option<u64>>,
@@ -85,12 +97,14 @@ pub enum Part {
     First,
     /// Those of the second half.
     Second,
+    /// Those that are announced at the moment.
+    Kept,
 }
 
 impl Part {
     fn of(self, routes: u32) -> Range<u32> {
         match self {
-            Part::All => 0..routes,
+            Part::All | Part::Kept => 0..routes,
             Part::First => 0..routes / 2,
             Part::Second => routes / 2..routes,
         }
@@ -108,13 +122,10 @@ struct Job {
     waits_for: u64,
 }
 
-/// What a received piece led to.
-#[derive(Default)]
-pub struct Received {
-    /// UPDATEs in it.
-    pub updates: u64,
-    /// The peer has something to send.
-    pub wants_send: bool,
+impl Job {
+    fn new(action: Action, part: Part) -> Job {
+        Job { action, part, at: 0, sent: 0, waits_for: 0 }
+    }
 }
 
 /// What the shard notes for an update that is right.
@@ -136,11 +147,17 @@ impl Peer {
             paused_until_ns: Cell::new(0),
             measured: Cell::new(true),
             heard_ns: Cell::new(0),
+            pipeline: RefCell::new(Pipeline::new(Habits::default(), 0)),
+            returning: Cell::new(false),
+            resets: Cell::new(0),
+            ending: RefCell::new(None),
             interval_ns: Cell::new(u64::MAX),
             next_keepalive_ns: Cell::new(u64::MAX),
             at_once: Cell::new(AtOnce::default()),
+            subscribed: Cell::new(false),
             out: RefCell::new(Vec::new()),
             job: RefCell::new(None),
+            renewal: RefCell::new(None),
             keepalives_sent: Cell::new(0),
             keepalives_received: Cell::new(0),
             barrier: Cell::new(None),
@@ -149,17 +166,29 @@ impl Peer {
     }
 
     /// A new connection is about to be opened: everything before is forgotten.
-    pub fn open(&self, plan: &Plan, at_once: AtOnce) {
+    pub fn open(&self, shared: &Shared, at_once: AtOnce) {
+        self.leaving.set(false);
+        self.returning.set(false);
+        self.at_once.set(at_once);
+        self.subscribed.set(false);
+        self.job.replace(None);
+        self.renewal.replace(None);
+        self.barrier.set(None);
+        self.reopen(shared);
+    }
+
+    /// A lost connection is about to be opened again: what the peer was told is forgotten, but not what it
+    /// was to say.
+    pub fn reopen(&self, shared: &Shared) {
         assert_eq!(self.state.get(), State::Closed, "a peer has one connection at a time");
         self.state.set(State::Opening);
-        self.view.replace(View::new(plan, self.number));
-        self.leaving.set(false);
-        self.at_once.set(at_once);
+        self.view.replace(View::new(&shared.plan, self.number));
+        let seed = u64::from(self.number) << 32 | u64::from(self.resets.get());
+        self.pipeline.replace(Pipeline::new(shared.behaviour.habits, seed));
+        self.ending.replace(None);
         self.out.borrow_mut().clear();
-        self.job.replace(None);
         self.keepalives_sent.set(0);
         self.keepalives_received.set(0);
-        self.barrier.set(None);
         self.interval_ns.set(u64::MAX);
         self.next_keepalive_ns.set(u64::MAX);
     }
@@ -175,8 +204,12 @@ impl Peer {
         Message::Hello(hello).encode(&mut self.out.borrow_mut());
     }
 
-    /// Queues a SUBSCRIBE for each of its VNIs.
+    /// Queues a SUBSCRIBE for each of its VNIs, once it is established.
     pub fn subscribe(&self, plan: &Plan) {
+        self.subscribed.set(true);
+        if self.state.get() != State::Established {
+            return;
+        }
         let mut out = self.out.borrow_mut();
         for &vni in &plan.peers[self.number as usize].subscribes {
             Message::Subscribe(plan.vni(vni)).encode(&mut out);
@@ -185,17 +218,25 @@ impl Peer {
 
     /// Begins to announce or withdraw routes.
     pub fn start_job(&self, action: Action, part: Part) {
-        self.job.replace(Some(Job { action, part, at: 0, sent: 0, waits_for: 0 }));
+        self.job.replace(Some(Job::new(action, part)));
     }
 
     /// Queues a KEEPALIVE; its answer is counted in [`Stats::barriers`].
     pub fn start_barrier(&self) {
-        self.keepalive();
-        self.barrier.set(Some(self.keepalives_sent.get()));
+        if self.state.get() == State::Established {
+            self.keepalive();
+            self.barrier.set(Some(self.keepalives_sent.get()));
+        } else {
+            // On its way back: it is asked once it is established.
+            self.barrier.set(Some(u64::MAX));
+        }
     }
 
-    /// Queues one update.
+    /// Queues one update. Whoever is on its way back tells of it once it is.
     pub fn queue_update(&self, plan: &Plan, vni: u32, number: u32, action: Action) {
+        if self.state.get() != State::Established {
+            return;
+        }
         let route = plan.vnis[vni as usize].route(number);
         encode_update(&mut self.out.borrow_mut(), action, plan.vni(vni), &route);
     }
@@ -214,6 +255,18 @@ impl Peer {
     pub fn fill(&self, shared: &Shared, stats: &Stats, piece: &mut Vec<u8>) {
         // Copied, not swapped: large pieces stay with those who send much.
         piece.append(&mut self.out.borrow_mut());
+        if self.state.get() != State::Established {
+            return;
+        }
+        let mut renewal = self.renewal.borrow_mut();
+        if let Some(job) = renewal.as_mut() {
+            if self.fill_from(job, shared, stats, piece) {
+                *renewal = None;
+            }
+            if !piece.is_empty() || renewal.is_some() {
+                return;
+            }
+        }
         let mut slot = self.job.borrow_mut();
         if let Some(job) = slot.as_mut()
             && self.fill_from(job, shared, stats, piece)
@@ -223,7 +276,7 @@ impl Peer {
         }
     }
 
-    /// Takes in received bytes.
+    /// Takes in received bytes. True if there is something to send.
     ///
     /// # Errors
     /// What the server did wrong; the connection is of no use any more.
@@ -234,8 +287,9 @@ impl Peer {
         deframer: &mut Deframer,
         mut bytes: &[u8],
         arrivals: &mut impl Arrivals,
-    ) -> Result<Received, String> {
-        let mut received = Received::default();
+    ) -> Result<bool, String> {
+        let mut wants_send = false;
+        let mut pipeline = self.pipeline.borrow_mut();
         let mut view = self.view.borrow_mut();
         let damaged = shared.behaviour.sabotage.is_some();
         loop {
@@ -243,21 +297,22 @@ impl Peer {
                 let (plan, canon) = (&shared.plan, &shared.canon);
                 while let Some((bit, action, length)) = view.take_next(plan, canon, bytes) {
                     arrivals.arrived(bit, action);
-                    received.updates += 1;
+                    pipeline.update();
                     bytes = &bytes[length..];
                 }
             }
             let frame = match deframer.next(&mut bytes) {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return Ok(received),
+                Ok(None) => return Ok(wants_send),
                 Err(error) => return Err(format!("the server sent no MetalBond frame: {error}")),
             };
             if frame.message_type != MessageType::Update {
                 self.control(shared, stats, frame)?;
-                received.wants_send = true;
+                self.heard_ns.set(pipeline.next_read_ns());
+                wants_send = true;
                 continue;
             }
-            received.updates += 1;
+            pipeline.update();
             if damaged {
                 self.sabotaged(shared, stats, &mut view, frame.payload, arrivals);
             } else {
@@ -368,9 +423,19 @@ impl Peer {
     fn established(&self, shared: &Shared, stats: &Stats) {
         self.state.set(State::Established);
         Stats::count(&stats.established, 1);
-        let at_once = self.at_once.get();
-        if at_once.subscribe {
+        let at_once = self.at_once.take();
+        if at_once.subscribe || self.subscribed.get() {
             self.subscribe(&shared.plan);
+        }
+        if self.returning.take() {
+            // The server has forgotten all that the peer had announced, and asked.
+            self.renewal.replace(Some(Job::new(Action::Add, Part::Kept)));
+            if let Some(job) = &mut *self.job.borrow_mut() {
+                *job = Job::new(job.action, job.part);
+            }
+            if self.barrier.get().is_some() {
+                self.start_barrier();
+            }
         }
         if at_once.announce {
             self.start_job(Action::Add, Part::All);
@@ -405,7 +470,11 @@ impl Peer {
             }
             let number = routes.routes_at(place).start + part.start + job.sent;
             job.sent += 1;
-            shared.set_announced(routes.first_bit + number as usize, job.action == Action::Add);
+            let bit = routes.first_bit + number as usize;
+            if job.part == Part::Kept && !shared.is_announced(bit) {
+                continue;
+            }
+            shared.set_announced(bit, job.action == Action::Add);
             encode_update(piece, job.action, plan.vni(vni), &routes.route(number));
             sent += 1;
             if sent == shared.behaviour.inflight {

@@ -18,17 +18,21 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::latency::Latency;
 use crate::peer::{Arrivals, AtOnce, Part, Peer, State};
+use crate::pipeline::{self, BUFFER_BYTES as LEGACY_BUFFER_BYTES, Fault};
 use crate::plan::PeerSet;
 use crate::shared::{Reading, Shared, Stats};
 use crate::socket::{self, Socket};
 use crate::stream::{self, Stream};
 use crate::verify::Difference;
 
-/// What all peers of a shard receive into. The Go client's buffer has 65,535 bytes.
+/// What all peers of a shard receive into, but legacy ones.
 const BUFFER_BYTES: usize = 256 * 1024;
-const LEGACY_BUFFER_BYTES: usize = 65_535;
 /// How often KEEPALIVEs and silent servers are looked for.
 const SWEEP: Duration = Duration::from_millis(20);
+/// How long a Go client waits before it comes back, in whole seconds.
+const RETRY_S: std::ops::RangeInclusive<u64> = 5..=9;
+/// A peer that is reset again and again will not get there.
+const RESETS_MAX: u32 = 2;
 /// Connections that one shard opens at a time.
 const CONNECTING_MAX: usize = 256;
 /// Buffers to send from that are kept for the next time.
@@ -59,6 +63,8 @@ pub enum Command {
     Stream(Arc<Stream>),
     /// Begin to measure latencies, or end and give what was measured.
     Measure(Option<Sender<Latency>>),
+    /// Count the shares of receivers from now on.
+    CountShares,
     /// Compare all views of established peers.
     Check(Sender<CheckReply>),
 }
@@ -72,6 +78,8 @@ pub struct CheckReply {
     pub difference: Difference,
     /// The first differences in words.
     pub first: Vec<String>,
+    /// What receivers took, as a share of what they can take: of those that need time.
+    pub shares: Vec<f64>,
 }
 
 /// Differences that a shard puts into words.
@@ -189,6 +197,8 @@ impl Shard {
             }
             Command::Barrier(peers) => self.each(&peers, |peer| peer.start_barrier()),
             Command::Pause(peers, until_ns) => self.mine(&peers).for_each(|peer| {
+                let now_ns = self.shared.clock.now_ns();
+                peer.pipeline.borrow_mut().stop(now_ns, until_ns.saturating_sub(now_ns));
                 peer.paused_until_ns.set(until_ns);
                 peer.measured.set(false);
             }),
@@ -204,6 +214,9 @@ impl Shard {
             Command::Measure(Some(reply)) => {
                 self.measuring.set(false);
                 let _ = reply.send(self.latency.replace(Latency::new()));
+            }
+            Command::CountShares => {
+                self.peers.iter().for_each(|peer| peer.pipeline.borrow_mut().count_anew());
             }
             Command::Check(reply) => {
                 let _ = reply.send(self.check());
@@ -224,7 +237,16 @@ impl Shard {
 
     fn check(&self) -> CheckReply {
         let mut reply = CheckReply::default();
-        for peer in self.peers.iter().filter(|peer| peer.state.get() == State::Established) {
+        for peer in &self.peers {
+            if peer.returning.get() {
+                reply.peers += 1;
+                reply.first.push(format!("peer {} was lost, and is on its way back", peer.number));
+                continue;
+            }
+            if peer.state.get() != State::Established {
+                continue;
+            }
+            reply.shares.extend(peer.pipeline.borrow().share());
             let plan = &self.shared.plan;
             let difference = peer.view.borrow().difference(plan, &self.shared.announced);
             if let Some(first) = &difference.first {
@@ -252,10 +274,17 @@ impl Shard {
             let limit_ns = peer.interval_ns.get().saturating_mul(5) / 2;
             let silent_ns =
                 now_ns.saturating_sub(peer.heard_ns.get().max(peer.paused_until_ns.get()));
-            if silent_ns > limit_ns && !peer.leaving.get() {
+            let known = peer.leaving.get() || peer.ending.borrow().is_some();
+            if silent_ns > limit_ns && !known {
                 let silent_s = silent_ns / 1_000_000_000;
-                self.lose(peer, &format!("the server was silent for {silent_s} s"));
-                peer.leaving.set(true);
+                if self.shared.behaviour.reading == Reading::Legacy {
+                    Stats::count(&self.stats().hold_expiries, 1);
+                    let reason = format!("no KEEPALIVE for {silent_s} s (its hold time ran out)");
+                    peer.ending.replace(Some(reason));
+                } else {
+                    self.lose(peer, &format!("the server was silent for {silent_s} s"));
+                    peer.leaving.set(true);
+                }
                 if let Some(socket) = &*peer.socket.borrow() {
                     socket.close();
                 }
@@ -276,32 +305,62 @@ impl Shard {
             let Some(peer) = waiting.borrow_mut().pop() else {
                 return;
             };
-            peer.open(&self.shared.plan, at_once);
-            match Socket::connect(self.shared.behaviour.target).await {
-                Ok(socket) => {
-                    peer.socket.replace(Some(Rc::clone(&socket)));
-                    peer.heard_ns.set(self.shared.clock.now_ns());
-                    peer.greet(&self.shared);
-                    self.kick(&peer);
-                    let shard = Rc::clone(self);
-                    tokio_uring::spawn(async move { shard.live(&peer, &socket).await });
-                }
-                Err(error) => {
-                    peer.state.set(State::Closed);
-                    self.lose(&peer, &format!("cannot connect: {error}"));
-                }
+            peer.open(&self.shared, at_once);
+            self.connect(&peer).await;
+        }
+    }
+
+    async fn connect(self: &Rc<Self>, peer: &Rc<Peer>) {
+        match Socket::connect(self.shared.behaviour.target).await {
+            Ok(socket) => {
+                peer.socket.replace(Some(Rc::clone(&socket)));
+                peer.heard_ns.set(self.shared.clock.now_ns());
+                peer.greet(&self.shared);
+                self.kick(peer);
+                let (shard, peer) = (Rc::clone(self), Rc::clone(peer));
+                tokio_uring::spawn(async move { shard.live(&peer, &socket).await });
+            }
+            Err(error) => {
+                peer.state.set(State::Closed);
+                self.lose(peer, &format!("cannot connect: {error}"));
             }
         }
+    }
+
+    /// A Go client's answer to whatever ends its connection: it waits, and comes back.
+    async fn come_back(self: Rc<Self>, peer: Rc<Peer>, reason: String) {
+        let resets = peer.resets.get() + 1;
+        peer.resets.set(resets);
+        Stats::count(&self.stats().resets, 1);
+        self.shared.find(|| format!("peer {}: {reason}; it comes back", peer.number));
+        if resets > RESETS_MAX {
+            return self.lose(&peer, &format!("reset {resets} times, at last since {reason}"));
+        }
+        peer.returning.set(true);
+        let (first, last) = (*RETRY_S.start(), *RETRY_S.end());
+        let spread = u64::from(peer.number.wrapping_mul(0x9E37_79B9) >> 16) + u64::from(resets);
+        tokio::time::sleep(Duration::from_secs(first + spread % (last - first + 1))).await;
+        if peer.leaving.get() {
+            peer.returning.set(false);
+            return Stats::count(&self.stats().left, 1);
+        }
+        peer.reopen(&self.shared);
+        self.connect(&peer).await;
     }
 
     /// Reads until the connection ends, and does away with it.
     async fn live(self: &Rc<Self>, peer: &Rc<Peer>, socket: &Rc<Socket>) {
         let reason = self.read(peer, socket).await;
+        let reason = peer.ending.take().unwrap_or(reason);
         socket.close();
         peer.socket.replace(None);
         peer.state.set(State::Closed);
+        let over = self.shared.over.load(Ordering::Relaxed);
         if peer.leaving.get() {
             Stats::count(&self.stats().left, 1);
+        } else if self.shared.behaviour.reading == Reading::Legacy && !over {
+            let come_back = Rc::clone(self).come_back(Rc::clone(peer), reason);
+            tokio_uring::spawn(come_back);
         } else {
             self.lose(peer, &reason);
         }
@@ -309,49 +368,57 @@ impl Shard {
 
     /// Reads to the end; says why it came.
     async fn read(self: &Rc<Self>, peer: &Rc<Peer>, socket: &Rc<Socket>) -> String {
-        let behaviour = self.shared.behaviour;
+        let ends = || peer.leaving.get() || peer.ending.borrow().is_some();
         let mut deframer = Deframer::new();
         loop {
-            let mut now_ns = self.shared.clock.now_ns();
-            while peer.paused_until_ns.get() > now_ns && !peer.leaving.get() {
-                tokio::time::sleep(SWEEP).await;
-                now_ns = self.shared.clock.now_ns();
+            // No CPU is burned for what a receiver takes: many of them share a thread here.
+            while let Some(wait_ns) = self.stands_ns(peer)
+                && !ends()
+            {
+                socket::sleep_ns(wait_ns.clamp(SLEEP_NS_MIN, SWEEP.as_nanos() as u64)).await;
             }
             if let Err(error) = socket.readable().await {
                 return format!("cannot wait for the server: {error}");
             }
-            if peer.leaving.get() {
+            if ends() {
                 return "left".to_owned();
             }
-            if peer.paused_until_ns.get() > self.shared.clock.now_ns() && !peer.leaving.get() {
+            if self.stands_ns(peer).is_some() {
                 continue;
             }
-            let updates = match self.take_in(peer, socket, &mut deframer) {
-                Ok(updates) => updates,
-                Err(reason) => return reason,
-            };
-            if behaviour.process_us > 0 && updates > 0 {
-                tokio::time::sleep(Duration::from_micros(behaviour.process_us * updates)).await;
+            if let Err(reason) = self.take_in(peer, socket, &mut deframer) {
+                return reason;
             }
         }
     }
 
-    /// One receive, and what it means. How many updates it brought.
+    /// How long a peer does not read from now on, if it does not.
+    fn stands_ns(&self, peer: &Peer) -> Option<u64> {
+        let until_ns = peer.pipeline.borrow().next_read_ns();
+        until_ns.checked_sub(self.shared.clock.now_ns()).filter(|&wait_ns| wait_ns > 0)
+    }
+
+    /// One receive, and what it means.
     fn take_in(
         self: &Rc<Self>,
         peer: &Rc<Peer>,
         socket: &Rc<Socket>,
         deframer: &mut Deframer,
-    ) -> Result<u64, String> {
+    ) -> Result<(), String> {
         let mut buffer = self.buffer.borrow_mut();
+        let reading = self.shared.behaviour.reading;
+        let waiting = if reading == Reading::Legacy { socket.waiting_bytes() } else { 0 };
         let length = match socket.receive(&mut buffer) {
             Ok(0) => return Err("the server closed the connection".to_owned()),
             Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(format!("the server broke the connection: {error}")),
         };
         let now_ns = self.shared.clock.now_ns();
-        peer.heard_ns.set(now_ns);
+        peer.pipeline.borrow_mut().read(now_ns);
+        if reading != Reading::Legacy {
+            peer.heard_ns.set(now_ns);
+        }
         let stats = self.stats();
         Stats::count(&stats.received_bytes, length as u64);
         let mut arrivals = Counter { shard: self, now_ns, count: 0, measured: self.measures(peer) };
@@ -361,23 +428,23 @@ impl Shard {
             Stats::count(&stats.deliveries, count);
             stats.last_delivery_ns.store(now_ns, Ordering::Relaxed);
         }
-        let received = result?;
-        if received.wants_send {
+        if result? {
             self.kick(peer);
         }
-        let fault = match self.shared.behaviour.reading {
+        let rest = deframer.buffered_bytes();
+        let fault = match reading {
             Reading::Reassembling => None,
             // A Go client would be gone, so nothing keeps servers from letting so much pile up; and then
             // the window closes, and the kernel may probe it with a part of a segment.
             Reading::Aligned if length >= LEGACY_BUFFER_BYTES => None,
-            Reading::Aligned => unaligned_fault(length, deframer.buffered_bytes()),
-            Reading::Legacy => legacy_fault(length, deframer.buffered_bytes()),
+            Reading::Aligned | Reading::Legacy => pipeline::fault(waiting, length, rest),
         };
         if let Some(fault) = fault {
             Stats::count(&stats.unaligned, 1);
-            return Err(fault);
+            Stats::count(&stats.overruns, u64::from(matches!(fault, Fault::Overrun { .. })));
+            return Err(fault.to_string());
         }
-        Ok(received.updates)
+        Ok(())
     }
 
     fn measures(&self, peer: &Peer) -> bool {
@@ -406,20 +473,6 @@ impl Shard {
             pieces.push(piece);
         }
     }
-}
-
-/// Why a reader that does not reassemble, and has the Go client's buffer, would be lost after this read.
-fn legacy_fault(length: usize, rest_bytes: usize) -> Option<String> {
-    if length == LEGACY_BUFFER_BYTES {
-        return Some(format!("a read filled the buffer of {length} bytes (legacy peers give up)"));
-    }
-    unaligned_fault(length, rest_bytes)
-}
-
-fn unaligned_fault(length: usize, rest_bytes: usize) -> Option<String> {
-    (rest_bytes > 0).then(|| {
-        format!("a read of {length} bytes ended inside a frame (legacy peers cannot reassemble)")
-    })
 }
 
 /// Counts what is right, and measures how long it took.
@@ -491,18 +544,5 @@ fn send_scheduled(shard: &Rc<Shard>, stream: &Stream, at: u64, round: u64, due_n
     if shard.measuring.get() {
         let lag_ns = shared.clock.now_ns().saturating_sub(due_ns);
         shard.latency.borrow_mut().lag_ns.saturating_record(lag_ns);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_go_client_would_not_survive() {
-        assert_eq!(legacy_fault(100, 0), None);
-        assert_eq!(legacy_fault(65_534, 0), None);
-        assert!(legacy_fault(65_535, 0).is_some_and(|words| words.contains("filled the buffer")));
-        assert!(legacy_fault(100, 3).is_some_and(|words| words.contains("inside a frame")));
     }
 }

@@ -11,6 +11,7 @@ use metalbond_uring::types::Action;
 
 use crate::canon::Canon;
 use crate::clock::Clock;
+use crate::pipeline::Habits;
 use crate::plan::Plan;
 
 /// Differences and failures kept in words; more are only counted.
@@ -25,8 +26,8 @@ pub struct Behaviour {
     pub keepalive_s: u32,
     /// How they read.
     pub reading: Reading,
-    /// Time that each route takes at a receiver, in microseconds.
-    pub process_us: u64,
+    /// What receivers take for each update.
+    pub habits: Habits,
     /// Updates sent before an answer is awaited; 0 for no limit.
     pub inflight: u32,
     /// Damage to do to what one peer received: loadgen's own negative control.
@@ -41,7 +42,8 @@ pub enum Reading {
     /// As much as there is; a read of less than the Go client's buffer that ends inside a frame is
     /// a failure.
     Aligned,
-    /// As the Go client: a read that fills its buffer is a failure, too.
+    /// As the Go client: a read that fills its buffer is a failure, too, and only KEEPALIVEs restart the hold
+    /// timer. Whoever fails closes the connection and comes back.
     Legacy,
 }
 
@@ -129,6 +131,12 @@ stats! {
     wrong,
     /// Reads that a peer without reassembly would not survive.
     unaligned,
+    /// Those of them before which as much waited as the client's buffer holds.
+    overruns,
+    /// Hold times that ran out: counted of legacy peers.
+    hold_expiries,
+    /// Connections of legacy peers that ended though nobody told them to; the peers come back.
+    resets,
     /// Bytes received.
     received_bytes,
     /// KEEPALIVEs received.
@@ -144,9 +152,14 @@ impl Counts {
         Counts { keepalives: 0, received_bytes: 0, ..*self }
     }
 
-    /// Updates that were not right.
+    /// Updates that were not right: a view does not become right again by waiting.
+    pub fn damage(&self) -> u64 {
+        self.duplicate + self.unexpected + self.wrong
+    }
+
+    /// All that should not have happened.
     pub fn faults(&self) -> u64 {
-        self.duplicate + self.unexpected + self.wrong + self.unaligned
+        self.damage() + self.unaligned + self.resets
     }
 }
 

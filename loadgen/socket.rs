@@ -33,6 +33,13 @@ impl Socket {
         submit(Rc::clone(self), entry).await.1.map(|_| ())
     }
 
+    /// How many bytes wait to be received.
+    pub fn waiting_bytes(&self) -> usize {
+        // SAFETY: as in `receive`.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(self.fd()) };
+        rustix::io::ioctl_fionread(descriptor).unwrap_or_default() as usize
+    }
+
     /// Takes what has arrived, without waiting: 0 at the end.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         // SAFETY: `self.stream` owns the descriptor and outlives the call.

@@ -51,8 +51,18 @@ pub struct Stage {
     pub wrong: u64,
     /// A peer's own routes that came back to it; allowed.
     pub own_returned: u64,
-    /// Reads that peers without reassembly would not have survived.
+    /// Reads that peers without reassembly would not have survived: they ended inside a frame, or overran.
     pub unaligned_reads: u64,
+    /// Those of them before which as much waited as the Go client's buffer holds.
+    pub overruns: u64,
+    /// Hold times of legacy peers that ran out: no KEEPALIVE for 5/2 of the interval.
+    pub hold_expiries: u64,
+    /// Connections of legacy peers that ended though nobody told them to; the peers came back.
+    pub resets: u64,
+    /// What the least favoured receiver took, as a share of what it can take: of those that need time.
+    pub receiver_share_min: Option<f64>,
+    /// The median of that share.
+    pub receiver_share_median: Option<f64>,
     /// Connections that the server ended, or left silent.
     pub connections_lost: u64,
     /// Bytes received from the server.
@@ -240,6 +250,15 @@ impl Recorder {
         }
     }
 
+    /// Adds receivers' shares of what they can take.
+    pub fn shares(&mut self, mut shares: Vec<f64>) {
+        shares.sort_by(f64::total_cmp);
+        if let Some(Open { stage, .. }) = &mut self.open {
+            stage.receiver_share_min = shares.first().copied();
+            stage.receiver_share_median = shares.get(shares.len() / 2).copied();
+        }
+    }
+
     /// Ends the stage that runs, if one does.
     pub fn end(&mut self, failure: Option<&str>) -> Option<&Stage> {
         self.sampled_ns = 0;
@@ -266,6 +285,9 @@ impl Recorder {
         stage.wrong = counts.wrong;
         stage.own_returned = counts.own;
         stage.unaligned_reads = counts.unaligned;
+        stage.overruns = counts.overruns;
+        stage.hold_expiries = counts.hold_expiries;
+        stage.resets = counts.resets;
         stage.connections_lost = counts.lost;
         stage.received_bytes = counts.received_bytes;
         if let (Some(before), Some(after)) = (open.server_cpu_ns, cpu_ns) {

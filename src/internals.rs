@@ -10,6 +10,9 @@ pub mod cli {
         parse, parse_flags, usage_of, version_of,
     };
 }
+pub mod client {
+    pub use crate::client::Installer;
+}
 pub mod io {
     pub use crate::io::{
         SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain, probe,

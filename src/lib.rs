@@ -10,7 +10,7 @@
 //! | `session` | the state machine of one connection and its timers |
 //! | `log` | encoded updates on their way: logs with cursors and what laggards missed, bases |
 //! | `rib` | route tables, sources, and the records that changes make |
-//! | `client` | this node as a client: its wishes, the servers that it dialled, what is kept of lost ones |
+//! | `client` | this node as a client: its wishes, the servers that it dialled, what is kept of lost ones, what its route client is told |
 //! | `shard` | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
 //! | `io` | the tokio-uring driver of the core: threads, sockets, mail between shards |
 //! | `kernel` | received routes in the kernel's tables: what to change, and the netlink thread |

@@ -66,6 +66,13 @@ impl Destination {
     pub fn is_default(&self) -> bool {
         self.length == 0
     }
+
+    /// The destination without its host bits; none if its length does not fit its address. Destinations
+    /// that differ in host bits only are two on the wire, and one in the kernel.
+    pub(crate) fn masked(&self) -> Option<Destination> {
+        let net = IpNet::new(self.prefix, self.length).ok()?.trunc();
+        Some(Destination { prefix: net.addr(), length: net.prefix_len() })
+    }
 }
 
 impl fmt::Display for Destination {
@@ -407,6 +414,25 @@ mod tests {
             ["010.0.0.1/8", "10.0.0/8", "10.0.0.0/8 ", "10.0.0.0/255.0.0.0", "fe80::1%lo/64"]
         {
             assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn host_bits_are_masked() {
+        for (address, length, expected) in [
+            ("10.0.23.7", 24, Some("10.0.23.0")),
+            ("10.0.23.7", 32, Some("10.0.23.7")),
+            ("10.0.23.7", 0, Some("0.0.0.0")),
+            ("10.0.23.7", 33, None),
+            ("2001:db8::7", 64, Some("2001:db8::")),
+            ("2001:db8::7", 128, Some("2001:db8::7")),
+            ("2001:db8::7", 0, Some("::")),
+            ("2001:db8::7", 129, None),
+            ("::ffff:10.0.23.7", 120, Some("::ffff:10.0.23.0")),
+        ] {
+            let found = Destination { prefix: address.parse().unwrap(), length }.masked();
+            let prefix = expected.map(|text| text.parse().unwrap());
+            assert_eq!(found, prefix.map(|prefix| Destination { prefix, length }), "{address}");
         }
     }
 

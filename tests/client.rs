@@ -108,6 +108,29 @@ fn routes_go_from_client_to_client() {
 }
 
 #[test]
+fn a_destination_of_its_own_is_kept_from_the_route_client_whatever_its_host_bits() {
+    let server = Server::start(server_config(1, 5)).unwrap();
+    let (far, _) = client(&[server.local_addr()], Duration::ZERO);
+    let (node, seen) = client(&[server.local_addr()], Duration::ZERO);
+    node.subscribe(Vni(7)).unwrap();
+    announce(&node, 7, "10.0.2.0/24", "2001:db8::1");
+    for to in ["10.0.1.0/24", "10.0.2.9/24", "10.0.3.0/24"] {
+        announce(&far, 7, to, "2001:db8::2");
+    }
+    let [first, last] = ["7 10.0.1.0/24 2001:db8::2", "7 10.0.3.0/24 2001:db8::2"];
+    seen.wait_for(&[first, last]);
+    announce(&node, 7, "10.0.1.5/24", "2001:db8::1");
+    announce(&node, 7, "10.0.1.5/24", "2001:db8::3");
+    seen.wait_for(&[last]);
+    withdraw(&node, 7, "10.0.1.5/24", "2001:db8::1");
+    withdraw(&node, 7, "10.0.2.0/24", "2001:db8::1");
+    let middle = "7 10.0.2.9/24 2001:db8::2";
+    seen.wait_for(&[middle, last]);
+    withdraw(&node, 7, "10.0.1.5/24", "2001:db8::3");
+    seen.wait_for(&[first, middle, last]);
+}
+
+#[test]
 fn questions_and_refusals() {
     let (node, _) = client(&[], Duration::ZERO);
     let (to, via): (Destination, NextHop) = ("::/0".parse().unwrap(), "::1".parse().unwrap());
@@ -115,6 +138,12 @@ fn questions_and_refusals() {
     assert!(matches!(node.withdraw_route(Vni(1), to, via), Err(Error::NotAnnounced(..))));
     node.announce_route(Vni(1), to, via).unwrap();
     assert!(node.is_route_announced(Vni(1), to, via));
+    let impossible = Destination { length: 129, ..to };
+    let refused = node.announce_route(Vni(1), impossible, via).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        format!("{impossible} has an impossible prefix length: at most 32 in IPv4, 128 in IPv6")
+    );
     assert!(matches!(node.announce_route(Vni(1), to, via), Err(Error::Announced(..))));
     node.subscribe(Vni(3)).unwrap();
     node.subscribe(Vni(2)).unwrap();

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use metalbond_uring::internals::io::{Server, ServerConfig};
@@ -197,6 +198,92 @@ fn legacy_peers_survive_a_paced_reflector() {
     // The bound on unread bytes apart, every read is whole frames.
     let run = right("--scenario join --joiners 2 --routes 20000 --aligned --pace off");
     assert_eq!(run.stage("join")["unaligned_reads"], 0);
+}
+
+#[test]
+fn legacy_receivers_that_take_their_time_are_told_of() {
+    let sizes = "--scenario join --joiners 3 --routes 3000 --legacy";
+    let run = right(&format!("{sizes} --reader-cost-us 200 --reader-stall 50ms/1000"));
+    let join = run.stage("join");
+    // 200 us for each, 150 ms of stalls; up to 65,535 bytes are read ahead.
+    assert!(join["wall_s"].as_f64().unwrap() > 0.2, "{join}");
+    let share = join["receiver_share_min"].as_f64().unwrap();
+    assert!(share > 0.05 && share <= 1.0, "{join}");
+    assert!(join["receiver_share_median"].as_f64().unwrap() >= share, "{join}");
+    for count in ["overruns", "hold_expiries", "resets"] {
+        assert_eq!(join[count], 0, "{join}");
+    }
+    assert!(run.stage("settle")["receiver_share_min"].is_null());
+}
+
+/// A way to a server that is cut, once: connection `number` when more than `bytes` have passed in either
+/// direction.
+fn cut_way(server: SocketAddr, number: usize, bytes: usize) -> SocketAddr {
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let carry = move |mut from: TcpStream, mut to: TcpStream, limit: usize| {
+        let (mut passed, mut buffer) = (0, vec![0; 65_536]);
+        while let Ok(length) = from.read(&mut buffer)
+            && length > 0
+            && passed <= limit
+            && to.write_all(&buffer[..length]).is_ok()
+        {
+            passed += length;
+        }
+        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    };
+    let accept = move || {
+        for (at, near) in listener.incoming().enumerate() {
+            let (near, far) = (near.unwrap(), TcpStream::connect(server).unwrap());
+            far.set_nodelay(true).unwrap();
+            near.set_nodelay(true).unwrap();
+            let limit = if at == number { bytes } else { usize::MAX };
+            let (back, forth) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+            std::thread::Builder::new().spawn(move || carry(near, far, limit)).unwrap();
+            std::thread::Builder::new().spawn(move || carry(back, forth, limit)).unwrap();
+        }
+    };
+    std::thread::Builder::new().spawn(accept).unwrap();
+    address
+}
+
+#[test]
+fn legacy_peers_come_back_with_all_they_had() {
+    let server = server();
+    // Connection 0 looks for the server; then come the announcer and a subscriber.
+    for (connection, bytes) in [(1, 800), (2, 800), (3, 800)] {
+        let target = cut_way(server.local_addr(), connection, bytes);
+        let sizes = "--scenario fanout --announcers 1 --subscribers 2 --routes 60 --threads 1";
+        let run = run(&format!("{sizes} --legacy --json --target {target}"));
+        assert_eq!(run.code, Some(1), "{}", run.all());
+        assert!(!run.all().contains("FAILED: "), "{}", run.all());
+        assert!(run.all().contains("; it comes back"), "{}", run.all());
+        let stages = run.stages();
+        let resets: u64 = stages.iter().map(|stage| stage["resets"].as_u64().unwrap()).sum();
+        assert_eq!(resets, 1, "{}", run.all());
+        // All that the scenario has was run, and every view was right after each stage.
+        assert_eq!(stages.last().unwrap()["stage"], "settle", "{}", run.all());
+        assert_eq!(stages.last().unwrap()["ok"], true, "{}", run.all());
+        assert_eq!(stages.last().unwrap()["peers"], 3, "{}", run.all());
+    }
+}
+
+#[test]
+fn only_keepalives_restart_a_legacy_hold_timer() {
+    // It answers the first KEEPALIVEs (of whoever looks for it, of the handshake, of a stage's end), and later
+    // ones with an update that is none.
+    static KEEPALIVES: AtomicU32 = AtomicU32::new(0);
+    let target = strange_server(|message, stream| match message {
+        Message::Keepalive if KEEPALIVES.fetch_add(1, Ordering::Relaxed) > 3 => {
+            stream.write_all(&[1, 0, 0, 5]).is_ok()
+        }
+        _ => handshake(message, stream),
+    });
+    let arguments =
+        "--scenario idle --peers 1 --keepalive 1 --duration-s 4 --legacy --patience-s 1";
+    let run = run(&format!("{arguments} --target {target}"));
+    run.failed_with("1 hold times that ran out");
+    run.failed_with("no KEEPALIVE for 2 s (its hold time ran out); it comes back");
 }
 
 /// The kernel decides how much lies ready at a read, so one run may be lucky.

@@ -11,7 +11,8 @@ use std::thread::JoinHandle;
 
 use thiserror::Error;
 
-use super::installer::{ClientEvent, Installer, RouteClient};
+use super::client_thread::{self, ClientEvent};
+use crate::client::{Installer, RouteClient};
 use crate::io::{ServeError, Server, ServerConfig, ServerState};
 use crate::session::State;
 use crate::types::{
@@ -35,6 +36,9 @@ pub enum Error {
     /// The VNI is not subscribed.
     #[error("VNI {0} is not subscribed")]
     NotSubscribed(Vni),
+    /// A prefix length that the address does not have: servers would drop the UPDATE.
+    #[error("{0} has an impossible prefix length: at most 32 in IPv4, 128 in IPv6")]
+    Destination(Destination),
     /// The route is announced already.
     #[error("{1} in VNI {0} is announced already")]
     Announced(Vni, Route),
@@ -60,7 +64,7 @@ pub enum Error {
 #[derive(Default)]
 struct Wishes {
     subscribed: BTreeSet<Vni>,
-    announced: BTreeMap<(Vni, Destination), BTreeSet<NextHop>>,
+    announced: BTreeSet<(Vni, Route)>,
     peers: BTreeMap<HostPort, Arc<ServerState>>,
 }
 
@@ -69,7 +73,7 @@ pub struct MetalBond {
     wishes: Mutex<Wishes>,
     io: Server,
     events: Sender<ClientEvent>,
-    installer: Mutex<Option<JoinHandle<()>>>,
+    client_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl MetalBond {
@@ -86,15 +90,15 @@ impl MetalBond {
         let io = Server::start(config)?;
         let (events, receiver) = mpsc::channel();
         let installer = Installer::new(Box::new(client));
-        let installer = vital::spawn("route-client", move || installer.run(&receiver))
-            .map_err(Error::Thread)?;
+        let body = move || client_thread::run(installer, &receiver);
+        let client_thread = vital::spawn("route-client", body).map_err(Error::Thread)?;
         let feed = events.clone();
         io.attach_client(move |frames| feed.send(ClientEvent::Feed(frames)).is_ok());
         Ok(MetalBond {
             wishes: Mutex::default(),
             io,
             events,
-            installer: Mutex::new(Some(installer)),
+            client_thread: Mutex::new(Some(client_thread)),
         })
     }
 
@@ -186,24 +190,22 @@ impl MetalBond {
     /// Announces a route to every server, now and whenever one is connected.
     ///
     /// # Errors
-    /// [`Error::Announced`].
+    /// [`Error::Announced`], [`Error::Destination`].
     pub fn announce_route(
         &self,
         vni: Vni,
         destination: Destination,
         next_hop: NextHop,
     ) -> Result<(), Error> {
-        let next_hop = as_told(next_hop);
-        let route = Route { destination, next_hop };
+        if destination.masked().is_none() {
+            return Err(Error::Destination(destination));
+        }
+        let route = Route { destination, next_hop: as_told(next_hop) };
         let mut wishes = self.wishes();
-        let hops = wishes.announced.entry((vni, destination)).or_default();
-        if !hops.insert(next_hop) {
+        if !wishes.announced.insert((vni, route)) {
             return Err(Error::Announced(vni, route));
         }
-        if hops.len() == 1 {
-            self.tell_client(ClientEvent::Own(Action::Add, vni, destination));
-        }
-        self.io.call(move |shard, now| shard.own_change(now, Action::Add, vni, route));
+        self.change_own(Action::Add, vni, route);
         Ok(())
     }
 
@@ -217,19 +219,12 @@ impl MetalBond {
         destination: Destination,
         next_hop: NextHop,
     ) -> Result<(), Error> {
-        let next_hop = as_told(next_hop);
-        let route = Route { destination, next_hop };
+        let route = Route { destination, next_hop: as_told(next_hop) };
         let mut wishes = self.wishes();
-        let hops = wishes.announced.get_mut(&(vni, destination));
-        let Some(hops) = hops.filter(|hops| hops.contains(&next_hop)) else {
+        if !wishes.announced.remove(&(vni, route)) {
             return Err(Error::NotAnnounced(vni, route));
-        };
-        hops.remove(&next_hop);
-        if hops.is_empty() {
-            wishes.announced.remove(&(vni, destination));
-            self.tell_client(ClientEvent::Own(Action::Remove, vni, destination));
         }
-        self.io.call(move |shard, now| shard.own_change(now, Action::Remove, vni, route));
+        self.change_own(Action::Remove, vni, route);
         Ok(())
     }
 
@@ -240,8 +235,8 @@ impl MetalBond {
         destination: Destination,
         next_hop: NextHop,
     ) -> bool {
-        let (wishes, next_hop) = (self.wishes(), as_told(next_hop));
-        wishes.announced.get(&(vni, destination)).is_some_and(|hops| hops.contains(&next_hop))
+        let route = Route { destination, next_hop: as_told(next_hop) };
+        self.wishes().announced.contains(&(vni, route))
     }
 
     /// Tells the route client all routes of a VNI again, as it knows them.
@@ -262,16 +257,22 @@ impl MetalBond {
 
     fn end(mut self, cleanup: bool) {
         self.io.shutdown();
-        self.stop_installer(cleanup);
+        self.stop_client(cleanup);
     }
 
-    fn stop_installer(&mut self, cleanup: bool) {
+    fn stop_client(&mut self, cleanup: bool) {
         self.tell_client(ClientEvent::Stop { cleanup });
-        let installer = self.installer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(installer) = installer {
+        let thread = self.client_thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
             // Its panic would have ended the process.
-            let _ = installer.join();
+            let _ = thread.join();
         }
+    }
+
+    /// With the wishes locked, so that the client and the core are told in the same order.
+    fn change_own(&self, action: Action, vni: Vni, route: Route) {
+        self.tell_client(ClientEvent::Own(action, vni, route));
+        self.io.call(move |shard, now| shard.own_change(now, action, vni, route));
     }
 
     fn tell_client(&self, event: ClientEvent) {
@@ -300,6 +301,6 @@ fn known_server(address: &str) -> Result<HostPort, Error> {
 
 impl Drop for MetalBond {
     fn drop(&mut self) {
-        self.stop_installer(false);
+        self.stop_client(false);
     }
 }

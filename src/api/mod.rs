@@ -33,14 +33,14 @@
 //! # }
 //! ```
 
-mod installer;
+mod client_thread;
 mod metalbond;
 mod netlink;
 
-pub use installer::{DummyClient, RouteClient, RouteError};
 pub use metalbond::{Error, MetalBond};
 pub use netlink::NetlinkClient;
 
+pub use crate::client::{DummyClient, RouteClient, RouteError};
 #[doc(inline)]
 pub use crate::io::ServerConfig as Config;
 pub use crate::io::{ProbeError, RETRY_INTERVAL, ServeError};

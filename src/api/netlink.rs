@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::installer::{RouteClient, RouteError};
+use crate::client::{RouteClient, RouteError};
 use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes};
 use crate::types::{Destination, NextHop, Route, Vni};
 

@@ -1,8 +1,9 @@
 //! This node as a client, sans-IO: events in, effects out, the time passed in.
 //!
 //! Owns what the node itself wants and announces, the care that the servers which it dialled need
-//! (protocol section 9), and how long the routes of lost ones stay. Must never see a route table or a
-//! socket: the shard carries out what it says.
+//! (protocol section 9), how long the routes of lost ones stay, and what its route client is told. Must
+//! never see the core's route tables, a thread or a socket: the shard carries out what [`Node`] says, and
+//! `api` brings [`Installer`] the frames.
 //!
 //! The node's *route client* is a peer like any other, but without a socket. What it hears is a stream
 //! of frames, in which UNSUBSCRIBE says "forget this VNI", and KEEPALIVE "a former run is over".
@@ -10,6 +11,8 @@
 mod dump;
 mod former_run;
 mod holds;
+mod installer;
+mod route_client;
 mod uplink;
 mod wishes;
 
@@ -22,6 +25,9 @@ use std::time::Duration;
 use crate::rib::UpdateGroup;
 use crate::types::{Action, GroupClass, PeerId, Route, Time, Vni};
 use crate::wire::{Message, Update};
+
+pub use installer::Installer;
+pub use route_client::{DummyClient, RouteClient, RouteError};
 
 use former_run::FormerRun;
 use holds::Holds;

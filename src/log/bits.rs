@@ -31,6 +31,11 @@ impl Bits {
         Bits { pages: Vec::new(), live, counted: 0 }
     }
 
+    /// An empty set that is counted along with this one.
+    pub(super) fn another(&self) -> Bits {
+        Bits::new(self.live.clone())
+    }
+
     /// Puts a number in if it is not there, and takes it out if it is.
     pub(super) fn toggle(&mut self, number: u32) {
         let page = (number / PAGE_BITS) as usize;
@@ -40,6 +45,12 @@ impl Bits {
         self.count();
         let bit = number % PAGE_BITS;
         Rc::make_mut(&mut self.pages[page]).words[bit as usize / 64] ^= 1 << (bit % 64);
+    }
+
+    /// Whether a number is in it.
+    pub(super) fn has(&self, number: u32) -> bool {
+        let bit = number % PAGE_BITS;
+        self.word(number / PAGE_BITS, bit as usize / 64) & 1 << (bit % 64) != 0
     }
 
     /// Whether two sets have one page in common, so that they are known not to differ there.
@@ -60,13 +71,20 @@ impl Bits {
         }
     }
 
-    /// The first number of a page that is in one set and not in the other, from `from` on (counted from the
-    /// page's first).
-    pub(super) fn first_difference(&self, page: u32, from: u32, other: &Bits) -> Option<u32> {
+    /// The first number of a page that is in one set and not in the other, nor in `without`; from `from` on
+    /// (counted from the page's first).
+    pub(super) fn first_difference(
+        &self,
+        page: u32,
+        from: u32,
+        other: &Bits,
+        without: Option<&Bits>,
+    ) -> Option<u32> {
         let mut at = from as usize / 64;
         let mut mask = u64::MAX << (from % 64);
         while at < WORDS {
-            let differing = (self.word(page, at) ^ other.word(page, at)) & mask;
+            let left_out = without.map_or(0, |without| without.word(page, at));
+            let differing = (self.word(page, at) ^ other.word(page, at)) & mask & !left_out;
             if differing != 0 {
                 return Some(at as u32 * 64 + differing.trailing_zeros());
             }
@@ -80,6 +98,18 @@ impl Bits {
         for (at, sum) in sum.iter_mut().enumerate() {
             *sum |= self.word(page, at) ^ other.word(page, at);
         }
+    }
+
+    /// Adds to `sum` the numbers of a page.
+    pub(super) fn add(&self, page: u32, sum: &mut [u64; WORDS]) {
+        for (at, sum) in sum.iter_mut().enumerate() {
+            *sum |= self.word(page, at);
+        }
+    }
+
+    /// Bytes of the pages, shared ones included.
+    pub(super) fn bytes(&self) -> usize {
+        self.pages.len() * size_of::<Page>()
     }
 
     /// Bytes of the pages that it does not share with `other`.

@@ -58,16 +58,19 @@ impl Net {
     }
 
     /// The records that say the same: two at most.
-    fn records(&self) -> impl Iterator<Item = (Option<Spot>, Scope)> {
+    fn records(&self) -> impl Iterator<Item = (Action, Option<Spot>, Scope)> {
         let saw = |(source, net)| (source, net + self.others);
         let named = self.named.into_iter().flatten().map(saw);
-        let frame = move |net| if net > 0 { self.add } else { self.remove };
+        let record = move |net, scope| match net > 0 {
+            true => (Action::Add, self.add, scope),
+            false => (Action::Remove, self.remove, scope),
+        };
         let mut unaffected = named.clone().filter(|&(_, net)| net == 0);
         let scope = unaffected.next().map_or(Scope::All, |(source, _)| Scope::AllBut(source));
-        let to_others = (self.others != 0).then(|| (frame(self.others), scope));
+        let to_others = (self.others != 0).then(|| record(self.others, scope));
         let alone = named
             .filter(move |&(_, net)| self.others == 0 && net != 0)
-            .map(move |(source, net)| (frame(net), Scope::Only(source)));
+            .map(move |(source, net)| record(net, Scope::Only(source)));
         to_others.into_iter().chain(alone)
     }
 }
@@ -84,8 +87,11 @@ pub struct Merge {
     /// The nets of the routes, in the order in which they changed first, and an index of them with hashes.
     nets: Pages<Net>,
     index: SplitTable<(u32, u32)>,
-    /// What is written so far: for the first so many nets, and the blocks up to `behind`.
+    /// What is written so far: for the first so many nets, REMOVEs and ADDs; and the blocks up to `behind`. REMOVEs
+    /// come first, for the same reason as in a compaction.
     short: FramesList,
+    adds: FramesList,
+    adds_linked: Option<Arc<Node>>,
     written: usize,
     behind: Option<Arc<Node>>,
     merged_bytes: usize,
@@ -102,6 +108,8 @@ impl Merge {
             nets: Pages::default(),
             index: SplitTable::default(),
             short: list.another(),
+            adds: list.another(),
+            adds_linked: None,
             written: 0,
             behind: list.close(),
             merged_bytes: 0,
@@ -119,7 +127,11 @@ impl Merge {
     ) -> Option<usize> {
         while *budget > 0 {
             *budget -= 1;
-            if !self.read_one(hasher) && !self.write_one() && !self.follow_one(list) {
+            let goes_on = self.read_one(hasher)
+                || self.write_one()
+                || link_next(&mut self.short, &mut self.adds_linked, &self.adds)
+                || link_next(&mut self.short, &mut self.behind, list);
+            if !goes_on {
                 std::mem::replace(&mut self.short, list.another()).replace(list);
                 return Some(self.merged_bytes);
             }
@@ -166,28 +178,33 @@ impl Merge {
         if self.written == self.nets.len() {
             return false;
         }
-        for (spot, scope) in self.nets[self.written].records() {
+        for (action, spot, scope) in self.nets[self.written].records() {
             let Some(Spot { block, at }) = spot else { unreachable!("it was counted") };
-            self.short.push(frame_at(&self.blocks[block as usize], at as usize), scope);
+            let frame = frame_at(&self.blocks[block as usize], at as usize);
+            match action {
+                Action::Remove => self.short.push(frame, scope),
+                Action::Add => self.adds.push(frame, scope),
+            }
         }
         self.written += 1;
         if self.written == self.nets.len() {
-            self.merged_bytes = self.short.bytes();
+            self.adds.close();
+            self.merged_bytes = self.short.bytes() + self.adds.bytes();
         }
         true
     }
+}
 
-    /// What came meanwhile.
-    fn follow_one(&mut self, list: &FramesList) -> bool {
-        let next = match &self.behind {
-            Some(node) => node.next.get(),
-            None => list.first(),
-        };
-        let Some(next) = next.cloned() else { return false };
-        self.short.push_shared(next.frames.clone());
-        self.behind = Some(next);
-        true
-    }
+/// Appends the block of `list` that follows `linked`, the first one if that is None.
+fn link_next(short: &mut FramesList, linked: &mut Option<Arc<Node>>, list: &FramesList) -> bool {
+    let next = match linked {
+        Some(node) => node.next.get(),
+        None => list.first(),
+    };
+    let Some(next) = next.cloned() else { return false };
+    short.push_shared(next.frames.clone());
+    *linked = Some(next);
+    true
 }
 
 impl std::fmt::Debug for Merge {
@@ -300,6 +317,9 @@ mod tests {
                 }
                 let given = budget;
                 if let Some(bytes) = merge.run(&mut list, &mut budget, &hasher) {
+                    let short = list.behind(None).flat_map(|it| it.bytes().to_vec()).collect::<Vec<_>>();
+                    let actions = frames(&short[..bytes]).map(|frame| action_and_key(frame).0);
+                    prop_assert!(actions.is_sorted_by_key(|action| action == Action::Add));
                     prop_assert!(bytes <= 5 * 2 * 80, "two records a route");
                     prop_assert!(list.bytes() <= bytes + came);
                     merge = Merge::new(&mut list);

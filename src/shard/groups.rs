@@ -18,7 +18,10 @@ use crate::log::{
 };
 use crate::rib::{Joined, UpdateGroup};
 use crate::types::{PeerId, SeededMap, SourceId};
-use crate::wire::frame_len;
+use crate::wire::{frame_len, frames};
+
+/// What a laggard may pass over of its base at a time, in bytes: a look-up for each frame.
+const PASSED_BYTES_MAX: usize = 64 << 10;
 
 /// Index of a subscription; used again after its removal.
 pub(super) type SubIndex = u32;
@@ -64,7 +67,7 @@ pub(super) struct Subscription {
     pub peer: PeerId,
     /// Tells this subscription from earlier ones of the same peer and VNI.
     pub epoch: u64,
-    /// Whether it stands among the ready ones, or in its peer's list of pending subscriptions.
+    /// Whether it stands in its peer's list of pending subscriptions.
     pub queued: bool,
     pub(super) group: u32,
     /// Position in its list of the group's members.
@@ -84,10 +87,22 @@ pub(super) enum Part {
     Chunk(Rc<ChunkBytes>, Range<usize>),
     /// What a laggard has to be told: was copied.
     Copied,
+    /// What lay there it is told otherwise: to be asked for once more.
+    Passed,
     /// The next frame does not fit any more.
     Full,
     /// Nothing.
     Nothing,
+}
+
+/// A subscription that got something to send: to be queued with its peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ready {
+    pub peer: PeerId,
+    pub sub: SubIndex,
+    pub epoch: u64,
+    /// Whether it goes before the others.
+    pub is_urgent: bool,
 }
 
 /// All groups and subscriptions of a shard.
@@ -107,9 +122,6 @@ pub(super) struct Groups {
     /// Bytes appended since the last look at them.
     pub(super) appended: usize,
     pub(super) live_bytes_seen: usize,
-    /// Subscriptions that have something to send and are not queued with their peer yet: with their
-    /// epoch, by which one that was removed meanwhile is known, and whether they are urgent.
-    ready: VecDeque<(SubIndex, u64, bool)>,
 }
 
 impl Groups {
@@ -131,7 +143,6 @@ impl Groups {
             compacting: VecDeque::new(),
             appended: 0,
             live_bytes_seen: 0,
-            ready: VecDeque::new(),
         }
     }
 
@@ -185,37 +196,35 @@ impl Groups {
     }
 
     /// A join was answered. `sub` is the peer's subscription of the VNI, if it still has one; an
-    /// answer to an earlier one is dropped.
-    pub(super) fn joined(&mut self, sub: Option<SubIndex>, joined: Joined) {
-        let Some(sub) = sub else { return };
-        let Some(subscription) = self.find(sub, joined.epoch) else { return };
+    /// answer to an earlier one is dropped. Returns it if it is ready.
+    pub(super) fn joined(&mut self, sub: Option<SubIndex>, joined: Joined) -> Option<Ready> {
+        let sub = sub?;
+        let subscription = self.find(sub, joined.epoch)?;
         assert!(!subscription.is_joined(), "a join is answered once");
         subscription.blocks = joined.blocks;
         let first = subscription.blocks.find(|block| !block.is_empty());
-        let urgent = first.as_ref().is_some_and(|block| block.head_bytes() > 0);
-        let pending = first.is_some();
+        let head_bytes = first.as_ref().map(|block| block.head_bytes());
         subscription.block = first.map(FramesCursor::new);
         self.stand(sub, Stand::AtEnd);
-        if pending {
-            self.make_ready(sub, urgent);
-        }
+        self.subscription(sub).ready(sub, head_bytes? > 0)
     }
 
-    /// Records for a group. `named` finds the subscription of a peer of this shard in the group's
-    /// VNI. Records for a group that nobody here follows any more are dropped; those whose join
-    /// was not answered yet will find in the answer what comes before it.
+    /// Records for a group that now has so many routes. `named` is the subscription, of the group's VNI, of the
+    /// peer that `scope` names, if this shard has it. Records for a group that nobody here follows any more are
+    /// dropped; those whose join was not answered yet will find in the answer what comes before it. `ready` is
+    /// told who has something to send now.
     pub(super) fn append(
         &mut self,
         key: UpdateGroup,
         scope: Scope,
-        bytes: &[u8],
-        routes: usize,
-        named: impl Fn(SourceId) -> Option<SubIndex>,
+        (bytes, routes): (&[u8], usize),
+        named: Option<SubIndex>,
+        ready: impl FnMut(Ready),
     ) {
         let Some(&group) = self.by_key.get(&key) else {
             return;
         };
-        let named = scope.named().and_then(named).filter(|&sub| {
+        let named = named.filter(|&sub| {
             let subscription = &self.subscriptions[sub as usize];
             subscription.group == group && subscription.is_joined()
         });
@@ -227,7 +236,7 @@ impl Groups {
         let local = &mut self.groups[group as usize];
         local.table_bytes = (routes * frame_len(bytes)) as u64;
         let anchor = Cursor::at_end_of(&local.log.anchor(bytes));
-        self.wake(group, scope, named, &anchor);
+        self.wake(group, scope, named, &anchor, ready);
         let local = &mut self.groups[group as usize];
         if let Some(compaction) = &mut local.compaction {
             if compaction.frontier().is_none() {
@@ -246,17 +255,28 @@ impl Groups {
     }
 
     /// What the subscription is to send next, at most `bytes_max` (one frame at least, if `copied`
-    /// is empty). What a laggard is told is copied to `copied` at once.
+    /// is empty). What a laggard is told, at most `copied_max`, is copied to `copied` at once.
     pub(super) fn next_part(
         &mut self,
         sub: SubIndex,
         copied: &mut Vec<u8>,
         bytes_max: usize,
+        copied_max: usize,
     ) -> Part {
         let subscription = &mut self.subscriptions[sub as usize];
         let reader = SourceId(subscription.peer);
         while let Some(block) = &mut subscription.block {
-            if let Some(range) = block.readable(reader, bytes_max) {
+            let lags = matches!(subscription.stand, Stand::Lagging(_));
+            let looked_at_max = if lags { PASSED_BYTES_MAX.max(bytes_max) } else { bytes_max };
+            if let Some(mut range) = block.readable(reader, looked_at_max) {
+                if let Stand::Lagging(laggard) = &mut subscription.stand {
+                    let group = &self.groups[subscription.group as usize];
+                    range = still_so(block, range, bytes_max, laggard, group.compaction());
+                    block.advance_to(range.start);
+                    if range.is_empty() {
+                        return Part::Passed;
+                    }
+                }
                 if range.len() > bytes_max && !copied.is_empty() {
                     return Part::Full;
                 }
@@ -267,8 +287,8 @@ impl Groups {
         }
         if let Stand::Lagging(laggard) = &mut subscription.stand {
             let group = &self.groups[subscription.group as usize];
-            let compaction = group.compaction.as_ref().expect("it is there while somebody lags");
-            match compaction.tell(laggard, reader, copied, bytes_max) {
+            laggard.has_read_base();
+            match group.compaction().tell(laggard, reader, copied, copied_max) {
                 Some(0) => return Part::Full,
                 Some(_) => return Part::Copied,
                 None => self.catch_up(sub),
@@ -308,17 +328,6 @@ impl Groups {
                 Stand::Reading(cursor) => cursor.position() == end,
                 Stand::Lagging(_) => false,
             }
-    }
-
-    /// Takes a subscription that got something to send: to be queued with its peer, at the front
-    /// if it is urgent.
-    pub(super) fn take_ready(&mut self) -> Option<(SubIndex, bool)> {
-        while let Some((sub, epoch, urgent)) = self.ready.pop_front() {
-            if self.find(sub, epoch).is_some() {
-                return Some((sub, urgent));
-            }
-        }
-        None
     }
 
     /// The subscription at an index, if it is still the same one.
@@ -368,37 +377,37 @@ impl Groups {
     }
 
     /// Those at the end for whom the next record is have something to read from here on.
-    fn wake(&mut self, group: u32, scope: Scope, named: Option<SubIndex>, anchor: &Cursor) {
+    fn wake(
+        &mut self,
+        group: u32,
+        scope: Scope,
+        named: Option<SubIndex>,
+        anchor: &Cursor,
+        mut ready: impl FnMut(Ready),
+    ) {
         let named_at_end =
             named.filter(|&sub| matches!(self.subscriptions[sub as usize].stand, Stand::AtEnd));
         if matches!(scope, Scope::Only(_)) {
             if let Some(named) = named_at_end {
                 self.stand(named, Stand::Reading(anchor.clone()));
-                self.make_ready(named, false);
+                self.subscription(named).ready(named, false).map(ready);
             }
             return;
         }
-        let Groups { groups, subscriptions, ready, .. } = self;
+        let Groups { groups, subscriptions, .. } = self;
         let [_, at_end, reading, _] = &mut groups[group as usize].members;
         for sub in at_end.drain(..).filter(|&sub| Some(sub) != named_at_end) {
             let subscription = &mut subscriptions[sub as usize];
             subscription.stand = Stand::Reading(anchor.clone());
             subscription.at = reading.len();
             reading.push(sub);
-            if !std::mem::replace(&mut subscription.queued, true) {
-                ready.push_back((sub, subscription.epoch, false));
+            if let Some(is_ready) = subscription.ready(sub, false) {
+                ready(is_ready);
             }
         }
         if let Some(spared) = named_at_end {
             subscriptions[spared as usize].at = 0;
             at_end.push(spared);
-        }
-    }
-
-    fn make_ready(&mut self, sub: SubIndex, urgent: bool) {
-        let subscription = &mut self.subscriptions[sub as usize];
-        if !std::mem::replace(&mut subscription.queued, true) {
-            self.ready.push_back((sub, subscription.epoch, urgent));
         }
     }
 
@@ -425,6 +434,12 @@ impl Groups {
     }
 }
 
+impl LocalGroup {
+    fn compaction(&self) -> &Compaction {
+        self.compaction.as_deref().expect("it is there while somebody lags")
+    }
+}
+
 impl Stand {
     fn list(&self) -> usize {
         match self {
@@ -441,6 +456,39 @@ impl Subscription {
     pub(super) fn is_joined(&self) -> bool {
         !matches!(self.stand, Stand::Waiting)
     }
+
+    /// It has something to send: Some if it was not queued with its peer yet.
+    fn ready(&mut self, sub: SubIndex, is_urgent: bool) -> Option<Ready> {
+        let Subscription { peer, epoch, .. } = *self;
+        let was_queued = std::mem::replace(&mut self.queued, true);
+        (!was_queued).then_some(Ready { peer, sub, epoch, is_urgent })
+    }
+}
+
+/// The first frames of a block's range that a laggard is not told of behind it, at most `bytes_max` but one at
+/// least: who is in a base when all of it is replaced shall not have to read what is so no more. What lies before
+/// them it passes over.
+fn still_so(
+    block: &FramesCursor,
+    range: Range<usize>,
+    bytes_max: usize,
+    laggard: &mut Laggard,
+    compaction: &Compaction,
+) -> Range<usize> {
+    let (mut start, mut end) = (range.start, range.start);
+    for frame in frames(&block.frames().bytes()[range]) {
+        match compaction.covered(laggard, frame) {
+            None if start < end && end + frame.len() - start > bytes_max => break,
+            None => end += frame.len(),
+            Some(covered) if start == end => {
+                laggard.pass_over(covered);
+                end += frame.len();
+                start = end;
+            }
+            Some(_) => break,
+        }
+    }
+    start..end
 }
 
 pub(super) fn index(key: usize) -> u32 {

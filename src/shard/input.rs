@@ -220,8 +220,19 @@ impl Shard {
     pub(super) fn unsubscribe(&mut self, id: PeerId, vni: Vni) {
         let Some(peer) = self.peers.find_mut(id) else { return };
         match peer.subscriptions.remove(&vni) {
-            Some(sub) => self.drop_subscription(sub),
+            Some(sub) => {
+                self.drop_subscription(sub);
+                self.forget_queued(id);
+            }
             None => tracing::debug!(%id, %vni, "UNSUBSCRIBE without a subscription"),
+        }
+    }
+
+    /// Where most of what is queued was removed meanwhile, all of that at once: one costs a search.
+    fn forget_queued(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.find_mut(id) else { return };
+        if peer.outbound.queued() > 2 * peer.subscriptions.len() {
+            peer.outbound.retain(|sub, epoch| self.groups.find(sub, epoch).is_some());
         }
     }
 
@@ -290,7 +301,7 @@ impl Shard {
             }
             Verdict::Close(reason) => return self.close(now, id, reason),
         }
-        self.wake_writer(id);
+        self.peers.wake_writer(id);
         self.note_deadline(id);
     }
 

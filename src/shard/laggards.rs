@@ -95,18 +95,12 @@ impl Groups {
         let group = &mut self.groups[at as usize];
         let vni = group.key.vni;
         let target = group.log.end().saturating_sub(group.lag_max(self.lag_bytes_max));
-        let mut standing = None;
-        let mut compaction = match group.compaction.take() {
-            Some(compaction) => compaction,
+        let (mut compaction, mut standing) = match group.compaction.take() {
+            Some(compaction) => (compaction, None),
             None => {
                 let slow = self.standing_up_to(at, target);
-                let Some(&(_, first)) = slow.last() else { return false };
-                let Stand::Reading(cursor) = &self.subscriptions[first as usize].stand else {
-                    unreachable!("only those who read stand in the log");
-                };
-                let live = self.laggard_bytes.clone();
-                standing = Some(slow);
-                Box::new(Compaction::new(cursor.clone(), self.hasher.clone(), live))
+                let Some(compaction) = self.begin(&slow) else { return false };
+                (compaction, Some(slow))
             }
         };
         let is_left = loop {
@@ -145,6 +139,16 @@ impl Groups {
         self.groups[at as usize].compaction = Some(compaction);
         self.let_go(at);
         is_left
+    }
+
+    /// A compaction that begins where the last one of these stands, if there is any.
+    fn begin(&self, slow: &[(u64, SubIndex)]) -> Option<Box<Compaction>> {
+        let &(_, first) = slow.last()?;
+        let Stand::Reading(cursor) = &self.subscriptions[first as usize].stand else {
+            unreachable!("only those who read stand in the log");
+        };
+        let (hasher, live) = (self.hasher.clone(), self.laggard_bytes.clone());
+        Some(Box::new(Compaction::new(cursor.clone(), hasher, live)))
     }
 
     /// Those who stand in the log up to a position, the last one first.

@@ -38,6 +38,7 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use crate::client::Node;
+use crate::log::LiveBytes;
 use crate::rib::{BASE_KEPT, Rib};
 use crate::session::{CloseReason, Verdict};
 use crate::types::{PeerId, ShardId, Time};
@@ -53,6 +54,7 @@ pub use events::SessionEnd;
 pub use mail::Mail;
 pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
+use piece::Gathered;
 pub use piece::Piece;
 
 /// Timers are looked after at most this often.
@@ -111,6 +113,8 @@ pub struct Usage {
     pub log_bytes: usize,
     /// What laggards have still to be told: the routes that changed, and who was told what.
     pub laggard_bytes: usize,
+    /// Buffers in which small parts, and what laggards are told, are copied together for one peer each.
+    pub gathered_bytes: usize,
     /// The longest way that a reader is behind in a log.
     pub lag_bytes_longest: u64,
     /// The most bases that any group has alive.
@@ -134,8 +138,6 @@ pub struct Shard {
     outboxes: Outboxes,
     mail_to: u16,
     woken: VecDeque<(PeerId, Wake)>,
-    /// Peers that have something to send and whose writers wait, in the order of their turns.
-    writers: VecDeque<PeerId>,
     /// Paused peers, by the home that they wait for.
     paused: Vec<VecDeque<PeerId>>,
     /// Paused peers of whose own changes enough is known now.
@@ -150,7 +152,9 @@ pub struct Shard {
     draining: bool,
     node: Node,
     /// Buffers to gather in, for use again.
-    gathered: Vec<Rc<Vec<u8>>>,
+    gathered: Vec<Rc<Gathered>>,
+    /// What these and the ones in use take.
+    gathered_bytes: LiveBytes,
     /// Who failed though it was paced.
     failed: Failed,
     counters: Counters,
@@ -180,7 +184,6 @@ impl Shard {
             ),
             mail_to: 0,
             woken: VecDeque::new(),
-            writers: VecDeque::new(),
             paused: (0..shards).map(|_| VecDeque::new()).collect(),
             settled: Vec::new(),
             pace_timers: BinaryHeap::new(),
@@ -192,6 +195,7 @@ impl Shard {
             draining: false,
             node: Node::new(config.stale_time),
             gathered: Vec::new(),
+            gathered_bytes: LiveBytes::default(),
             failed: Failed::default(),
             counters: Counters::default(),
             config,
@@ -208,7 +212,7 @@ impl Shard {
         }
         let id = self.peers.insert(peer);
         if self.draining {
-            self.wake_writer(id);
+            self.peers.wake_writer(id);
         }
         tracing::debug!(%id, %remote, "accepted");
         self.note_deadline(id);
@@ -241,7 +245,6 @@ impl Shard {
             peers.find(source.0)?.subscriptions.get(&vni).copied()
         });
         self.hold_budgets(now);
-        self.queue_ready();
         self.resume_paused(now);
         self.fire_timers(now);
         // What the resumed have asked of this very shard is work too.
@@ -271,17 +274,12 @@ impl Shard {
     /// The next peer whose writer is to go on: [`Shard::transmit`] has something for it. How many go on
     /// before the next turn the driver decides.
     pub fn take_writer(&mut self) -> Option<PeerId> {
-        while let Some(id) = self.writers.pop_front() {
-            if self.peers.find_mut(id).is_some_and(|peer| peer.outbound.unlist()) {
-                return Some(id);
-            }
-        }
-        None
+        self.peers.take_writer()
     }
 
     /// Whether writers are left to go on.
     pub fn has_writers(&self) -> bool {
-        !self.writers.is_empty()
+        self.peers.has_writers()
     }
 
     /// When [`Shard::turn`] is to be called at the latest.
@@ -307,7 +305,7 @@ impl Shard {
                 && peer.ending == Ending::No
             {
                 peer.ending = Ending::Gracefully;
-                self.wake_writer(id);
+                self.peers.wake_writer(id);
             }
         }
     }
@@ -338,6 +336,7 @@ impl Shard {
             vnis: self.rib.vnis(),
             log_bytes: self.groups.live_bytes(),
             laggard_bytes: self.groups.laggard_bytes(),
+            gathered_bytes: self.gathered_bytes.get(),
             lag_bytes_longest: self.groups.lag_bytes_longest(),
             bases_alive_max: self.rib.bases_alive_max(),
             base_bytes: self.rib.base_bytes(),

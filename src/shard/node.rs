@@ -94,7 +94,7 @@ impl Shard {
         let answered = commands.answered();
         self.node.answered(now, id, answered);
         self.carry_out(now);
-        self.wake_writer(id);
+        self.peers.wake_writer(id);
     }
 
     /// A server that we dialled announced or withdrew a route, which has been passed on.
@@ -127,7 +127,7 @@ impl Shard {
                 Effect::TellSynchronized(id) => {
                     if let Some(peer) = self.peers.find_mut(id) {
                         peer.outbound.owe_mark();
-                        self.wake_writer(id);
+                        self.peers.wake_writer(id);
                     }
                 }
                 Effect::Subscribe(id, group) => self.subscribe_in(now, id, group),
@@ -155,7 +155,7 @@ impl Shard {
         let Some(peer) = self.peers.find_mut(id) else { return };
         if let Some(commands) = peer.outbound.commands() {
             commands.push(message);
-            self.wake_writer(id);
+            self.peers.wake_writer(id);
         }
     }
 

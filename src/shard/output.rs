@@ -10,13 +10,19 @@ use super::events::detail_of;
 use super::groups::Part;
 use super::pacing::{Permit, TcpSample, content_bytes, pack};
 use super::peer::{Due, Ending, Kind};
-use super::piece::{DIRECT_BYTES_MIN, Payload, Piece};
+use super::piece::{DIRECT_BYTES_MIN, Gathered, Payload, Piece};
 use super::{Shard, Wake};
 use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, Time};
 
-/// Buffers to gather in that are kept for later (at most 8 MiB a shard).
-const GATHERED_MAX: usize = 128;
+/// Buffers to gather in that are kept for later.
+const SPARE_MAX: usize = 128;
+/// What buffers to gather in may take, in bytes. Beyond that they are small ones: a SEND of 4 KiB costs a few times
+/// as much a frame as one of 64, but 10,000 peers that come back at once must not take 640 MiB.
+const GATHERED_BYTES_MAX: usize = 32 << 20;
+const GATHERED_SMALL: usize = 4 << 10;
+/// Parts of 64 KiB that a peer may pass over, for it is told of them otherwise, before others have their turn.
+const PASSED_MAX: usize = 4;
 
 /// What a peer's writer is to do.
 #[derive(Debug)]
@@ -65,11 +71,8 @@ impl Shard {
     pub fn transmitted(&mut self, now: Time, id: PeerId, bytes: usize) {
         self.counters.bytes_sent += bytes as u64;
         let Some(peer) = self.peers.find_mut(id) else { return };
-        let gathered = peer.outbound.sent(now, bytes);
-        if let Some(bytes) = gathered
-            && self.gathered.len() < GATHERED_MAX
-        {
-            self.gathered.push(bytes);
+        if let Some(buffer) = peer.outbound.sent(now, bytes) {
+            keep(&mut self.gathered, buffer);
         }
         if peer.ending == Ending::Closed {
             return;
@@ -80,12 +83,12 @@ impl Shard {
                 peer.link.tell(|session| session.send_progressed(now));
             }
             if goes_on || peer.ending == Ending::Gracefully {
-                self.wake_writer(id);
+                self.peers.wake_writer(id);
             }
         } else {
             peer.note_idle();
             if peer.outbound.wants_small() {
-                self.wake_writer(id);
+                self.peers.wake_writer(id);
             }
         }
         self.set_timer(now, id);
@@ -119,7 +122,7 @@ impl Shard {
             peer.note_acked(now, sample);
         }
         if peer.outbound.polled(now, &peer.link, sample.as_ref()) {
-            self.wake_writer(id);
+            self.peers.wake_writer(id);
         }
         self.set_timer(now, id);
     }
@@ -130,10 +133,13 @@ impl Shard {
         if peer.ending == Ending::Closed {
             return;
         }
+        if peer.outbound.goes_on_now() {
+            return self.peers.wake_writer(id);
+        }
         match peer.outbound.on_timer(now, at) {
             Due::Nothing => self.set_timer(now, id),
             Due::Poll => self.woken.push_back((id, Wake::Poll)),
-            Due::Write => self.wake_writer(id),
+            Due::Write => self.peers.wake_writer(id),
         }
     }
 
@@ -142,32 +148,6 @@ impl Shard {
             && let Some(at) = peer.outbound.take_timer(now)
         {
             self.pace_timers.push(Reverse((at, id)));
-        }
-    }
-
-    /// Lists the peer's writer, if it waits.
-    pub(super) fn wake_writer(&mut self, id: PeerId) {
-        if let Some(peer) = self.peers.find_mut(id)
-            && peer.outbound.wake()
-        {
-            self.writers.push_back(id);
-        }
-    }
-
-    /// Queues subscriptions that got something to send with their peers.
-    pub(super) fn queue_ready(&mut self) {
-        while let Some((sub, urgent)) = self.groups.take_ready() {
-            let subscription = self.groups.subscription(sub);
-            let (id, epoch) = (subscription.peer, subscription.epoch);
-            let peer = self.peers.find_mut(id).expect("a subscription has its peer");
-            if peer.outbound.queued() > 2 * peer.subscriptions.len() {
-                // Most were removed, which costs a search for each: so all of them at once.
-                peer.outbound.retain(|sub, epoch| self.groups.find(sub, epoch).is_some());
-            }
-            peer.outbound.queue(sub, epoch, urgent);
-            if peer.outbound.wake() {
-                self.writers.push_back(id);
-            }
         }
     }
 
@@ -213,11 +193,11 @@ impl Shard {
                     return Some(control);
                 }
                 let updates = match permit {
-                    Permit::Batch { bytes_max } => self.gather(id, bytes_max, end_of_record),
+                    Permit::Batch { bytes_max } => self.gather(now, id, bytes_max, end_of_record),
                     Permit::Slices { slice_bytes, slices_max } => {
-                        self.gather_slices(id, slice_bytes, slices_max)
+                        self.gather_slices(now, id, slice_bytes, slices_max)
                     }
-                    _ => self.gather(id, 1, end_of_record),
+                    _ => self.gather(now, id, 1, end_of_record),
                 };
                 if let Some(piece) = updates {
                     return Some((piece, Kind::Updates));
@@ -234,49 +214,60 @@ impl Shard {
     /// Slices of whole frames.
     fn gather_slices(
         &mut self,
+        now: Time,
         id: PeerId,
         slice_bytes: usize,
         slices_max: usize,
     ) -> Option<Piece> {
-        let piece = self.gather(id, content_bytes(slice_bytes, slices_max), true)?;
+        let piece = self.gather(now, id, content_bytes(slice_bytes, slices_max), true)?;
         if piece.as_slice().len() <= slice_bytes {
             return Some(piece);
         }
-        let mut packed = self.gathered.pop().unwrap_or_default();
-        let bytes = Rc::get_mut(&mut packed).expect("nobody else holds a spare one");
-        bytes.clear();
-        let pads = pack(piece.as_slice(), slice_bytes, bytes);
-        assert!(bytes.len() <= slice_bytes * slices_max, "no more than the peer has room for");
+        let spare = self.gathered.pop();
+        let mut packed = spare.unwrap_or_else(|| Gathered::new(&self.gathered_bytes));
+        let buffer = Rc::get_mut(&mut packed).expect("nobody else holds a spare one");
+        buffer.bytes.clear();
+        let pads = pack(piece.as_slice(), slice_bytes, &mut buffer.bytes);
+        buffer.count();
+        assert!(buffer.bytes.len() <= slice_bytes * slices_max, "no more than there is room for");
         let peer = self.peers.find_mut(id)?;
         peer.outbound.padded(pads);
-        self.keep_gathered(piece);
+        let length = piece.as_slice().len();
+        if let (_, Some(buffer)) = piece.rest(length) {
+            keep(&mut self.gathered, buffer);
+        }
         Some(Piece::gathered(packed, true))
     }
 
-    /// Keeps the buffer in which a piece was gathered that is not sent.
-    fn keep_gathered(&mut self, piece: Piece) {
-        let length = piece.as_slice().len();
-        if let (_, Some(bytes)) = piece.rest(length)
-            && self.gathered.len() < GATHERED_MAX
-        {
-            self.gathered.push(bytes);
-        }
-    }
-
     /// One contiguous part if it is large or all there is, else several copied together.
-    fn gather(&mut self, id: PeerId, bytes_max: usize, end_of_record: bool) -> Option<Piece> {
-        let mut gathered = self.gathered.pop().unwrap_or_default();
-        let copied = Rc::get_mut(&mut gathered).expect("nobody else holds a spare one");
+    fn gather(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        bytes_max: usize,
+        end_of_record: bool,
+    ) -> Option<Piece> {
+        let is_tight = self.gathered_bytes.get() > GATHERED_BYTES_MAX;
+        let copied_max = if is_tight { bytes_max.min(GATHERED_SMALL) } else { bytes_max };
+        let spare = if is_tight { None } else { self.gathered.pop() };
+        let mut gathered = spare.unwrap_or_else(|| Gathered::new(&self.gathered_bytes));
+        let buffer = Rc::get_mut(&mut gathered).expect("nobody else holds a spare one");
+        let copied = &mut buffer.bytes;
         copied.clear();
-        loop {
+        let mut passed = 0;
+        while copied.is_empty() || copied.len() < copied_max {
             let peer = self.peers.find_mut(id)?;
             let Some((sub, epoch)) = peer.outbound.first() else { break };
             if self.groups.find(sub, epoch).is_none() {
                 peer.outbound.drop_first();
                 continue;
             }
-            let room = bytes_max.saturating_sub(copied.len()).max(1);
-            let part = self.groups.next_part(sub, copied, room);
+            let part = match copied.len() {
+                0 => self.groups.next_part(sub, copied, bytes_max, copied_max),
+                length => {
+                    self.groups.next_part(sub, copied, copied_max - length, copied_max - length)
+                }
+            };
             let (payload, range) = match part {
                 Part::Nothing => {
                     peer.outbound.drop_first();
@@ -284,34 +275,43 @@ impl Shard {
                     continue;
                 }
                 Part::Full => break,
-                Part::Copied => {
-                    if copied.len() >= bytes_max {
-                        break;
-                    }
+                Part::Passed if passed == PASSED_MAX => {
+                    peer.outbound.go_on_later();
+                    self.pace_timers.push(Reverse((now, id)));
+                    break;
+                }
+                Part::Passed => {
+                    passed += 1;
                     continue;
                 }
+                Part::Copied => continue,
                 Part::Shared(frames, range) => (Payload::Shared(frames), range),
                 Part::Chunk(chunk, range) => (Payload::Chunk(chunk), range),
             };
             // A subscription's turn is over after a part.
             peer.outbound.end_turn();
-            let is_large = range.len() >= DIRECT_BYTES_MIN.min(bytes_max / 2);
+            let is_large = range.len() >= DIRECT_BYTES_MIN.min(copied_max / 2);
             let is_all = peer.outbound.queued() == 1 && self.groups.is_exhausted(sub);
             let piece = Piece::new(payload, range, end_of_record);
             if copied.is_empty() && (is_large || is_all) {
-                self.gathered.push(gathered);
+                keep(&mut self.gathered, gathered);
                 return Some(piece);
             }
             copied.extend_from_slice(piece.as_slice());
-            if copied.len() >= bytes_max {
-                break;
-            }
         }
-        if copied.is_empty() {
-            self.gathered.push(gathered);
+        buffer.count();
+        if buffer.bytes.is_empty() {
+            keep(&mut self.gathered, gathered);
             return None;
         }
         Some(Piece::gathered(gathered, end_of_record))
+    }
+}
+
+/// Keeps a buffer for later.
+fn keep(spare: &mut Vec<Rc<Gathered>>, buffer: Rc<Gathered>) {
+    if spare.len() < SPARE_MAX {
+        spare.push(buffer);
     }
 }
 
@@ -369,6 +369,10 @@ mod tests {
     }
 
     fn announce(shard: &mut Shard, id: PeerId, numbers: std::ops::Range<u32>) {
+        announce_in(shard, id, VNI, numbers);
+    }
+
+    fn announce_in(shard: &mut Shard, id: PeerId, vni: Vni, numbers: std::ops::Range<u32>) {
         for number in numbers {
             let destination = Destination { prefix: number.to_be_bytes().into(), length: 32 };
             let next_hop = NextHop {
@@ -379,7 +383,7 @@ mod tests {
                 nat_port_to: 0,
             };
             let mut frame = Vec::new();
-            encode_update(&mut frame, Action::Add, VNI, &Route { destination, next_hop });
+            encode_update(&mut frame, Action::Add, vni, &Route { destination, next_hop });
             shard.receive(NOW, id, &frame);
         }
         turns(shard);
@@ -419,21 +423,44 @@ mod tests {
     }
 
     #[test]
-    fn no_more_spare_buffers_are_kept_than_fit() {
+    fn buffers_to_gather_in_are_few_or_small() {
         let mut shard = shard();
-        let ids: Vec<PeerId> =
-            (0..2 * GATHERED_MAX).map(|_| peer(&mut shard, &Message::Keepalive)).collect();
+        let announcer = peer(&mut shard, &Message::Keepalive);
+        let readers: Vec<PeerId> = (0..2_000)
+            .map(|_| {
+                let reader = peer(&mut shard, &Message::Subscribe(VNI));
+                let mut bytes = Vec::new();
+                Message::Subscribe(Vni(8)).encode(&mut bytes);
+                shard.receive(NOW, reader, &bytes);
+                turns(&mut shard);
+                reader
+            })
+            .collect();
+        // Small parts of two logs: they are copied together.
+        announce(&mut shard, announcer, 0..300);
+        announce_in(&mut shard, announcer, Vni(8), 0..300);
         let mut lengths = Vec::new();
-        for &id in &ids {
-            shard.receive(NOW, id, &KEEPALIVE_FRAME);
-            if let Transmit::Send(piece) = shard.transmit(NOW, id, TcpSample::default()) {
-                lengths.push(piece.as_slice().len());
-            }
+        for &id in &readers {
+            let Transmit::Send(piece) = shard.transmit(NOW, id, TcpSample::default()) else {
+                panic!("all have something to send");
+            };
+            lengths.push(piece.as_slice().len());
         }
-        for (id, length) in ids.into_iter().zip(lengths) {
+        assert!(lengths[0] > 2 * 300 * 30, "{}", lengths[0]);
+        // The last ones get one part, as it lies.
+        assert_eq!(2 * lengths[1_999], lengths[0]);
+        let gathered_bytes = shard.usage().gathered_bytes;
+        let most = GATHERED_BYTES_MAX + (64 << 10);
+        assert!((GATHERED_BYTES_MAX..most).contains(&gathered_bytes), "{gathered_bytes}");
+        for (&id, &length) in readers.iter().zip(&lengths) {
             shard.transmitted(NOW, id, length);
         }
-        assert_eq!(shard.gathered.len(), GATHERED_MAX);
+        assert_eq!(shard.gathered.len(), SPARE_MAX);
+        // Each gets all the same.
+        let left: usize =
+            drain(&mut shard, readers[1_999]).iter().map(|it| it.as_slice().len()).sum();
+        assert_eq!(lengths[1_999] + left, lengths[0]);
+        assert!(drain(&mut shard, readers[0]).is_empty());
     }
 
     #[test]

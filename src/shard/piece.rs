@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::log::{ChunkBytes, Frames};
+use crate::log::{ChunkBytes, Frames, LiveBytes};
 
 /// From this size on, in bytes, a part is sent as it lies; smaller ones are gathered by copying: a
 /// copy costs some 4 ns a frame, a SEND 4,500 ns.
@@ -25,7 +25,37 @@ pub struct Piece {
 pub(super) enum Payload {
     Chunk(Rc<ChunkBytes>),
     Shared(Arc<Frames>),
-    Gathered(Rc<Vec<u8>>),
+    Gathered(Rc<Gathered>),
+    Control(Rc<Vec<u8>>),
+}
+
+/// A buffer of one peer alone: what was copied for it.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub bytes: Vec<u8>,
+    live: LiveBytes,
+    /// What it has added to `live`.
+    counted: usize,
+}
+
+impl Gathered {
+    /// An empty one, whose memory is counted in `live`.
+    pub(super) fn new(live: &LiveBytes) -> Rc<Gathered> {
+        Rc::new(Gathered { bytes: Vec::new(), live: live.clone(), counted: 0 })
+    }
+
+    /// Counts what it takes now.
+    pub(super) fn count(&mut self) {
+        let bytes = self.bytes.capacity();
+        self.live.set(self.live.get() + bytes - self.counted);
+        self.counted = bytes;
+    }
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        self.live.set(self.live.get() - self.counted);
+    }
 }
 
 impl Piece {
@@ -33,10 +63,16 @@ impl Piece {
         Piece { payload, range, end_of_record }
     }
 
-    /// The whole of a buffer.
-    pub(super) fn gathered(bytes: Rc<Vec<u8>>, end_of_record: bool) -> Piece {
+    /// Control frames.
+    pub(super) fn control(bytes: Vec<u8>, end_of_record: bool) -> Piece {
         let range = 0..bytes.len();
-        Piece::new(Payload::Gathered(bytes), range, end_of_record)
+        Piece::new(Payload::Control(Rc::new(bytes)), range, end_of_record)
+    }
+
+    /// The whole of a buffer.
+    pub(super) fn gathered(buffer: Rc<Gathered>, end_of_record: bool) -> Piece {
+        let range = 0..buffer.bytes.len();
+        Piece::new(Payload::Gathered(buffer), range, end_of_record)
     }
 
     /// The bytes. Moving the piece does not move them.
@@ -44,20 +80,21 @@ impl Piece {
         match &self.payload {
             Payload::Chunk(chunk) => chunk.slice(self.range.clone()),
             Payload::Shared(frames) => &frames.bytes()[self.range.clone()],
-            Payload::Gathered(bytes) => &bytes[self.range.clone()],
+            Payload::Gathered(buffer) => &buffer.bytes[self.range.clone()],
+            Payload::Control(bytes) => &bytes[self.range.clone()],
         }
     }
 
     /// What is left after the first `sent` bytes. If nothing is, and nobody else holds it, the buffer
     /// in which it was gathered.
-    pub(super) fn rest(mut self, sent: usize) -> (Option<Piece>, Option<Rc<Vec<u8>>>) {
+    pub(super) fn rest(mut self, sent: usize) -> (Option<Piece>, Option<Rc<Gathered>>) {
         assert!(sent <= self.range.len(), "no more is sent than was given");
         self.range.start += sent;
         if !self.range.is_empty() {
             return (Some(self), None);
         }
         match self.payload {
-            Payload::Gathered(bytes) => (None, (Rc::strong_count(&bytes) == 1).then_some(bytes)),
+            Payload::Gathered(buffer) => (None, (Rc::strong_count(&buffer) == 1).then_some(buffer)),
             _ => (None, None),
         }
     }

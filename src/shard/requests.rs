@@ -9,7 +9,7 @@ use super::Shard;
 use super::mail::{Delivery, Mail, Request};
 use super::peer::Ending;
 use crate::rib::{FORESIGHT, Join};
-use crate::types::{Action, Route, ShardId, SourceId, Time, Vni};
+use crate::types::{Action, Route, ShardId, Time, Vni};
 
 impl Shard {
     /// Mail from another shard.
@@ -130,20 +130,23 @@ impl Shard {
                 Delivery::Records { group, scope, length, routes } => {
                     let (records, rest) = bytes.split_at(length);
                     bytes = rest;
-                    let peers = &self.peers;
-                    let named = |source: SourceId| {
-                        peers.find(source.0)?.subscriptions.get(&group.vni).copied()
-                    };
-                    self.groups.append(group, scope, records, routes, named);
+                    let peer = scope.named().and_then(|source| self.peers.find(source.0));
+                    let named = peer.and_then(|it| it.subscriptions.get(&group.vni).copied());
+                    let peers = &mut self.peers;
+                    let ready = |it| peers.queue(it);
+                    self.groups.append(group, scope, (records, routes), named, ready);
                 }
                 Delivery::Joined(joined) => {
                     let id = joined.peer;
                     let Some(peer) = self.peers.find(id) else { continue };
                     let sub = peer.subscriptions.get(&joined.group.vni).copied();
-                    self.groups.joined(sub, *joined);
-                    if peer.ending == Ending::Gracefully {
+                    let is_ending = peer.ending == Ending::Gracefully;
+                    if let Some(ready) = self.groups.joined(sub, *joined) {
+                        self.peers.queue(ready);
+                    }
+                    if is_ending {
                         // It may have waited for this alone, and bring nothing to send.
-                        self.wake_writer(id);
+                        self.peers.wake_writer(id);
                     }
                 }
             }
@@ -162,7 +165,9 @@ fn upcoming(requests: &VecDeque<Request>) -> impl Iterator<Item = (Vni, &Route)>
 mod tests {
     use super::*;
     use crate::rib::UpdateGroup;
-    use crate::types::{Destination, GroupClass, NextHop, NextHopType, PeerClass, PeerId};
+    use crate::types::{
+        Destination, GroupClass, NextHop, NextHopType, PeerClass, PeerId, SourceId,
+    };
 
     #[test]
     fn only_the_next_requests_are_looked_at() {

@@ -36,6 +36,7 @@ impl World {
     /// What the route client holds is what it must hold, and nothing that it may not.
     pub fn check(&mut self) {
         assert!(self.marks.is_empty(), "all marks were heard");
+        assert!(self.installing.events.is_empty(), "all was dealt with");
         self.check_must(self.now);
         let mut may = BTreeSet::new();
         for server in &self.servers {
@@ -59,6 +60,8 @@ impl World {
         let held = self.servers.iter().map(|server| server.memory.must(self.now).count() as u64);
         *self.tally.entry("held at a look").or_default() += held.sum::<u64>();
         *self.tally.entry("known at a look").or_default() += self.view.len() as u64;
+        let held_out = self.view.len() - self.installing.count();
+        *self.tally.entry("held out at a look").or_default() += held_out as u64;
     }
 
     /// What was told before then, and wanted, is there.

@@ -1,4 +1,4 @@
-//! The node as a client in virtual time, against a model of what its route client must hold.
+//! The node as a client in virtual time, against a model of what its route client must hold, and be told.
 //!
 //! One seed decides everything: which servers there are, when they come, stall, restart and fall silent,
 //! and what the node wants. `METALBOND_SIM_SEEDS=N` runs more seeds, `METALBOND_SIM_SEED=S` one of them.
@@ -6,6 +6,7 @@
 mod checks;
 #[path = "../../benches/common/config.rs"]
 mod config;
+mod installing;
 mod link;
 mod memory;
 #[path = "../simulation/rng.rs"]

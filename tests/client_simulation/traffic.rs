@@ -5,6 +5,7 @@ use metalbond_uring::internals::shard::{TcpSample, Transmit, Wake};
 use metalbond_uring::internals::wire::{self, Message, Update};
 use metalbond_uring::types::{Action, PeerId, Route, Time, Vni};
 
+use crate::installing::Event;
 use crate::link::Heard;
 use crate::memory::Maybe;
 use crate::world::{Server, World};
@@ -26,8 +27,9 @@ impl World {
             in_flight = Some(piece);
         }
         *place = in_flight;
-        if is_client {
+        if is_client && let Some(piece) = &self.client_in_flight {
             self.client_in_flight_since = self.now;
+            self.installing.events.push_back(Event::Frames(piece.as_slice().to_vec()));
         }
         self.after_call();
         true
@@ -136,11 +138,22 @@ impl World {
         if self.client_is_slow {
             return false;
         }
-        let Some(piece) = self.client_in_flight.take() else { return false };
-        let bytes = piece.as_slice().to_vec();
-        drop(piece);
-        self.client_hears(&bytes);
-        self.shards[0].transmitted(self.now, self.client, bytes.len());
+        let Some(event) = self.installing.events.pop_front() else { return false };
+        match event {
+            Event::Frames(bytes) => {
+                self.installing.read(&bytes);
+                self.client_hears(&bytes);
+                let piece = self.client_in_flight.take().expect("its frames were handed over");
+                drop(piece);
+                self.shards[0].transmitted(self.now, self.client, bytes.len());
+            }
+            Event::Own(action, vni, route) => self.installing.own(action, vni, route),
+            Event::Replay(vni) => {
+                self.installing.replay(vni);
+                self.count("replayed");
+            }
+        }
+        self.installing.check(&self.view, self.synchronized);
         true
     }
 

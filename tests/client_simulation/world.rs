@@ -9,6 +9,7 @@ use metalbond_uring::internals::wire::Deframer;
 use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, PeerId, Route, Time, Vni};
 
 use crate::config::shard_config;
+use crate::installing::{Event, Installing};
 use crate::link::Link;
 use crate::memory::{Maybe, Memory};
 use crate::rng::Rng;
@@ -53,6 +54,7 @@ pub struct World {
     /// When it was taken.
     pub client_in_flight_since: Time,
     pub client_is_slow: bool,
+    pub installing: Installing,
     /// UNSUBSCRIBE marks that the route client has still to get.
     pub marks: Vec<Vni>,
     pub away_since: Option<Time>,
@@ -103,6 +105,7 @@ impl World {
             client_in_flight: None,
             client_in_flight_since: now,
             client_is_slow: false,
+            installing: Installing::new(seed),
             marks: Vec::new(),
             away_since: None,
             may_be_synchronized: false,
@@ -175,13 +178,14 @@ impl World {
     fn route(&mut self, hop: u16) -> (Vni, Route) {
         let vni = Vni(self.rng.below(self.vnis) as u32);
         let number = self.rng.below(self.destinations) as u8;
-        (vni, route([10, 0, 0, number], hop))
+        (vni, route(destination(number), hop))
     }
 
     /// What the node itself wants.
     fn wish(&mut self) {
-        let (vni, own) = self.route(9);
-        match self.rng.below(13) {
+        let hop = 8 + self.rng.below(2) as u16;
+        let (vni, own) = self.route(hop);
+        match self.rng.below(14) {
             0..5 if !self.wants.contains_key(&vni) => self.want(vni),
             5..8 if self.wants.contains_key(&vni) => self.want_no_more(vni),
             8..11 => self.announce(vni, own),
@@ -191,10 +195,12 @@ impl World {
             }
             12 if self.rng.chance(20) => {
                 for number in 0..400 {
-                    self.announce(vni, route([172, 16, (number >> 8) as u8, number as u8], 9));
+                    let prefix = [172, 16, (number >> 8) as u8, number as u8].into();
+                    self.announce(vni, route(Destination { prefix, length: 32 }, 9));
                 }
                 self.count("bulk");
             }
+            13 => self.installing.events.push_back(Event::Replay(vni)),
             _ => {}
         }
         self.after_call();
@@ -228,6 +234,7 @@ impl World {
         if action == Action::Remove {
             self.announced.remove(&(vni, own));
         }
+        self.installing.events.push_back(Event::Own(action, vni, own));
         self.shards[0].own_change(self.now, action, vni, own);
     }
 
@@ -431,6 +438,7 @@ impl World {
         }
         self.pass(Duration::from_secs(4_000), true);
         assert_eq!(self.view, before);
+        self.installing.check(&before, self.synchronized);
     }
 
     /// Everybody is well, and has the time to tell all.
@@ -459,9 +467,20 @@ impl World {
     }
 }
 
-fn route(prefix: [u8; 4], hop: u16) -> Route {
+/// Some are one destination to the kernel, since they differ in host bits only.
+fn destination(number: u8) -> Destination {
+    let (prefix, length) = match number % 4 {
+        0 => ([10, 0, 0, number].into(), 32),
+        1 => ([10, 0, 1, number].into(), 24),
+        2 => ([number, 0, 0, 1].into(), 0),
+        _ => ([0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()].into(), 64),
+    };
+    Destination { prefix, length }
+}
+
+fn route(destination: Destination, hop: u16) -> Route {
     let address = [0x2001, 0xdb8, 0, 0, 0, 0, 0, hop].into();
     let kind = NextHopType::STANDARD;
     let next_hop = NextHop { address, vni: Vni(0), kind, nat_port_from: 0, nat_port_to: 0 };
-    Route { destination: Destination { prefix: prefix.into(), length: 32 }, next_hop }
+    Route { destination, next_hop }
 }

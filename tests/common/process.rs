@@ -23,6 +23,14 @@ impl Process {
         Process::start(command)
     }
 
+    /// The same at another address, and maybe of another build: the program that `METALBOND_LEGACY_SERVER` names.
+    pub fn serve_at(listen: &str, arguments: &[&str]) -> Process {
+        let program = std::env::var("METALBOND_LEGACY_SERVER").unwrap_or(binary().to_owned());
+        let mut command = Command::new(program);
+        command.args(["server", "--listen", listen]).args(arguments);
+        Process::start(command)
+    }
+
     /// The same with a limit of open descriptors.
     pub fn serve_with_descriptors(limit: u32, arguments: &[&str]) -> Process {
         let mut command = Command::new("sh");

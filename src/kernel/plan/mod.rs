@@ -276,7 +276,7 @@ impl Plan {
 
     fn installable(&self, vni: Vni, route: &Route) -> Result<Prefix, Skip> {
         let table = *self.config.vni_table_map.get(&vni).ok_or(Skip::NoTable)?;
-        let destination = prefix::masked(route.destination).ok_or(Skip::PrefixLength)?;
+        let destination = route.destination.masked().ok_or(Skip::PrefixLength)?;
         if self.config.ipv4_only && destination.prefix.is_ipv6() {
             return Err(Skip::Ipv6Destination);
         }

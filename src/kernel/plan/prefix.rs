@@ -1,10 +1,8 @@
 //! Kernel destinations: a table and a prefix without host bits.
 //!
-//! Owns masking. Must never know who wants the route.
+//! Owns what one kernel route is found by. Must never know who wants the route.
 
 use std::fmt;
-
-use ipnet::IpNet;
 
 use crate::types::Destination;
 
@@ -36,35 +34,5 @@ impl Prefix {
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} table {}", self.destination, self.table)
-    }
-}
-
-/// The destination without its host bits; none if its length does not fit its address. Prefixes
-/// that differ in host bits only are one kernel route.
-pub(super) fn masked(destination: Destination) -> Option<Destination> {
-    let net = IpNet::new(destination.prefix, destination.length).ok()?.trunc();
-    Some(Destination { prefix: net.addr(), length: net.prefix_len() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn host_bits_are_masked() {
-        for (address, length, expected) in [
-            ("10.0.23.7", 24, Some("10.0.23.0")),
-            ("10.0.23.7", 32, Some("10.0.23.7")),
-            ("10.0.23.7", 0, Some("0.0.0.0")),
-            ("10.0.23.7", 33, None),
-            ("2001:db8::7", 64, Some("2001:db8::")),
-            ("2001:db8::7", 128, Some("2001:db8::7")),
-            ("2001:db8::7", 0, Some("::")),
-            ("2001:db8::7", 129, None),
-        ] {
-            let found = masked(Destination { prefix: address.parse().unwrap(), length });
-            let prefix = expected.map(|text| text.parse().unwrap());
-            assert_eq!(found, prefix.map(|prefix| Destination { prefix, length }), "{address}");
-        }
     }
 }

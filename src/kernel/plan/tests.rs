@@ -88,7 +88,7 @@ fn route(prefix: u8, hop: u8) -> Route {
 
 fn prefix_of(vni: usize, route: Route) -> Prefix {
     let table = if VNIS[vni].1 == 0 { 254 } else { VNIS[vni].1 };
-    Prefix { table, destination: prefix::masked(route.destination).unwrap() }
+    Prefix { table, destination: route.destination.masked().unwrap() }
 }
 
 struct World {

@@ -9,14 +9,14 @@ mod link;
 mod outbound;
 mod path;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
 use super::config::ShardConfig;
 use super::events::Record;
-use super::groups::SubIndex;
+use super::groups::{Ready, SubIndex};
 use super::pacing::TcpSample;
 use crate::session::{Direction, Session, SessionConfig};
 use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, Time, Vni};
@@ -195,11 +195,13 @@ pub(super) struct Peers {
     shard: ShardId,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Those that have something to send and whose writers wait, in the order of their turns.
+    writers: VecDeque<PeerId>,
 }
 
 impl Peers {
     pub(super) fn new(shard: ShardId) -> Peers {
-        Peers { shard, slots: Vec::new(), free: Vec::new() }
+        Peers { shard, slots: Vec::new(), free: Vec::new(), writers: VecDeque::new() }
     }
 
     /// Number of connections not released yet.
@@ -237,6 +239,35 @@ impl Peers {
         let place = self.slots.get_mut(id.slot() as usize)?;
         let same = place.generation == id.generation() && id.shard() == self.shard;
         place.peer.as_deref_mut().filter(|_| same)
+    }
+
+    /// A subscription has something to send.
+    pub(super) fn queue(&mut self, ready: Ready) {
+        let peer = self.find_mut(ready.peer).expect("a subscription has its peer");
+        peer.outbound.queue(ready.sub, ready.epoch, ready.is_urgent);
+        self.wake_writer(ready.peer);
+    }
+
+    /// Lists the peer's writer, if it waits.
+    pub(super) fn wake_writer(&mut self, id: PeerId) {
+        if self.find_mut(id).is_some_and(|peer| peer.outbound.wake()) {
+            self.writers.push_back(id);
+        }
+    }
+
+    /// The next peer whose writer is to go on.
+    pub(super) fn take_writer(&mut self) -> Option<PeerId> {
+        while let Some(id) = self.writers.pop_front() {
+            if self.find_mut(id).is_some_and(|peer| peer.outbound.unlist()) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Whether writers are left to go on.
+    pub(super) fn has_writers(&self) -> bool {
+        !self.writers.is_empty()
     }
 
     /// All connections.

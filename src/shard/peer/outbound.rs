@@ -16,7 +16,7 @@ use crate::shard::groups::SubIndex;
 use crate::shard::pacing::{
     BATCH_BYTES_MAX, PaceCounters, Permit, SMALL_BYTES_MAX, TcpSample, Wants,
 };
-use crate::shard::piece::Piece;
+use crate::shard::piece::{Gathered, Piece};
 use crate::types::{Pace, Time};
 use crate::wire::{Hello, KEEPALIVE_FRAME, Message};
 
@@ -64,6 +64,8 @@ pub(in crate::shard) struct Outbound {
     rest: Option<Piece>,
     in_flight_since: Time,
     is_control: bool,
+    /// Whether it let others go on, though it was not done.
+    lets_others_go_on: bool,
     path: Path,
 }
 
@@ -84,6 +86,7 @@ impl Outbound {
             rest: None,
             in_flight_since: now,
             is_control: false,
+            lets_others_go_on: false,
             path: Path::new(pace, !commands, is_cautious),
         }
     }
@@ -196,7 +199,7 @@ impl Outbound {
             commands.take(&mut bytes, if reassembles { CHUNK_BYTES_MAX } else { BATCH_BYTES_MAX });
         }
         let is_any = !bytes.is_empty();
-        is_any.then(|| (Piece::gathered(Rc::new(bytes), !reassembles), Kind::Control))
+        is_any.then(|| (Piece::control(bytes, !reassembles), Kind::Control))
     }
 
     /// What the next SEND may carry, and when. None if there is nothing to send, or if something will
@@ -244,13 +247,13 @@ impl Outbound {
         if let Some(commands) = &mut self.commands {
             commands.sent_keepalives(1);
         }
-        (Piece::gathered(Rc::new(KEEPALIVE_FRAME.to_vec()), true), Kind::Control)
+        (Piece::control(KEEPALIVE_FRAME.to_vec(), true), Kind::Control)
     }
 
     /// What goes behind all UPDATEs, if there is something.
     pub(crate) fn behind_updates(&mut self) -> Option<(Piece, Kind)> {
         let is_due = self.pending.is_empty() && std::mem::take(&mut self.owes_mark);
-        is_due.then(|| (Piece::gathered(Rc::new(KEEPALIVE_FRAME.to_vec()), false), Kind::Control))
+        is_due.then(|| (Piece::control(KEEPALIVE_FRAME.to_vec(), false), Kind::Control))
     }
 
     /// Whether [`Outbound::permit`] needs to know how TCP stands.
@@ -324,7 +327,7 @@ impl Outbound {
     ///
     /// # Panics
     /// If no SEND is under way.
-    pub(crate) fn sent(&mut self, now: Time, bytes: usize) -> Option<Rc<Vec<u8>>> {
+    pub(crate) fn sent(&mut self, now: Time, bytes: usize) -> Option<Rc<Gathered>> {
         let piece = self.in_flight.take().expect("reported once for each SEND");
         let gathered;
         (self.rest, gathered) = piece.rest(bytes);
@@ -359,6 +362,16 @@ impl Outbound {
     /// UPDATEs that wait.
     pub(crate) fn was_control(&self) -> bool {
         self.is_control
+    }
+
+    /// It did enough for now, and is to go on in a while.
+    pub(crate) fn go_on_later(&mut self) {
+        self.lets_others_go_on = true;
+    }
+
+    /// Whether it is to go on now for that reason.
+    pub(crate) fn goes_on_now(&mut self) -> bool {
+        std::mem::take(&mut self.lets_others_go_on)
     }
 
     /// Nothing can be sent now: the writer waits.

@@ -14,10 +14,10 @@ use std::rc::Rc;
 
 use ahash::RandomState;
 
-use super::bits::{Bits, PAGE_BITS};
-use super::chunk::LiveBytes;
-use super::runs::Scope;
-use super::vni_log::Cursor;
+use crate::log::bits::{Bits, PAGE_BITS};
+use crate::log::chunk::LiveBytes;
+use crate::log::runs::Scope;
+use crate::log::vni_log::Cursor;
 use crate::types::{Action, Pages, Place, SourceId, SplitTable, wide};
 use crate::wire::{action_and_key, encode_keyed, frames, keyed_frame_len};
 
@@ -31,6 +31,9 @@ pub struct Compaction {
     /// Slots by route.
     index: SplitTable<Indexed>,
     toggled: Rc<Bits>,
+    /// The routes that somebody sees at the frontier, and how many stretches were passed.
+    present: Bits,
+    passed: u64,
     /// What has not been passed yet; None if that is nothing.
     frontier: Option<Cursor>,
     hasher: RandomState,
@@ -63,6 +66,23 @@ pub struct Laggard {
     told: Rc<Bits>,
     /// Where it is told on.
     next: u32,
+    /// It was told of all routes that were gone when so many stretches had been passed.
+    gone_told_at: u64,
+    /// The routes of which it has passed over an odd number of frames of its base and what followed that: while it
+    /// is in there, these must stay covered. None if it passed over none.
+    passed_over: Option<Box<Bits>>,
+}
+
+/// A route of which laggards are told by a compaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Covered(u32);
+
+/// Of which routes a laggard is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Those that nobody sees any more.
+    Gone,
+    All,
 }
 
 impl Compaction {
@@ -73,6 +93,8 @@ impl Compaction {
             free: Pages::default(),
             index: SplitTable::default(),
             toggled: Rc::new(Bits::new(live.clone())),
+            present: Bits::new(live.clone()),
+            passed: 0,
             frontier: Some(frontier),
             hasher,
             live,
@@ -105,7 +127,12 @@ impl Compaction {
 
     /// Somebody who knows what the log says up to the frontier.
     pub fn laggard(&self) -> Laggard {
-        Laggard { told: self.toggled.clone(), next: 0 }
+        Laggard {
+            told: self.toggled.clone(),
+            next: 0,
+            gone_told_at: self.passed,
+            passed_over: None,
+        }
     }
 
     /// Passes the next run of the frontier's chunk, up to the offset `limit`. `named` finds the laggard that
@@ -124,6 +151,7 @@ impl Compaction {
         }
         let chunk = frontier.chunk().clone();
         frontier.advance_to(to);
+        self.passed += 1;
         let mut named = run.scope.named().and_then(named);
         for frame in frames(chunk.slice(from..to)) {
             self.pass_one(frame, run.scope, named.as_deref_mut());
@@ -134,6 +162,10 @@ impl Compaction {
 
     /// Appends what `laggard` has to be told, which announces as `reader`, to `out`: whole frames, at most
     /// `bytes_max`, but one at least if `out` is empty. None if it knows all up to the frontier.
+    ///
+    /// Routes that are gone come first: clients of metalnet delete by destination, so the REMOVE of an old
+    /// next hop must not follow the ADD of the new one. (A route whose only source is the laggard is gone for
+    /// it alone, and comes among the others.)
     pub fn tell(
         &self,
         laggard: &mut Laggard,
@@ -142,36 +174,36 @@ impl Compaction {
         bytes_max: usize,
     ) -> Option<usize> {
         let before = out.len();
+        let room_until = before + bytes_max;
+        if laggard.gone_told_at != self.passed {
+            for page in 0..self.pages() {
+                if !self.tell_page(laggard, reader, page, 0, Told::Gone, (out, room_until)) {
+                    return Some(out.len() - before);
+                }
+            }
+            laggard.gone_told_at = self.passed;
+        }
         let pages = self.pages();
         let first = laggard.next / PAGE_BITS;
         let mut from = laggard.next % PAGE_BITS;
         // The page in which it begins comes once more at the end.
         for page in (first..pages).chain(0..(first + 1).min(pages)) {
-            if laggard.told.shares(page, &self.toggled) {
-                from = 0;
-                continue;
-            }
-            while let Some(bit) = self.toggled.first_difference(page, from, &laggard.told) {
-                let at = page * PAGE_BITS + bit;
-                let Slot { key, seen_by } = &self.slots[at as usize];
-                let sees = seen_by.is_some_and(|scope| scope.includes(reader));
-                let action = if sees { Action::Add } else { Action::Remove };
-                let fits = out.len() - before + keyed_frame_len(action, key) <= bytes_max;
-                if !fits && !out.is_empty() {
-                    laggard.next = at;
-                    return Some(out.len() - before);
-                }
-                encode_keyed(out, action, key);
-                Rc::make_mut(&mut laggard.told).toggle(at);
-                from = bit;
-            }
-            if self.toggled.first_difference(page, 0, &laggard.told).is_none() {
-                Rc::make_mut(&mut laggard.told).share(page, &self.toggled);
+            if !self.tell_page(laggard, reader, page, from, Told::All, (out, room_until)) {
+                return Some(out.len() - before);
             }
             from = 0;
         }
         laggard.next = 0;
         (out.len() > before).then(|| out.len() - before)
+    }
+
+    /// The route of a frame of its base, or of what followed that, if the laggard need not read it: since it
+    /// joined that has changed, or it has passed over another frame of the route. See [`Laggard::pass_over`].
+    pub fn covered(&self, laggard: &Laggard, frame: &[u8]) -> Option<Covered> {
+        let at = self.find(action_and_key(frame).1)?;
+        let differs = self.toggled.has(at) != laggard.told.has(at);
+        (differs || laggard.passed_over.as_ref().is_some_and(|it| it.has(at)))
+            .then_some(Covered(at))
     }
 
     /// Whether it is time to look for routes of which nobody has to hear any more.
@@ -200,6 +232,9 @@ impl Compaction {
                     self.toggled.add_differences(page, &laggard.told, &mut differing);
                 }
                 last = Some(&laggard.told);
+                if let Some(passed_over) = &laggard.passed_over {
+                    passed_over.add(page, &mut differing);
+                }
             }
             self.reclaim_page(page, &differing);
             page += 1;
@@ -213,7 +248,43 @@ impl Compaction {
 
     /// Memory that a laggard holds and does not share with those who know all, in bytes.
     pub fn bytes_beside(&self, laggard: &Laggard) -> usize {
-        laggard.told.bytes_beside(&self.toggled)
+        let passed_over = laggard.passed_over.as_ref().map_or(0, |bits| bits.bytes());
+        laggard.told.bytes_beside(&self.toggled) + passed_over
+    }
+
+    /// Tells of the routes of one page, from a bit on. False if no more fits.
+    fn tell_page(
+        &self,
+        laggard: &mut Laggard,
+        reader: SourceId,
+        page: u32,
+        mut from: u32,
+        what: Told,
+        (out, room_until): (&mut Vec<u8>, usize),
+    ) -> bool {
+        if laggard.told.shares(page, &self.toggled) {
+            return true;
+        }
+        let without = (what == Told::Gone).then_some(&self.present);
+        while let Some(bit) = self.toggled.first_difference(page, from, &laggard.told, without) {
+            let at = page * PAGE_BITS + bit;
+            let Slot { key, seen_by } = &self.slots[at as usize];
+            let sees = seen_by.is_some_and(|scope| scope.includes(reader));
+            let action = if sees { Action::Add } else { Action::Remove };
+            if !out.is_empty() && out.len() + keyed_frame_len(action, key) > room_until {
+                if what == Told::All {
+                    laggard.next = at;
+                }
+                return false;
+            }
+            encode_keyed(out, action, key);
+            Rc::make_mut(&mut laggard.told).toggle(at);
+            from = bit;
+        }
+        if self.toggled.first_difference(page, 0, &laggard.told, None).is_none() {
+            Rc::make_mut(&mut laggard.told).share(page, &self.toggled);
+        }
+        true
     }
 
     fn pages(&self) -> u32 {
@@ -235,13 +306,17 @@ impl Compaction {
             },
             _ => self.find_or_insert(key),
         };
-        self.slots[at as usize].seen_by = match (action, scope) {
+        let seen_by = match (action, scope) {
             (Action::Add, Scope::AllBut(source)) | (Action::Remove, Scope::Only(source)) => {
                 Some(Scope::AllBut(source))
             }
             (Action::Add, _) => Some(Scope::All),
             (Action::Remove, _) => None,
         };
+        let before = std::mem::replace(&mut self.slots[at as usize].seen_by, seen_by);
+        if before.is_some() != seen_by.is_some() {
+            self.present.toggle(at);
+        }
         if !matches!(scope, Scope::Only(_)) {
             Rc::make_mut(&mut self.toggled).toggle(at);
         }
@@ -292,7 +367,11 @@ impl Compaction {
             if differing[bit / 64] & 1 << (bit % 64) != 0 || self.slots[at].key.is_empty() {
                 continue;
             }
-            let key = std::mem::take(&mut self.slots[at].key);
+            let slot = &mut self.slots[at];
+            if slot.seen_by.take().is_some() {
+                self.present.toggle(at as u32);
+            }
+            let key = std::mem::take(&mut slot.key);
             let hash = self.hash(&key);
             let removed =
                 self.index.remove(wide(hash), |it| it.at as usize == at, |it| wide(it.hash));
@@ -314,6 +393,23 @@ impl Compaction {
     }
 }
 
+impl Laggard {
+    /// It passes over a frame that it would see, and that says what may be so no more: as if that were a record
+    /// since it began to lag.
+    pub fn pass_over(&mut self, Covered(at): Covered) {
+        let told = Rc::make_mut(&mut self.told);
+        told.toggle(at);
+        // Of what is gone now it has not been told.
+        self.gone_told_at = u64::MAX;
+        self.passed_over.get_or_insert_with(|| Box::new(told.another())).toggle(at);
+    }
+
+    /// It has come to the end of its base, and of what followed that.
+    pub fn has_read_base(&mut self) {
+        self.passed_over = None;
+    }
+}
+
 impl Drop for Compaction {
     fn drop(&mut self) {
         self.live.set(self.live.get() - self.counted);
@@ -321,220 +417,4 @@ impl Drop for Compaction {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::log::VniLog;
-    use crate::types::{Destination, NextHop, NextHopType, PeerId, Route, ShardId, Vni};
-    use crate::wire::encode_update;
-
-    fn source(slot: u32) -> SourceId {
-        SourceId(PeerId::new(ShardId(0), slot, 0))
-    }
-
-    fn update(action: Action, number: u32) -> Vec<u8> {
-        let next_hop = NextHop {
-            address: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
-            vni: Vni(0),
-            kind: NextHopType::STANDARD,
-            nat_port_from: 0,
-            nat_port_to: 0,
-        };
-        let destination = Destination { prefix: number.to_be_bytes().into(), length: 32 };
-        let mut frame = Vec::new();
-        encode_update(&mut frame, action, Vni(7), &Route { destination, next_hop });
-        frame
-    }
-
-    /// One group with a few readers, each a source too, and what each has been told.
-    struct World {
-        log: VniLog,
-        compaction: Option<Compaction>,
-        live: LiveBytes,
-        sources: BTreeMap<u32, BTreeSet<u32>>,
-        views: Vec<BTreeSet<Vec<u8>>>,
-        laggards: Vec<Option<Laggard>>,
-    }
-
-    impl World {
-        fn new(readers: usize) -> World {
-            World {
-                log: VniLog::new(Rc::default()),
-                compaction: None,
-                live: LiveBytes::default(),
-                sources: BTreeMap::new(),
-                views: vec![BTreeSet::new(); readers],
-                laggards: (0..readers).map(|_| None).collect(),
-            }
-        }
-
-        fn sees(&self, reader: u32, number: u32) -> bool {
-            self.sources.get(&number).is_some_and(|of| of.iter().any(|&source| source != reader))
-        }
-
-        /// A source comes or goes: the record that says so is appended, and passed.
-        fn toggle(&mut self, of: u32, number: u32) {
-            let visibility = |world: &World| {
-                let mut sources = world.sources.get(&number).into_iter().flatten();
-                match (sources.next(), sources.next()) {
-                    (None, _) => None,
-                    (Some(&sole), None) => Some(Scope::AllBut(source(sole))),
-                    _ => Some(Scope::All),
-                }
-            };
-            let before = visibility(self);
-            let sources = self.sources.entry(number).or_default();
-            if !sources.remove(&of) {
-                sources.insert(of);
-            }
-            let (action, scope) = match (before, visibility(self)) {
-                (None, Some(scope)) => (Action::Add, scope),
-                (Some(scope), None) => (Action::Remove, scope),
-                (Some(Scope::AllBut(source)), Some(Scope::All)) => {
-                    (Action::Add, Scope::Only(source))
-                }
-                (Some(Scope::All), Some(Scope::AllBut(source))) => {
-                    (Action::Remove, Scope::Only(source))
-                }
-                _ => return,
-            };
-            let frame = update(action, number);
-            let begin = Cursor::at_end_of(&self.log.anchor(&frame));
-            self.log.append(&frame, scope);
-            // Those who keep up have read it at once.
-            for reader in 0..self.views.len() as u32 {
-                if self.laggards[reader as usize].is_none() && scope.includes(source(reader)) {
-                    apply(&mut self.views[reader as usize], &frame);
-                }
-            }
-            if let Some(compaction) = &mut self.compaction {
-                if compaction.frontier().is_none() {
-                    compaction.go_on_at(begin);
-                }
-                let laggards = &mut self.laggards;
-                while compaction
-                    .pass(usize::MAX, |SourceId(id)| laggards.get_mut(id.slot() as usize)?.as_mut())
-                    || compaction.step()
-                {}
-            }
-        }
-
-        fn lag(&mut self, reader: usize) {
-            if self.laggards[reader].is_none() {
-                let (hasher, live) = (RandomState::with_seeds(1, 2, 3, 4), self.live.clone());
-                let begin = Cursor::at_end_of(&self.log.anchor(&update(Action::Add, 0)));
-                let compaction =
-                    self.compaction.get_or_insert_with(|| Compaction::new(begin, hasher, live));
-                self.laggards[reader] = Some(compaction.laggard());
-            }
-        }
-
-        /// True if there was anything to tell.
-        fn tell(&mut self, reader: usize, bytes_max: usize) -> bool {
-            let (Some(compaction), Some(laggard)) = (&self.compaction, &mut self.laggards[reader])
-            else {
-                return false;
-            };
-            let mut out = Vec::new();
-            let told = compaction.tell(laggard, source(reader as u32), &mut out, bytes_max);
-            assert_eq!(told.unwrap_or(0), out.len());
-            apply(&mut self.views[reader], &out);
-            if told.is_none() {
-                self.laggards[reader] = None;
-            }
-            if self.laggards.iter().all(Option::is_none) {
-                self.compaction = None;
-            }
-            told.is_some()
-        }
-
-        fn reclaim(&mut self) {
-            if let Some(compaction) = &mut self.compaction {
-                compaction.reclaim(|| self.laggards.iter().flatten(), usize::MAX);
-            }
-        }
-
-        /// How many routes a reader sees otherwise than it was told.
-        fn differing(&self, reader: usize) -> usize {
-            let differs = |&&number: &&u32| {
-                let told = self.views[reader].contains(&key(number));
-                told != self.sees(reader as u32, number)
-            };
-            self.sources.keys().filter(differs).count()
-        }
-    }
-
-    fn key(number: u32) -> Vec<u8> {
-        action_and_key(&update(Action::Add, number)).1.to_vec()
-    }
-
-    fn apply(view: &mut BTreeSet<Vec<u8>>, bytes: &[u8]) {
-        for frame in frames(bytes) {
-            let (action, key) = action_and_key(frame);
-            let changed = match action {
-                Action::Add => view.insert(key.to_vec()),
-                Action::Remove => view.remove(key),
-            };
-            assert!(changed, "the messages of a route alternate");
-        }
-    }
-
-    proptest! {
-        /// Readers lag at any time, are told in pieces, and are told no more than what differs; sources are
-        /// readers too, and routes have several.
-        #[test]
-        fn laggards_are_told_what_differs_and_no_more(
-            numbers in prop_oneof![Just(5_u32), Just(300), Just(9_000)],
-            steps in proptest::collection::vec((0_u32..100, any::<u32>(), 0_usize..5), 1..600),
-        ) {
-            let mut world = World::new(5);
-            for (what, number, reader) in steps {
-                match what {
-                    0..70 => world.toggle(reader as u32 % 3, number % numbers),
-                    70..75 => {
-                        let first = number % numbers;
-                        for number in first..(first + 200).min(numbers) {
-                            world.toggle(reader as u32, number);
-                        }
-                    }
-                    75..83 => world.lag(reader),
-                    83..93 => drop(world.tell(reader, number as usize % 2_000)),
-                    93..97 => world.reclaim(),
-                    _ => {
-                        let (differing, mut told) = (world.differing(reader), 0);
-                        while world.tell(reader, 1) {
-                            told += 1;
-                        }
-                        prop_assert_eq!(told, differing);
-                    }
-                }
-            }
-            for reader in 0..5 {
-                while world.tell(reader, 1 << 16) {}
-                prop_assert_eq!(world.differing(reader), 0);
-            }
-            drop(world.compaction.take());
-            prop_assert_eq!(world.live.get(), 0);
-        }
-    }
-
-    #[test]
-    fn what_nobody_has_to_be_told_is_forgotten() {
-        let mut world = World::new(2);
-        world.lag(0);
-        for number in 0..100_000 {
-            world.toggle(1, number);
-            world.toggle(1, number);
-            if world.compaction.as_ref().is_some_and(Compaction::wants_reclaim) {
-                world.reclaim();
-            }
-        }
-        let compaction = world.compaction.as_ref().expect("somebody lags");
-        assert!(compaction.slots.len() <= 2 * RECLAIM_SLOTS_MIN, "{}", compaction.slots.len());
-        assert!(world.live.get() < 1 << 20);
-        assert!(!world.tell(0, 1 << 16));
-    }
-}
+mod tests;

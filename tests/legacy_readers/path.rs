@@ -1,0 +1,146 @@
+//! A path in user space between two tun devices: delay, loss, doubled and reordered packets, and an MTU that falls.
+//!
+//! Owns the packets on their way. Must never look into them beyond what an answer "too big" needs.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::case::Path;
+use crate::rng::Rng;
+
+/// When a path's MTU falls.
+const MTU_FALLS_AFTER: Duration = Duration::from_millis(500);
+/// How long it waits if nothing is on its way.
+const IDLE: Duration = Duration::from_millis(50);
+const PACKET_MAX: usize = 65_536;
+/// What a "too big" answer quotes at most: it has to fit in 1,280 bytes.
+const QUOTED_MAX: usize = 1_280 - 48;
+
+/// Carries packets between the two devices until `over`.
+pub fn carry(ends: [File; 2], path: Path, seed: u64, over: &AtomicBool) {
+    let on_their_way = BinaryHeap::new();
+    let mut way = Way { path, begun: Instant::now(), rng: Rng::new(seed), on_their_way, order: 0 };
+    let mut buffer = vec![0; PACKET_MAX];
+    while !over.load(Ordering::Relaxed) {
+        let next = way.deliver(&ends);
+        wait(&ends, next);
+        for (at, end) in ends.iter().enumerate() {
+            // At most some at a time: what is due must leave.
+            for _ in 0..32 {
+                if !ready(end) {
+                    break;
+                }
+                if let Ok(length) = (&mut &*end).read(&mut buffer) {
+                    way.take(at, end, &buffer[..length]);
+                }
+            }
+        }
+    }
+}
+
+/// When a packet is due, which came first, to which end, and the packet.
+type Due = (Instant, u64, usize, Vec<u8>);
+
+struct Way {
+    path: Path,
+    begun: Instant,
+    rng: Rng,
+    on_their_way: BinaryHeap<Reverse<Due>>,
+    order: u64,
+}
+
+impl Way {
+    /// Hands over what is due. How long until there is more.
+    fn deliver(&mut self, ends: &[File; 2]) -> Duration {
+        let now = Instant::now();
+        while let Some(Reverse((due, ..))) = self.on_their_way.peek() {
+            if *due > now {
+                return due.saturating_duration_since(now);
+            }
+            if let Some(Reverse((_, _, to, packet))) = self.on_their_way.pop() {
+                // A device that is down, or full, loses it.
+                let _ = (&mut &ends[to]).write(&packet);
+            }
+        }
+        IDLE
+    }
+
+    /// Takes a packet from end number `at`.
+    fn take(&mut self, at: usize, end: &File, packet: &[u8]) {
+        let falls = self.begun.elapsed() >= MTU_FALLS_AFTER;
+        let too_long = |mtu: &usize| falls && packet.len() > *mtu;
+        if let Some(mtu) = self.path.mtu_falls_to.filter(too_long) {
+            if let Some(answer) = too_big(packet, mtu) {
+                let _ = (&mut &*end).write(&answer);
+            }
+            return;
+        }
+        if self.rng.below(10_000) < self.path.lost {
+            return;
+        }
+        let copies = 1 + usize::from(self.rng.below(10_000) < self.path.doubled);
+        for _ in 0..copies {
+            let late = self.rng.below(10_000) < self.path.reordered;
+            let more_us = if late { 200 + self.rng.below(5_000) as u64 } else { 0 };
+            let due = Instant::now() + Duration::from_micros(self.path.delay_us + more_us);
+            self.order += 1;
+            self.on_their_way.push(Reverse((due, self.order, 1 - at, packet.to_vec())));
+        }
+    }
+}
+
+fn wait(ends: &[File; 2], limit: Duration) {
+    let mut ready = [PollFd::new(&ends[0], PollFlags::IN), PollFd::new(&ends[1], PollFlags::IN)];
+    let _ = poll(&mut ready, Some(&timespec(limit)));
+}
+
+fn ready(end: &File) -> bool {
+    let mut ready = [PollFd::new(end, PollFlags::IN)];
+    poll(&mut ready, Some(&timespec(Duration::ZERO))).is_ok_and(|count| count > 0)
+}
+
+/// As the kernel wants it.
+pub fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
+}
+
+/// ICMPv6 "packet too big" to the sender of an IPv6 packet.
+fn too_big(packet: &[u8], mtu: usize) -> Option<Vec<u8>> {
+    if packet.len() < 40 || packet[0] >> 4 != 6 {
+        return None;
+    }
+    let (source, destination) = (&packet[8..24], &packet[24..40]);
+    let quoted = &packet[..packet.len().min(QUOTED_MAX)];
+    let mut message = vec![2, 0, 0, 0];
+    message.extend((mtu as u32).to_be_bytes());
+    message.extend(quoted);
+    let length = message.len() as u16;
+    // The pseudo header: addresses, length, next header.
+    let pseudo = [destination, source, &[0, 0], &length.to_be_bytes(), &[0, 0, 0, 58]].concat();
+    let sum = checksum(&[&pseudo[..], &message[..]].concat());
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut answer = vec![0x60, 0, 0, 0];
+    answer.extend(length.to_be_bytes());
+    answer.extend([58, 64]);
+    answer.extend(destination);
+    answer.extend(source);
+    answer.extend(message);
+    Some(answer)
+}
+
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes
+        .chunks(2)
+        .map(|two| u32::from(two[0]) << 8 | two.get(1).map_or(0, |&low| u32::from(low)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xFFFF {
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    !(sum as u16)
+}

@@ -1,0 +1,265 @@
+//! One run of a case: a server, an announcer, and its readers, until all views are right or the case has failed.
+//!
+//! Owns what is announced and when. Must never wait without a deadline.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::case::Case;
+use crate::common::process::Process;
+use crate::common::{self, Peer};
+use crate::net::Network;
+use crate::reader::{self, Counts, Field, View};
+use crate::rng::Rng;
+use crate::table::route;
+
+/// How often the views are looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long bursts go on, at least: half of the time that a reader needs.
+const BURSTS: Duration = Duration::from_millis(2_000);
+const STOP_AFTER: Duration = Duration::from_millis(700);
+const STOP: Duration = Duration::from_secs(1);
+/// Two CPUs have to take them all.
+const BURST_DELIVERIES_MAX: usize = 250_000;
+const STREAM_PER_S: f64 = 2_000.0;
+const FINDINGS_SHOWN: usize = 3;
+
+/// What became of a run.
+#[derive(Clone, Default, Debug)]
+pub struct Outcome {
+    pub misaligned: u64,
+    pub overruns: u64,
+    pub hold_expiries: u64,
+    pub closed_by_server: u64,
+    pub redundant: u64,
+    /// What was not as it should be at the deadline, in words.
+    pub unfinished: Option<String>,
+    pub findings: Vec<String>,
+    pub wall: Duration,
+    /// The readers' shares of what they can take, ascending.
+    pub shares: Vec<f64>,
+    pub updates: u64,
+    pub server_cpu: Duration,
+}
+
+impl Outcome {
+    /// Whether a Go client would have survived it, and ended right.
+    pub fn held(&self) -> bool {
+        self.misaligned == 0 && self.overruns == 0 && self.unfinished.is_none()
+    }
+}
+
+/// Runs a case on this thread, which is lost for anything else: it stays in the run's namespace.
+///
+/// # Errors
+/// Why it has to be skipped.
+pub fn run(case: &Case) -> Result<Outcome, String> {
+    let network = Network::new(case)?;
+    let keepalive = format!("--keepalive={}", case.keepalive_s);
+    let limits = ["--peers-max=4000", "--routes-per-peer-max=1000000"];
+    let server = Process::serve_at("[::]:0", &[&keepalive, "--cores=1", limits[0], limits[1]]);
+    let port = server.address().port();
+    let field = Field {
+        case: case.clone(),
+        server: SocketAddr::new(network.server, port),
+        begun: Instant::now(),
+        over: AtomicBool::new(false),
+        stopped_until_ns: AtomicU64::new(0),
+        findings: Vec::new().into(),
+        readers: (0..case.readers).map(|_| Counts::default()).collect(),
+    };
+    let announcer_at = SocketAddr::new("::1".parse().unwrap(), port);
+    let mut announcer = Announcer::new(announcer_at, case);
+    let mut outcome = Outcome::default();
+    std::thread::scope(|scope| {
+        let (field, network) = (&field, &network);
+        let start = || {
+            for number in 0..case.readers {
+                let thread = std::thread::Builder::new().name(format!("reader-{number}"));
+                let body = move || {
+                    network.enter();
+                    reader::live(field, number);
+                };
+                thread.stack_size(128 << 10).spawn_scoped(scope, body).unwrap();
+            }
+        };
+        if case.early {
+            start();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        announcer.announce_all(case.routes);
+        if !case.early {
+            start();
+        }
+        let before = server.cpu_time();
+        outcome.unfinished = drive(field, &mut announcer);
+        outcome.wall = field.begun.elapsed();
+        outcome.server_cpu = server.cpu_time() - before;
+        field.over.store(true, Ordering::Relaxed);
+    });
+    if let Some(words) = &mut outcome.unfinished {
+        *words += &format!("; the server: {}", last_lines(&server.log()));
+    }
+    let sum = |of: fn(&Counts) -> &AtomicU64| {
+        field.readers.iter().map(|reader| of(reader).load(Ordering::Relaxed)).sum()
+    };
+    outcome.misaligned = sum(|reader| &reader.misaligned);
+    outcome.overruns = sum(|reader| &reader.overruns);
+    outcome.hold_expiries = sum(|reader| &reader.hold_expiries);
+    outcome.closed_by_server = sum(|reader| &reader.closed_by_server);
+    outcome.redundant = sum(|reader| &reader.redundant);
+    outcome.updates = sum(|reader| &reader.updates);
+    let shares = field.readers.iter().map(|reader| reader.share_ppm.load(Ordering::Relaxed));
+    outcome.shares = shares.filter(|&ppm| ppm > 0).map(|ppm| ppm as f64 / 1e6).collect();
+    outcome.shares.sort_by(f64::total_cmp);
+    outcome.findings = field.findings.into_inner().unwrap();
+    outcome.findings.truncate(FINDINGS_SHOWN);
+    Ok(outcome)
+}
+
+/// Announces what the case says besides, and waits until all views are right. Says what is not, if the deadline
+/// comes or a reader did not survive.
+fn drive(field: &Field, announcer: &mut Announcer) -> Option<String> {
+    let case = &field.case;
+    let begun = Instant::now();
+    let (mut stopped, mut streamed) = (!case.stopped, 0);
+    let mut next_burst = begun;
+    let busy =
+        if case.stopped { STOP_AFTER + STOP + STOP / 2 } else { BURSTS.max(case.needs() / 2) };
+    let mut right_since = None;
+    loop {
+        let passed = begun.elapsed();
+        let changing = (case.bursts || case.stopped) && passed < busy;
+        if case.stopped && changing {
+            let due = (passed.as_secs_f64() * STREAM_PER_S) as usize;
+            announcer.turn(due - streamed);
+            streamed = due;
+        }
+        if case.bursts && changing && next_burst.elapsed() > Duration::ZERO {
+            next_burst += announcer.burst();
+        }
+        if !stopped && passed > STOP_AFTER {
+            stopped = true;
+            let until = field.begun.elapsed() + STOP;
+            field.stopped_until_ns.store(until.as_nanos() as u64, Ordering::Relaxed);
+        }
+        announcer.keep_alive();
+        let broken = |reader: &Counts| {
+            reader.misaligned.load(Ordering::Relaxed) + reader.overruns.load(Ordering::Relaxed) > 0
+        };
+        if field.readers.iter().any(broken) {
+            return None;
+        }
+        let wrong = if changing { None } else { announcer.wrong(field) };
+        match wrong {
+            // What comes too much, or in pieces, comes within a moment.
+            None if !changing => {
+                if right_since.get_or_insert_with(Instant::now).elapsed() > 3 * LOOK {
+                    return None;
+                }
+            }
+            _ => right_since = None,
+        }
+        if passed > case.deadline() {
+            let words = wrong.unwrap_or_default();
+            return Some(format!("after {:.0} s {words}", passed.as_secs_f64()));
+        }
+        std::thread::sleep(if case.stopped && changing { LOOK / 10 } else { LOOK });
+    }
+}
+
+/// Who announces the table: a peer that puts frames together, beside the server.
+struct Announcer {
+    peer: Peer,
+    announced: View,
+    routes: usize,
+    turned: usize,
+    burst_max: usize,
+    rng: Rng,
+    next_keepalive: Instant,
+}
+
+impl Announcer {
+    fn new(server: SocketAddr, case: &Case) -> Announcer {
+        let mut peer = Peer::established(server, case.keepalive_s, true);
+        peer.recording = false;
+        let rng = Rng::new(case.seed ^ 0xA11);
+        let (announced, next_keepalive) = (View::default(), Instant::now());
+        Announcer {
+            peer,
+            announced,
+            routes: case.routes,
+            turned: 0,
+            burst_max: BURST_DELIVERIES_MAX / case.readers,
+            rng,
+            next_keepalive,
+        }
+    }
+
+    /// Announces the table; the server has it when this returns.
+    fn announce_all(&mut self, routes: usize) {
+        for first in (0..routes).step_by(1_000) {
+            let mut bytes = Vec::new();
+            for number in first..routes.min(first + 1_000) {
+                self.announced.set(number, true);
+                bytes.extend(common::add(&route(number)));
+            }
+            self.peer.send(&bytes);
+        }
+        self.peer.barrier();
+    }
+
+    /// Withdraws or announces some routes, in turn.
+    fn turn(&mut self, count: usize) {
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            // Not in order, and each one rests for a while.
+            let number = self.turned * 7919 % self.routes;
+            self.turned += 1;
+            let adds = self.announced.set(number, true);
+            if !adds {
+                self.announced.set(number, false);
+            }
+            let route = route(number);
+            bytes.extend(if adds { common::add(&route) } else { common::remove(&route) });
+        }
+        self.peer.send(&bytes);
+    }
+
+    /// A burst; returns how long until the next one.
+    fn burst(&mut self) -> Duration {
+        let count = [100, 500, 2_000, 5_000][self.rng.below(4)].min(self.burst_max);
+        self.turn(count);
+        Duration::from_millis(20 + self.rng.below(300) as u64)
+    }
+
+    fn keep_alive(&mut self) {
+        if self.next_keepalive <= Instant::now() {
+            self.next_keepalive = Instant::now() + Duration::from_secs(1);
+            self.peer.send(&common::keepalive());
+            self.peer.settle(Duration::from_millis(1));
+            assert!(!self.peer.closed, "the server closed the announcer's connection");
+        }
+    }
+
+    /// Whose views are wrong, in words; None if all are right.
+    fn wrong(&self, field: &Field) -> Option<String> {
+        let wrong = field.readers.iter().filter_map(|reader| {
+            let view = reader.view.lock().unwrap();
+            (!view.equals(&self.announced)).then_some(view.present)
+        });
+        let wrong: Vec<usize> = wrong.collect();
+        let (of, should) = (field.readers.len(), self.announced.present);
+        let (least, most) = (wrong.iter().min()?, wrong.iter().max()?);
+        let count = wrong.len();
+        Some(format!(
+            "{count} of {of} views are wrong: {least} to {most} routes instead of {should}"
+        ))
+    }
+}
+
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join(" | ")
+}
