@@ -69,7 +69,9 @@ struct Peer {
 impl Peer {
     fn new(seed: u64) -> Peer {
         let mut rng = Rng((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        (0..8).for_each(|_| _ = rng.below(2));
+        for _ in 0..8 {
+            rng.below(2);
+        }
         let cost_us = [0, 10, 50, 200, 300][rng.below(5) as usize];
         let buffer = [20_000, 65_536, 400_000, 400_000][rng.below(4) as usize];
         let way = Duration::from_micros([5, 50, 400, 4_000][rng.below(4) as usize]);
