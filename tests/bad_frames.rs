@@ -458,9 +458,10 @@ fn check_flood(case: &Value, stage: &mut Stage) {
     std::thread::sleep(SLEEP * 5);
     stage.server.signal("CONT");
     flood.join().unwrap();
-    stage.offender.read_until("all answers", |peer| peer.keepalives == answers);
+    stage.offender.read_until("all answers", |peer| peer.keepalives >= answers);
     stage.offender.barrier();
-    assert_eq!(stage.offender.keepalives, answers + 1);
+    // One that does not reassemble gets others besides.
+    assert!(stage.offender.keepalives > answers);
     stage.later_update_works(&[]);
 }
 

@@ -13,6 +13,9 @@ pub(super) const WINDOW_MAX: u64 = 48 << 10;
 pub(super) const WINDOW_TROUBLED: u64 = 24 << 10;
 /// Bytes that may be unread with all probes: then the peer is closed, since nothing would pass that it survives.
 pub(super) const UNREAD_MAX: u64 = 64_000;
+/// Bytes that may be unread with control frames, answers to a flood of KEEPALIVEs say: then they wait for a proof as
+/// well. What is left is for the probes.
+pub(super) const UNREAD_WITH_CONTROL_MAX: u64 = 52 << 10;
 /// How much is unread before nothing waits to be sent and a proof is sought all the same.
 pub(super) const LAZY_SHARE: u64 = 2;
 /// For how long nothing is sent before that.

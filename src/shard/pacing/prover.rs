@@ -140,7 +140,9 @@ impl Prover {
         room: u64,
         counters: &mut PaceCounters,
     ) -> Ask {
-        let has_control = wants.control_bytes > 0;
+        let would_be_unread = self.unread() + wants.control_bytes as u64;
+        let is_held = self.is_known && would_be_unread > UNREAD_WITH_CONTROL_MAX;
+        let has_control = wants.control_bytes > 0 && !is_held;
         if wants.updates
             && !self.is_limited
             && self.has_room()
@@ -151,12 +153,13 @@ impl Prover {
             self.poll_at = Time::NEVER;
         }
         match self.step {
-            Step::Feed if !has_control && !wants.updates => return Ask::Nothing,
+            Step::Feed if wants.control_bytes == 0 && !wants.updates => return Ask::Nothing,
             Step::Feed => {
                 // Room for the probes: behind a full window none would pass.
                 let room = room.saturating_sub(ROOM_FOR_PROBES.min(room / 4));
                 let bytes = self.bytes_allowed().min(room);
-                if has_control || bytes > SMALL_BYTES_MAX as u64 || self.unread() == 0 {
+                if has_control || (!is_held && bytes > SMALL_BYTES_MAX as u64) || self.unread() == 0
+                {
                     return Ask::Feed { bytes: bytes.max(wants.control_bytes as u64) };
                 }
                 self.is_limited = true;
@@ -173,7 +176,7 @@ impl Prover {
                 }
             }
             _ => {
-                self.is_limited |= wants.updates;
+                self.is_limited |= wants.updates || is_held;
                 return Ask::Nothing;
             }
         }
