@@ -103,7 +103,7 @@ impl Shard {
         self.tell_session(now, id, Session::on_eof);
     }
 
-    /// What TCP_INFO says, after a [`Wake::Sample`](super::Wake::Sample): bytes may be acknowledged while a SEND is
+    /// What TCP_INFO says, after a [`Wake::Sample`]: bytes may be acknowledged while a SEND is
     /// still under way.
     pub fn sampled(&mut self, now: Time, id: PeerId, sample: TcpSample) {
         if let Some(peer) = self.peers.find_mut(id) {
@@ -111,7 +111,7 @@ impl Shard {
         }
     }
 
-    /// After a [`Wake::Poll`](super::Wake::Poll): how TCP stands, if all is acknowledged that the peer was sent. `now` is
+    /// After a [`Wake::Poll`]: how TCP stands, if all is acknowledged that the peer was sent. `now` is
     /// the time after that was asked.
     pub fn polled(&mut self, now: Time, id: PeerId, sample: Option<TcpSample>) {
         let Some(peer) = self.peers.find_mut(id) else { return };
