@@ -155,7 +155,7 @@ struct ServerFlags {
         default = "ServerConfig::default().reflect_own"
     )]
     reflect_own: ReflectOwn,
-    /// speed of sending to peers that do not reassemble frames: auto (default), off, or routes/s
+    /// speed of sending to peers that do not reassemble frames: auto (as fast as each reads, default), off, or routes/s
     #[argh(option, arg_name = "pace", from_str_fn(pace), default = "ServerConfig::default().pace")]
     pace: Pace,
     /// routes that one peer may announce, default 100000

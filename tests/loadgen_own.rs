@@ -26,7 +26,10 @@ struct Loadgen {
 
 impl Loadgen {
     fn start(program: &Path, arguments: &str) -> Loadgen {
-        let mut child = Command::new(program)
+        // Under `nohup`, or in the background of a script, some of them are ignored, and that is inherited.
+        let mut child = Command::new("env")
+            .arg("--default-signal=HUP,INT,TERM")
+            .arg(program)
             .args(arguments.split_whitespace())
             .args(["--json"])
             .stdin(Stdio::null())

@@ -19,11 +19,12 @@ use crate::shard::Piece;
 /// `MSG_WAITALL` makes the kernel go on after a short send by itself. `MSG_EOR` keeps what follows
 /// out of the piece's last segment.
 ///
-/// A peer that does not reassemble must not get a piece in two segments. No check of the free send
-/// buffer is needed for that: the kernel starts a segment only when the socket is below its limits
-/// (sndbuf, TCP_NOTSENT_LOWAT), and the ring waits for that by itself; a segment once begun takes
-/// all of a piece that fits the MSS. Only when the whole system is out of TCP memory can it take a
-/// part, and then no check before the send would have told.
+/// A peer that does not reassemble gets one segment, or slices of a segment's length each: the kernel cuts
+/// at multiples of that from the piece's beginning, since `MSG_EOR` has each piece begin a segment. What
+/// would cut elsewhere is the end of the peer's window, so the core never gives more than that takes. No
+/// check of the free send buffer is needed: the kernel starts a segment only when the socket is below its
+/// limits (sndbuf, TCP_NOTSENT_LOWAT), the ring waits for that by itself, and what it goes on with is
+/// appended to the segment that was begun.
 ///
 /// # Errors
 /// The socket's: the connection is then lost.
