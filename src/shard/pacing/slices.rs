@@ -130,3 +130,51 @@ fn pad(bytes: usize, packed: &mut Vec<u8>) {
     packed.extend_from_slice(&header);
     packed.resize(packed.len() + usize::from(payload), 0);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::frames;
+
+    fn frame(kind: u8, bytes: usize) -> Vec<u8> {
+        let mut frame = vec![1, 0, (bytes - HEADER_BYTES) as u8, kind];
+        frame.resize(bytes, kind);
+        frame
+    }
+
+    proptest! {
+        /// Cut at each multiple of a slice, every segment has whole frames; without pads it is what was given; and
+        /// what was said to fit does.
+        #[test]
+        fn slices_are_whole_frames_and_full(
+            lengths in proptest::collection::vec(20..UPDATE_FRAME_BYTES_MAX, 1..1_500),
+            slice_bytes in 600_usize..1_221,
+        ) {
+            let given: Vec<Vec<u8>> = lengths.iter().map(|&bytes| frame(5, bytes)).collect();
+            let mut packed = Vec::new();
+            let pads = pack(&given.concat(), slice_bytes, &mut packed);
+            let (mut kept, mut padded) = (Vec::new(), 0);
+            let segments = packed.len().div_ceil(slice_bytes);
+            for segment in packed.chunks(slice_bytes) {
+                let mut length = 0;
+                for it in frames(segment) {
+                    length += it.len();
+                    match it[3] {
+                        5 => kept.push(it.to_vec()),
+                        kind => {
+                            padded += 1;
+                            prop_assert_eq!((kind, length), (KEEPALIVE_FRAME[3], slice_bytes));
+                        }
+                    }
+                }
+                prop_assert_eq!(length, segment.len());
+            }
+            prop_assert_eq!((kept, padded), (given.clone(), pads));
+            // One slice alone is not packed.
+            let content: usize = lengths.iter().sum();
+            prop_assert!(segments < 3 || content > content_bytes(slice_bytes, segments - 1));
+        }
+    }
+}
