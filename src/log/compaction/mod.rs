@@ -31,9 +31,11 @@ pub struct Compaction {
     /// Slots by route.
     index: SplitTable<Indexed>,
     toggled: Rc<Bits>,
-    /// The routes that somebody sees at the frontier, and how many stretches were passed.
+    /// The routes that somebody sees at the frontier.
     present: Bits,
+    /// How many stretches were passed, and then when a route of each page was the last to be gone.
     passed: u64,
+    gone_at: Vec<u64>,
     /// What has not been passed yet; None if that is nothing.
     frontier: Option<Cursor>,
     hasher: RandomState,
@@ -66,11 +68,20 @@ pub struct Laggard {
     told: Rc<Bits>,
     /// Where it is told on.
     next: u32,
-    /// It was told of all routes that were gone when so many stretches had been passed.
-    gone_told_at: u64,
+    gone: GoneTold,
     /// The routes of which it has passed over an odd number of frames of its base and what followed that: while it
     /// is in there, these must stay covered. None if it passed over none.
     passed_over: Option<Box<Bits>>,
+}
+
+/// How far a laggard was told of routes that are gone: a round through the pages that have some, again and again.
+#[derive(Clone, Copy)]
+struct GoneTold {
+    /// All that were gone when so many stretches had been passed.
+    told_at: u64,
+    /// The round under way began after so many, and goes on at this page.
+    round_at: u64,
+    page: u32,
 }
 
 /// A route of which laggards are told by a compaction.
@@ -95,6 +106,7 @@ impl Compaction {
             toggled: Rc::new(Bits::new(live.clone())),
             present: Bits::new(live.clone()),
             passed: 0,
+            gone_at: Vec::new(),
             frontier: Some(frontier),
             hasher,
             live,
@@ -127,12 +139,8 @@ impl Compaction {
 
     /// Somebody who knows what the log says up to the frontier.
     pub fn laggard(&self) -> Laggard {
-        Laggard {
-            told: self.toggled.clone(),
-            next: 0,
-            gone_told_at: self.passed,
-            passed_over: None,
-        }
+        let gone = GoneTold { told_at: self.passed, round_at: self.passed, page: 0 };
+        Laggard { told: self.toggled.clone(), next: 0, gone, passed_over: None }
     }
 
     /// Passes the next run of the frontier's chunk, up to the offset `limit`. `named` finds the laggard that
@@ -175,13 +183,8 @@ impl Compaction {
     ) -> Option<usize> {
         let before = out.len();
         let room_until = before + bytes_max;
-        if laggard.gone_told_at != self.passed {
-            for page in 0..self.pages() {
-                if !self.tell_page(laggard, reader, page, 0, Told::Gone, (out, room_until)) {
-                    return Some(out.len() - before);
-                }
-            }
-            laggard.gone_told_at = self.passed;
+        if !self.tell_gone(laggard, reader, (out, room_until)) {
+            return Some(out.len() - before);
         }
         let pages = self.pages();
         let first = laggard.next / PAGE_BITS;
@@ -252,6 +255,30 @@ impl Compaction {
         laggard.told.bytes_beside(&self.toggled) + passed_over
     }
 
+    /// Tells of the routes that are gone. False if no more fits.
+    fn tell_gone(
+        &self,
+        laggard: &mut Laggard,
+        reader: SourceId,
+        (out, room_until): (&mut Vec<u8>, usize),
+    ) -> bool {
+        while laggard.gone.told_at != self.passed {
+            for page in laggard.gone.page..self.pages() {
+                let is_any =
+                    self.gone_at.get(page as usize).is_some_and(|&at| at > laggard.gone.told_at);
+                if is_any
+                    && !self.tell_page(laggard, reader, page, 0, Told::Gone, (out, room_until))
+                {
+                    laggard.gone.page = page;
+                    return false;
+                }
+            }
+            let (told_at, round_at) = (laggard.gone.round_at, self.passed);
+            laggard.gone = GoneTold { told_at, round_at, page: 0 };
+        }
+        true
+    }
+
     /// Tells of the routes of one page, from a bit on. False if no more fits.
     fn tell_page(
         &self,
@@ -316,6 +343,13 @@ impl Compaction {
         let before = std::mem::replace(&mut self.slots[at as usize].seen_by, seen_by);
         if before.is_some() != seen_by.is_some() {
             self.present.toggle(at);
+        }
+        if seen_by.is_none() {
+            let page = (at / PAGE_BITS) as usize;
+            if self.gone_at.len() <= page {
+                self.gone_at.resize(page + 1, 0);
+            }
+            self.gone_at[page] = self.passed;
         }
         if !matches!(scope, Scope::Only(_)) {
             Rc::make_mut(&mut self.toggled).toggle(at);
@@ -400,7 +434,7 @@ impl Laggard {
         let told = Rc::make_mut(&mut self.told);
         told.toggle(at);
         // Of what is gone now it has not been told.
-        self.gone_told_at = u64::MAX;
+        self.gone = GoneTold { told_at: 0, round_at: 0, page: 0 };
         self.passed_over.get_or_insert_with(|| Box::new(told.another())).toggle(at);
     }
 
