@@ -227,3 +227,22 @@ fn what_nobody_has_to_be_told_is_forgotten() {
     assert!(world.live.get() < 1 << 20);
     assert!(!world.tell(0, 1 << 16));
 }
+
+#[test]
+fn what_goes_while_a_laggard_is_told_of_what_is_gone_comes_first_as_well() {
+    let mut world = World::new(2);
+    let known = || (0..4_096).chain(9_000..9_500);
+    known().for_each(|number| world.toggle(1, number));
+    world.lag(0);
+    // In this order they have their places, on three pages.
+    (0..4_096).for_each(|number| (0..2).for_each(|_| world.toggle(1, number)));
+    (5_000..9_000).for_each(|number| world.toggle(1, number));
+    (9_000..9_500).for_each(|number| (0..2).for_each(|_| world.toggle(1, number)));
+    // It is amid those that came, then amid those that are gone.
+    assert!(world.tell(0, 500));
+    (9_000..9_500).for_each(|number| world.toggle(1, number));
+    assert!(world.tell(0, 500));
+    world.toggle(1, 3);
+    while world.tell(0, 1 << 20) {}
+    assert_eq!(world.differing(0), 0);
+}
