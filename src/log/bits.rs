@@ -93,17 +93,10 @@ impl Bits {
         None
     }
 
-    /// Adds to `sum` the numbers of a page by which the sets differ.
-    pub(super) fn add_differences(&self, page: u32, other: &Bits, sum: &mut [u64; WORDS]) {
+    /// Adds to `sum` the numbers of a page by which the sets differ; all of them, if there is no other.
+    pub(super) fn add_differences(&self, page: u32, other: Option<&Bits>, sum: &mut [u64; WORDS]) {
         for (at, sum) in sum.iter_mut().enumerate() {
-            *sum |= self.word(page, at) ^ other.word(page, at);
-        }
-    }
-
-    /// Adds to `sum` the numbers of a page.
-    pub(super) fn add(&self, page: u32, sum: &mut [u64; WORDS]) {
-        for (at, sum) in sum.iter_mut().enumerate() {
-            *sum |= self.word(page, at);
+            *sum |= self.word(page, at) ^ other.map_or(0, |other| other.word(page, at));
         }
     }
 

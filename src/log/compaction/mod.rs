@@ -232,11 +232,11 @@ impl Compaction {
                 if !last.is_some_and(|last| Rc::ptr_eq(last, &laggard.told))
                     && !laggard.told.shares(page, &self.toggled)
                 {
-                    self.toggled.add_differences(page, &laggard.told, &mut differing);
+                    self.toggled.add_differences(page, Some(&laggard.told), &mut differing);
                 }
                 last = Some(&laggard.told);
                 if let Some(passed_over) = &laggard.passed_over {
-                    passed_over.add(page, &mut differing);
+                    passed_over.add_differences(page, None, &mut differing);
                 }
             }
             self.reclaim_page(page, &differing);

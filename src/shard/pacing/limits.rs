@@ -46,7 +46,8 @@ pub(super) const POLL_MIN: Duration = Duration::from_micros(60);
 /// After what fills the window: it may be read at once.
 pub(super) const POLL_FIRST: Duration = Duration::from_micros(100);
 pub(super) const POLL_MAX: Duration = Duration::from_millis(5);
-
+/// Between two after several late acknowledgements, at least: it is stalled.
+pub(super) const POLL_STALLED: Duration = Duration::from_millis(2);
 /// After what time unacknowledged another one follows, if the peer has sent something.
 pub(super) const NUDGE: Duration = Duration::from_micros(200);
 /// A pause after probes in vain, and after many of them.
@@ -62,5 +63,3 @@ pub(super) const GAPS_MANY: u8 = 2;
 pub(super) const PROBES_BYTES: u64 = 4 << 10;
 /// Bytes of the receiver's window that are left to the frames of a proof, or a quarter.
 pub(super) const ROOM_FOR_PROBES: u64 = (BURN_FRAMES as u64 + 2) * 128;
-/// And after several late acknowledgements: it is stalled.
-pub(super) const POLL_STALLED: Duration = Duration::from_millis(2);

@@ -20,7 +20,8 @@ const MIN_RTT_MAX_US: u32 = 1_000;
 const ASK_AGAIN: Duration = Duration::from_micros(500);
 /// How long nothing may have been lost or come out of order: SACK blocks make segments shorter.
 const QUIET: Duration = Duration::from_secs(5);
-/// Slices of a SEND.
+/// Bytes of a SEND, and slices of one.
+const SEND_BYTES_MAX: usize = 48 << 10;
 const SLICES_MAX: usize = 41;
 /// What a slice may lose to a pad: a frame that does not fit by a byte, or leaves less than a header.
 const PAD_BYTES_MAX: usize = UPDATE_FRAME_BYTES_MAX - 1 + HEADER_BYTES - 1;
@@ -83,9 +84,6 @@ impl Quiet {
             .then_some(Permit::Slices { slice_bytes, slices_max })
     }
 }
-
-/// Bytes of a SEND.
-const SEND_BYTES_MAX: usize = 48 << 10;
 
 /// Bytes of frames that fit so many slices in any case.
 pub(crate) fn content_bytes(slice_bytes: usize, slices_max: usize) -> usize {
