@@ -133,9 +133,6 @@ impl Shard {
         if peer.ending == Ending::Closed {
             return;
         }
-        if peer.outbound.goes_on_now() {
-            return self.peers.wake_writer(id);
-        }
         match peer.outbound.on_timer(now, at) {
             Due::Nothing => self.set_timer(now, id),
             Due::Poll => self.woken.push_back((id, Wake::Poll)),
@@ -319,8 +316,7 @@ impl Shard {
                 }
                 Part::Full => return None,
                 Part::Passed if turn.passed == PASSED_MAX => {
-                    peer.outbound.go_on_later();
-                    self.pace_timers.push(Reverse((now, id)));
+                    peer.outbound.go_on_later(now);
                     return None;
                 }
                 Part::Passed => {

@@ -153,6 +153,11 @@ impl Path {
         self.pacer.waits()
     }
 
+    /// UPDATEs are held back until others had their turn.
+    pub(super) fn go_on_later(&mut self, now: Time) {
+        self.held_until = now.after(Duration::from_micros(1));
+    }
+
     /// Whether it was sent more than a few UPDATEs within this time.
     pub(super) fn was_fed(&self, now: Time, within: Duration) -> bool {
         self.fed_bytes > FED_BYTES_MIN && now.since(self.fed_at) < within
