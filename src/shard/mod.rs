@@ -20,6 +20,8 @@ mod laggards;
 mod mail;
 mod node;
 mod output;
+#[cfg(test)]
+mod output_tests;
 mod pacing;
 mod peer;
 mod piece;
