@@ -26,6 +26,7 @@ mod pacing;
 mod peer;
 mod piece;
 mod requests;
+mod views;
 mod window;
 
 #[cfg(test)]
@@ -58,6 +59,9 @@ pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
 use piece::Gathered;
 pub use piece::Piece;
+pub use views::{PeerView, PeersPiece, SubscribersPiece, SubscribersView};
+
+pub use crate::rib::{RoutesPiece, VniView, VnisPiece};
 
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
