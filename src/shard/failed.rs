@@ -53,7 +53,8 @@ mod tests {
         let mut failed = Failed::default();
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         let begin = Time(1);
-        let news = (0..2 * ADDRESSES_MAX as u32).filter(|&n| failed.note(begin, address(n))).count();
+        let news =
+            (0..2 * ADDRESSES_MAX as u32).filter(|&n| failed.note(begin, address(n))).count();
         assert_eq!((failed.at.len(), news), (ADDRESSES_MAX, ADDRESSES_MAX));
         assert!(failed.is_known(begin, address(0)));
         let later = begin.after(KEPT);
