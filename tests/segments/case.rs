@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::peer::Manners;
+use crate::peer::{Holes, Manners};
 use crate::receiver::Habits;
 
 /// What is expected of slices: KEEPALIVEs that fill up segments tell of them.
@@ -29,6 +29,7 @@ pub struct Case {
     /// Connections, one after the other, each from an address of its own.
     pub rounds: u16,
     pub slices: Slices,
+    pub pace: &'static str,
     paces: &'static [&'static str],
 }
 
@@ -40,7 +41,7 @@ const MANNERS: Manners = Manners {
     delay: Duration::ZERO,
     loses: None,
     loses_updates: false,
-    holes: false,
+    holes: Holes::None,
     mtu_falls: None,
 };
 
@@ -56,8 +57,14 @@ fn case(name: &str, slices: Slices, manners: Manners) -> Case {
         routes: 4_000,
         rounds: 1,
         slices,
+        pace: "",
         paces: &["auto", "off"],
     }
+}
+
+/// Some connections of few routes: what comes amid a dump does so once in each.
+fn few(paces: &'static [&'static str], case: Case) -> Case {
+    Case { rounds: 8, routes: 1_500, paces, ..case }
 }
 
 fn with_habits(space: usize, route_us: u64, stall: Option<(usize, Duration)>) -> Manners {
@@ -73,9 +80,7 @@ pub fn all() -> Vec<Case> {
     let mut all = Vec::new();
     for case in cases {
         for pace in case.paces {
-            let mut arguments = case.arguments.clone();
-            arguments.push(format!("--pace={pace}"));
-            all.push(Case { name: format!("{}, {pace}", case.name), arguments, ..case.clone() });
+            all.push(Case { name: format!("{}, {pace}", case.name), pace, ..case.clone() });
         }
     }
     all
@@ -84,7 +89,8 @@ pub fn all() -> Vec<Case> {
 fn paths() -> Vec<Case> {
     use Slices::{Any, Unused, Used};
     let slow = Manners { delay: Duration::from_millis(2), ..MANNERS };
-    let holes = Manners { holes: true, ..MANNERS };
+    let holes = Manners { holes: Holes::Amid, ..MANNERS };
+    let early = Manners { holes: Holes::Early, ..MANNERS };
     let lossy = |every| Manners { loses: Some(every), ..MANNERS };
     let no_sack = Manners { sack: false, ..lossy(29) };
     vec![
@@ -96,12 +102,11 @@ fn paths() -> Vec<Case> {
         case("each 5th segment lost", Any, lossy(5)),
         case("lost without SACK", Any, no_sack),
         case("longer than 1 ms, lost", Unused, Manners { delay: slow.delay, ..lossy(17) }),
-        Case { rounds: 12, routes: 1_500, ..case("holes in what the peer sends", Any, holes) },
+        few(&["auto", "off"], case("holes before the first route", Unused, early)),
+        few(&["auto"], case("holes", Any, holes)),
         Case {
             initcwnd: Some(2),
-            rounds: 12,
-            routes: 1_500,
-            ..case("holes, small congestion window", Any, holes)
+            ..few(&["auto"], case("holes, small congestion window", Any, holes))
         },
         case("holes, longer than 1 ms", Unused, Manners { delay: slow.delay, ..holes }),
         Case { initcwnd: Some(2), ..case("small congestion window", Any, MANNERS) },
@@ -141,9 +146,8 @@ fn sizes() -> Vec<Case> {
     let mut cases = Vec::new();
     for (mss, slices) in [(536, Unused), (700, Used), (1_000, Used), (1_200, Used), (1_400, Used)] {
         cases.push(case(&format!("MSS {mss}"), slices, Manners { mss, ..MANNERS }));
-        let holes = Manners { mss, holes: true, ..MANNERS };
-        let name = format!("MSS {mss}, holes");
-        cases.push(Case { rounds: 4, routes: 1_500, ..case(&name, Any, holes) });
+        let holes = Manners { mss, holes: Holes::Amid, ..MANNERS };
+        cases.push(few(&["auto"], case(&format!("MSS {mss}, holes"), Any, holes)));
     }
     for v6 in [true, false] {
         let ip = if v6 { "IPv6" } else { "IPv4" };

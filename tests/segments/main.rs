@@ -101,7 +101,8 @@ fn run(case: &Case) -> Result<Seen, Ended> {
     if let Some(segments) = case.initcwnd {
         ip(&format!("-6 route replace fd00::/64 dev end initcwnd {segments}"));
     }
-    let mut arguments = vec!["--cores=1", "--keepalive=60"];
+    let pace = format!("--pace={}", case.pace);
+    let mut arguments = vec!["--cores=1", "--keepalive=60", &pace];
     arguments.extend(case.arguments.iter().map(String::as_str));
     let server = Process::serve_at("[::]:0", &arguments);
     let port = server.address().port();
@@ -127,12 +128,16 @@ fn run(case: &Case) -> Result<Seen, Ended> {
 /// What is not as it should be, in words.
 fn verdict(case: &Case, seen: &Seen) -> String {
     let used = seen.pads > 0 && seen.under_way_max > seen.longest;
-    if seen.cut > 0 || !seen.findings.is_empty() {
+    if seen.cut > 0 {
         format!("{} of {} segments were cut", seen.cut, seen.segments)
+    } else if seen.overruns > 0 && case.pace != "off" {
+        format!("{} reads were too much", seen.overruns)
     } else if seen.routes != case.routes * usize::from(case.rounds) {
         "not each route came once".to_owned()
     } else if case.slices == Slices::Used && !used {
         "no slices were used, so the case shows nothing".to_owned()
+    } else if case.manners.loses_updates && seen.alone <= seen.said {
+        "nothing was asked when a window update was lost".to_owned()
     } else if case.slices == Slices::Unused && seen.pads > 0 {
         "slices were used".to_owned()
     } else {

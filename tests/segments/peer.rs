@@ -16,7 +16,9 @@ use crate::receiver::{Answer, Habits, Receiver, Seen};
 use crate::table;
 
 const DELAYED_ACK: Duration = Duration::from_millis(40);
-/// How long a hole in what it sends stays open, and how long until the next one may come.
+/// Holes in what it sends.
+const HOLES: usize = 3;
+/// How long they stay open, and how long until the next one may come.
 const HOLE: Duration = Duration::from_millis(15);
 const BETWEEN_HOLES: Duration = Duration::from_millis(25);
 /// All clients speak now and then. It tells the server of the window too.
@@ -27,6 +29,16 @@ const OUR_SEQ: u32 = 0xFFFF_F000;
 /// What is lost are segments of so many bytes at least.
 const LOST_BYTES_MIN: usize = 400;
 const PACKET_MAX: usize = 65_536;
+
+/// When the peer's own segments come out of order, so that the server has to send SACK blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holes {
+    None,
+    /// From before its SUBSCRIBE on.
+    Early,
+    /// As soon as the server sends a full segment, now and then.
+    Amid,
+}
 
 /// How the path and the peer's kernel behave.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +53,7 @@ pub struct Manners {
     pub loses: Option<usize>,
     /// Whether window updates are lost that acknowledge nothing.
     pub loses_updates: bool,
-    /// Whether its own segments come out of order as soon as the server sends a full one.
-    pub holes: bool,
+    pub holes: Holes,
     /// The path's MTU from so many segments on.
     pub mtu_falls: Option<(usize, u16)>,
 }
@@ -52,14 +63,23 @@ pub fn run(device: &File, ends: Ends, manners: Manners, routes: usize) -> Result
     let mut peer = Peer::new(device, ends, manners);
     peer.connect()?;
     let hello = [common::hello(60, false, false), common::keepalive()].concat();
+    peer.receiver.seen.said += 1;
     peer.send(&hello);
-    peer.send(&common::subscribe(table::VNI.into()));
+    let subscribe = common::subscribe(table::VNI.into());
+    let length = subscribe.len() as u32;
+    let subscribe = Segment { flags: ACK | PSH, payload: subscribe, ..peer.segment() };
+    peer.next_seq = peer.next_seq.wrapping_add(length);
+    if manners.holes == Holes::Early {
+        peer.open_holes();
+    }
+    peer.transmit(subscribe);
     let begun = Instant::now();
     let mut spoke_at = begun;
     while peer.receiver.seen.routes < routes {
         peer.step()?;
         if spoke_at.elapsed() > KEEPALIVE_INTERVAL {
             spoke_at = Instant::now();
+            peer.receiver.seen.said += 1;
             peer.send(&common::keepalive());
         }
         if begun.elapsed() > PATIENCE {
@@ -86,8 +106,8 @@ struct Peer<'a> {
     leaving: VecDeque<(Instant, Vec<u8>)>,
     lost_behind: u32,
     new_segments: usize,
-    /// A frame that was not sent yet, though what follows it was; and when it will be.
-    hole: Option<(Instant, Segment)>,
+    /// Frames that were not sent yet, though what follows each was; and when they will be.
+    holes: Option<(Instant, Vec<Segment>)>,
     hole_at: Instant,
     duplicate: Option<(u32, u32)>,
 }
@@ -108,7 +128,7 @@ impl Peer<'_> {
             leaving: VecDeque::new(),
             lost_behind: 0,
             new_segments: 0,
-            hole: None,
+            holes: None,
             hole_at: now,
             duplicate: None,
         }
@@ -146,7 +166,7 @@ impl Peer<'_> {
         self.leave(false);
         let now = Instant::now();
         let reads_at = self.receiver.reads_at(now);
-        let hole_ends = self.hole.as_ref().map(|(at, _)| *at);
+        let hole_ends = self.holes.as_ref().map(|(at, _)| *at);
         let leaves_at = self.leaving.front().map(|(at, _)| *at);
         let timers = [reads_at, hole_ends, leaves_at, self.ack_at];
         let next = timers.into_iter().flatten().min().unwrap_or(now + DELAYED_ACK);
@@ -159,10 +179,10 @@ impl Peer<'_> {
             }
         }
         let now = Instant::now();
-        if self.hole.as_ref().is_some_and(|(at, _)| *at <= now)
-            && let Some((_, segment)) = self.hole.take()
+        if self.holes.as_ref().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, late)) = self.holes.take()
         {
-            self.transmit(segment);
+            late.into_iter().for_each(|segment| self.transmit(segment));
             self.hole_at = now + BETWEEN_HOLES;
         }
         if self.receiver.read(now) {
@@ -222,8 +242,8 @@ impl Peer<'_> {
         }
         let is_full = segment.payload.len() + 30 > self.receiver.seen.longest;
         let is_long = segment.payload.len() >= LOST_BYTES_MIN;
-        if self.manners.holes && is_full && is_long && self.hole.is_none() {
-            self.open_hole();
+        if self.manners.holes == Holes::Amid && is_full && is_long && self.holes.is_none() {
+            self.open_holes();
         }
         if end <= self.receiver.next {
             self.duplicate = Some((offset, end));
@@ -238,17 +258,22 @@ impl Peer<'_> {
         Ok(())
     }
 
-    /// Two KEEPALIVEs, of which the first one comes late: the server has to send SACK blocks.
-    fn open_hole(&mut self) {
+    /// KEEPALIVEs, of which each other one comes late: the server has to send as many SACK blocks as it can.
+    fn open_holes(&mut self) {
         let now = Instant::now();
         if now < self.hole_at {
             return;
         }
-        let payload = common::keepalive();
-        let late = Segment { flags: ACK | PSH, payload: payload.clone(), ..self.segment() };
-        self.next_seq = self.next_seq.wrapping_add(payload.len() as u32);
-        self.send(&payload);
-        self.hole = Some((now + HOLE, late));
+        let mut late = Vec::new();
+        self.receiver.seen.said += 2 * HOLES;
+        for _ in 0..HOLES {
+            let payload = common::keepalive();
+            let length = payload.len() as u32;
+            late.push(Segment { flags: ACK | PSH, payload, ..self.segment() });
+            self.next_seq = self.next_seq.wrapping_add(length);
+            self.send(&common::keepalive());
+        }
+        self.holes = Some((now + HOLE, late));
     }
 
     fn send(&mut self, payload: &[u8]) {

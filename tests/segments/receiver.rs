@@ -32,14 +32,17 @@ pub struct Seen {
     pub segments: usize,
     /// Those that came once more.
     pub again: usize,
-    /// KEEPALIVEs that fill up a segment.
+    /// KEEPALIVEs that fill up a segment, by more than a header.
     pub pads: usize,
-    /// KEEPALIVEs of four bytes.
-    pub keepalives: usize,
+    /// KEEPALIVEs that go alone, and those that the peer has sent, which are answered.
+    pub alone: usize,
+    pub said: usize,
     pub routes: usize,
     /// The most bytes on their way: between what was acknowledged and what came.
     pub under_way_max: usize,
     pub longest: usize,
+    /// Reads of as much as a client in the field does not survive.
+    pub overruns: usize,
     /// Segments that begin or end inside a frame.
     pub cut: usize,
     pub findings: Vec<String>,
@@ -51,10 +54,12 @@ impl Seen {
         self.segments += other.segments;
         self.again += other.again;
         self.pads += other.pads;
-        self.keepalives += other.keepalives;
+        self.alone += other.alone;
+        self.said += other.said;
         self.routes += other.routes;
         self.under_way_max = self.under_way_max.max(other.under_way_max);
         self.longest = self.longest.max(other.longest);
+        self.overruns += other.overruns;
         self.cut += other.cut;
         self.findings.extend(other.findings.iter().cloned());
         self.findings.truncate(FINDINGS_MAX);
@@ -188,15 +193,12 @@ impl Receiver {
         if self.unread.is_empty() || self.busy_until.is_some_and(|until| until > now) {
             return false;
         }
-        if self.unread.len() >= OVERRUN_BYTES {
-            self.find(format!("{} bytes waited for one read", self.unread.len()));
-        }
+        self.seen.overruns += usize::from(self.unread.len() >= OVERRUN_BYTES);
         let before = self.seen.routes;
         for frame in Frame::all_of(&std::mem::take(&mut self.unread)) {
             match (frame.kind, frame.payload.len()) {
                 (UPDATE, _) => self.seen.routes += 1,
-                (KEEPALIVE, 0) => self.seen.keepalives += 1,
-                (KEEPALIVE, _) => self.seen.pads += 1,
+                (KEEPALIVE, 1..) => self.seen.pads += 1,
                 _ => {}
             }
         }
@@ -216,6 +218,7 @@ impl Receiver {
         self.seen.segments += 1;
         let again = offset < self.highest;
         self.seen.again += usize::from(again);
+        self.seen.alone += usize::from(!again && bytes.len() == 4);
         self.seen.longest = self.seen.longest.max(bytes.len());
         let mut rest = bytes;
         while let [1, high, low, 1..=5, ..] = rest
