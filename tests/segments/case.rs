@@ -102,11 +102,11 @@ fn paths() -> Vec<Case> {
         case("each 5th segment lost", Any, lossy(5)),
         case("lost without SACK", Any, no_sack),
         case("longer than 1 ms, lost", Unused, Manners { delay: slow.delay, ..lossy(17) }),
-        few(&["auto", "off"], case("holes before the first route", Unused, early)),
-        few(&["auto"], case("holes", Any, holes)),
+        few(&["auto", "off"], case("holes before the first route", Any, early)),
+        few(&["auto", "off"], case("holes", Any, holes)),
         Case {
             initcwnd: Some(2),
-            ..few(&["auto"], case("holes, small congestion window", Any, holes))
+            ..few(&["auto", "off"], case("holes, small congestion window", Any, holes))
         },
         case("holes, longer than 1 ms", Unused, Manners { delay: slow.delay, ..holes }),
         Case { initcwnd: Some(2), ..case("small congestion window", Any, MANNERS) },
@@ -147,7 +147,7 @@ fn sizes() -> Vec<Case> {
     for (mss, slices) in [(536, Unused), (700, Used), (1_000, Used), (1_200, Used), (1_400, Used)] {
         cases.push(case(&format!("MSS {mss}"), slices, Manners { mss, ..MANNERS }));
         let holes = Manners { mss, holes: Holes::Amid, ..MANNERS };
-        cases.push(few(&["auto"], case(&format!("MSS {mss}, holes"), Any, holes)));
+        cases.push(few(&["auto", "off"], case(&format!("MSS {mss}, holes"), Any, holes)));
     }
     for v6 in [true, false] {
         let ip = if v6 { "IPv6" } else { "IPv4" };

@@ -34,6 +34,7 @@ use common::Peer;
 use common::process::Process;
 use netns::ip;
 use packet::Ends;
+use peer::Holes;
 use receiver::Seen;
 
 /// Most of their time they wait: so many at a time.
@@ -99,7 +100,7 @@ fn run(case: &Case) -> Result<Seen, Ended> {
     ip("addr add 10.9.0.1/24 dev end");
     ip("link set end up");
     if let Some(segments) = case.initcwnd {
-        ip(&format!("-6 route replace fd00::/64 dev end initcwnd {segments}"));
+        ip(&format!("-6 route replace fd00::/64 dev end metric 1 initcwnd {segments}"));
     }
     let pace = format!("--pace={}", case.pace);
     let mut arguments = vec!["--cores=1", "--keepalive=60", &pace];
@@ -128,7 +129,10 @@ fn run(case: &Case) -> Result<Seen, Ended> {
 /// What is not as it should be, in words.
 fn verdict(case: &Case, seen: &Seen) -> String {
     let used = seen.pads > 0 && seen.under_way_max > seen.longest;
-    if seen.cut > 0 {
+    // A hole that comes between the look at TCP and the SEND is not seen; those that stay are.
+    let broken_max =
+        if case.manners.holes == Holes::Amid { usize::from(case.rounds) / 3 } else { 0 };
+    if seen.broken > broken_max {
         format!("{} of {} segments were cut", seen.cut, seen.segments)
     } else if seen.overruns > 0 && case.pace != "off" {
         format!("{} reads were too much", seen.overruns)

@@ -45,6 +45,8 @@ pub struct Seen {
     pub overruns: usize,
     /// Segments that begin or end inside a frame.
     pub cut: usize,
+    /// Connections that had such ones.
+    pub broken: usize,
     pub findings: Vec<String>,
 }
 
@@ -61,6 +63,7 @@ impl Seen {
         self.longest = self.longest.max(other.longest);
         self.overruns += other.overruns;
         self.cut += other.cut;
+        self.broken += usize::from(other.cut > 0);
         self.findings.extend(other.findings.iter().cloned());
         self.findings.truncate(FINDINGS_MAX);
     }
