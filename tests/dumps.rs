@@ -131,7 +131,7 @@ fn serve(cores: u16, routes: u32) -> (Server, Peer) {
 
 #[test]
 fn keepalives_come_in_time_amid_a_dump() {
-    for (routes, takes_us, interval_s) in [(15_000, 250, 1), (800, 10_000, 2)] {
+    for (routes, takes_us, interval_s) in [(15_000, 250, 1), (800, 5_000, 2)] {
         let (server, _announcer) = serve(1, routes);
         let mut reader = Reader::joins(server.local_addr(), interval_s);
         reader.reads(routes as usize, Duration::from_micros(takes_us));
@@ -181,6 +181,12 @@ fn an_old_next_hop_goes_before_the_new_one_comes() {
         let (server, mut announcer) = serve(1, routes);
         let mut reader = Reader::joins(server.local_addr(), 60);
         reader.reads(100, Duration::ZERO);
+        let newest = |number| route(VNI, number, number + routes * rounds);
+        if rounds > 3 {
+            // What changed first is not what has to be told first.
+            let twice = |number| [add(&newest(number)), remove(&newest(number))].concat();
+            announcer.send(&(0..routes).flat_map(twice).collect::<Vec<u8>>());
+        }
         for round in 0..rounds {
             let mut bytes = Vec::new();
             for number in 0..routes {
@@ -228,19 +234,14 @@ fn who_was_reset_begins_with_the_smallest_window_on_each_core() {
     let bytes = reader.unread_bytes();
     assert!(is_first.contains(&bytes), "{bytes}");
     reader.fails();
-    // The server hears of it within a moment.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    // All hear of it within a moment. Connections go to the core that has the fewest.
+    let (deadline, mut again, mut small) = (Instant::now() + PATIENCE, Vec::new(), 0);
+    while small < 4 {
+        assert!(Instant::now() < deadline, "{small} of {} begin small", again.len());
         let reader = Reader::joins(server.local_addr(), 60);
-        if is_smallest.contains(&reader.unread_bytes()) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "its window is as large as before");
-    }
-    // Connections go to the core that has the fewest.
-    let again: Vec<Reader> = (0..4).map(|_| Reader::joins(server.local_addr(), 60)).collect();
-    for reader in &again {
         let bytes = reader.unread_bytes();
-        assert!(is_smallest.contains(&bytes), "{bytes}");
+        assert!(is_smallest.contains(&bytes) || is_first.contains(&bytes), "{bytes}");
+        small = if is_smallest.contains(&bytes) { small + 1 } else { 0 };
+        again.push(reader);
     }
 }
