@@ -176,11 +176,11 @@ fn default_routes_come_first() {
 #[test]
 fn an_old_next_hop_goes_before_the_new_one_comes() {
     let routes = 2_000;
-    // Behind by less than a log may have, and by more: then it is told what differs.
-    for rounds in [3, 40] {
+    // Behind by less than a log may have; by more, then it is told what differs; and the same amid its base.
+    for (rounds, read) in [(3, 100), (40, routes as usize), (40, 100)] {
         let (server, mut announcer) = serve(1, routes);
         let mut reader = Reader::joins(server.local_addr(), 60);
-        reader.reads(100, Duration::ZERO);
+        reader.reads(read, Duration::ZERO);
         let newest = |number| route(VNI, number, number + routes * rounds);
         if rounds > 3 {
             // What changed first is not what has to be told first.
@@ -237,7 +237,7 @@ fn who_was_reset_begins_with_the_smallest_window_on_each_core() {
     // All hear of it within a moment. Connections go to the core that has the fewest.
     let (deadline, mut again, mut small) = (Instant::now() + PATIENCE, Vec::new(), 0);
     while small < 4 {
-        assert!(Instant::now() < deadline, "{small} of {} begin small", again.len());
+        assert!(Instant::now() < deadline, "of {} the last {small} begin small", again.len());
         let reader = Reader::joins(server.local_addr(), 60);
         let bytes = reader.unread_bytes();
         assert!(is_smallest.contains(&bytes) || is_first.contains(&bytes), "{bytes}");

@@ -149,6 +149,10 @@ fn sizes() -> Vec<Case> {
         let holes = Manners { mss, holes: Holes::Amid, ..MANNERS };
         cases.push(few(&["auto", "off"], case(&format!("MSS {mss}, holes"), Any, holes)));
     }
+    let falls = Manners { mtu_falls: Some((12, 1_000)), ..MANNERS };
+    let arguments = vec!["--mss=900".to_owned()];
+    let name = "IPv4, MTU falls to 1,000, --mss 900";
+    cases.push(Case { v6: false, arguments, ..case(name, Any, falls) });
     for v6 in [true, false] {
         let ip = if v6 { "IPv6" } else { "IPv4" };
         for from in [12, 60] {

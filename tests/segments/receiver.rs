@@ -51,6 +51,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Whether several segments at a time came, filled up.
+    pub fn used_slices(&self) -> bool {
+        self.pads > 0 && self.under_way_max > self.longest
+    }
+
     /// Adds what another connection saw.
     pub fn add(&mut self, other: &Seen) {
         self.segments += other.segments;
@@ -87,6 +92,7 @@ pub struct Receiver {
     acks: u32,
     early: BTreeMap<u32, Vec<u8>>,
     unread: Vec<u8>,
+    partial: Vec<u8>,
     busy_until: Option<Instant>,
     pub seen: Seen,
 }
@@ -113,6 +119,7 @@ impl Receiver {
             acks: 0,
             early: BTreeMap::new(),
             unread: Vec::new(),
+            partial: Vec::new(),
             busy_until: None,
             seen: Seen::default(),
         }
@@ -198,13 +205,18 @@ impl Receiver {
         }
         self.seen.overruns += usize::from(self.unread.len() >= OVERRUN_BYTES);
         let before = self.seen.routes;
-        for frame in Frame::all_of(&std::mem::take(&mut self.unread)) {
+        // That a frame is cut was seen by its segments: here it is put together, so that the run comes to its end.
+        self.partial.append(&mut self.unread);
+        let mut whole = 0;
+        for frame in Frame::all_of(&self.partial) {
+            whole += 4 + frame.payload.len();
             match (frame.kind, frame.payload.len()) {
                 (UPDATE, _) => self.seen.routes += 1,
                 (KEEPALIVE, 1..) => self.seen.pads += 1,
                 _ => {}
             }
         }
+        self.partial.drain(..whole);
         let read = before..self.seen.routes;
         let mut busy = self.habits.route * read.len() as u32;
         if let Some((at, stall)) = self.habits.stall
