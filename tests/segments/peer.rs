@@ -187,9 +187,8 @@ impl Peer<'_> {
         }
         if self.receiver.read(now) {
             // A read that empties the queue acknowledges what came.
-            if self.ack_at.is_some() {
-                self.acknowledge();
-            } else if self.receiver.has_news() && !self.manners.loses_updates {
+            let tells = self.receiver.has_news() && !self.manners.loses_updates;
+            if self.ack_at.is_some() || tells {
                 self.acknowledge();
             }
         }
