@@ -321,8 +321,9 @@ impl Shard {
             let was_fed = peer.outbound.was_fed(now, FAILS_WITHIN);
             let is_lost = was_fed && reason == CloseReason::RemoteClosed;
             self.counters.pacing.resets += u64::from(is_lost);
-            if is_lost || reason == CloseReason::Unread {
-                self.failed.note(now, peer.record.remote().ip());
+            let address = peer.record.remote().ip();
+            if (is_lost || reason == CloseReason::Unread) && self.failed.note(now, address) {
+                self.outboxes.tell_failed(now, address);
             }
         }
         let homes = peer.homes();

@@ -3,9 +3,11 @@
 //! Owns the blocks under construction, and counts what is under way. Must never be read by two
 //! shards: a block is handed over whole.
 
+use std::net::IpAddr;
+
 use crate::log::Scope;
 use crate::rib::{Joined, RecordSink, UpdateGroup};
-use crate::types::{Action, PeerClass, PeerId, Route, ShardId, SourceId, Vni};
+use crate::types::{Action, PeerClass, PeerId, Route, ShardId, SourceId, Time, Vni};
 
 /// Capacity of the emptied blocks that a shard keeps for use again, in bytes.
 const SPARE_BYTES_MAX: usize = 4 << 20;
@@ -65,6 +67,8 @@ pub struct Mail {
     pub(super) deliveries: Vec<Delivery>,
     pub(super) bytes: Vec<u8>,
     pub(super) settled: Vec<Settled>,
+    /// Addresses of peers that failed, and when.
+    pub(super) failed: Vec<(Time, IpAddr)>,
     /// Requests of the receiver that the sender dealt with.
     pub(super) requests_done: usize,
     /// Bytes of records of the receiver that the sender took.
@@ -81,6 +85,7 @@ impl Mail {
             deliveries: Vec::new(),
             bytes: Vec::new(),
             settled: Vec::new(),
+            failed: Vec::new(),
             requests_done: 0,
             record_bytes_taken: 0,
             returned: Vec::new(),
@@ -91,6 +96,7 @@ impl Mail {
         self.requests.is_empty()
             && self.deliveries.is_empty()
             && self.settled.is_empty()
+            && self.failed.is_empty()
             && self.requests_done == 0
             && self.record_bytes_taken == 0
     }
@@ -101,6 +107,7 @@ impl Mail {
             + self.requests.capacity() * size_of::<Request>()
             + self.deliveries.capacity() * size_of::<Delivery>()
             + self.settled.capacity() * size_of::<Settled>()
+            + self.failed.capacity() * size_of::<(Time, IpAddr)>()
     }
 
     /// Memory that the block holds, in bytes, shared bases not counted.
@@ -182,6 +189,14 @@ impl Outboxes {
     /// The block for `shard`.
     pub(super) fn block(&mut self, shard: ShardId) -> &mut Mail {
         &mut self.blocks[shard.index()]
+    }
+
+    /// Tells all other shards that a peer of this address failed.
+    pub(super) fn tell_failed(&mut self, now: Time, address: IpAddr) {
+        let me = self.me;
+        for (_, block) in self.blocks.iter_mut().enumerate().filter(|(at, _)| *at != me.index()) {
+            block.failed.push((now, address));
+        }
     }
 
     /// Notes that a request of `source` at `shard` was dealt with.

@@ -25,6 +25,9 @@ impl Shard {
                 self.settled.push(id);
             }
         }
+        for (at, address) in mail.failed.drain(..) {
+            self.failed.note(at, address);
+        }
         self.take_deliveries(from, &mut mail.deliveries, &mail.bytes);
         self.inbox[from.index()].extend(mail.requests.drain(..));
         for empty in mail.returned.drain(..) {

@@ -28,12 +28,13 @@ impl Trouble {
     /// How TCP stands.
     pub(super) fn take(&mut self, now: Time, sample: &TcpSample) {
         let imbalance = i64::from(sample.total_retrans) - i64::from(sample.dsack_dups);
+        // At the first sample too: the hole may still be there.
+        if sample.rcv_ooopack != self.rcv_ooopack {
+            self.holes_at = Some(now);
+        }
         if !std::mem::replace(&mut self.is_known, sample.is_known()) {
             self.imbalance = imbalance;
         } else {
-            if sample.rcv_ooopack != self.rcv_ooopack {
-                self.holes_at = Some(now);
-            }
             if imbalance == self.imbalance {
                 self.is_open = false;
             } else if std::mem::replace(&mut self.is_open, true) {
@@ -95,5 +96,9 @@ mod tests {
             assert_eq!(trouble.is_lossy(now, within), holes == 0);
             assert_eq!(trouble.has_holes(now, within), holes > 0);
         }
+        // What came out of order before the first look may still be missing.
+        let mut trouble = Trouble::default();
+        trouble.take(Time(9), &sample(0, 0, 1));
+        assert!(trouble.has_holes(Time(9), within) && !trouble.is_lossy(Time(9), within));
     }
 }
