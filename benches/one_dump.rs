@@ -91,7 +91,8 @@ fn measure(server: &Process) -> (Curve, Curve) {
         let mut free_at = Instant::now();
         while routes < ROUTES as usize {
             let length = stream.read(&mut buffer).unwrap();
-            assert!((1..READ_BYTES).contains(&length), "a read of {length} bytes");
+            let is_well = (1..READ_BYTES).contains(&length);
+            assert!(is_well, "a read of {length} bytes; the server: {}", server.log());
             total += length;
             bytes_read.store(total, Ordering::Relaxed);
             read.push((begun.elapsed().as_secs_f64(), total));

@@ -176,11 +176,11 @@ fn default_routes_come_first() {
 #[test]
 fn an_old_next_hop_goes_before_the_new_one_comes() {
     let routes = 2_000;
-    // Behind by less than a log may have; by more, then it is told what differs; and the same amid its base.
-    for (rounds, read) in [(3, 100), (40, routes as usize), (40, 100)] {
+    // Behind by less than a log may have, and by more: amid a base it is told what differs.
+    for rounds in [3, 40] {
         let (server, mut announcer) = serve(1, routes);
         let mut reader = Reader::joins(server.local_addr(), 60);
-        reader.reads(read, Duration::ZERO);
+        reader.reads(100, Duration::ZERO);
         let newest = |number| route(VNI, number, number + routes * rounds);
         if rounds > 3 {
             // What changed first is not what has to be told first.
