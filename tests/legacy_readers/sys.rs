@@ -24,6 +24,25 @@ pub fn enter_network(network: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// For how long this thread could have run and had no CPU, in nanoseconds; 0 where the kernel does not tell.
+pub fn waited_ns() -> u64 {
+    schedule("/proc/thread-self/schedstat").1
+}
+
+/// Nanoseconds on a CPU, and waiting for one, of all threads of a process.
+pub fn schedule_of(process: u32) -> (u64, u64) {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let times = tasks.map(|task| schedule(task.path().join("schedstat")));
+    times.fold((0, 0), |sum, times| (sum.0 + times.0, sum.1 + times.1))
+}
+
+fn schedule(file: impl AsRef<std::path::Path>) -> (u64, u64) {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let mut times = text.split_whitespace().map(|time| time.parse().unwrap_or_default());
+    (times.next().unwrap_or_default(), times.next().unwrap_or_default())
+}
+
 /// Makes a tun device in this thread's namespace: a read or write is one IP packet.
 pub fn tun(name: &str) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
