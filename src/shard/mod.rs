@@ -153,6 +153,8 @@ pub struct Shard {
     node: Node,
     /// Buffers to gather in, for use again.
     gathered: Vec<Rc<Gathered>>,
+    /// What a laggard is told, before it is laid out in slices.
+    told: Vec<u8>,
     /// What these and the ones in use take.
     gathered_bytes: LiveBytes,
     /// Who failed though it was paced.
@@ -195,6 +197,7 @@ impl Shard {
             draining: false,
             node: Node::new(config.stale_time),
             gathered: Vec::new(),
+            told: Vec::new(),
             gathered_bytes: LiveBytes::default(),
             failed: Failed::default(),
             counters: Counters::default(),

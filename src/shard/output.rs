@@ -7,8 +7,8 @@ use std::io;
 use std::rc::Rc;
 
 use super::events::detail_of;
-use super::groups::Part;
-use super::pacing::{Permit, TcpSample, content_bytes, pack};
+use super::groups::{Part, SubIndex};
+use super::pacing::{Packer, Permit, TcpSample};
 use super::peer::{Due, Ending, Kind};
 use super::piece::{DIRECT_BYTES_MIN, Gathered, Payload, Piece};
 use super::{Shard, Wake};
@@ -133,9 +133,6 @@ impl Shard {
         if peer.ending == Ending::Closed {
             return;
         }
-        if peer.outbound.goes_on_now() {
-            return self.peers.wake_writer(id);
-        }
         match peer.outbound.on_timer(now, at) {
             Due::Nothing => self.set_timer(now, id),
             Due::Poll => self.woken.push_back((id, Wake::Poll)),
@@ -194,8 +191,8 @@ impl Shard {
                 }
                 let updates = match permit {
                     Permit::Batch { bytes_max } => self.gather(now, id, bytes_max, end_of_record),
-                    Permit::Slices { slice_bytes, slices_max } => {
-                        self.gather_slices(now, id, slice_bytes, slices_max)
+                    Permit::Slices { slice_bytes, bytes_max } => {
+                        self.pack(now, id, slice_bytes, bytes_max)
                     }
                     _ => self.gather(now, id, 1, end_of_record),
                 };
@@ -211,32 +208,31 @@ impl Shard {
         None
     }
 
-    /// Slices of whole frames.
-    fn gather_slices(
+    /// Slices of whole frames: copied in any case.
+    fn pack(
         &mut self,
         now: Time,
         id: PeerId,
         slice_bytes: usize,
-        slices_max: usize,
+        bytes_max: usize,
     ) -> Option<Piece> {
-        let piece = self.gather(now, id, content_bytes(slice_bytes, slices_max), true)?;
-        if piece.as_slice().len() <= slice_bytes {
-            return Some(piece);
-        }
-        let spare = self.gathered.pop();
-        let mut packed = spare.unwrap_or_else(|| Gathered::new(&self.gathered_bytes));
+        let (mut packed, bytes_max) = self.buffer(bytes_max);
         let buffer = Rc::get_mut(&mut packed).expect("nobody else holds a spare one");
-        buffer.bytes.clear();
-        let pads = pack(piece.as_slice(), slice_bytes, &mut buffer.bytes);
-        buffer.count();
-        assert!(buffer.bytes.len() <= slice_bytes * slices_max, "no more than there is room for");
-        let peer = self.peers.find_mut(id)?;
-        peer.outbound.padded(pads);
-        let length = piece.as_slice().len();
-        if let (_, Some(buffer)) = piece.rest(length) {
-            keep(&mut self.gathered, buffer);
+        let mut packer = Packer::new(slice_bytes, bytes_max);
+        let mut told = std::mem::take(&mut self.told);
+        let mut turn = Turn::default();
+        while packer.free() > 0 {
+            told.clear();
+            let free = packer.free();
+            match self.next_part(now, id, &mut turn, &mut told, (free, free)) {
+                Some(Taken::Copied) => packer.add(&told, &mut buffer.bytes),
+                Some(Taken::Lies(piece)) => packer.add(piece.as_slice(), &mut buffer.bytes),
+                None => break,
+            }
         }
-        Some(Piece::gathered(packed, true))
+        self.told = told;
+        self.peers.find_mut(id)?.outbound.padded(packer.pads());
+        self.finish(packed, true)
     }
 
     /// One contiguous part if it is large or all there is, else several copied together.
@@ -247,65 +243,118 @@ impl Shard {
         bytes_max: usize,
         end_of_record: bool,
     ) -> Option<Piece> {
+        let (mut gathered, copied_max) = self.buffer(bytes_max);
+        let buffer = Rc::get_mut(&mut gathered).expect("nobody else holds a spare one");
+        let copied = &mut buffer.bytes;
+        let mut turn = Turn::default();
+        while copied.is_empty() || copied.len() < copied_max {
+            let left = match copied.len() {
+                0 => (bytes_max, copied_max),
+                length => (copied_max - length, copied_max - length),
+            };
+            match self.next_part(now, id, &mut turn, copied, left) {
+                None => break,
+                Some(Taken::Copied) => {}
+                Some(Taken::Lies(mut piece)) => {
+                    let is_large = piece.as_slice().len() >= DIRECT_BYTES_MIN.min(copied_max / 2);
+                    if copied.is_empty() && (is_large || self.is_all(id, turn.sub)) {
+                        keep(&mut self.gathered, gathered);
+                        piece.end_of_record = end_of_record;
+                        return Some(piece);
+                    }
+                    copied.extend_from_slice(piece.as_slice());
+                }
+            }
+        }
+        self.finish(gathered, end_of_record)
+    }
+
+    /// An empty buffer to copy to, and how much of `bytes_max` may be.
+    fn buffer(&mut self, bytes_max: usize) -> (Rc<Gathered>, usize) {
         let is_tight = self.gathered_bytes.get() > GATHERED_BYTES_MAX;
         let copied_max = if is_tight { bytes_max.min(GATHERED_SMALL) } else { bytes_max };
         let spare = if is_tight { None } else { self.gathered.pop() };
-        let mut gathered = spare.unwrap_or_else(|| Gathered::new(&self.gathered_bytes));
-        let buffer = Rc::get_mut(&mut gathered).expect("nobody else holds a spare one");
-        let copied = &mut buffer.bytes;
-        copied.clear();
-        let mut passed = 0;
-        while copied.is_empty() || copied.len() < copied_max {
+        let mut buffer = spare.unwrap_or_else(|| Gathered::new(&self.gathered_bytes));
+        Rc::get_mut(&mut buffer).expect("nobody else holds a spare one").bytes.clear();
+        (buffer, copied_max)
+    }
+
+    /// What was copied, if it was something.
+    fn finish(&mut self, mut buffer: Rc<Gathered>, end_of_record: bool) -> Option<Piece> {
+        let gathered = Rc::get_mut(&mut buffer).expect("nobody else holds a spare one");
+        gathered.count();
+        if gathered.bytes.is_empty() {
+            keep(&mut self.gathered, buffer);
+            return None;
+        }
+        Some(Piece::gathered(buffer, end_of_record))
+    }
+
+    /// The next part of at most so many bytes as it lies, or copied behind what was; None if there is nothing
+    /// that fits, or others have their turn first.
+    fn next_part(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        turn: &mut Turn,
+        copied: &mut Vec<u8>,
+        (bytes_max, copied_max): (usize, usize),
+    ) -> Option<Taken> {
+        loop {
             let peer = self.peers.find_mut(id)?;
-            let Some((sub, epoch)) = peer.outbound.first() else { break };
+            let (sub, epoch) = peer.outbound.first()?;
             if self.groups.find(sub, epoch).is_none() {
                 peer.outbound.drop_first();
                 continue;
             }
-            let part = match copied.len() {
-                0 => self.groups.next_part(sub, copied, bytes_max, copied_max),
-                length => {
-                    self.groups.next_part(sub, copied, copied_max - length, copied_max - length)
-                }
-            };
-            let (payload, range) = match part {
+            turn.sub = sub;
+            let (payload, range) = match self.groups.next_part(sub, copied, bytes_max, copied_max) {
                 Part::Nothing => {
                     peer.outbound.drop_first();
                     self.groups.subscription(sub).queued = false;
                     continue;
                 }
-                Part::Full => break,
-                Part::Passed if passed == PASSED_MAX => {
-                    peer.outbound.go_on_later();
-                    self.pace_timers.push(Reverse((now, id)));
-                    break;
+                Part::Full => return None,
+                Part::Passed if turn.passed == PASSED_MAX => {
+                    peer.outbound.go_on_later(now);
+                    return None;
                 }
                 Part::Passed => {
-                    passed += 1;
+                    turn.passed += 1;
                     continue;
                 }
-                Part::Copied => continue,
+                Part::Copied => return Some(Taken::Copied),
                 Part::Shared(frames, range) => (Payload::Shared(frames), range),
                 Part::Chunk(chunk, range) => (Payload::Chunk(chunk), range),
             };
             // A subscription's turn is over after a part.
             peer.outbound.end_turn();
-            let is_large = range.len() >= DIRECT_BYTES_MIN.min(copied_max / 2);
-            let is_all = peer.outbound.queued() == 1 && self.groups.is_exhausted(sub);
-            let piece = Piece::new(payload, range, end_of_record);
-            if copied.is_empty() && (is_large || is_all) {
-                keep(&mut self.gathered, gathered);
-                return Some(piece);
-            }
-            copied.extend_from_slice(piece.as_slice());
+            return Some(Taken::Lies(Piece::new(payload, range, false)));
         }
-        buffer.count();
-        if buffer.bytes.is_empty() {
-            keep(&mut self.gathered, gathered);
-            return None;
-        }
-        Some(Piece::gathered(gathered, end_of_record))
     }
+
+    /// Whether nothing is left to send, the subscription that was read last included.
+    fn is_all(&mut self, id: PeerId, sub: SubIndex) -> bool {
+        self.peers.find(id).is_some_and(|peer| peer.outbound.queued() == 1)
+            && self.groups.is_exhausted(sub)
+    }
+}
+
+/// What a part was.
+enum Taken {
+    /// It was copied behind what was copied before.
+    Copied,
+    /// As it lies.
+    Lies(Piece),
+}
+
+/// One look for something to send.
+#[derive(Default)]
+struct Turn {
+    /// The subscription that was read last.
+    sub: SubIndex,
+    /// Parts that were passed over.
+    passed: usize,
 }
 
 /// Keeps a buffer for later.
