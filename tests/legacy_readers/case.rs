@@ -294,7 +294,7 @@ fn routes(rng: &mut Rng, extent: Extent, cost_us: u64, readers: usize, link: Lin
         (Extent::Sample, _) => &[(30, 1_000), (30, 5_000), (25, 20_000), (15, 50_000)],
         (Extent::Large, 1) => &[(42, 1_000), (40, 20_000), (13, 100_000), (5, 300_000)],
         (Extent::Large, 50) => &[(52, 1_000), (30, 20_000), (13, 100_000), (5, 300_000)],
-        (Extent::Large, _) => &[(75, 1_000), (16, 20_000), (6, 100_000), (3, 300_000)],
+        (Extent::Large, _) => &[(66, 1_000), (16, 20_000), (9, 100_000), (9, 300_000)],
     };
     let (time_s, deliveries) = match extent {
         Extent::Sample => (2.5, 1_000_000),
@@ -319,7 +319,7 @@ fn stall(rng: &mut Rng, routes: usize, extent: Extent) -> Stall {
     let at = 1 + rng.below(routes / 2) as u64;
     let long = Stall::Once { at, ns: 30_000 * MS };
     let each = Stall::Each { updates: 20_000.min(routes as u64 / 4), ns: 50 * MS };
-    let long_weight = if extent == Extent::Large { 5 } else { 0 };
+    let long_weight = if extent == Extent::Large { 7 } else { 0 };
     let once = Stall::Once { at, ns: 2_000 * MS };
     let stalls =
         [(22, Stall::None), (22, each), (22, Stall::Collector), (28, once), (long_weight, long)];
