@@ -100,6 +100,7 @@ impl Case {
         let cost_us = [0, 10, 50, 200, 300][(seed % 5) as usize];
         let link = link(&mut rng, seed % 8);
         let readers = match extent {
+            Extent::Sample if matches!(link, Link::Path(_)) => pick(&mut rng, &[(80, 1), (20, 50)]),
             Extent::Sample => pick(&mut rng, &[(77, 1), (20, 50), (3, 1000)]),
             Extent::Large => pick(&mut rng, &[(71, 1), (25, 50), (4, 1000)]),
         };
@@ -173,6 +174,14 @@ impl Case {
     pub fn free_reader_needs(&self) -> Duration {
         let is_free = self.habits.cost_ns == 0;
         Duration::from_nanos(if is_free { self.routes as u64 * FREE_NS } else { 0 })
+    }
+
+    /// Updates a second that a reader can be told beside the table, so that a run ends: a long way takes few.
+    pub fn live_per_s_max(&self) -> usize {
+        match self.link {
+            Link::Path(path) => 10_000_000 / path.delay_us as usize,
+            _ => usize::MAX,
+        }
     }
 
     /// Whether it takes the machine for itself.
@@ -301,7 +310,11 @@ fn routes(rng: &mut Rng, extent: Extent, cost_us: u64, readers: usize, link: Lin
         Extent::Large => (100.0, 300_000_000),
     };
     // A path's one thread carries each packet.
-    let deliveries = if let Link::Path(_) = link { deliveries.min(20_000_000) } else { deliveries };
+    let deliveries = match (extent, link) {
+        (Extent::Sample, Link::Path(_)) => deliveries / 10,
+        (Extent::Large, Link::Path(_)) => deliveries / 15,
+        _ => deliveries,
+    };
     // Some round trips for each proof.
     let way_us = match link {
         Link::Path(path) => path.delay_us as f64 * if path.lost > 0 { 0.03 } else { 0.01 },

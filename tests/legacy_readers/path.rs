@@ -43,12 +43,9 @@ pub fn carry(ends: [File; 2], way: Way, signals: &Signals) {
         for (at, end) in ends.iter().enumerate() {
             // At most some at a time: what is due must leave.
             for _ in 0..32 {
-                if !ready(end) {
-                    break;
-                }
-                if let Ok(length) = (&mut &*end).read(&mut buffer) {
-                    carrier.take(at, end, &buffer[..length]);
-                }
+                // Nothing is there, or the device is gone.
+                let Ok(length) = (&mut &*end).read(&mut buffer) else { break };
+                carrier.take(at, end, &buffer[..length]);
             }
         }
     }
@@ -107,11 +104,6 @@ impl Carrier {
 fn wait(ends: &[File; 2], limit: Duration) {
     let mut ready = [PollFd::new(&ends[0], PollFlags::IN), PollFd::new(&ends[1], PollFlags::IN)];
     let _ = poll(&mut ready, Some(&timespec(limit)));
-}
-
-fn ready(end: &File) -> bool {
-    let mut ready = [PollFd::new(end, PollFlags::IN)];
-    poll(&mut ready, Some(&timespec(Duration::ZERO))).is_ok_and(|count| count > 0)
 }
 
 /// As the kernel wants it.

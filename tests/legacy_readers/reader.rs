@@ -326,8 +326,11 @@ impl<'a> Connection<'a> {
         }
         let on_the_table = self.field.case.talk == Some(Talk::OnTheTable);
         let readers = self.field.readers.len();
-        let deliveries_max = if on_the_table { TALK_DELIVERIES_PER_S } else { usize::MAX };
-        let per_s = TALK_PER_S.min(deliveries_max / readers);
+        let per_s = match on_the_table {
+            true => (TALK_DELIVERIES_PER_S / readers).min(self.field.case.live_per_s_max()),
+            false => usize::MAX,
+        };
+        let per_s = TALK_PER_S.min(per_s);
         let least_us = 3_000.max(readers * 1_000_000 / per_s);
         let pause_us = least_us + self.rng.below(12 * least_us);
         self.next_talk = Some(now + Duration::from_micros(pause_us as u64));

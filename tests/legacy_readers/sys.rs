@@ -5,6 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 
 /// Moves this thread into a new network namespace.
 pub fn new_network() -> io::Result<File> {
@@ -43,9 +44,13 @@ fn schedule(file: impl AsRef<std::path::Path>) -> (u64, u64) {
     (times.next().unwrap_or_default(), times.next().unwrap_or_default())
 }
 
-/// Makes a tun device in this thread's namespace: a read or write is one IP packet.
+/// Makes a tun device in this thread's namespace: a read or write is one IP packet, and never waits.
 pub fn tun(name: &str) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")?;
     // SAFETY: all zeros are a value of this struct of integers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     assert!(name.len() < request.ifr_name.len(), "a device's name is short");

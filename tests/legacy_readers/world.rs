@@ -143,6 +143,9 @@ pub fn run(case: &Case) -> Result<Outcome, String> {
     outcome.shares.sort_by(f64::total_cmp);
     outcome.findings = field.findings.into_inner().unwrap();
     outcome.findings.truncate(FINDINGS_SHOWN);
+    if outcome.closed_by_server > 0 && outcome.unfinished.is_none() {
+        outcome.findings.push(format!("the server: {}", last_lines(&server.log())));
+    }
     Ok(outcome)
 }
 
@@ -223,7 +226,7 @@ impl Announcer {
             announced,
             routes: case.routes,
             turned: 0,
-            burst_max: BURST_DELIVERIES_MAX / case.readers,
+            burst_max: (BURST_DELIVERIES_MAX / case.readers).min(case.live_per_s_max() / 4),
             rng,
             next_keepalive,
         }
