@@ -170,10 +170,24 @@ impl Case {
         Duration::from_secs_f64(bytes / window * round_trip_s)
     }
 
+    /// How long it is likely to take: on a way that doubles packets a proof takes many round trips.
+    pub fn expected(&self) -> Duration {
+        let round_trips = match self.link {
+            Link::Path(path) if path.doubled > 0 || self.talk.is_some() => 30,
+            _ => 3,
+        };
+        self.needs() + round_trips * self.way_needs()
+    }
+
     /// What a reader of no cost takes for the table all the same.
     pub fn free_reader_needs(&self) -> Duration {
         let is_free = self.habits.cost_ns == 0;
         Duration::from_nanos(if is_free { self.routes as u64 * FREE_NS } else { 0 })
+    }
+
+    /// Whether the table stays as it is.
+    pub fn is_calm(&self) -> bool {
+        !self.bursts && !self.stopped
     }
 
     /// Updates a second that a reader can be told beside the table, so that a run ends: a long way takes few.

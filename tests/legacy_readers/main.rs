@@ -67,7 +67,7 @@ fn no_go_client_breaks() {
     let cases = seeds.iter().map(|&seed| Case::new(seed, extent));
     let (alone, mut together): (Vec<_>, Vec<_>) = cases.partition(Case::alone);
     // The longest ones first, so that they end together.
-    together.sort_by_key(|case| std::cmp::Reverse(case.needs() + 2 * case.way_needs()));
+    together.sort_by_key(|case| std::cmp::Reverse(case.expected()));
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..AT_A_TIME {

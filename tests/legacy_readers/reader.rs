@@ -253,7 +253,7 @@ impl<'a> Connection<'a> {
             next_talk: None,
             talked: 0,
             // Some of the table may be withdrawn amid it.
-            updates_left: field.case.routes - field.case.routes / 20,
+            updates_left: field.case.routes * if field.case.is_calm() { 19 } else { 12 } / 20,
             waited_ns: 0,
             number,
             rng: Rng::new(seed),
