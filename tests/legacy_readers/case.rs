@@ -117,9 +117,13 @@ impl Case {
             Link::Routed(_) => 80,
             Link::Path(_) => 35,
         };
-        let falls = rng.chance(falls_percent).then(|| Fall {
-            to: 1280 + pick(&mut rng, &[(1, 0), (1, 120)]) * rng.below(120) as u32 / 120,
-            after_updates: rng.below(routes * readers * 9 / 10) as u64,
+        let falls = rng.chance(falls_percent).then(|| {
+            // To the least in half of them.
+            let range = pick(&mut rng, &[(1, 1), (1, 120)]);
+            Fall {
+                to: 1280 + rng.below(range) as u32,
+                after_updates: rng.below(routes * readers * 9 / 10) as u64,
+            }
         });
         Case {
             seed,
@@ -209,7 +213,7 @@ impl Case {
     pub fn deadline(&self) -> Duration {
         let slowest_per_s = 2_000.0;
         let fed = Duration::from_secs_f64(self.routes as f64 / slowest_per_s);
-        Duration::from_secs(60) + 4 * self.needs() + fed + 20 * self.way_needs()
+        Duration::from_secs(60) + 4 * self.needs() + fed + 40 * self.way_needs()
     }
 
     /// What is drawn, in words: a dimension and a value each.
@@ -271,6 +275,7 @@ impl Case {
             Stall::Each { .. } => "50 ms each",
             Stall::Collector => "gc",
             Stall::Once { ns, .. } if ns > 10_000 * MS => "30 s",
+            Stall::Once { ns, .. } if ns > 2_000 * MS => "8 s",
             Stall::Once { .. } => "2 s",
         }
     }
@@ -344,9 +349,9 @@ fn routes(rng: &mut Rng, extent: Extent, cost_us: u64, readers: usize, link: Lin
 
 fn stall(rng: &mut Rng, routes: usize, extent: Extent) -> Stall {
     let at = 1 + rng.below(routes / 2) as u64;
-    let long = Stall::Once { at, ns: 30_000 * MS };
+    let (long_weight, long_s) = if extent == Extent::Large { (7, 30) } else { (5, 8) };
+    let long = Stall::Once { at, ns: long_s * 1_000 * MS };
     let each = Stall::Each { updates: 20_000.min(routes as u64 / 4), ns: 50 * MS };
-    let long_weight = if extent == Extent::Large { 7 } else { 0 };
     let once = Stall::Once { at, ns: 2_000 * MS };
     let stalls =
         [(22, Stall::None), (22, each), (22, Stall::Collector), (28, once), (long_weight, long)];
