@@ -1,12 +1,12 @@
 //! Emulated Go clients against the real program: reads of 65,535 bytes, no reassembly, a cost for each route, stalls,
-//! over loopback, veth and bad paths.
+//! over loopback, veth, a router and bad paths.
 //!
 //! Owns which cases are run, and what is claimed of each: no read ended inside a frame, never waited more than a
-//! client can read, and each view was right in the end. Must never assert a speed.
+//! client can read, no session was lost, and each view was right in the end. Must never assert a speed.
 //!
 //! One seed decides a case. `METALBOND_LEGACY_RUNS=1000 cargo test --release --test legacy_readers` runs so many large
-//! ones, `METALBOND_LEGACY_SEED=S` one (large beside `METALBOND_LEGACY_RUNS`, else small).
-//! `METALBOND_LEGACY_SERVER=PROGRAM` tries another build of the server.
+//! ones, and says what they came to in tables; `METALBOND_LEGACY_SEED=S` runs one (large beside
+//! `METALBOND_LEGACY_RUNS`, else small). `METALBOND_LEGACY_SERVER=PROGRAM` tries another build of the server.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod case;
@@ -81,7 +81,7 @@ fn no_go_client_breaks() {
     });
     alone.iter().for_each(run);
     let report = report.into_inner().unwrap();
-    if runs.is_some() {
+    if runs.is_some() && seeds.len() > 1 {
         say(&report.tables());
     }
     say(&report.summary());

@@ -56,9 +56,10 @@ pub enum Limit {
 }
 
 impl Outcome {
-    /// Whether a Go client would have survived it, and ended right.
+    /// Whether a Go client would have survived it, without a new session, and ended right.
     pub fn held(&self) -> bool {
-        self.misaligned == 0 && self.overruns == 0 && self.unfinished.is_none()
+        let lost = self.hold_expiries + self.closed_by_server;
+        self.misaligned + self.overruns + lost == 0 && self.unfinished.is_none()
     }
 }
 
