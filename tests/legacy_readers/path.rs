@@ -169,3 +169,18 @@ fn checksum(bytes: &[u8]) -> u16 {
     }
     !(sum as u16)
 }
+
+#[test]
+fn answers_that_a_packet_is_too_big_have_their_sums() {
+    let ipv4 = [&[0x45, 0, 5, 0, 0, 0, 0x40, 0, 64, 6, 0, 0][..], &[10; 4], &[11; 4], &[7; 1260]];
+    let answer = too_big(&ipv4.concat(), 1_279).unwrap();
+    assert_eq!((checksum(&answer[..20]), checksum(&answer[20..])), (0, 0));
+    assert_eq!((&answer[12..16], &answer[16..20]), (&[11; 4][..], &[10; 4][..]));
+    assert!(answer.len() <= 576 && answer[26..28] == 1_279_u16.to_be_bytes());
+    let ipv6 = [&[0x60, 0, 0, 0, 5, 20, 6, 64][..], &[1; 16], &[2; 16], &[7; 1300]].concat();
+    let answer = too_big(&ipv6, 1_280).unwrap();
+    let length = (answer.len() - 40) as u16;
+    let pseudo = [&answer[8..40], &length.to_be_bytes(), &[0, 58], &answer[40..]].concat();
+    assert_eq!(checksum(&pseudo), 0);
+    assert!(answer.len() <= 1_280 && answer[8..24] == [2; 16] && answer[24..40] == [1; 16]);
+}
