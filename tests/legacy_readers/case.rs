@@ -215,7 +215,11 @@ impl Case {
     pub fn deadline(&self) -> Duration {
         let slowest_per_s = 2_000.0;
         let fed = Duration::from_secs_f64(self.routes as f64 / slowest_per_s);
-        Duration::from_secs(60) + 4 * self.needs() + fed + 40 * self.way_needs()
+        // On a bad path each frame may go alone.
+        let times = if let Link::Path(_) = self.link { 100.0 } else { 10.0 };
+        let deliveries = (self.readers * self.routes) as f64;
+        let cpu = Duration::from_secs_f64(times * DELIVERY_CPU_S * deliveries);
+        Duration::from_secs(60) + 4 * self.needs() + fed + 40 * self.way_needs() + cpu
     }
 
     /// What is drawn, in words: a dimension and a value each.
