@@ -196,8 +196,13 @@ impl Pipeline {
     /// The share of its time that the applier has worked, from the first update to the end of the last: 1 if
     /// the client was fed as fast as it can take it. None if it took no time, or nothing came.
     pub fn share(&self) -> Option<f64> {
-        let passed_ns = self.applier_ns.saturating_sub(self.begun_ns?);
-        (self.busy_ns > 0 && passed_ns > 0).then(|| self.busy_ns as f64 / passed_ns as f64)
+        let (busy_ns, passed_ns) = self.times_ns()?;
+        (busy_ns > 0 && passed_ns > 0).then(|| busy_ns as f64 / passed_ns as f64)
+    }
+
+    /// For how long the applier has worked, of what time: from the first update to the end of the last.
+    pub fn times_ns(&self) -> Option<(u64, u64)> {
+        Some((self.busy_ns, self.applier_ns.saturating_sub(self.begun_ns?)))
     }
 
     /// What the update in hand takes, and whether the whole client stands meanwhile.

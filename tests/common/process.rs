@@ -74,6 +74,10 @@ impl Process {
         self.address
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Lines on stderr so far that contain `words`.
     pub fn logged(&self, words: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|line| line.contains(words)).count()

@@ -5,27 +5,32 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use socket2::{Domain, Socket, Type};
 
-use crate::case::Case;
+use crate::case::{Case, Talk};
 use crate::common;
 use crate::path::timespec;
 use crate::pipeline::{self, BUFFER_BYTES, Fault, Pipeline};
 use crate::rng::Rng;
-use crate::table;
+use crate::{sys, table};
 
-/// In this one talking readers announce, and nobody subscribes to it.
+/// In this one readers announce if not on the table, and nobody subscribes to it.
 const TALK_VNI: u32 = 101;
+/// Routes that a reader announces on the table, behind its end.
+const TALK_ROUTES: usize = 8;
 /// Go's clients wait 5 to 9 s before they come back; here the cause matters, not the wait.
 const RETRY: Duration = Duration::from_millis(300);
 /// How often a client that waits looks whether the run is over. Many of them must not be work by themselves.
 const LOOK: Duration = Duration::from_millis(100);
 /// Talking readers announce this often, all together, at most.
 const TALK_PER_S: usize = 2_000;
+/// And this often on the table times readers: all others are told.
+const TALK_DELIVERIES_PER_S: usize = 40_000;
+
 /// What all threads of a run share.
 pub struct Field {
     pub case: Case,
@@ -35,6 +40,8 @@ pub struct Field {
     pub over: AtomicBool,
     /// Nanoseconds since the beginning until which all readers stand.
     pub stopped_until_ns: AtomicU64,
+    /// Nobody announces any more.
+    pub hushed: AtomicBool,
     /// What went wrong, in words.
     pub findings: Mutex<Vec<String>>,
     pub readers: Vec<Counts>,
@@ -51,8 +58,21 @@ pub struct Counts {
     pub updates: AtomicU64,
     /// Updates that said what was known.
     pub redundant: AtomicU64,
-    /// Its share of what it can take, in millionths; 0 while it is not known.
-    pub share_ppm: AtomicU64,
+    /// A bit for each of its own routes on the table that it has announced.
+    pub talk: AtomicU8,
+    /// How it was fed until it had the table's length.
+    pub fed: Mutex<Option<Fed>>,
+}
+
+/// How a reader was fed, from the first update to the end of the last that counts.
+#[derive(Clone, Copy)]
+pub struct Fed {
+    /// For how long it has worked.
+    pub busy_ns: u64,
+    /// Of how long.
+    pub passed_ns: u64,
+    /// And for how long it has waited for a CPU.
+    pub waited_ns: u64,
 }
 
 /// A bit for each route.
@@ -81,10 +101,25 @@ impl View {
         true
     }
 
-    pub fn equals(&self, other: &View) -> bool {
-        let ends = self.bits.len().min(other.bits.len());
-        self.present == other.present && self.bits[..ends] == other.bits[..ends]
+    /// Whether it holds what `other` holds, below `end`, and but for the numbers in a byte (its first one is
+    /// given): of those nothing.
+    pub fn equals(&self, other: &View, end: usize, without: Option<usize>) -> bool {
+        let word = |view: &View, at: usize| view.bits.get(at).copied().unwrap_or_default();
+        let words = self.bits.len().max(other.bits.len()).min(end.div_ceil(64));
+        (0..words).all(|at| {
+            let mask = if end / 64 == at { (1 << (end % 64)) - 1 } else { !0 };
+            let own = match without {
+                Some(first) if first / 64 == at => 0xFF << (first % 64),
+                _ => 0,
+            };
+            (word(self, at) ^ (word(other, at) & !own)) & mask == 0
+        })
     }
+}
+
+/// The number of a reader's first own route on the table: a multiple of 8.
+pub fn first_own(case: &Case, reader: usize) -> usize {
+    case.routes.next_multiple_of(TALK_ROUTES) + TALK_ROUTES * reader
 }
 
 impl Field {
@@ -94,6 +129,16 @@ impl Field {
 
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+
+    /// Updates that all have got.
+    pub fn updates(&self) -> u64 {
+        self.readers.iter().map(|reader| reader.updates.load(Ordering::Relaxed)).sum()
+    }
+
+    /// How those were fed that have got the table.
+    pub fn fed(&self) -> impl Iterator<Item = Fed> {
+        self.readers.iter().filter_map(|reader| *reader.fed.lock().unwrap())
     }
 
     pub fn find(&self, words: String) {
@@ -123,8 +168,6 @@ pub fn live(field: &Field, number: usize) {
             Err(error) => format!("no connection: {error}"),
             Ok(mut connection) => {
                 let end = connection.live();
-                let share = connection.pipeline.share().unwrap_or_default();
-                counts.share_ppm.store((share * 1e6) as u64, Ordering::Relaxed);
                 match end {
                     End::Over => return,
                     End::Fault(fault) => {
@@ -158,6 +201,8 @@ pub fn live(field: &Field, number: usize) {
         field.find(format!("reader {number} at {at_s:.2} s with {present} routes: {words}"));
         // All that came over the connection is gone with it.
         *counts.view.lock().unwrap() = View::default();
+        *counts.fed.lock().unwrap() = None;
+        counts.talk.store(0, Ordering::Relaxed);
         std::thread::sleep(RETRY);
     }
 }
@@ -176,7 +221,10 @@ struct Connection<'a> {
     /// When the hold timer was restarted.
     heard_ns: u64,
     next_talk: Option<Instant>,
-    talked: u32,
+    talked: usize,
+    /// Updates until it has as many as the table is long, and how long it had waited for a CPU at the beginning.
+    updates_left: usize,
+    waited_ns: u64,
     number: usize,
     rng: Rng,
 }
@@ -204,6 +252,9 @@ impl<'a> Connection<'a> {
             heard_ns: field.now_ns(),
             next_talk: None,
             talked: 0,
+            // Some of the table may be withdrawn amid it.
+            updates_left: field.case.routes * if field.case.is_calm() { 19 } else { 12 } / 20,
+            waited_ns: 0,
             number,
             rng: Rng::new(seed),
         })
@@ -211,6 +262,7 @@ impl<'a> Connection<'a> {
 
     fn live(&mut self) -> End {
         let mut buffer = vec![0; BUFFER_BYTES];
+        self.waited_ns = sys::waited_ns();
         loop {
             let now_ns = self.field.now_ns();
             let stopped_until_ns = self.field.stopped_until_ns.load(Ordering::Relaxed);
@@ -253,13 +305,7 @@ impl<'a> Connection<'a> {
             self.out.extend(common::keepalive());
         }
         if self.next_talk.is_some_and(|due| due <= now) {
-            let least_us = 3_000.max(self.field.readers.len() * 1_000_000 / TALK_PER_S);
-            let pause_us = least_us + self.rng.below(12 * least_us);
-            self.next_talk = Some(now + Duration::from_micros(pause_us as u64));
-            let route = common::route(TALK_VNI, self.number as u32 * 8 + self.talked % 8, 1);
-            let adds = (self.talked / 8).is_multiple_of(2);
-            self.out.extend(if adds { common::add(&route) } else { common::remove(&route) });
-            self.talked += 1;
+            self.talk(now);
         }
         if !self.out.is_empty() {
             match self.stream.write(&self.out) {
@@ -270,6 +316,35 @@ impl<'a> Connection<'a> {
         }
         let hold_ns = self.keepalive.as_nanos() as u64 * 5 / 2;
         (now_ns.saturating_sub(self.heard_ns) > hold_ns).then_some(End::HoldTime)
+    }
+
+    /// Announces a route, or withdraws it, in turn.
+    fn talk(&mut self, now: Instant) {
+        if self.field.hushed.load(Ordering::Relaxed) {
+            self.next_talk = None;
+            return;
+        }
+        let on_the_table = self.field.case.talk == Some(Talk::OnTheTable);
+        let readers = self.field.readers.len();
+        let per_s = match on_the_table {
+            true => (TALK_DELIVERIES_PER_S / readers).min(self.field.case.live_per_s_max()),
+            false => usize::MAX,
+        };
+        let per_s = TALK_PER_S.min(per_s);
+        let least_us = 3_000.max(readers * 1_000_000 / per_s);
+        let pause_us = least_us + self.rng.below(12 * least_us);
+        self.next_talk = Some(now + Duration::from_micros(pause_us as u64));
+        let which = self.talked % TALK_ROUTES;
+        let route = match on_the_table {
+            true => table::route(first_own(&self.field.case, self.number) + which),
+            false => common::route(TALK_VNI, (self.number * TALK_ROUTES + which) as u32, 1),
+        };
+        let adds = (self.talked / TALK_ROUTES).is_multiple_of(2);
+        self.out.extend(if adds { common::add(&route) } else { common::remove(&route) });
+        if on_the_table {
+            self.counts.talk.fetch_xor(1 << which, Ordering::Relaxed);
+        }
+        self.talked += 1;
     }
 
     /// How long its timers leave it in peace.
@@ -314,6 +389,10 @@ impl<'a> Connection<'a> {
                     self.pipeline.update();
                     updates += 1;
                     redundant += u64::from(!view.set(number, added));
+                    self.updates_left = self.updates_left.saturating_sub(1);
+                    if self.updates_left == 0 {
+                        self.fed();
+                    }
                 }
                 // Ours are answered by KEEPALIVEs, the server's first one follows our first one.
                 common::KEEPALIVE => {
@@ -321,7 +400,7 @@ impl<'a> Connection<'a> {
                     if self.greeted && !self.established {
                         self.established = true;
                         self.out.extend(common::subscribe(u32::from(table::VNI)));
-                        if self.field.case.talking {
+                        if self.field.case.talk.is_some() {
                             self.next_talk = Some(Instant::now());
                         }
                     }
@@ -338,5 +417,13 @@ impl<'a> Connection<'a> {
         counts.updates.fetch_add(updates, Ordering::Relaxed);
         counts.redundant.fetch_add(redundant, Ordering::Relaxed);
         Ok(bytes.len())
+    }
+
+    /// It has the table's length, and how it came to it counts no more.
+    fn fed(&mut self) {
+        let Some((busy_ns, passed_ns)) = self.pipeline.times_ns() else { return };
+        let waited_ns = sys::waited_ns() - self.waited_ns;
+        *self.counts.fed.lock().unwrap() = Some(Fed { busy_ns, passed_ns, waited_ns });
+        self.updates_left = usize::MAX;
     }
 }

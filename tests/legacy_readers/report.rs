@@ -1,4 +1,4 @@
-//! What the runs came to: a line for each, and counts.
+//! What the runs came to: a line for each, a table, and the weak ones.
 //!
 //! Owns the words. Must never judge: the outcome does.
 
@@ -6,68 +6,115 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::case::{Case, Link};
-use crate::world::Outcome;
+use crate::world::{Limit, Outcome};
+
+/// The share of what it can take that each reader should get.
+const SHARE_MIN: f64 = 0.8;
+const HEAD: &str = "link      cost   stall       runs broken overruns misaligned unfinished | limited  median   least";
 
 /// All runs so far.
 #[derive(Default)]
 pub struct Report {
-    runs: usize,
+    all: Row,
     broken: Vec<u64>,
-    misaligned: u64,
-    overruns: u64,
     hold_expiries: u64,
     closed_by_server: u64,
-    unfinished: usize,
     /// Why cases were skipped, and how many.
     skipped: BTreeMap<String, usize>,
-    /// Runs and broken ones, for each value of each dimension.
-    by: BTreeMap<String, (usize, usize)>,
-    /// The lowest share of each run that has nothing but a dump, by the readers' cost.
-    shares: BTreeMap<u64, Vec<f64>>,
+    /// By link, cost and stall.
+    rows: BTreeMap<(&'static str, u64, &'static str), Row>,
+    /// For each value of each dimension.
+    by: BTreeMap<(&'static str, String), Row>,
+    /// What got less than its share: that, and its line.
+    weak: Vec<(f64, String)>,
     /// Server CPU and updates of the runs of one reader, by its cost.
     cpu: BTreeMap<u64, (Duration, u64)>,
+}
+
+/// What some runs came to.
+#[derive(Clone, Default)]
+struct Row {
+    runs: usize,
+    broken: usize,
+    misaligned: u64,
+    overruns: u64,
+    unfinished: usize,
+    /// Runs whose share says nothing: CPU was all used up.
+    limited: usize,
+    /// Of the others: the median reader's share, and the least.
+    medians: Vec<f64>,
+    least: Option<f64>,
+}
+
+impl Row {
+    fn add(&mut self, outcome: &Outcome) {
+        self.runs += 1;
+        self.broken += usize::from(!outcome.held());
+        self.misaligned += outcome.misaligned;
+        self.overruns += outcome.overruns;
+        self.unfinished += usize::from(outcome.unfinished.is_some());
+        if outcome.limit.is_some() {
+            self.limited += 1;
+        } else if let [least, ..] = outcome.shares[..] {
+            self.medians.push(median(&outcome.shares));
+            self.least = Some(self.least.map_or(least, |other| other.min(least)));
+        }
+    }
+
+    fn text(&self) -> String {
+        let shares = self.least.map(|least| {
+            let mut medians = self.medians.clone();
+            medians.sort_by(f64::total_cmp);
+            format!("{:5.0} % {:5.0} %", 100.0 * median(&medians), 100.0 * least)
+        });
+        format!(
+            "{:5} {:6} {:8} {:10} {:10} | {:7} {}",
+            self.runs,
+            self.broken,
+            self.overruns,
+            self.misaligned,
+            self.unfinished,
+            self.limited,
+            shares.unwrap_or_default()
+        )
+    }
 }
 
 impl Report {
     /// Takes over an outcome; returns its line.
     pub fn add(&mut self, case: &Case, outcome: Result<Outcome, String>) -> String {
-        let seed = case.seed;
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(why) => {
                 *self.skipped.entry(why.clone()).or_default() += 1;
-                return format!("SKIPPED {seed}: {case}: {why}");
+                return format!("SKIPPED {}: {case}: {why}", case.seed);
             }
         };
-        self.runs += 1;
-        self.misaligned += outcome.misaligned;
-        self.overruns += outcome.overruns;
         self.hold_expiries += outcome.hold_expiries;
         self.closed_by_server += outcome.closed_by_server;
-        self.unfinished += usize::from(outcome.unfinished.is_some());
-        let held = outcome.held();
-        if !held {
-            self.broken.push(seed);
+        if !outcome.held() {
+            self.broken.push(case.seed);
         }
-        for key in keys(case) {
-            let (runs, broken) = self.by.entry(key).or_default();
-            *runs += 1;
-            *broken += usize::from(!held);
-        }
+        self.all.add(&outcome);
         let cost_us = case.habits.cost_ns / 1000;
-        let only_a_dump = !(case.bursts || case.stopped || case.early);
-        if held
-            && only_a_dump
-            && let Some(&least) = outcome.shares.first()
-        {
-            self.shares.entry(cost_us).or_default().push(least);
+        let key = (link_name(case), cost_us, case.stall_name());
+        self.rows.entry(key).or_default().add(&outcome);
+        for value in case.values() {
+            self.by.entry(value).or_default().add(&outcome);
         }
-        if held && only_a_dump && case.readers == 1 {
+        let only_a_dump = !(case.bursts || case.stopped || case.early || case.talk.is_some());
+        if outcome.held() && only_a_dump && case.readers == 1 {
             let (cpu, updates) = self.cpu.entry(cost_us).or_default();
             *cpu += outcome.server_cpu;
             *updates += outcome.updates;
         }
-        line(case, &outcome)
+        let line = line(case, &outcome);
+        if let Some(&least) = outcome.shares.first()
+            && least < SHARE_MIN
+        {
+            self.weak.push((least, line.clone()));
+        }
+        line
     }
 
     /// The seeds of the runs that broke.
@@ -82,31 +129,16 @@ impl Report {
         let mut text = format!(
             "{} runs, {} broke: {} misaligned reads, {} overruns, {} unfinished; {} hold times ran out, the server \
              closed {} connections\n",
-            self.runs,
+            self.all.runs,
             self.broken.len(),
-            self.misaligned,
-            self.overruns,
-            self.unfinished,
+            self.all.misaligned,
+            self.all.overruns,
+            self.all.unfinished,
             self.hold_expiries,
             self.closed_by_server
         );
         for (why, count) in &self.skipped {
             text += &format!("SKIPPED {count} runs: {why}\n");
-        }
-        if !self.broken.is_empty() {
-            for (key, (runs, broken)) in &self.by {
-                text += &format!("  {key}: {broken} of {runs} broke\n");
-            }
-        }
-        for (cost_us, shares) in &self.shares {
-            let mut shares = shares.clone();
-            shares.sort_by(f64::total_cmp);
-            let percent = |share: f64| share * 100.0;
-            let (least, median) = (percent(shares[0]), percent(shares[shares.len() / 2]));
-            text += &format!(
-                "  {cost_us} us a route: lowest share of a dump {least:.0} %, median {median:.0} % ({} runs)\n",
-                shares.len()
-            );
         }
         for (cost_us, (cpu, updates)) in &self.cpu {
             let us = cpu.as_secs_f64() * 1e6 / (*updates).max(1) as f64;
@@ -114,46 +146,57 @@ impl Report {
         }
         text
     }
+
+    /// All that is known.
+    pub fn tables(&self) -> String {
+        let mut text = String::from(
+            "The share is of what a reader can take of the table: the time that it needs (1 us a route at least), or the \
+             way (64 KiB a round trip, TCP's rate at the path's loss), by the time that it took. \"limited\" are runs \
+             whose share is left out: the shard had work for 80 % of the time, or a CPU was waited for 10 % of it.\n",
+        );
+        text += &format!("{HEAD}\n");
+        for ((link, cost_us, stall), row) in &self.rows {
+            text += &format!("{link:8} {cost_us:3} us  {stall:11}{}\n", row.text());
+        }
+        for ((name, value), row) in &self.by {
+            text += &format!("{:26}{}\n", format!("{name} {}", value.trim()), row.text());
+        }
+        text += &format!("{:26}{}\n", "all", self.all.text());
+        let mut weak = self.weak.clone();
+        weak.sort_by(|one, other| one.0.total_cmp(&other.0));
+        text += &format!("Weak, the least share below 80 %: {} runs\n", weak.len());
+        weak.iter().for_each(|(_, line)| text += &format!("  {line}\n"));
+        text
+    }
 }
 
-fn keys(case: &Case) -> Vec<String> {
-    let link = match case.link {
-        Link::Loopback => "link loopback".to_owned(),
-        Link::Veth { mtu, .. } => format!("link veth {mtu}"),
-        Link::Path(_) => "link path".to_owned(),
-    };
-    let cost_us = case.habits.cost_ns / 1000;
-    let buffer = match case.receive_buffer {
-        None => "default",
-        Some(bytes) if bytes > 100_000 => "4 MiB",
-        Some(_) => "6-80 KB",
-    };
-    let stall = case.habits.stall.to_string();
-    let stall = stall.split(" at ").next().unwrap_or_default();
-    let mut keys = vec![
-        link,
-        format!("cost {cost_us:3} us"),
-        format!("readers {:4}", case.readers),
-        format!("routes {:6}", case.routes),
-        format!("rcvbuf {buffer}"),
-        format!("stall {}", stall.split(" each").next().unwrap_or_default()),
-    ];
-    let marks = [
-        (case.early, "with early readers"),
-        (case.bursts, "with bursts"),
-        (case.talking, "with talking readers"),
-        (case.stopped, "with a stop of 1 s"),
-    ];
-    keys.extend(marks.iter().filter(|(set, _)| *set).map(|(_, mark)| (*mark).to_owned()));
-    keys
+fn median(ascending: &[f64]) -> f64 {
+    ascending[ascending.len() / 2]
+}
+
+fn link_name(case: &Case) -> &'static str {
+    match case.link {
+        Link::Loopback => "loopback",
+        Link::Veth(_) => "veth",
+        Link::Routed(_) => "router",
+        Link::Path(_) => "path",
+    }
 }
 
 fn line(case: &Case, outcome: &Outcome) -> String {
     let wall_s = outcome.wall.as_secs_f64();
     let mut line = format!("{}: {case}: {wall_s:.1} s", case.seed);
     if let [least, ..] = outcome.shares[..] {
-        let median = outcome.shares[outcome.shares.len() / 2];
+        let median = median(&outcome.shares);
         line += &format!(", share {:.0} / {:.0} %", least * 100.0, median * 100.0);
+    }
+    line += match outcome.limit {
+        Some(Limit::Shard) => " (shard busy)",
+        Some(Limit::Machine) => " (CPU busy)",
+        None => "",
+    };
+    if !case.way_needs().is_zero() && case.way_needs() > case.needs() {
+        line += " (of the way's)";
     }
     let us = outcome.server_cpu.as_secs_f64() * 1e6 / outcome.updates.max(1) as f64;
     line += &format!(", {us:.2} us CPU");

@@ -44,6 +44,12 @@ pub fn route(number: usize) -> Vec<u8> {
     payload
 }
 
+/// Bytes of a frame of the table, on average.
+pub fn frame_bytes_mean() -> f64 {
+    let bytes: usize = (0..KINDS.len()).map(|number| 4 + route(number).len()).sum();
+    bytes as f64 / KINDS.len() as f64
+}
+
 /// The number of a route in an UPDATE's payload, and whether it is announced.
 ///
 /// # Errors

@@ -10,8 +10,9 @@ use crate::case::Case;
 use crate::common::process::Process;
 use crate::common::{self, Peer};
 use crate::net::Network;
-use crate::reader::{self, Counts, Field, View};
+use crate::reader::{self, Counts, Fed, Field, View};
 use crate::rng::Rng;
+use crate::sys;
 use crate::table::route;
 
 /// How often the views are looked at.
@@ -37,16 +38,28 @@ pub struct Outcome {
     pub unfinished: Option<String>,
     pub findings: Vec<String>,
     pub wall: Duration,
-    /// The readers' shares of what they can take, ascending.
+    /// The readers' shares of what they can take of the table, on this way, ascending.
     pub shares: Vec<f64>,
+    /// What it is that can give no more.
+    pub limit: Option<Limit>,
     pub updates: u64,
     pub server_cpu: Duration,
 }
 
+/// What was at its end when readers got less than they can take.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Limit {
+    /// The server's one shard had work for more than 80 % of the time.
+    Shard,
+    /// Server or readers waited for a CPU for more than 10 % of the time.
+    Machine,
+}
+
 impl Outcome {
-    /// Whether a Go client would have survived it, and ended right.
+    /// Whether a Go client would have survived it, without a new session, and ended right.
     pub fn held(&self) -> bool {
-        self.misaligned == 0 && self.overruns == 0 && self.unfinished.is_none()
+        let lost = self.hold_expiries + self.closed_by_server;
+        self.misaligned + self.overruns + lost == 0 && self.unfinished.is_none()
     }
 }
 
@@ -57,8 +70,12 @@ impl Outcome {
 pub fn run(case: &Case) -> Result<Outcome, String> {
     let network = Network::new(case)?;
     let keepalive = format!("--keepalive={}", case.keepalive_s);
-    let limits = ["--peers-max=4000", "--routes-per-peer-max=1000000"];
-    let server = Process::serve_at("[::]:0", &[&keepalive, "--cores=1", limits[0], limits[1]]);
+    let mut flags =
+        vec![&keepalive, "--cores=1", "--peers-max=4000", "--routes-per-peer-max=1000000"];
+    if case.long_segments {
+        flags.push("--mss=auto");
+    }
+    let server = Process::serve_at("[::]:0", &flags);
     let port = server.address().port();
     let field = Field {
         case: case.clone(),
@@ -66,10 +83,11 @@ pub fn run(case: &Case) -> Result<Outcome, String> {
         begun: Instant::now(),
         over: AtomicBool::new(false),
         stopped_until_ns: AtomicU64::new(0),
+        hushed: AtomicBool::new(false),
         findings: Vec::new().into(),
         readers: (0..case.readers).map(|_| Counts::default()).collect(),
     };
-    let announcer_at = SocketAddr::new("::1".parse().unwrap(), port);
+    let announcer_at = SocketAddr::new(network.beside_server, port);
     let mut announcer = Announcer::new(announcer_at, case);
     let mut outcome = Outcome::default();
     std::thread::scope(|scope| {
@@ -92,10 +110,20 @@ pub fn run(case: &Case) -> Result<Outcome, String> {
         if !case.early {
             start();
         }
-        let before = server.cpu_time();
-        outcome.unfinished = drive(field, &mut announcer);
+        if let Some(fall) = case.falls {
+            let body = move || {
+                while field.updates() < fall.after_updates && !field.is_over() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                network.fall(fall.to);
+            };
+            std::thread::Builder::new().name("fall".into()).spawn_scoped(scope, body).unwrap();
+        }
+        let mut load = Load::new(server.id());
+        outcome.unfinished = drive(field, &mut announcer, &mut load);
         outcome.wall = field.begun.elapsed();
-        outcome.server_cpu = server.cpu_time() - before;
+        outcome.server_cpu = Duration::from_nanos(load.since_begin().0);
+        outcome.limit = load.limit(field);
         field.over.store(true, Ordering::Relaxed);
     });
     if let Some(words) = &mut outcome.unfinished {
@@ -109,18 +137,22 @@ pub fn run(case: &Case) -> Result<Outcome, String> {
     outcome.hold_expiries = sum(|reader| &reader.hold_expiries);
     outcome.closed_by_server = sum(|reader| &reader.closed_by_server);
     outcome.redundant = sum(|reader| &reader.redundant);
-    outcome.updates = sum(|reader| &reader.updates);
-    let shares = field.readers.iter().map(|reader| reader.share_ppm.load(Ordering::Relaxed));
-    outcome.shares = shares.filter(|&ppm| ppm > 0).map(|ppm| ppm as f64 / 1e6).collect();
+    outcome.updates = field.updates();
+    let least_ns = case.free_reader_needs().max(case.way_needs()).as_nanos() as u64;
+    let share = |fed: Fed| fed.busy_ns.max(least_ns) as f64 / fed.passed_ns.max(1) as f64;
+    outcome.shares = field.fed().map(|fed| share(fed).min(1.0)).collect();
     outcome.shares.sort_by(f64::total_cmp);
     outcome.findings = field.findings.into_inner().unwrap();
     outcome.findings.truncate(FINDINGS_SHOWN);
+    if outcome.closed_by_server > 0 && outcome.unfinished.is_none() {
+        outcome.findings.push(format!("the server: {}", last_lines(&server.log())));
+    }
     Ok(outcome)
 }
 
 /// Announces what the case says besides, and waits until all views are right. Says what is not, if the deadline
 /// comes or a reader did not survive.
-fn drive(field: &Field, announcer: &mut Announcer) -> Option<String> {
+fn drive(field: &Field, announcer: &mut Announcer, load: &mut Load) -> Option<String> {
     let case = &field.case;
     let begun = Instant::now();
     let (mut stopped, mut streamed) = (!case.stopped, 0);
@@ -145,6 +177,7 @@ fn drive(field: &Field, announcer: &mut Announcer) -> Option<String> {
             field.stopped_until_ns.store(until.as_nanos() as u64, Ordering::Relaxed);
         }
         announcer.keep_alive();
+        load.look(field);
         let broken = |reader: &Counts| {
             reader.misaligned.load(Ordering::Relaxed) + reader.overruns.load(Ordering::Relaxed) > 0
         };
@@ -152,7 +185,10 @@ fn drive(field: &Field, announcer: &mut Announcer) -> Option<String> {
             return None;
         }
         let wrong = if changing { None } else { announcer.wrong(field) };
+        let may_talk = case.talk.is_some() && !field.hushed.load(Ordering::Relaxed);
         match wrong {
+            // All have the table: what readers announce beside it is looked at when they are silent.
+            None if !changing && may_talk => field.hushed.store(true, Ordering::Relaxed),
             // What comes too much, or in pieces, comes within a moment.
             None if !changing => {
                 if right_since.get_or_insert_with(Instant::now).elapsed() > 3 * LOOK {
@@ -191,7 +227,7 @@ impl Announcer {
             announced,
             routes: case.routes,
             turned: 0,
-            burst_max: BURST_DELIVERIES_MAX / case.readers,
+            burst_max: (BURST_DELIVERIES_MAX / case.readers).min(case.live_per_s_max() / 4),
             rng,
             next_keepalive,
         }
@@ -243,19 +279,71 @@ impl Announcer {
         }
     }
 
-    /// Whose views are wrong, in words; None if all are right.
+    /// Whose views are wrong, in words; None if all are right. As long as readers announce, it is the table that
+    /// counts.
     fn wrong(&self, field: &Field) -> Option<String> {
-        let wrong = field.readers.iter().filter_map(|reader| {
+        let case = &field.case;
+        let end = if field.hushed.load(Ordering::Relaxed) { usize::MAX } else { self.routes };
+        let mut should = View { bits: self.announced.bits.clone(), ..View::default() };
+        for (number, reader) in field.readers.iter().enumerate() {
+            let (talk, first) =
+                (reader.talk.load(Ordering::Relaxed), reader::first_own(case, number));
+            for bit in (0..8).filter(|bit| talk >> bit & 1 != 0) {
+                should.set(first + bit, true);
+            }
+        }
+        let wrong = field.readers.iter().enumerate().filter_map(|(number, reader)| {
             let view = reader.view.lock().unwrap();
-            (!view.equals(&self.announced)).then_some(view.present)
+            let is_right = view.equals(&should, end, Some(reader::first_own(case, number)));
+            (!is_right).then_some(view.present)
         });
         let wrong: Vec<usize> = wrong.collect();
         let (of, should) = (field.readers.len(), self.announced.present);
         let (least, most) = (wrong.iter().min()?, wrong.iter().max()?);
         let count = wrong.len();
         Some(format!(
-            "{count} of {of} views are wrong: {least} to {most} routes instead of {should}"
+            "{count} of {of} views are wrong: {least} to {most} routes instead of {should}, and what readers announce"
         ))
+    }
+}
+
+/// What the machine gave while the readers were fed.
+struct Load {
+    server: u32,
+    begun: (Instant, (u64, u64)),
+    /// When all had been fed.
+    fed: Option<(Instant, (u64, u64))>,
+}
+
+impl Load {
+    fn new(server: u32) -> Load {
+        Load { server, begun: (Instant::now(), sys::schedule_of(server)), fed: None }
+    }
+
+    /// Looks whether all are fed.
+    fn look(&mut self, field: &Field) {
+        if self.fed.is_none() && field.fed().count() == field.readers.len() {
+            self.fed = Some((Instant::now(), sys::schedule_of(self.server)));
+        }
+    }
+
+    /// Nanoseconds of the server on a CPU, and waiting for one.
+    fn since_begin(&self) -> (u64, u64) {
+        let (now, begun) = (sys::schedule_of(self.server), self.begun.1);
+        (now.0 - begun.0, now.1 - begun.1)
+    }
+
+    fn limit(&self, field: &Field) -> Option<Limit> {
+        let (at, (ran_ns, waited_ns)) = self.fed?;
+        let passed_ns = at.duration_since(self.begun.0).as_nanos() as f64;
+        let (ran, waited) = ((ran_ns - self.begun.1.0) as f64, (waited_ns - self.begun.1.1) as f64);
+        let (waits_ns, times_ns) =
+            field.fed().fold((0, 0), |sum, fed| (sum.0 + fed.waited_ns, sum.1 + fed.passed_ns));
+        let readers_waited = waits_ns as f64 > 0.1 * times_ns as f64;
+        if ran + waited > 0.8 * passed_ns {
+            return Some(Limit::Shard);
+        }
+        (waited > 0.1 * passed_ns || readers_waited).then_some(Limit::Machine)
     }
 }
 
