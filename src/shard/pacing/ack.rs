@@ -44,10 +44,9 @@ impl Took {
 
     /// What that means on a way as long as the sample says.
     pub(super) fn judge(self, sample: &TcpSample) -> Delay {
-        let min_rtt = Duration::from_micros(u64::from(sample.min_rtt_us));
         if self.at_most <= prompt(sample) {
             Delay::Prompt
-        } else if self.at_least > TIMER + min_rtt {
+        } else if self.at_least > TIMER + min_rtt(sample) {
             Delay::Timer
         } else if self.at_least > prompt(sample) {
             Delay::Late
@@ -59,7 +58,12 @@ impl Took {
 
 /// Within what time one comes that is sent at once.
 pub(super) fn prompt(sample: &TcpSample) -> Duration {
-    PROMPT + Duration::from_micros(u64::from(sample.min_rtt_us))
+    PROMPT + min_rtt(sample)
+}
+
+/// What the way takes at least.
+pub(super) fn min_rtt(sample: &TcpSample) -> Duration {
+    Duration::from_micros(u64::from(sample.min_rtt_us))
 }
 
 #[cfg(test)]

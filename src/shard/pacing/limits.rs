@@ -22,14 +22,17 @@ pub(super) const LAZY_SHARE: u64 = 2;
 pub(super) const LAZY_AFTER: Duration = Duration::from_millis(5);
 /// Control frames queue behind what is unread: no more than it reads in this time.
 pub(super) const BACKLOG: Duration = Duration::from_secs(1);
-/// A window that is read in this time has its probe answered in time; if that is a window worth while.
-pub(super) const ROUND: Duration = Duration::from_millis(4);
+/// A window that is worth a proof of its own.
 pub(super) const ROUND_WINDOW_MIN: u64 = 10 << 10;
+/// How long before it should have read all the proof begins, at most: well within what is prompt.
+pub(super) const AHEAD_MAX: Duration = Duration::from_millis(2);
+/// What is acknowledged within this had been read before.
+pub(super) const DRAINED: Duration = Duration::from_micros(300);
 /// Frames that burn all credit.
 pub(super) const BURN_FRAMES: u8 = 18;
 /// A gap that may renew credit: that is the peer's RTO, 200 ms at least unless an administrator has made it
-/// shorter. On short ways burning it is cheap.
-pub(super) const GAP_SHORT: Duration = Duration::from_millis(6);
+/// shorter. To below these a proof may come too early; on short ways, where that is done, some margin is cheap.
+pub(super) const GAP_SHORT: Duration = Duration::from_millis(30);
 pub(super) const GAP_LONG: Duration = Duration::from_millis(150);
 pub(super) const SHORT_RTT_US: u32 = 500;
 /// The longest gap that acknowledgements may show to be harmless.
@@ -46,8 +49,8 @@ pub(super) const POLL_MIN: Duration = Duration::from_micros(60);
 /// After what fills the window: it may be read at once.
 pub(super) const POLL_FIRST: Duration = Duration::from_micros(100);
 pub(super) const POLL_MAX: Duration = Duration::from_millis(5);
-/// Between two after several late acknowledgements, at least: it is stalled.
-pub(super) const POLL_STALLED: Duration = Duration::from_millis(2);
+/// Between two when it has stood for long: the timer answers after 40 ms.
+pub(super) const POLL_STALLED_MAX: Duration = Duration::from_millis(20);
 /// After what time unacknowledged another one follows, if the peer has sent something.
 pub(super) const NUDGE: Duration = Duration::from_micros(200);
 /// A pause after probes in vain, and after many of them.

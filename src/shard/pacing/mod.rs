@@ -5,6 +5,7 @@
 //! or a clock.
 
 mod ack;
+mod credit;
 mod gate;
 mod limits;
 #[cfg(test)]

@@ -17,7 +17,8 @@
 
 use std::time::Duration;
 
-use super::ack::{Delay, Took, prompt};
+use super::ack::{Delay, Took, min_rtt, prompt};
+use super::credit::Credit;
 use super::limits::*;
 use super::steps::{Ask, BURN, Flight, PROBE, Small, Step};
 use super::trouble::Trouble;
@@ -41,12 +42,13 @@ pub(super) struct Prover {
     before_at: Time,
     /// When it seems to have read what was sent before the frames that go alone.
     drained_at: Option<Time>,
+    /// Proofs in a row at which it may have been so for long.
+    drained: u32,
     /// Whether it was in the way of updates that the window was full.
     is_limited: bool,
     step: Step,
     poll_at: Time,
-    is_burned: bool,
-    gap_harmless: Duration,
+    credit: Credit,
     /// How TCP stood when all was acknowledged last.
     acked: TcpSample,
     trouble: Trouble,
@@ -54,14 +56,11 @@ pub(super) struct Prover {
     rate: f64,
     window_at_proof: u32,
     shrinks: u8,
-    /// Whether the peer has sent something: its kernel may then not acknowledge a frame alone for being read, until
-    /// its timer did so once.
-    may_be_mute: bool,
     lates: u32,
+    /// When the first of those was sent.
+    late_since: Time,
     voids: u32,
     burns_spoiled: u8,
-    /// Probes in a row that came too late after what went before.
-    gaps: u8,
 }
 
 impl Prover {
@@ -77,21 +76,20 @@ impl Prover {
             done_at: Time::default(),
             before_at: Time::default(),
             drained_at: None,
+            drained: 0,
             is_limited: false,
             step: Step::Feed,
             poll_at: Time::NEVER,
-            is_burned: false,
-            gap_harmless: Duration::ZERO,
+            credit: Credit::default(),
             acked: TcpSample::default(),
             trouble: Trouble::default(),
             rate: 0.0,
             window_at_proof: 0,
             shrinks: 0,
-            may_be_mute: true,
             lates: 0,
+            late_since: Time::default(),
             voids: 0,
             burns_spoiled: 0,
-            gaps: 0,
         }
     }
 
@@ -110,7 +108,7 @@ impl Prover {
 
     /// The peer has sent something.
     pub(super) fn heard(&mut self) {
-        self.may_be_mute = true;
+        self.credit.may_be_mute = true;
     }
 
     /// Whether nothing but control frames can pass before `polled` says so.
@@ -189,8 +187,8 @@ impl Prover {
         };
         self.is_limited |= wants.updates;
         if small.burns_left == 0 && !small.is_nudge && now.since(self.began_at) > self.gap_max() {
-            self.is_burned = false;
-            self.gaps = self.gaps.saturating_add(1);
+            self.credit.was_silent(now.since(self.began_at), self.gap_max());
+            self.credit.count_gap(true);
             self.step = Step::Small(BURN);
         }
         // Probes shall not use up what is left to a reader.
@@ -205,10 +203,7 @@ impl Prover {
         }
         self.sent += bytes;
         let (gap, gap_least) = (now.since(self.began_at), now.since(self.done_at));
-        if gap > self.gap_max() {
-            // Whatever ends a gap brings credit.
-            self.is_burned = false;
-        }
+        self.credit.was_silent(gap, self.gap_max());
         (self.before_at, self.began_at) = (self.began_at, now);
         match &mut self.step {
             Step::Flight(flight) => flight.is_disturbed = true,
@@ -235,8 +230,9 @@ impl Prover {
         self.done_at = now;
         // It went out later than it began.
         let gap_at_most = now.since(self.before_at);
-        if gap_at_most > self.gap_max() || now.since(self.began_at) > BLOCKED {
-            self.is_burned = false;
+        self.credit.was_silent(gap_at_most, self.gap_max());
+        if now.since(self.began_at) > BLOCKED {
+            self.credit.renew();
         }
         match self.step {
             Step::Flight(flight) => {
@@ -244,15 +240,17 @@ impl Prover {
                     let (done_at, unacked_at, gap) = (Some(now), now, gap_at_most);
                     self.step = Step::Flight(Flight { done_at, unacked_at, gap, ..flight });
                 }
-                let wait = self.remaining(now).clamp(POLL_MIN, POLL_MAX);
-                let is_stalled = self.lates >= 3;
-                let wait = if is_stalled { POLL_STALLED } else { wait };
-                self.poll_at = now.after(if self.may_be_mute { POLL_MIN } else { wait });
+                let wait = match self.credit.may_be_mute {
+                    true => POLL_MIN,
+                    false => self.remaining(now).min(POLL_MAX).max(self.patience(now)),
+                };
+                self.poll_at = now.after(wait.max(min_rtt(&self.acked)));
             }
             Step::Feed if has_updates && !self.has_room() => {
                 self.is_limited = true;
                 self.begin(now);
-                self.poll_at = now.after(self.remaining(now).clamp(POLL_FIRST, ROUND));
+                self.poll_at =
+                    now.after(self.until_nearly_read(now).min(self.round()).max(POLL_FIRST));
             }
             Step::Feed if self.is_lazily_due() => self.poll_at = now.after(LAZY_AFTER),
             Step::Feed | Step::Settle(_) | Step::Small(_) | Step::Nap(_) => {}
@@ -303,7 +301,10 @@ impl Prover {
                 }
                 let is_alone = !flight.small.is_nudge && !flight.is_disturbed;
                 let since = flight.done_at.unwrap_or(now);
-                if self.may_be_mute && is_alone && now.since(since) >= NUDGE {
+                if self.credit.may_be_mute
+                    && is_alone
+                    && now.since(since) >= NUDGE + min_rtt(&self.acked)
+                {
                     self.step = Step::Small(Small { is_nudge: true, ..flight.small });
                     return true;
                 }
@@ -346,34 +347,53 @@ impl Prover {
 
     /// It is not acknowledged yet. Each look costs a wake-up, so they wait for when it should have read all.
     fn poll_again(&mut self, now: Time, since: Time) -> bool {
-        let wait = (now.since(since) / 16).max(self.remaining(now));
+        let wait = (now.since(since) / 8).max(self.remaining(now)).min(POLL_MAX);
         // How long it took is measured whenever one looks.
-        let least = if self.lates >= 3 { POLL_STALLED } else { POLL_MIN };
-        self.poll_at = now.after(wait.clamp(least, POLL_MAX));
+        self.poll_at = now.after(wait.max(self.patience(now)));
         false
     }
 
-    /// How long it should take to read nearly all that is unread, as it has read so far.
+    /// How long to wait between two looks, at least: a reader that stands is looked at the less often the longer it
+    /// has stood.
+    fn patience(&self, now: Time) -> Duration {
+        match self.lates {
+            ..3 => POLL_MIN,
+            _ => (now.since(self.late_since) / 16).clamp(POLL_MIN, POLL_STALLED_MAX),
+        }
+    }
+
+    /// How long reading a window may take without a frame in between, with some time for the proof.
+    fn round(&self) -> Duration {
+        self.gap_max() * 2 / 3
+    }
+
+    /// How long it should take to read all that is unread, as it has read so far.
     fn remaining(&self, now: Time) -> Duration {
+        self.reading().saturating_sub(now.since(self.unread_since))
+    }
+
+    /// A probe tells best when it has read all if it is sent a little before.
+    fn until_nearly_read(&self, now: Time) -> Duration {
+        self.remaining(now).saturating_sub((self.reading() / 10).min(AHEAD_MAX))
+    }
+
+    fn reading(&self) -> Duration {
         if self.rate == 0.0 || self.drained_at.is_some() {
             return Duration::ZERO;
         }
-        let read_us = 0.9 * self.unread() as f64 / self.rate;
-        let read_at = self.unread_since.after(Duration::from_micros(read_us as u64));
-        read_at.since(now)
+        // It is looked at the earlier the longer it was ready for that.
+        Duration::from_micros((self.unread() as f64 / self.rate) as u64 >> self.drained.min(16))
     }
 
     /// All is acknowledged, and nothing under way: what comes now goes alone.
     fn settled(&mut self, now: Time, sample: &TcpSample) -> bool {
         // What a duplicate brought may be unseen: its report may be lost.
         if self.is_dirty(sample) || self.trouble.doubles(now, TROUBLE) {
-            self.is_burned = false;
+            self.credit.renew();
         }
         self.acked = *sample;
-        if now.since(self.began_at) > self.gap_max() {
-            self.is_burned = false;
-        }
-        let small = if self.is_burned { PROBE } else { BURN };
+        self.credit.was_silent(now.since(self.began_at), self.gap_max());
+        let small = if self.credit.is_spent() { PROBE } else { BURN };
         self.burns_spoiled = 0;
         self.step = Step::Small(small);
         true
@@ -388,31 +408,36 @@ impl Prover {
         counters: &mut PaceCounters,
     ) -> bool {
         let is_dirty = self.is_dirty(sample);
-        let delay = self.delay_of(now, flight, sample);
+        let (delay, took) = self.delay_of(now, flight, sample);
         let has_heard = sample.data_segments_received != self.acked.data_segments_received;
         let small = flight.small;
         if delay == Delay::Prompt {
             // Probably so, if there was no credit.
-            self.drained_at.get_or_insert(now);
+            if self.drained_at.is_none() {
+                self.drained_at = Some(flight.done_at.unwrap_or(now).after(took).min(now));
+                let was_drained = took < DRAINED + min_rtt(sample) * 17 / 16;
+                self.drained = if was_drained { self.drained + 1 } else { 0 };
+            }
+        }
+        let is_telling = !is_dirty && !has_heard && !small.is_nudge && !flight.is_disturbed;
+        match delay {
+            // A read that opens the window is told of in any case.
+            _ if !is_telling || sample.snd_wnd > self.acked.snd_wnd => {}
+            Delay::Late | Delay::Timer => self.credit.learn(flight.gap_least),
+            Delay::Prompt | Delay::Unknown => {}
         }
         match delay {
-            _ if is_dirty || has_heard => {}
             // Acknowledged though it was alone, or by the timer, which ends it.
-            Delay::Prompt if !small.is_nudge => self.may_be_mute = false,
-            Delay::Late | Delay::Timer if !self.may_be_mute && !small.is_nudge => {
-                self.learn(flight.gap_least);
-            }
-            Delay::Timer if !small.is_nudge => self.may_be_mute = false,
-            _ => {}
+            Delay::Prompt | Delay::Timer if is_telling => self.credit.may_be_mute = false,
+            _ => self.credit.may_be_mute |= has_heard,
         }
-        self.may_be_mute |= has_heard;
         self.acked = *sample;
-        self.is_burned &= !is_dirty;
+        if is_dirty {
+            self.credit.renew();
+        }
         if small.burns_left == 0 {
-            let is_gap = flight.gap > GAP_SHORT;
-            self.gaps =
-                if is_gap { self.gaps.saturating_add(u8::from(!self.is_burned)) } else { 0 };
-            return self.judge(now, delay, !self.is_burned || has_heard, counters);
+            self.credit.count_gap(flight.gap > GAP_SHORT && !self.credit.is_spent());
+            return self.judge(now, delay, !self.credit.is_spent() || has_heard, counters);
         }
         let is_spoiled = is_dirty || flight.gap > self.gap_max().max(GAP_LEARNED_MAX);
         self.burns_spoiled += u8::from(is_spoiled);
@@ -423,8 +448,12 @@ impl Prover {
         // Two are acknowledged for being read in any case: that says nothing of credit.
         let is_timer = delay == Delay::Timer && !has_heard && !small.is_nudge;
         let lates = if is_timer { small.lates + 1 } else { 0 };
-        self.is_burned = !is_spoiled && (small.burns_left == 1 || lates >= 2);
-        self.step = Step::Small(match self.is_burned {
+        if is_spoiled {
+            self.credit.renew();
+        } else if small.burns_left == 1 || lates >= 2 {
+            self.credit.spend();
+        }
+        self.step = Step::Small(match self.credit.is_spent() {
             true => PROBE,
             false if is_spoiled => BURN,
             false => Small { burns_left: small.burns_left - 1, lates, is_nudge: false },
@@ -445,6 +474,9 @@ impl Prover {
             Delay::Unknown => self.void(now, counters),
             Delay::Late | Delay::Timer => {
                 counters.late += 1;
+                if self.lates == 0 {
+                    self.late_since = self.began_at;
+                }
                 self.lates += 1;
                 let nap = match self.lates {
                     ..6 => return self.settled_again(now),
@@ -483,7 +515,8 @@ impl Prover {
     fn prove(&mut self, now: Time) {
         let bytes = self.unread();
         let drained_at = self.drained_at.take().unwrap_or(now);
-        let elapsed_us = drained_at.since(self.unread_since).as_micros().max(1) as f64;
+        let elapsed = drained_at.since(self.unread_since).saturating_sub(min_rtt(&self.acked));
+        let elapsed_us = elapsed.as_micros().max(1) as f64;
         self.read = self.sent;
         self.step = Step::Feed;
         let has_talked = self.voids >= VOIDS_MANY;
@@ -491,8 +524,12 @@ impl Prover {
         self.window_at_proof = if self.acked.snd_wnd == u32::MAX { 0 } else { self.acked.snd_wnd };
         if std::mem::take(&mut self.is_limited) {
             let rate = bytes as f64 / elapsed_us;
-            self.rate = if self.rate > 0.0 { (self.rate + rate) / 2.0 } else { rate };
-            let round = (self.rate * ROUND.as_micros() as f64) as u64;
+            self.rate = match self.rate {
+                0.0 => rate,
+                before if self.drained > 0 => before.max(rate),
+                before => (before + rate) / 2.0,
+            };
+            let round = (self.rate * self.round().as_micros() as f64) as u64;
             let backlog = (rate * BACKLOG.as_micros() as f64) as u64;
             self.window = backlog.min(2 * self.window);
             if round >= ROUND_WINDOW_MIN {
@@ -533,31 +570,22 @@ impl Prover {
     }
 
     fn gap_max(&self) -> Duration {
-        let gap = if self.acked.min_rtt_us < SHORT_RTT_US { GAP_SHORT } else { GAP_LONG };
-        // One that talks all the time (what may be unread is little then), or a shard that comes late itself.
-        if self.voids >= VOIDS_MANY || self.gaps >= GAPS_MANY {
-            return gap.max(GAP_LEARNED_MAX);
-        }
-        gap.max(self.gap_harmless + self.gap_harmless / 4)
-    }
-
-    /// A frame that was acknowledged late after a gap shows that such a gap renews no credit.
-    fn learn(&mut self, gap: Duration) {
-        self.gap_harmless = self.gap_harmless.max(gap.min(GAP_LEARNED_MAX));
+        self.credit.gap_max(self.acked.min_rtt_us, self.voids >= VOIDS_MANY)
     }
 
     /// How long the acknowledgement took that was seen just now.
-    fn delay_of(&self, now: Time, flight: &Flight, sample: &TcpSample) -> Delay {
+    fn delay_of(&self, now: Time, flight: &Flight, sample: &TcpSample) -> (Delay, Duration) {
         let at_least = flight.unacked_at.since(flight.done_at.unwrap_or(flight.unacked_at));
         let at_most = now.since(flight.began_at);
         let is_alone = !flight.small.is_nudge && !flight.is_disturbed;
         let seen = Took { at_least, at_most };
         let took = if is_alone { seen.measured(&self.acked, sample) } else { seen };
-        match took.judge(&self.acked) {
+        let delay = match took.judge(&self.acked) {
             // Something else was acknowledged with it.
             Delay::Prompt if flight.is_disturbed => Delay::Unknown,
             Delay::Timer if flight.is_disturbed => Delay::Late,
             delay => delay,
-        }
+        };
+        (delay, took.at_most)
     }
 }
