@@ -35,8 +35,9 @@ pub mod session {
 }
 pub mod shard {
     pub use crate::shard::{
-        BATCH_BYTES_MAX, Budgets, Limits, Mail, PaceCounters, Piece, STRANGERS, SessionEnd, Shard,
-        ShardConfig, TcpSample, Transmit, Wake,
+        BATCH_BYTES_MAX, Budgets, Limits, Mail, PaceCounters, PeerView, PeersPiece, Piece,
+        RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, SubscribersPiece, SubscribersView,
+        TcpSample, Transmit, VniView, VnisPiece, Wake,
     };
 }
 pub mod vital {

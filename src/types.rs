@@ -3,6 +3,7 @@
 //! Owns plain values and their text forms. Must never depend on another module of this crate, read
 //! a clock or draw a random number.
 
+mod digest;
 mod growing;
 mod host_port;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use digest::Digest;
 pub(crate) use growing::{Pages, Place, SplitMap, SplitTable, wide};
 pub use host_port::{HostPort, HostPortError};
 
@@ -341,6 +343,9 @@ pub enum ParseError {
     /// Not `address/length`.
     #[error("{0:?} is not a prefix: it takes ADDRESS/LENGTH, like 10.0.1.0/24 or 2001:db8::/64")]
     Destination(String),
+    /// Not 16 hexadecimal digits.
+    #[error("{0:?} is not a digest: it takes 16 hexadecimal digits")]
+    Digest(String),
     /// Not an IP address.
     #[error("{0:?} is not an IP address, like 2001:db8::1")]
     NextHop(String),

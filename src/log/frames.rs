@@ -278,6 +278,11 @@ impl FramesCursor {
         self.place.advance_to(position);
     }
 
+    /// Bytes before it, those included that it does not see.
+    pub(crate) fn bytes_left(&self) -> usize {
+        self.frames.bytes.len() - self.place.position()
+    }
+
     /// The frames that it reads.
     pub(crate) fn frames(&self) -> &Arc<Frames> {
         &self.frames

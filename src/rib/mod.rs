@@ -7,6 +7,7 @@ mod build;
 mod feed;
 mod jobs;
 mod table;
+mod views;
 mod visibility;
 mod vni;
 
@@ -24,6 +25,7 @@ use feed::Feed;
 pub use feed::{BASE_KEPT, Join};
 use jobs::{Job, Jobs};
 use table::{RouteHash, VniTable};
+pub use views::{RoutesPiece, VniView, VnisPiece};
 
 use vni::{Common, Rules, VniRib};
 

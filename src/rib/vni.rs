@@ -10,7 +10,7 @@ use super::table::{RouteHash, VniTable};
 use super::visibility::Visibility;
 use super::{RecordSink, UpdateGroup};
 use crate::log::SharedBytes;
-use crate::types::{GroupClass, PeerClass, ReflectOwn, Route, SourceId, Vni};
+use crate::types::{Digest, GroupClass, PeerClass, ReflectOwn, Route, SourceId, Vni};
 use crate::wire::encode_update;
 
 const CLASSES: usize = GroupClass::ALL.len();
@@ -51,6 +51,8 @@ pub(super) struct VniRib {
     vni: Vni,
     /// Its routes.
     pub table: VniTable,
+    /// Of these.
+    pub digest: Digest,
     /// Its subscribers, by class.
     pub feeds: Feeds,
     /// Whether its table waits to be compacted.
@@ -101,7 +103,13 @@ impl Feeds {
 impl VniRib {
     /// Nothing yet.
     pub(super) fn new(vni: Vni) -> VniRib {
-        VniRib { vni, table: VniTable::default(), feeds: Feeds::default(), is_compacting: false }
+        VniRib {
+            vni,
+            table: VniTable::default(),
+            digest: Digest::default(),
+            feeds: Feeds::default(),
+            is_compacting: false,
+        }
     }
 
     /// A source announces a route. Says how many it announces here now; none if it did so already.
@@ -116,7 +124,10 @@ impl VniRib {
     ) -> Option<usize> {
         let place = self.table.find_or_insert(route, hash, &common.rules.hasher);
         let before = self.views(place, common.rules.reflect);
-        common.routes += usize::from(self.table.entry(place).is_vacant());
+        if self.table.entry(place).is_vacant() {
+            common.routes += 1;
+            self.digest.add(route);
+        }
         let routes = self.table.add_source(place, source, class, &common.rules.hasher)?;
         let after = self.views(place, common.rules.reflect);
         self.tell(place, route, before, after, common, sink);
@@ -135,7 +146,10 @@ impl VniRib {
         let route = self.table.entry(place).route;
         let before = self.views(place, common.rules.reflect);
         let left = self.table.remove_source(place, source, &common.rules.hasher)?;
-        common.routes -= usize::from(self.table.entry(place).is_vacant());
+        if self.table.entry(place).is_vacant() {
+            common.routes -= 1;
+            self.digest.remove(&route);
+        }
         let after = self.views(place, common.rules.reflect);
         self.tell(place, &route, before, after, common, sink);
         Some(left)

@@ -161,6 +161,11 @@ impl Record {
         }
     }
 
+    /// For how long its session has been established; None if it is not.
+    pub(super) fn established_for(&self, now: Time) -> Option<Duration> {
+        self.established_at.map(|established_at| now.since(established_at))
+    }
+
     /// Remembers what is behind an end that is about to come, unless that is known already.
     pub(super) fn explain(&mut self, detail: impl FnOnce() -> String) {
         self.detail.get_or_insert_with(detail);

@@ -435,6 +435,11 @@ impl Groups {
 }
 
 impl LocalGroup {
+    /// How many lag.
+    pub(super) fn lagging(&self) -> usize {
+        self.members[LAGGING].len()
+    }
+
     fn compaction(&self) -> &Compaction {
         self.compaction.as_deref().expect("it is there while somebody lags")
     }
@@ -455,6 +460,12 @@ impl Subscription {
     /// Whether its join was answered.
     pub(super) fn is_joined(&self) -> bool {
         !matches!(self.stand, Stand::Waiting)
+    }
+
+    /// Bytes before it of the block that it reads, and of those behind that.
+    pub(super) fn block_bytes_left(&self) -> usize {
+        self.block.as_ref().map_or(0, FramesCursor::bytes_left)
+            + self.blocks.clone().map(|frames| frames.bytes().len()).sum::<usize>()
     }
 
     /// It has something to send: Some if it was not queued with its peer yet.

@@ -20,10 +20,13 @@ mod laggards;
 mod mail;
 mod node;
 mod output;
+#[cfg(test)]
+mod output_tests;
 mod pacing;
 mod peer;
 mod piece;
 mod requests;
+mod views;
 mod window;
 
 #[cfg(test)]
@@ -56,6 +59,9 @@ pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
 use piece::Gathered;
 pub use piece::Piece;
+pub use views::{PeerView, PeersPiece, SubscribersPiece, SubscribersView};
+
+pub use crate::rib::{RoutesPiece, VniView, VnisPiece};
 
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -153,6 +159,8 @@ pub struct Shard {
     node: Node,
     /// Buffers to gather in, for use again.
     gathered: Vec<Rc<Gathered>>,
+    /// What a laggard is told, before it is laid out in slices.
+    told: Vec<u8>,
     /// What these and the ones in use take.
     gathered_bytes: LiveBytes,
     /// Who failed though it was paced.
@@ -195,6 +203,7 @@ impl Shard {
             draining: false,
             node: Node::new(config.stale_time),
             gathered: Vec::new(),
+            told: Vec::new(),
             gathered_bytes: LiveBytes::default(),
             failed: Failed::default(),
             counters: Counters::default(),

@@ -7,8 +7,8 @@ use std::io;
 use std::rc::Rc;
 
 use super::events::detail_of;
-use super::groups::Part;
-use super::pacing::{Permit, TcpSample, content_bytes, pack};
+use super::groups::{Part, SubIndex};
+use super::pacing::{Packer, Permit, TcpSample};
 use super::peer::{Due, Ending, Kind};
 use super::piece::{DIRECT_BYTES_MIN, Gathered, Payload, Piece};
 use super::{Shard, Wake};
@@ -16,10 +16,10 @@ use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, Time};
 
 /// Buffers to gather in that are kept for later.
-const SPARE_MAX: usize = 128;
+pub(super) const SPARE_MAX: usize = 128;
 /// What buffers to gather in may take, in bytes. Beyond that they are small ones: a SEND of 4 KiB costs a few times
 /// as much a frame as one of 64, but 10,000 peers that come back at once must not take 640 MiB.
-const GATHERED_BYTES_MAX: usize = 32 << 20;
+pub(super) const GATHERED_BYTES_MAX: usize = 32 << 20;
 const GATHERED_SMALL: usize = 4 << 10;
 /// Parts of 64 KiB that a peer may pass over, for it is told of them otherwise, before others have their turn.
 const PASSED_MAX: usize = 4;
@@ -133,9 +133,6 @@ impl Shard {
         if peer.ending == Ending::Closed {
             return;
         }
-        if peer.outbound.goes_on_now() {
-            return self.peers.wake_writer(id);
-        }
         match peer.outbound.on_timer(now, at) {
             Due::Nothing => self.set_timer(now, id),
             Due::Poll => self.woken.push_back((id, Wake::Poll)),
@@ -194,8 +191,8 @@ impl Shard {
                 }
                 let updates = match permit {
                     Permit::Batch { bytes_max } => self.gather(now, id, bytes_max, end_of_record),
-                    Permit::Slices { slice_bytes, slices_max } => {
-                        self.gather_slices(now, id, slice_bytes, slices_max)
+                    Permit::Slices { slice_bytes, bytes_max } => {
+                        self.pack(now, id, slice_bytes, bytes_max)
                     }
                     _ => self.gather(now, id, 1, end_of_record),
                 };
@@ -211,32 +208,31 @@ impl Shard {
         None
     }
 
-    /// Slices of whole frames.
-    fn gather_slices(
+    /// Slices of whole frames: copied in any case.
+    fn pack(
         &mut self,
         now: Time,
         id: PeerId,
         slice_bytes: usize,
-        slices_max: usize,
+        bytes_max: usize,
     ) -> Option<Piece> {
-        let piece = self.gather(now, id, content_bytes(slice_bytes, slices_max), true)?;
-        if piece.as_slice().len() <= slice_bytes {
-            return Some(piece);
-        }
-        let spare = self.gathered.pop();
-        let mut packed = spare.unwrap_or_else(|| Gathered::new(&self.gathered_bytes));
+        let (mut packed, bytes_max) = self.buffer(bytes_max);
         let buffer = Rc::get_mut(&mut packed).expect("nobody else holds a spare one");
-        buffer.bytes.clear();
-        let pads = pack(piece.as_slice(), slice_bytes, &mut buffer.bytes);
-        buffer.count();
-        assert!(buffer.bytes.len() <= slice_bytes * slices_max, "no more than there is room for");
-        let peer = self.peers.find_mut(id)?;
-        peer.outbound.padded(pads);
-        let length = piece.as_slice().len();
-        if let (_, Some(buffer)) = piece.rest(length) {
-            keep(&mut self.gathered, buffer);
+        let mut packer = Packer::new(slice_bytes, bytes_max);
+        let mut told = std::mem::take(&mut self.told);
+        let mut turn = Turn::default();
+        while packer.free() > 0 {
+            told.clear();
+            let free = packer.free();
+            match self.next_part(now, id, &mut turn, &mut told, (free, free)) {
+                Some(Taken::Copied) => packer.add(&told, &mut buffer.bytes),
+                Some(Taken::Lies(piece)) => packer.add(piece.as_slice(), &mut buffer.bytes),
+                None => break,
+            }
         }
-        Some(Piece::gathered(packed, true))
+        self.told = told;
+        self.peers.find_mut(id)?.outbound.padded(packer.pads());
+        self.finish(packed, true)
     }
 
     /// One contiguous part if it is large or all there is, else several copied together.
@@ -247,284 +243,123 @@ impl Shard {
         bytes_max: usize,
         end_of_record: bool,
     ) -> Option<Piece> {
+        let (mut gathered, copied_max) = self.buffer(bytes_max);
+        let buffer = Rc::get_mut(&mut gathered).expect("nobody else holds a spare one");
+        let copied = &mut buffer.bytes;
+        let mut turn = Turn::default();
+        while copied.is_empty() || copied.len() < copied_max {
+            let left = match copied.len() {
+                0 => (bytes_max, copied_max),
+                length => (copied_max - length, copied_max - length),
+            };
+            match self.next_part(now, id, &mut turn, copied, left) {
+                None => break,
+                Some(Taken::Copied) => {}
+                Some(Taken::Lies(mut piece)) => {
+                    let is_large = piece.as_slice().len() >= DIRECT_BYTES_MIN.min(copied_max / 2);
+                    if copied.is_empty() && (is_large || self.is_all(id, turn.sub)) {
+                        keep(&mut self.gathered, gathered);
+                        piece.end_of_record = end_of_record;
+                        return Some(piece);
+                    }
+                    copied.extend_from_slice(piece.as_slice());
+                }
+            }
+        }
+        self.finish(gathered, end_of_record)
+    }
+
+    /// An empty buffer to copy to, and how much of `bytes_max` may be.
+    fn buffer(&mut self, bytes_max: usize) -> (Rc<Gathered>, usize) {
         let is_tight = self.gathered_bytes.get() > GATHERED_BYTES_MAX;
         let copied_max = if is_tight { bytes_max.min(GATHERED_SMALL) } else { bytes_max };
         let spare = if is_tight { None } else { self.gathered.pop() };
-        let mut gathered = spare.unwrap_or_else(|| Gathered::new(&self.gathered_bytes));
-        let buffer = Rc::get_mut(&mut gathered).expect("nobody else holds a spare one");
-        let copied = &mut buffer.bytes;
-        copied.clear();
-        let mut passed = 0;
-        while copied.is_empty() || copied.len() < copied_max {
+        let mut buffer = spare.unwrap_or_else(|| Gathered::new(&self.gathered_bytes));
+        Rc::get_mut(&mut buffer).expect("nobody else holds a spare one").bytes.clear();
+        (buffer, copied_max)
+    }
+
+    /// What was copied, if it was something.
+    fn finish(&mut self, mut buffer: Rc<Gathered>, end_of_record: bool) -> Option<Piece> {
+        let gathered = Rc::get_mut(&mut buffer).expect("nobody else holds a spare one");
+        gathered.count();
+        if gathered.bytes.is_empty() {
+            keep(&mut self.gathered, buffer);
+            return None;
+        }
+        Some(Piece::gathered(buffer, end_of_record))
+    }
+
+    /// The next part of at most so many bytes as it lies, or copied behind what was; None if there is nothing
+    /// that fits, or others have their turn first.
+    fn next_part(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        turn: &mut Turn,
+        copied: &mut Vec<u8>,
+        (bytes_max, copied_max): (usize, usize),
+    ) -> Option<Taken> {
+        loop {
             let peer = self.peers.find_mut(id)?;
-            let Some((sub, epoch)) = peer.outbound.first() else { break };
+            let (sub, epoch) = peer.outbound.first()?;
             if self.groups.find(sub, epoch).is_none() {
                 peer.outbound.drop_first();
                 continue;
             }
-            let part = match copied.len() {
-                0 => self.groups.next_part(sub, copied, bytes_max, copied_max),
-                length => {
-                    self.groups.next_part(sub, copied, copied_max - length, copied_max - length)
-                }
-            };
-            let (payload, range) = match part {
+            turn.sub = sub;
+            let (payload, range) = match self.groups.next_part(sub, copied, bytes_max, copied_max) {
                 Part::Nothing => {
                     peer.outbound.drop_first();
                     self.groups.subscription(sub).queued = false;
                     continue;
                 }
-                Part::Full => break,
-                Part::Passed if passed == PASSED_MAX => {
-                    peer.outbound.go_on_later();
-                    self.pace_timers.push(Reverse((now, id)));
-                    break;
+                Part::Full => return None,
+                Part::Passed if turn.passed == PASSED_MAX => {
+                    peer.outbound.go_on_later(now);
+                    return None;
                 }
                 Part::Passed => {
-                    passed += 1;
+                    turn.passed += 1;
                     continue;
                 }
-                Part::Copied => continue,
+                Part::Copied => return Some(Taken::Copied),
                 Part::Shared(frames, range) => (Payload::Shared(frames), range),
                 Part::Chunk(chunk, range) => (Payload::Chunk(chunk), range),
             };
             // A subscription's turn is over after a part.
             peer.outbound.end_turn();
-            let is_large = range.len() >= DIRECT_BYTES_MIN.min(copied_max / 2);
-            let is_all = peer.outbound.queued() == 1 && self.groups.is_exhausted(sub);
-            let piece = Piece::new(payload, range, end_of_record);
-            if copied.is_empty() && (is_large || is_all) {
-                keep(&mut self.gathered, gathered);
-                return Some(piece);
-            }
-            copied.extend_from_slice(piece.as_slice());
+            return Some(Taken::Lies(Piece::new(payload, range, false)));
         }
-        buffer.count();
-        if buffer.bytes.is_empty() {
-            keep(&mut self.gathered, gathered);
-            return None;
-        }
-        Some(Piece::gathered(gathered, end_of_record))
     }
+
+    /// Whether nothing is left to send, the subscription that was read last included.
+    fn is_all(&mut self, id: PeerId, sub: SubIndex) -> bool {
+        self.peers.find(id).is_some_and(|peer| peer.outbound.queued() == 1)
+            && self.groups.is_exhausted(sub)
+    }
+}
+
+/// What a part was.
+enum Taken {
+    /// It was copied behind what was copied before.
+    Copied,
+    /// As it lies.
+    Lies(Piece),
+}
+
+/// One look for something to send.
+#[derive(Default)]
+struct Turn {
+    /// The subscription that was read last.
+    sub: SubIndex,
+    /// Parts that were passed over.
+    passed: usize,
 }
 
 /// Keeps a buffer for later.
 fn keep(spare: &mut Vec<Rc<Gathered>>, buffer: Rc<Gathered>) {
     if spare.len() < SPARE_MAX {
         spare.push(buffer);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::log::CHUNK_BYTES_MAX;
-    use crate::shard::{Limits, bounds_tests};
-    use crate::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
-    use crate::wire::{Hello, KEEPALIVE_FRAME, Message, encode_update};
-
-    const NOW: Time = Time(1);
-    const VNI: Vni = Vni(7);
-
-    fn shard() -> Shard {
-        bounds_tests::shard(Limits::default())
-    }
-
-    /// An established peer that reassembles and has said this.
-    fn peer(shard: &mut Shard, message: &Message) -> PeerId {
-        peer_that(true, shard, message)
-    }
-
-    fn peer_that(reassembles: bool, shard: &mut Shard, message: &Message) -> PeerId {
-        let hello = Hello { keepalive_interval_s: 86_400, is_server: false, reassembles };
-        peer_of(hello, shard, message)
-    }
-
-    fn peer_of(hello: Hello, shard: &mut Shard, message: &Message) -> PeerId {
-        let id = shard.accept(NOW, ([127, 0, 0, 1], 1).into());
-        for message in [&Message::Hello(hello), &Message::Keepalive, message] {
-            let mut bytes = Vec::new();
-            message.encode(&mut bytes);
-            shard.receive(NOW, id, &bytes);
-            turns(shard);
-        }
-        drain(shard, id);
-        id
-    }
-
-    fn turns(shard: &mut Shard) {
-        while shard.turn(NOW) {}
-        while shard.take_woken().is_some() {}
-    }
-
-    fn drain(shard: &mut Shard, id: PeerId) -> Vec<Piece> {
-        let mut pieces = Vec::new();
-        while let Transmit::Send(piece) = shard.transmit(NOW, id, TcpSample::default()) {
-            shard.transmitted(NOW, id, piece.as_slice().len());
-            pieces.push(piece);
-        }
-        pieces
-    }
-
-    fn announce(shard: &mut Shard, id: PeerId, numbers: std::ops::Range<u32>) {
-        announce_in(shard, id, VNI, numbers);
-    }
-
-    fn announce_in(shard: &mut Shard, id: PeerId, vni: Vni, numbers: std::ops::Range<u32>) {
-        for number in numbers {
-            let destination = Destination { prefix: number.to_be_bytes().into(), length: 32 };
-            let next_hop = NextHop {
-                address: [0xfd; 16].into(),
-                vni: Vni(0),
-                kind: NextHopType::STANDARD,
-                nat_port_from: 0,
-                nat_port_to: 0,
-            };
-            let mut frame = Vec::new();
-            encode_update(&mut frame, Action::Add, vni, &Route { destination, next_hop });
-            shard.receive(NOW, id, &frame);
-        }
-        turns(shard);
-    }
-
-    #[test]
-    fn a_peer_at_the_end_of_a_chunk_gets_the_next_ones_as_they_lie() {
-        let mut shard = shard();
-        let announcer = peer(&mut shard, &Message::Keepalive);
-        // It reads nothing, so the log keeps its chunks and goes on in the last one.
-        let _stalled = peer(&mut shard, &Message::Subscribe(VNI));
-        let reader = peer(&mut shard, &Message::Subscribe(VNI));
-        announce(&mut shard, announcer, 0..3_400);
-        drain(&mut shard, reader);
-        announce(&mut shard, announcer, 3_400..7_400);
-        let pieces = drain(&mut shard, reader);
-        let lengths: Vec<usize> = pieces.iter().map(|piece| piece.as_slice().len()).collect();
-        // What is left of the chunk, then whole chunks.
-        assert!(lengths[0] < DIRECT_BYTES_MIN, "{lengths:?}");
-        let whole = CHUNK_BYTES_MAX - 100..=CHUNK_BYTES_MAX;
-        assert!(lengths.len() > 3 && whole.contains(&lengths[1]) && whole.contains(&lengths[2]));
-    }
-
-    #[test]
-    fn a_draining_peer_whose_join_brings_nothing_is_let_go() {
-        let mut shard = shard();
-        let id = peer(&mut shard, &Message::Keepalive);
-        let mut bytes = Vec::new();
-        Message::Subscribe(VNI).encode(&mut bytes);
-        shard.receive(NOW, id, &bytes);
-        shard.drain(NOW);
-        assert_eq!(shard.take_writer(), Some(id));
-        assert!(matches!(shard.transmit(NOW, id, TcpSample::default()), Transmit::Idle));
-        while shard.turn(NOW) {}
-        assert_eq!(shard.take_writer(), Some(id), "the join was answered");
-        assert!(matches!(shard.transmit(NOW, id, TcpSample::default()), Transmit::Finish));
-    }
-
-    #[test]
-    fn buffers_to_gather_in_are_few_or_small() {
-        let mut shard = shard();
-        let announcer = peer(&mut shard, &Message::Keepalive);
-        let readers: Vec<PeerId> = (0..2_000)
-            .map(|_| {
-                let reader = peer(&mut shard, &Message::Subscribe(VNI));
-                let mut bytes = Vec::new();
-                Message::Subscribe(Vni(8)).encode(&mut bytes);
-                shard.receive(NOW, reader, &bytes);
-                turns(&mut shard);
-                reader
-            })
-            .collect();
-        // Small parts of two logs: they are copied together.
-        announce(&mut shard, announcer, 0..300);
-        announce_in(&mut shard, announcer, Vni(8), 0..300);
-        let mut lengths = Vec::new();
-        for &id in &readers {
-            let Transmit::Send(piece) = shard.transmit(NOW, id, TcpSample::default()) else {
-                panic!("all have something to send");
-            };
-            lengths.push(piece.as_slice().len());
-        }
-        assert!(lengths[0] > 2 * 300 * 30, "{}", lengths[0]);
-        // The last ones get one part, as it lies.
-        assert_eq!(2 * lengths[1_999], lengths[0]);
-        let gathered_bytes = shard.usage().gathered_bytes;
-        let most = GATHERED_BYTES_MAX + (64 << 10);
-        assert!((GATHERED_BYTES_MAX..most).contains(&gathered_bytes), "{gathered_bytes}");
-        for (&id, &length) in readers.iter().zip(&lengths) {
-            shard.transmitted(NOW, id, length);
-        }
-        assert_eq!(shard.gathered.len(), SPARE_MAX);
-        // Each gets all the same.
-        let left: usize =
-            drain(&mut shard, readers[1_999]).iter().map(|it| it.as_slice().len()).sum();
-        assert_eq!(lengths[1_999] + left, lengths[0]);
-        assert!(drain(&mut shard, readers[0]).is_empty());
-    }
-
-    #[test]
-    fn a_batch_is_no_longer_than_the_segment_that_was_sampled() {
-        let mut shard = shard();
-        let announcer = peer(&mut shard, &Message::Keepalive);
-        let reader = peer_that(false, &mut shard, &Message::Subscribe(VNI));
-        announce(&mut shard, announcer, 0..500);
-        let mut now = Time(1_000_000);
-        for (snd_mss, bytes_max) in [(65_483, 1_188), (536, 508), (1_208, 1_180)] {
-            for is_wanted in [true, false] {
-                assert_eq!(shard.wants_sample(now, reader), is_wanted);
-                let snd_mss = if is_wanted { snd_mss } else { 0 };
-                let sample = TcpSample { snd_mss, ..TcpSample::default() };
-                let Transmit::Send(piece) = shard.transmit(now, reader, sample) else {
-                    panic!("there is more to send");
-                };
-                let length = piece.as_slice().len();
-                assert!((bytes_max - 100..=bytes_max).contains(&length), "{length} {bytes_max}");
-                shard.transmitted(now, reader, length);
-            }
-            now = now.after(Duration::from_secs(1));
-        }
-    }
-
-    #[test]
-    fn what_a_slow_path_has_not_delivered_is_not_added_to_but_by_keepalives() {
-        for reassembles in [true, false] {
-            let mut shard = shard();
-            let announcer = peer(&mut shard, &Message::Keepalive);
-            let hello = Hello { keepalive_interval_s: 1, is_server: false, reassembles };
-            let reader = peer_of(hello, &mut shard, &Message::Subscribe(VNI));
-            announce(&mut shard, announcer, 0..1_000);
-            let mut sample = TcpSample { snd_mss: 1208, ..TcpSample::default() };
-            let sent = |shard: &mut Shard, now, sample| {
-                let mut lengths = Vec::new();
-                while let Transmit::Send(piece) = shard.transmit(now, reader, sample) {
-                    lengths.push(piece.as_slice().len());
-                    // A short SEND: its rest is not counted again.
-                    shard.transmitted(now, reader, 1);
-                    if let Transmit::Send(rest) = shard.transmit(now, reader, sample) {
-                        shard.transmitted(now, reader, rest.as_slice().len());
-                    }
-                }
-                lengths.iter().sum::<usize>()
-            };
-            // Half an interval at 64 kbit/s.
-            let first = sent(&mut shard, NOW, sample);
-            assert!((2_800..=4_000).contains(&first), "{first}");
-            assert!(!shard.wants_sample(NOW, reader), "not before its time");
-            shard.receive(NOW, reader, &KEEPALIVE_FRAME);
-            assert_eq!(sent(&mut shard, NOW, sample), KEEPALIVE_FRAME.len());
-
-            let later = shard.next_wakeup();
-            assert!(later > NOW && later <= NOW.after(Duration::from_millis(250)));
-            shard.turn(later);
-            assert_eq!(shard.take_writer(), Some(reader));
-            assert_eq!(sent(&mut shard, later, sample), 0);
-            sample.bytes_acked = 1_000_000;
-            let later = shard.next_wakeup();
-            shard.turn(later);
-            assert_eq!(shard.take_writer(), Some(reader));
-            let second = sent(&mut shard, later, sample);
-            assert!(second > first, "{second}: the path was faster than thought");
-        }
     }
 }

@@ -211,6 +211,17 @@ impl<T> SplitTable<T> {
         self.segments.iter().flatten()
     }
 
+    /// In how many parts they lie. Who looks at one after the other, between changes, sees each that stays, perhaps
+    /// twice, unless there are fewer parts than there were.
+    pub(crate) fn parts(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// The elements of a part; none if there is no such part.
+    pub(crate) fn part(&self, at: usize) -> impl Iterator<Item = &T> {
+        self.segments.get(at).into_iter().flatten()
+    }
+
     fn segment_of(&self, hash: u64) -> usize {
         match self.segments.len() {
             1 => 0,
@@ -315,6 +326,16 @@ impl<K: Copy + Eq + Hash, V> SplitMap<K, V> {
     /// Some key, if there is one.
     pub(crate) fn any_key(&self) -> Option<K> {
         self.0.any().map(|&(key, _)| key)
+    }
+
+    /// In how many parts they lie: see [`SplitTable::parts`].
+    pub(crate) fn parts(&self) -> usize {
+        self.0.parts()
+    }
+
+    /// The keys of a part, with their values.
+    pub(crate) fn part(&self, at: usize) -> impl Iterator<Item = (K, &V)> {
+        self.0.part(at).map(|(key, value)| (*key, value))
     }
 
     /// All values.

@@ -10,7 +10,7 @@ use metalbond_uring::types::{Action, PeerId, Route, Vni};
 pub type Tables = Vec<(Vni, BTreeSet<Route>)>;
 
 /// What the peer knows of one VNI.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct View {
     pub routes: BTreeSet<Route>,
     /// UPDATEs that came for it.
@@ -21,6 +21,7 @@ pub struct View {
 }
 
 /// One connection of a client. A lost one is replaced.
+#[derive(Debug)]
 pub struct Connection {
     pub shard: usize,
     pub id: PeerId,

@@ -4,6 +4,7 @@
 //! `METALBOND_SIM_SEEDS=N` runs more seeds, `METALBOND_SIM_SEED=S` one of them.
 
 mod client;
+mod operator;
 mod rng;
 mod seeds;
 mod world;

@@ -12,6 +12,7 @@ use metalbond_uring::types::{
 };
 
 use crate::client::{Client, Connection, Tables, check_piece};
+use crate::operator;
 use crate::rng::Rng;
 
 struct Node {
@@ -478,9 +479,7 @@ impl World {
             assert_eq!(held.base_bytes, 0, "nobody joined for a while: {held:?}");
         }
         let connections = self.clients.iter().filter_map(|client| client.connection.as_ref());
-        let routes: BTreeSet<_> = connections.flat_map(|c| c.announced.iter()).collect();
-        let held: usize = self.nodes.iter().map(|node| node.shard.usage().routes).sum();
-        assert_eq!(held, routes.len(), "the tables hold each route once");
+        operator::check(self.now, self.nodes.iter().map(|node| &node.shard), connections);
     }
 
     /// What a client should know of a VNI: the visibility rule, word for word.

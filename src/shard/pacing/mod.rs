@@ -27,7 +27,7 @@ use slices::Quiet;
 use steps::Ask;
 
 pub use sample::TcpSample;
-pub(crate) use slices::{content_bytes, pack};
+pub(crate) use slices::Packer;
 
 /// Bytes of a batch: the protocol's floor, and what fits a segment at an MTU of 1280.
 pub const BATCH_BYTES_MAX: usize = 1188;
@@ -47,12 +47,12 @@ pub(crate) enum Permit {
         /// Bytes.
         bytes_max: usize,
     },
-    /// Whole frames in segments of this size, padded: so many segments at most.
+    /// Whole frames in segments of this size, all but the last one filled up by pads.
     Slices {
         /// Bytes of a segment.
         slice_bytes: usize,
-        /// Segments.
-        slices_max: usize,
+        /// Bytes of all segments at most: two segments at least.
+        bytes_max: usize,
     },
     /// One frame: the next route alone, or a KEEPALIVE if there is none.
     Small,

@@ -255,7 +255,9 @@ fn segments(permit: Permit, frames_left: u64) -> Vec<u64> {
     let in_segment = |bytes: usize| (bytes as u64 / FRAME).max(1);
     let (each, segments) = match permit {
         Permit::Batch { bytes_max } => (in_segment(bytes_max), 1),
-        Permit::Slices { slice_bytes, slices_max } => (in_segment(slice_bytes), slices_max as u64),
+        Permit::Slices { slice_bytes, bytes_max } => {
+            (in_segment(slice_bytes), (bytes_max / slice_bytes) as u64)
+        }
         Permit::Small if frames_left > 0 => (1, 1),
         _ => return vec![4],
     };

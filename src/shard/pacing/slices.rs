@@ -20,9 +20,8 @@ const MIN_RTT_MAX_US: u32 = 1_000;
 const ASK_AGAIN: Duration = Duration::from_micros(500);
 /// How long nothing may have been lost or come out of order: SACK blocks make segments shorter.
 const QUIET: Duration = Duration::from_secs(5);
-/// Bytes of a SEND, and slices of one.
+/// Bytes of a SEND.
 const SEND_BYTES_MAX: usize = 48 << 10;
-const SLICES_MAX: usize = 41;
 /// What a slice may lose to a pad: a frame that does not fit by a byte, or leaves less than a header.
 const PAD_BYTES_MAX: usize = UPDATE_FRAME_BYTES_MAX - 1 + HEADER_BYTES - 1;
 
@@ -70,54 +69,84 @@ impl Quiet {
         if !self.is_known || !(1..MIN_RTT_MAX_US).contains(&self.min_rtt_us) || !is_quiet {
             return None;
         }
-        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX).min(SEND_BYTES_MAX);
         if self.snd_mss >= LOOPBACK_SEGMENT_BYTES {
             let segment = (self.snd_mss - super::SACK_BYTES) as usize;
-            return Some(Permit::Slices {
-                slice_bytes: segment.min(bytes_max).min(SEND_BYTES_MAX),
-                slices_max: 1,
-            });
+            return Some(Permit::Batch { bytes_max: segment.min(bytes_max) });
         }
         let slice_bytes = self.snd_mss as usize;
-        let slices_max = (bytes_max / slice_bytes.max(1)).min(self.segments_left).min(SLICES_MAX);
-        (SLICE_BYTES.contains(&self.snd_mss) && slices_max >= 2)
-            .then_some(Permit::Slices { slice_bytes, slices_max })
+        let bytes_max = bytes_max.min(self.segments_left.saturating_mul(slice_bytes));
+        (SLICE_BYTES.contains(&self.snd_mss) && bytes_max >= 2 * slice_bytes)
+            .then_some(Permit::Slices { slice_bytes, bytes_max })
     }
 }
 
-/// Bytes of frames that fit so many slices in any case.
-pub(crate) fn content_bytes(slice_bytes: usize, slices_max: usize) -> usize {
-    match slices_max {
-        0 | 1 => slice_bytes,
-        _ => slices_max * (slice_bytes - PAD_BYTES_MAX),
-    }
+/// Lays frames out in slices, each of whole frames and filled up by a KEEPALIVE but for the last one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packer {
+    slice_bytes: usize,
+    /// Bytes that may still be laid out, pads included.
+    left: usize,
+    /// Bytes that are free in the slice that was begun.
+    room: usize,
+    pads: usize,
 }
 
-/// Lays frames out in slices, each of whole frames and filled up by a KEEPALIVE but for the last one. Returns
-/// the number of those.
-pub(crate) fn pack(frames: &[u8], slice_bytes: usize, packed: &mut Vec<u8>) -> usize {
-    let mut pads = 0;
-    // What fits a slice is copied at once.
-    let (mut from, mut to, mut room) = (0, 0, slice_bytes);
-    while to < frames.len() {
-        let length = frame_len(&frames[to..]);
-        let fits = length <= room && !(1..HEADER_BYTES).contains(&(room - length));
-        if fits {
-            to += length;
-            room -= length;
-            continue;
-        }
-        assert!(room < slice_bytes, "a frame fits an empty slice");
-        packed.extend_from_slice(&frames[from..to]);
-        from = to;
-        if room > 0 {
-            pads += 1;
-            pad(room, packed);
-        }
-        room = slice_bytes;
+impl Packer {
+    /// Nothing was laid out yet, and `bytes_max` may be.
+    pub(crate) fn new(slice_bytes: usize, bytes_max: usize) -> Packer {
+        Packer { slice_bytes, left: bytes_max, room: slice_bytes, pads: 0 }
     }
-    packed.extend_from_slice(&frames[from..]);
-    pads
+
+    /// Bytes of frames that fit in any case; 0 if a frame might not.
+    pub(crate) fn free(&self) -> usize {
+        // Behind what is laid out there is always room for a pad.
+        let last = |bytes: usize| bytes.saturating_sub(HEADER_BYTES);
+        let free = if self.left <= self.room {
+            last(self.left)
+        } else {
+            let behind = self.left - self.room;
+            self.room.saturating_sub(PAD_BYTES_MAX)
+                + behind / self.slice_bytes * (self.slice_bytes - PAD_BYTES_MAX)
+                + last(behind % self.slice_bytes)
+        };
+        if free < UPDATE_FRAME_BYTES_MAX { 0 } else { free }
+    }
+
+    /// KEEPALIVEs that slices were filled up with.
+    pub(crate) fn pads(&self) -> usize {
+        self.pads
+    }
+
+    /// Lays out whole frames, of at most [`Packer::free`] bytes, behind those before.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub(crate) fn add(&mut self, frames: &[u8], packed: &mut Vec<u8>) {
+        let length_before = packed.len();
+        // What fits a slice is copied at once.
+        let (mut from, mut to) = (0, 0);
+        while to < frames.len() {
+            let length = frame_len(&frames[to..]);
+            if length <= self.room && !(1..HEADER_BYTES).contains(&(self.room - length)) {
+                to += length;
+                self.room -= length;
+                continue;
+            }
+            assert!(self.room < self.slice_bytes, "a frame fits an empty slice");
+            packed.extend_from_slice(&frames[from..to]);
+            from = to;
+            if self.room > 0 {
+                self.pads += 1;
+                pad(self.room, packed);
+            }
+            self.room = self.slice_bytes;
+        }
+        packed.extend_from_slice(&frames[from..]);
+        let laid_out = packed.len() - length_before;
+        assert!(laid_out <= self.left, "no more than there is room for");
+        self.left -= laid_out;
+    }
 }
 
 /// A KEEPALIVE of so many bytes, of which nobody reads the payload.
@@ -144,17 +173,32 @@ mod tests {
 
     proptest! {
         /// Cut at each multiple of a slice, every segment has whole frames; without pads it is what was given; and
-        /// what was said to fit does.
+        /// what was said to fit does, to the last slice.
         #[test]
         fn slices_are_whole_frames_and_full(
-            lengths in proptest::collection::vec(20..UPDATE_FRAME_BYTES_MAX, 1..1_500),
+            lengths in proptest::collection::vec(20..=UPDATE_FRAME_BYTES_MAX, 1..1_500),
             slice_bytes in 600_usize..1_221,
+            bytes_max in 1_220_usize..50_000,
+            parts in proptest::collection::vec(1_usize..40, 1..50),
         ) {
-            let given: Vec<Vec<u8>> = lengths.iter().map(|&bytes| frame(5, bytes)).collect();
-            let mut packed = Vec::new();
-            let pads = pack(&given.concat(), slice_bytes, &mut packed);
+            let mut packer = Packer::new(slice_bytes, bytes_max);
+            let (mut given, mut packed) = (Vec::new(), Vec::new());
+            let (mut left, mut parts) = (lengths.iter().peekable(), parts.iter().cycle());
+            while left.peek().is_some() && packer.free() > 0 {
+                // As much as fits, or less.
+                let (mut part, most) = (Vec::new(), *parts.next().unwrap());
+                while part.len() < most
+                    && let Some(&bytes) = left.next_if(|&&bytes| {
+                        part.iter().map(Vec::len).sum::<usize>() + bytes <= packer.free()
+                    })
+                {
+                    part.push(frame(5, bytes));
+                }
+                packer.add(&part.concat(), &mut packed);
+                given.append(&mut part);
+            }
             let (mut kept, mut padded) = (Vec::new(), 0);
-            let segments = packed.len().div_ceil(slice_bytes);
+            prop_assert!(packed.len() <= bytes_max);
             for segment in packed.chunks(slice_bytes) {
                 let mut length = 0;
                 for it in frames(segment) {
@@ -169,10 +213,9 @@ mod tests {
                 }
                 prop_assert_eq!(length, segment.len());
             }
-            prop_assert_eq!((kept, padded), (given.clone(), pads));
-            // One slice alone is not packed.
-            let content: usize = lengths.iter().sum();
-            prop_assert!(segments < 3 || content > content_bytes(slice_bytes, segments - 1));
+            prop_assert_eq!((kept, padded), (given, packer.pads()));
+            let is_full = bytes_max - packed.len() < 3 * UPDATE_FRAME_BYTES_MAX;
+            prop_assert!(left.peek().is_none() || is_full);
         }
     }
 }

@@ -93,6 +93,11 @@ impl Inbound {
         self.backlog = backlog;
     }
 
+    /// Routes that the peer announces, as far as their homes have said.
+    pub(crate) fn routes(&self) -> u64 {
+        u64::try_from(self.quota.routes).unwrap_or(0)
+    }
+
     /// Whether the peer is paused.
     pub(crate) fn is_paused(&self) -> bool {
         self.pause.is_some()

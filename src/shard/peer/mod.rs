@@ -209,6 +209,18 @@ impl Peers {
         self.slots.len() - self.free.len()
     }
 
+    /// Places for connections, free ones included.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The connection at a place, if there is one.
+    pub(super) fn at(&self, slot: usize) -> Option<(PeerId, &Peer)> {
+        let place = self.slots.get(slot)?;
+        let number = u32::try_from(slot).expect("below PeerId::SLOTS");
+        Some((PeerId::new(self.shard, number, place.generation), place.peer.as_deref()?))
+    }
+
     pub(super) fn insert(&mut self, peer: Peer) -> PeerId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());

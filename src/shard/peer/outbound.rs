@@ -64,8 +64,6 @@ pub(in crate::shard) struct Outbound {
     rest: Option<Piece>,
     in_flight_since: Time,
     is_control: bool,
-    /// Whether it let others go on, though it was not done.
-    lets_others_go_on: bool,
     path: Path,
 }
 
@@ -86,7 +84,6 @@ impl Outbound {
             rest: None,
             in_flight_since: now,
             is_control: false,
-            lets_others_go_on: false,
             path: Path::new(pace, !commands, is_cautious),
         }
     }
@@ -364,14 +361,9 @@ impl Outbound {
         self.is_control
     }
 
-    /// It did enough for now, and is to go on in a while.
-    pub(crate) fn go_on_later(&mut self) {
-        self.lets_others_go_on = true;
-    }
-
-    /// Whether it is to go on now for that reason.
-    pub(crate) fn goes_on_now(&mut self) -> bool {
-        std::mem::take(&mut self.lets_others_go_on)
+    /// It did enough for now: others go on first.
+    pub(crate) fn go_on_later(&mut self, now: Time) {
+        self.path.go_on_later(now);
     }
 
     /// Nothing can be sent now: the writer waits.

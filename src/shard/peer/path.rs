@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::log::CHUNK_BYTES_MAX;
 use crate::session::{Session, State};
-use crate::shard::pacing::{PaceCounters, Pacer, Permit, TcpSample, Wants};
+use crate::shard::pacing::{BATCH_BYTES_MAX, PaceCounters, Pacer, Permit, TcpSample, Wants};
 use crate::shard::piece::Piece;
 use crate::shard::window::Window;
 use crate::types::{Pace, Time};
@@ -101,16 +101,12 @@ impl Path {
         }
         let permit = match self.pacer.permit(now, sample, wants)? {
             Permit::Batch { bytes_max } => Permit::Batch { bytes_max: bytes_max.min(room) },
-            Permit::Slices { slice_bytes, slices_max: 1 } => {
-                Permit::Slices { slice_bytes: slice_bytes.min(room), slices_max: 1 }
-            }
-            Permit::Slices { slice_bytes, slices_max } => {
-                let slices_max = slices_max.min(room / slice_bytes);
-                match slices_max {
-                    0 => Permit::Batch { bytes_max: room },
-                    _ => Permit::Slices { slice_bytes, slices_max },
+            Permit::Slices { slice_bytes, bytes_max } => match bytes_max.min(room) {
+                bytes_max if bytes_max < 2 * slice_bytes => {
+                    Permit::Batch { bytes_max: bytes_max.min(BATCH_BYTES_MAX) }
                 }
-            }
+                bytes_max => Permit::Slices { slice_bytes, bytes_max },
+            },
             other => other,
         };
         Some(self.hold(permit))
@@ -155,6 +151,11 @@ impl Path {
     /// Whether no UPDATE can pass before [`Path::polled`] says so.
     pub(super) fn waits(&self) -> bool {
         self.pacer.waits()
+    }
+
+    /// UPDATEs are held back until others had their turn.
+    pub(super) fn go_on_later(&mut self, now: Time) {
+        self.held_until = now.after(Duration::from_micros(1));
     }
 
     /// Whether it was sent more than a few UPDATEs within this time.
