@@ -53,11 +53,13 @@ pub(super) const POLL_MAX: Duration = Duration::from_millis(5);
 pub(super) const POLL_STALLED_MAX: Duration = Duration::from_millis(20);
 /// After what time unacknowledged another one follows, if the peer has sent something.
 pub(super) const NUDGE: Duration = Duration::from_micros(200);
-/// A pause after probes in vain, and after many of them.
+/// On ways that are longer none follows but if it talks.
+pub(super) const NUDGE_RTT_MAX: Duration = Duration::from_millis(5);
+/// A pause after probes in vain, at least and at most: a longer one might renew credit.
 pub(super) const NAP: Duration = Duration::from_millis(20);
-pub(super) const NAP_LONG: Duration = Duration::from_millis(90);
-/// So many probes in a row of which nothing can be told.
-pub(super) const VOIDS_MANY: u32 = 6;
+pub(super) const NAP_LONG: Duration = Duration::from_millis(50);
+/// So many probes in a row that failed.
+pub(super) const FAILS_MANY: u32 = 6;
 /// So often burning begins anew before there is a pause.
 pub(super) const BURNS_SPOILED_MAX: u8 = 3;
 /// So many gaps in a row that nobody but a busy shard made.

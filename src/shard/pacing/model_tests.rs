@@ -241,6 +241,7 @@ impl Peer {
             snd_mss: MSS as u32,
             queued_bytes: (self.sent - self.known_acked) as u32,
             snd_cwnd: 60,
+            unacked_segments: self.left.len() as u32,
             data_segments_received: self.talked,
             min_rtt_us: 2 * self.way.as_micros() as u32,
             rtt_us: (self.rtt_eighths / 8) as u32,
@@ -280,7 +281,7 @@ fn feed(peer: &mut Peer, frames: u64, busy: bool) -> (Duration, Pacer) {
         let sample = peer.sample();
         match pacer.permit(peer.now, &sample, wants) {
             Some(Permit::Wait(until)) => peer.until(until),
-            Some(Permit::Close) => panic!("closed with {left} frames left"),
+            Some(Permit::Close) => panic!("closed with {left} frames left: {:?}", pacer.counters()),
             Some(permit) => {
                 let segments = segments(permit, left);
                 let bytes: u64 = segments.iter().sum();
@@ -300,7 +301,8 @@ fn feed(peer: &mut Peer, frames: u64, busy: bool) -> (Duration, Pacer) {
                 assert!(poll_at != Time::NEVER || woken, "nothing would wake it");
                 peer.until(poll_at.max(peer.now));
                 let sample = peer.sample();
-                woken = pacer.polled(peer.now, (sample.queued_bytes == 0).then_some(&sample));
+                let is_told = sample.queued_bytes == 0 || pacer.wants_look();
+                woken = pacer.polled(peer.now, is_told.then_some(&sample));
             }
         }
     }

@@ -56,10 +56,12 @@ pub(super) struct Prover {
     rate: f64,
     window_at_proof: u32,
     shrinks: u8,
+    /// Probes in a row that were late, or void; and when the first of them was judged.
     lates: u32,
-    /// When the first of those was sent.
-    late_since: Time,
     voids: u32,
+    fails_since: Time,
+    /// Segments of the peer's that had come when a frame was last seen not to be acknowledged.
+    heard_before: u32,
     burns_spoiled: u8,
 }
 
@@ -87,8 +89,9 @@ impl Prover {
             window_at_proof: 0,
             shrinks: 0,
             lates: 0,
-            late_since: Time::default(),
             voids: 0,
+            fails_since: Time::default(),
+            heard_before: 0,
             burns_spoiled: 0,
         }
     }
@@ -186,14 +189,17 @@ impl Prover {
             return Ask::Feed { bytes: wants.control_bytes as u64 };
         };
         self.is_limited |= wants.updates;
-        if small.burns_left == 0 && !small.is_nudge && now.since(self.began_at) > self.gap_max() {
+        if small.burns_left == 0
+            && small.nudges.is_none()
+            && now.since(self.began_at) > self.gap_max()
+        {
             self.credit.was_silent(now.since(self.began_at), self.gap_max());
             self.credit.count_gap(true);
             self.step = Step::Small(BURN);
         }
         // Probes shall not use up what is left to a reader.
         let is_much = self.unread() > self.window + PROBES_BYTES;
-        Ask::Small { keepalive: self.lates >= 3 || is_much || !wants.updates }
+        Ask::Small { keepalive: self.fails() >= 3 || is_much || !wants.updates }
     }
 
     /// So many bytes are handed over.
@@ -240,11 +246,12 @@ impl Prover {
                     let (done_at, unacked_at, gap) = (Some(now), now, gap_at_most);
                     self.step = Step::Flight(Flight { done_at, unacked_at, gap, ..flight });
                 }
-                let wait = match self.credit.may_be_mute {
-                    true => POLL_MIN,
-                    false => self.remaining(now).min(POLL_MAX).max(self.patience(now)),
-                };
-                self.poll_at = now.after(wait.max(min_rtt(&self.acked)));
+                let min_rtt = min_rtt(&self.acked).max(POLL_MIN);
+                self.poll_at = now.after(match self.nudge_after() {
+                    Some(after) if flight.small.nudges.is_none() => after,
+                    Some(_) => min_rtt,
+                    None => self.remaining(now).min(POLL_MAX).max(self.patience(now)).max(min_rtt),
+                });
             }
             Step::Feed if has_updates && !self.has_room() => {
                 self.is_limited = true;
@@ -299,13 +306,11 @@ impl Prover {
                 if let Step::Flight(flight) = &mut self.step {
                     flight.unacked_at = now;
                 }
-                let is_alone = !flight.small.is_nudge && !flight.is_disturbed;
+                let is_alone = flight.small.nudges.is_none() && !flight.is_disturbed;
                 let since = flight.done_at.unwrap_or(now);
-                if self.credit.may_be_mute
-                    && is_alone
-                    && now.since(since) >= NUDGE + min_rtt(&self.acked)
-                {
-                    self.step = Step::Small(Small { is_nudge: true, ..flight.small });
+                if is_alone && self.nudge_after().is_some_and(|after| now.since(since) >= after) {
+                    let nudges = Some(flight.began_at);
+                    self.step = Step::Small(Small { nudges, ..flight.small });
                     return true;
                 }
                 self.poll_again(now, flight.began_at)
@@ -324,6 +329,23 @@ impl Prover {
             }
             (Step::Small(_), _) => true,
         }
+    }
+
+    /// Whether `looked` is to be told how TCP stands while something is not acknowledged.
+    pub(super) fn wants_look(&self) -> bool {
+        self.voids > 0 && matches!(self.step, Step::Flight(_))
+    }
+
+    /// This is how it stood then.
+    pub(super) fn looked(&mut self, sample: &TcpSample) {
+        if sample.unacked_segments > 0 {
+            self.heard_before = sample.data_segments_received;
+        }
+    }
+
+    fn note(&mut self, sample: &TcpSample) {
+        self.acked = *sample;
+        self.heard_before = sample.data_segments_received;
     }
 
     fn unread(&self) -> u64 {
@@ -345,21 +367,29 @@ impl Prover {
         self.poll_at = now;
     }
 
-    /// It is not acknowledged yet. Each look costs a wake-up, so they wait for when it should have read all.
+    /// It is not acknowledged yet. Each look costs a wake-up, so they wait for when it should have read all. How long
+    /// it took is measured whenever one looks, but not that of a frame that followed another.
     fn poll_again(&mut self, now: Time, since: Time) -> bool {
-        let wait = (now.since(since) / 8).max(self.remaining(now)).min(POLL_MAX);
-        // How long it took is measured whenever one looks.
-        self.poll_at = now.after(wait.max(self.patience(now)));
+        let passed = now.since(since);
+        let is_nudge = matches!(self.step, Step::Flight(flight) if flight.small.nudges.is_some());
+        self.poll_at = now.after(match self.fails() >= FAILS_MANY {
+            true if is_nudge => passed.clamp(NUDGE, POLL_STALLED_MAX),
+            _ => (passed / 8).max(self.remaining(now)).min(POLL_MAX).max(self.patience(now)),
+        });
         false
     }
 
     /// How long to wait between two looks, at least: a reader that stands is looked at the less often the longer it
     /// has stood.
     fn patience(&self, now: Time) -> Duration {
-        match self.lates {
+        match self.fails() {
             ..3 => POLL_MIN,
-            _ => (now.since(self.late_since) / 16).clamp(POLL_MIN, POLL_STALLED_MAX),
+            _ => (now.since(self.fails_since) / 16).clamp(POLL_MIN, POLL_STALLED_MAX),
         }
+    }
+
+    fn fails(&self) -> u32 {
+        self.lates + self.voids
     }
 
     /// How long reading a window may take without a frame in between, with some time for the proof.
@@ -391,7 +421,7 @@ impl Prover {
         if self.is_dirty(sample) || self.trouble.doubles(now, TROUBLE) {
             self.credit.renew();
         }
-        self.acked = *sample;
+        self.note(sample);
         self.credit.was_silent(now.since(self.began_at), self.gap_max());
         let small = if self.credit.is_spent() { PROBE } else { BURN };
         self.burns_spoiled = 0;
@@ -410,16 +440,18 @@ impl Prover {
         let is_dirty = self.is_dirty(sample);
         let (delay, took) = self.delay_of(now, flight, sample);
         let has_heard = sample.data_segments_received != self.acked.data_segments_received;
+        // Whatever the peer sends acknowledges all that has come; but not what had come before.
+        let is_confounded = sample.data_segments_received != self.heard_before;
         let small = flight.small;
         if delay == Delay::Prompt {
             // Probably so, if there was no credit.
             if self.drained_at.is_none() {
-                self.drained_at = Some(flight.done_at.unwrap_or(now).after(took).min(now));
+                self.drained_at = Some(flight.began_at.after(took).min(now));
                 let was_drained = took < DRAINED + min_rtt(sample) * 17 / 16;
                 self.drained = if was_drained { self.drained + 1 } else { 0 };
             }
         }
-        let is_telling = !is_dirty && !has_heard && !small.is_nudge && !flight.is_disturbed;
+        let is_telling = !is_dirty && !has_heard && small.nudges.is_none() && !flight.is_disturbed;
         match delay {
             // A read that opens the window is told of in any case.
             _ if !is_telling || sample.snd_wnd > self.acked.snd_wnd => {}
@@ -431,13 +463,13 @@ impl Prover {
             Delay::Prompt | Delay::Timer if is_telling => self.credit.may_be_mute = false,
             _ => self.credit.may_be_mute |= has_heard,
         }
-        self.acked = *sample;
+        self.note(sample);
         if is_dirty {
             self.credit.renew();
         }
         if small.burns_left == 0 {
             self.credit.count_gap(flight.gap > GAP_SHORT && !self.credit.is_spent());
-            return self.judge(now, delay, !self.credit.is_spent() || has_heard, counters);
+            return self.judge(now, delay, !self.credit.is_spent() || is_confounded, counters);
         }
         let is_spoiled = is_dirty || flight.gap > self.gap_max().max(GAP_LEARNED_MAX);
         self.burns_spoiled += u8::from(is_spoiled);
@@ -446,7 +478,7 @@ impl Prover {
             return self.try_again(now, NAP);
         }
         // Two are acknowledged for being read in any case: that says nothing of credit.
-        let is_timer = delay == Delay::Timer && !has_heard && !small.is_nudge;
+        let is_timer = delay == Delay::Timer && !has_heard && small.nudges.is_none();
         let lates = if is_timer { small.lates + 1 } else { 0 };
         if is_spoiled {
             self.credit.renew();
@@ -456,7 +488,7 @@ impl Prover {
         self.step = Step::Small(match self.credit.is_spent() {
             true => PROBE,
             false if is_spoiled => BURN,
-            false => Small { burns_left: small.burns_left - 1, lates, is_nudge: false },
+            false => Small { burns_left: small.burns_left - 1, lates, nudges: None },
         });
         true
     }
@@ -474,16 +506,8 @@ impl Prover {
             Delay::Unknown => self.void(now, counters),
             Delay::Late | Delay::Timer => {
                 counters.late += 1;
-                if self.lates == 0 {
-                    self.late_since = self.began_at;
-                }
                 self.lates += 1;
-                let nap = match self.lates {
-                    ..6 => return self.settled_again(now),
-                    6..50 => NAP,
-                    _ => NAP_LONG,
-                };
-                self.try_again(now, nap)
+                self.failed(now, NAP)
             }
             Delay::Prompt => {
                 let sample = self.acked;
@@ -504,10 +528,18 @@ impl Prover {
     fn void(&mut self, now: Time, counters: &mut PaceCounters) -> bool {
         counters.void += 1;
         self.voids += 1;
-        match self.voids {
-            ..VOIDS_MANY => self.settled_again(now),
-            VOIDS_MANY..50 => self.try_again(now, NAP / 4),
-            _ => self.try_again(now, NAP),
+        self.failed(now, NAP / 4)
+    }
+
+    /// The next probe comes at once, or the later the longer they have failed: at a reader that stands they are
+    /// work for nothing, and use up what may be unread.
+    fn failed(&mut self, now: Time, nap_least: Duration) -> bool {
+        if self.fails() == 1 {
+            self.fails_since = now;
+        }
+        match self.fails() {
+            ..FAILS_MANY => self.settled_again(now),
+            _ => self.try_again(now, (now.since(self.fails_since) / 16).clamp(nap_least, NAP_LONG)),
         }
     }
 
@@ -519,7 +551,7 @@ impl Prover {
         let elapsed_us = elapsed.as_micros().max(1) as f64;
         self.read = self.sent;
         self.step = Step::Feed;
-        let has_talked = self.voids >= VOIDS_MANY;
+        let has_talked = self.voids > 0;
         (self.lates, self.voids, self.shrinks) = (0, 0, 0);
         self.window_at_proof = if self.acked.snd_wnd == u32::MAX { 0 } else { self.acked.snd_wnd };
         if std::mem::take(&mut self.is_limited) {
@@ -551,7 +583,7 @@ impl Prover {
     /// The next probe, after a while.
     fn try_again(&mut self, now: Time, nap: Duration) -> bool {
         // Nobody waits for it.
-        let nap = if self.is_limited { nap } else { nap * 10 };
+        let nap = if self.is_limited { nap } else { (nap * 10).max(NAP_LONG) };
         let until = now.after(nap);
         self.step = Step::Nap(until);
         self.poll_at = until;
@@ -569,15 +601,28 @@ impl Prover {
         flight.done_at.unwrap_or(Time::NEVER).after(prompt(&self.acked))
     }
 
+    /// When a second frame follows one alone: the kernel of a peer that has sent something may acknowledge none but
+    /// two when they are read.
+    fn nudge_after(&self) -> Option<Duration> {
+        let min_rtt = min_rtt(&self.acked);
+        match self.credit.may_be_mute {
+            true if min_rtt < NUDGE_RTT_MAX => Some(NUDGE + min_rtt),
+            // Its timer ends that as soon, but not if it goes on.
+            true if self.voids > 0 => Some(NUDGE),
+            _ => None,
+        }
+    }
+
     fn gap_max(&self) -> Duration {
-        self.credit.gap_max(self.acked.min_rtt_us, self.voids >= VOIDS_MANY)
+        self.credit.gap_max(self.acked.min_rtt_us, self.voids >= FAILS_MANY)
     }
 
     /// How long the acknowledgement took that was seen just now.
     fn delay_of(&self, now: Time, flight: &Flight, sample: &TcpSample) -> (Delay, Duration) {
         let at_least = flight.unacked_at.since(flight.done_at.unwrap_or(flight.unacked_at));
-        let at_most = now.since(flight.began_at);
-        let is_alone = !flight.small.is_nudge && !flight.is_disturbed;
+        // The timer of a frame runs from its arrival, whatever follows it.
+        let at_most = now.since(flight.small.nudges.unwrap_or(flight.began_at));
+        let is_alone = flight.small.nudges.is_none() && !flight.is_disturbed;
         let seen = Took { at_least, at_most };
         let took = if is_alone { seen.measured(&self.acked, sample) } else { seen };
         let delay = match took.judge(&self.acked) {
