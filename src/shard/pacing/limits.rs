@@ -37,6 +37,9 @@ pub(super) const GAP_LONG: Duration = Duration::from_millis(150);
 pub(super) const SHORT_RTT_US: u32 = 500;
 /// The longest gap that acknowledgements may show to be harmless.
 pub(super) const GAP_LEARNED_MAX: Duration = Duration::from_millis(100);
+/// Between two arrivals at the receiver, which may come as late as the last one was acknowledged: from here on credit
+/// counts as renewed.
+pub(super) const GAP_RENEWS: Duration = Duration::from_millis(160);
 /// A SEND that takes longer has had to wait.
 pub(super) const BLOCKED: Duration = Duration::from_millis(50);
 /// How long trouble on the path is remembered.

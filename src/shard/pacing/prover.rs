@@ -423,6 +423,9 @@ impl Prover {
         }
         self.note(sample);
         self.credit.was_silent(now.since(self.began_at), self.gap_max());
+        if now.since(self.before_at) > GAP_RENEWS + min_rtt(sample) {
+            self.credit.renew();
+        }
         let small = if self.credit.is_spent() { PROBE } else { BURN };
         self.burns_spoiled = 0;
         self.step = Step::Small(small);
@@ -464,14 +467,16 @@ impl Prover {
             _ => self.credit.may_be_mute |= has_heard,
         }
         self.note(sample);
-        if is_dirty {
+        // It may have been as late in coming as it was in being acknowledged.
+        let was_late = flight.gap + took > GAP_RENEWS + min_rtt(sample);
+        if is_dirty || was_late {
             self.credit.renew();
         }
         if small.burns_left == 0 {
             self.credit.count_gap(flight.gap > GAP_SHORT && !self.credit.is_spent());
             return self.judge(now, delay, !self.credit.is_spent() || is_confounded, counters);
         }
-        let is_spoiled = is_dirty || flight.gap > self.gap_max().max(GAP_LEARNED_MAX);
+        let is_spoiled = is_dirty || was_late || flight.gap > self.gap_max().max(GAP_LEARNED_MAX);
         self.burns_spoiled += u8::from(is_spoiled);
         if self.burns_spoiled > BURNS_SPOILED_MAX {
             counters.void += 1;
