@@ -112,7 +112,10 @@ impl Worker {
                 }
                 Wake::Sample => shard.sampled(self.now(), peer, connection.sample()),
                 Wake::Poll => {
-                    let sample = connection.sample_if_acknowledged();
+                    let sample = match shard.wants_look(peer) {
+                        true => Some(connection.sample()),
+                        false => connection.sample_if_acknowledged(),
+                    };
                     // The time after that: what is seen was so by then.
                     shard.polled(self.now(), peer, sample);
                 }

@@ -111,8 +111,13 @@ impl Shard {
         }
     }
 
-    /// After a [`Wake::Poll`]: how TCP stands, if all is acknowledged that the peer was sent. `now` is
-    /// the time after that was asked.
+    /// Whether [`Shard::polled`] wants a sample whatever is acknowledged.
+    pub fn wants_look(&self, id: PeerId) -> bool {
+        self.peers.find(id).is_some_and(|peer| peer.outbound.wants_look())
+    }
+
+    /// After a [`Wake::Poll`]: how TCP stands, if all is acknowledged that the peer was sent, or
+    /// [`Shard::wants_look`] says so. `now` is the time after that was asked.
     pub fn polled(&mut self, now: Time, id: PeerId, sample: Option<TcpSample>) {
         let Some(peer) = self.peers.find_mut(id) else { return };
         if peer.ending == Ending::Closed {

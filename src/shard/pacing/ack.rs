@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::TcpSample;
 
-/// What is acknowledged later than this was not acknowledged for being read. No delayed-ACK timer is so short.
-const PROMPT: Duration = Duration::from_millis(5);
+/// What is acknowledged later than this may not have been acknowledged for being read. Delayed-ACK timers take 30 to
+/// 40 ms at least (with 100 ticks a second), unless an administrator has made the peer's minimum RTO shorter.
+const PROMPT: Duration = Duration::from_millis(20);
 /// What is acknowledged later than this was acknowledged by the timer: there is no credit.
 const TIMER: Duration = Duration::from_millis(30);
 /// How long an acknowledgement took.
@@ -44,10 +45,9 @@ impl Took {
 
     /// What that means on a way as long as the sample says.
     pub(super) fn judge(self, sample: &TcpSample) -> Delay {
-        let min_rtt = Duration::from_micros(u64::from(sample.min_rtt_us));
         if self.at_most <= prompt(sample) {
             Delay::Prompt
-        } else if self.at_least > TIMER + min_rtt {
+        } else if self.at_least > timer(sample) {
             Delay::Timer
         } else if self.at_least > prompt(sample) {
             Delay::Late
@@ -59,7 +59,17 @@ impl Took {
 
 /// Within what time one comes that is sent at once.
 pub(super) fn prompt(sample: &TcpSample) -> Duration {
-    PROMPT + Duration::from_micros(u64::from(sample.min_rtt_us))
+    PROMPT + min_rtt(sample)
+}
+
+/// What comes later than this may have been sent by the timer.
+pub(super) fn timer(sample: &TcpSample) -> Duration {
+    TIMER + min_rtt(sample)
+}
+
+/// What the way takes at least.
+pub(super) fn min_rtt(sample: &TcpSample) -> Duration {
+    Duration::from_micros(u64::from(sample.min_rtt_us))
 }
 
 #[cfg(test)]
@@ -69,7 +79,7 @@ mod tests {
     #[test]
     fn the_smoothed_rtt_tells_of_one_within_some_microseconds() {
         let mut eighths: i64 = 8 * 50;
-        for rtt_us in [20, 47_000, 3, 40_000, 40_000, 900, 5_100, 4_000, 12, 7] {
+        for rtt_us in [20, 47_000, 3, 40_000, 40_000, 900, 20_100, 19_000, 12, 7] {
             let sample = |eighths: i64| TcpSample {
                 rtt_us: u32::try_from(eighths / 8).unwrap(),
                 min_rtt_us: 3,
@@ -84,8 +94,8 @@ mod tests {
             assert!((took.at_least..=took.at_most).contains(&rtt), "{rtt:?} {took:?}");
             assert!(took.at_most - took.at_least <= Duration::from_micros(14));
             let expected = match rtt_us {
-                ..=5_003 => Delay::Prompt,
-                5_004..=30_003 => Delay::Late,
+                ..=20_003 => Delay::Prompt,
+                20_004..=30_003 => Delay::Late,
                 _ => Delay::Timer,
             };
             assert_eq!(took.judge(&before), expected, "{rtt_us}");

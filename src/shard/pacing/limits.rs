@@ -22,18 +22,24 @@ pub(super) const LAZY_SHARE: u64 = 2;
 pub(super) const LAZY_AFTER: Duration = Duration::from_millis(5);
 /// Control frames queue behind what is unread: no more than it reads in this time.
 pub(super) const BACKLOG: Duration = Duration::from_secs(1);
-/// A window that is read in this time has its probe answered in time; if that is a window worth while.
-pub(super) const ROUND: Duration = Duration::from_millis(4);
+/// A window that is worth a proof of its own.
 pub(super) const ROUND_WINDOW_MIN: u64 = 10 << 10;
+/// How long before it should have read all the proof begins, at most: well within what is prompt.
+pub(super) const AHEAD_MAX: Duration = Duration::from_millis(2);
+/// What is acknowledged within this had been read before.
+pub(super) const DRAINED: Duration = Duration::from_micros(300);
 /// Frames that burn all credit.
 pub(super) const BURN_FRAMES: u8 = 18;
 /// A gap that may renew credit: that is the peer's RTO, 200 ms at least unless an administrator has made it
-/// shorter. On short ways burning it is cheap.
-pub(super) const GAP_SHORT: Duration = Duration::from_millis(6);
+/// shorter. To below these a proof may come too early; on short ways, where that is done, some margin is cheap.
+pub(super) const GAP_SHORT: Duration = Duration::from_millis(30);
 pub(super) const GAP_LONG: Duration = Duration::from_millis(150);
 pub(super) const SHORT_RTT_US: u32 = 500;
 /// The longest gap that acknowledgements may show to be harmless.
 pub(super) const GAP_LEARNED_MAX: Duration = Duration::from_millis(100);
+/// Between two arrivals at the receiver, which may come as late as the last one was acknowledged: from here on credit
+/// counts as renewed.
+pub(super) const GAP_RENEWS: Duration = Duration::from_millis(160);
 /// A SEND that takes longer has had to wait.
 pub(super) const BLOCKED: Duration = Duration::from_millis(50);
 /// How long trouble on the path is remembered.
@@ -46,15 +52,17 @@ pub(super) const POLL_MIN: Duration = Duration::from_micros(60);
 /// After what fills the window: it may be read at once.
 pub(super) const POLL_FIRST: Duration = Duration::from_micros(100);
 pub(super) const POLL_MAX: Duration = Duration::from_millis(5);
-/// Between two after several late acknowledgements, at least: it is stalled.
-pub(super) const POLL_STALLED: Duration = Duration::from_millis(2);
+/// Between two when it has stood for long: the timer answers after 40 ms.
+pub(super) const POLL_STALLED_MAX: Duration = Duration::from_millis(20);
 /// After what time unacknowledged another one follows, if the peer has sent something.
 pub(super) const NUDGE: Duration = Duration::from_micros(200);
-/// A pause after probes in vain, and after many of them.
+/// On ways that are longer none follows but if it talks.
+pub(super) const NUDGE_RTT_MAX: Duration = Duration::from_millis(5);
+/// A pause after probes in vain, at least and at most: a longer one might renew credit.
 pub(super) const NAP: Duration = Duration::from_millis(20);
-pub(super) const NAP_LONG: Duration = Duration::from_millis(90);
-/// So many probes in a row of which nothing can be told.
-pub(super) const VOIDS_MANY: u32 = 6;
+pub(super) const NAP_LONG: Duration = Duration::from_millis(50);
+/// So many probes in a row that failed.
+pub(super) const FAILS_MANY: u32 = 6;
 /// So often burning begins anew before there is a pause.
 pub(super) const BURNS_SPOILED_MAX: u8 = 3;
 /// So many gaps in a row that nobody but a busy shard made.

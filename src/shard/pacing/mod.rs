@@ -5,6 +5,7 @@
 //! or a clock.
 
 mod ack;
+mod credit;
 mod gate;
 mod limits;
 #[cfg(test)]
@@ -262,13 +263,24 @@ impl Pacer {
         }
     }
 
+    /// Whether [`Pacer::polled`] wants a sample whatever is acknowledged.
+    pub(crate) fn wants_look(&self) -> bool {
+        matches!(&self.rule, Rule::Proof(prover) if prover.wants_look())
+    }
+
     /// At `now` all was acknowledged, and this is how TCP stood; or not yet. True if something may be sent.
     pub(crate) fn polled(&mut self, now: Time, sample: Option<&TcpSample>) -> bool {
-        if let Some(sample) = sample {
+        let acked = sample.filter(|sample| sample.queued_bytes == 0);
+        if let Some(sample) = acked {
             self.take(now, sample);
         }
         match &mut self.rule {
-            Rule::Proof(prover) => prover.polled(now, sample, &mut self.counters),
+            Rule::Proof(prover) => {
+                if let (Some(sample), None) = (sample, acked) {
+                    prover.looked(sample);
+                }
+                prover.polled(now, acked, &mut self.counters)
+            }
             Rule::Off | Rule::Rate(_) => false,
         }
     }

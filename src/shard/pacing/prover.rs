@@ -17,7 +17,8 @@
 
 use std::time::Duration;
 
-use super::ack::{Delay, Took, prompt};
+use super::ack::{Delay, Took, min_rtt, prompt};
+use super::credit::Credit;
 use super::limits::*;
 use super::steps::{Ask, BURN, Flight, PROBE, Small, Step};
 use super::trouble::Trouble;
@@ -41,12 +42,13 @@ pub(super) struct Prover {
     before_at: Time,
     /// When it seems to have read what was sent before the frames that go alone.
     drained_at: Option<Time>,
+    /// Proofs in a row at which it may have been so for long.
+    drained: u32,
     /// Whether it was in the way of updates that the window was full.
     is_limited: bool,
     step: Step,
     poll_at: Time,
-    is_burned: bool,
-    gap_harmless: Duration,
+    credit: Credit,
     /// How TCP stood when all was acknowledged last.
     acked: TcpSample,
     trouble: Trouble,
@@ -54,14 +56,13 @@ pub(super) struct Prover {
     rate: f64,
     window_at_proof: u32,
     shrinks: u8,
-    /// Whether the peer has sent something: its kernel may then not acknowledge a frame alone for being read, until
-    /// its timer did so once.
-    may_be_mute: bool,
+    /// Probes in a row that were late, or void; and when the first of them was judged.
     lates: u32,
     voids: u32,
+    fails_since: Time,
+    /// Segments of the peer's that had come when a frame was last seen not to be acknowledged.
+    heard_before: u32,
     burns_spoiled: u8,
-    /// Probes in a row that came too late after what went before.
-    gaps: u8,
 }
 
 impl Prover {
@@ -77,21 +78,21 @@ impl Prover {
             done_at: Time::default(),
             before_at: Time::default(),
             drained_at: None,
+            drained: 0,
             is_limited: false,
             step: Step::Feed,
             poll_at: Time::NEVER,
-            is_burned: false,
-            gap_harmless: Duration::ZERO,
+            credit: Credit::default(),
             acked: TcpSample::default(),
             trouble: Trouble::default(),
             rate: 0.0,
             window_at_proof: 0,
             shrinks: 0,
-            may_be_mute: true,
             lates: 0,
             voids: 0,
+            fails_since: Time::default(),
+            heard_before: 0,
             burns_spoiled: 0,
-            gaps: 0,
         }
     }
 
@@ -110,7 +111,7 @@ impl Prover {
 
     /// The peer has sent something.
     pub(super) fn heard(&mut self) {
-        self.may_be_mute = true;
+        self.credit.may_be_mute = true;
     }
 
     /// Whether nothing but control frames can pass before `polled` says so.
@@ -188,14 +189,17 @@ impl Prover {
             return Ask::Feed { bytes: wants.control_bytes as u64 };
         };
         self.is_limited |= wants.updates;
-        if small.burns_left == 0 && !small.is_nudge && now.since(self.began_at) > self.gap_max() {
-            self.is_burned = false;
-            self.gaps = self.gaps.saturating_add(1);
+        if small.burns_left == 0
+            && small.nudges.is_none()
+            && now.since(self.began_at) > self.gap_max()
+        {
+            self.credit.was_silent(now.since(self.began_at), self.gap_max());
+            self.credit.count_gap(true);
             self.step = Step::Small(BURN);
         }
         // Probes shall not use up what is left to a reader.
         let is_much = self.unread() > self.window + PROBES_BYTES;
-        Ask::Small { keepalive: self.lates >= 3 || is_much || !wants.updates }
+        Ask::Small { keepalive: self.fails() >= 3 || is_much || !wants.updates }
     }
 
     /// So many bytes are handed over.
@@ -205,10 +209,7 @@ impl Prover {
         }
         self.sent += bytes;
         let (gap, gap_least) = (now.since(self.began_at), now.since(self.done_at));
-        if gap > self.gap_max() {
-            // Whatever ends a gap brings credit.
-            self.is_burned = false;
-        }
+        self.credit.was_silent(gap, self.gap_max());
         (self.before_at, self.began_at) = (self.began_at, now);
         match &mut self.step {
             Step::Flight(flight) => flight.is_disturbed = true,
@@ -235,8 +236,9 @@ impl Prover {
         self.done_at = now;
         // It went out later than it began.
         let gap_at_most = now.since(self.before_at);
-        if gap_at_most > self.gap_max() || now.since(self.began_at) > BLOCKED {
-            self.is_burned = false;
+        self.credit.was_silent(gap_at_most, self.gap_max());
+        if now.since(self.began_at) > BLOCKED {
+            self.credit.renew();
         }
         match self.step {
             Step::Flight(flight) => {
@@ -244,15 +246,18 @@ impl Prover {
                     let (done_at, unacked_at, gap) = (Some(now), now, gap_at_most);
                     self.step = Step::Flight(Flight { done_at, unacked_at, gap, ..flight });
                 }
-                let wait = self.remaining(now).clamp(POLL_MIN, POLL_MAX);
-                let is_stalled = self.lates >= 3;
-                let wait = if is_stalled { POLL_STALLED } else { wait };
-                self.poll_at = now.after(if self.may_be_mute { POLL_MIN } else { wait });
+                let min_rtt = min_rtt(&self.acked).max(POLL_MIN);
+                self.poll_at = now.after(match self.nudge_after() {
+                    Some(after) if flight.small.nudges.is_none() => after,
+                    Some(_) => min_rtt,
+                    None => self.remaining(now).min(POLL_MAX).max(self.patience(now)).max(min_rtt),
+                });
             }
             Step::Feed if has_updates && !self.has_room() => {
                 self.is_limited = true;
                 self.begin(now);
-                self.poll_at = now.after(self.remaining(now).clamp(POLL_FIRST, ROUND));
+                self.poll_at =
+                    now.after(self.until_nearly_read(now).min(self.round()).max(POLL_FIRST));
             }
             Step::Feed if self.is_lazily_due() => self.poll_at = now.after(LAZY_AFTER),
             Step::Feed | Step::Settle(_) | Step::Small(_) | Step::Nap(_) => {}
@@ -301,10 +306,11 @@ impl Prover {
                 if let Step::Flight(flight) = &mut self.step {
                     flight.unacked_at = now;
                 }
-                let is_alone = !flight.small.is_nudge && !flight.is_disturbed;
+                let is_alone = flight.small.nudges.is_none() && !flight.is_disturbed;
                 let since = flight.done_at.unwrap_or(now);
-                if self.may_be_mute && is_alone && now.since(since) >= NUDGE {
-                    self.step = Step::Small(Small { is_nudge: true, ..flight.small });
+                if is_alone && self.nudge_after().is_some_and(|after| now.since(since) >= after) {
+                    let nudges = Some(flight.began_at);
+                    self.step = Step::Small(Small { nudges, ..flight.small });
                     return true;
                 }
                 self.poll_again(now, flight.began_at)
@@ -323,6 +329,23 @@ impl Prover {
             }
             (Step::Small(_), _) => true,
         }
+    }
+
+    /// Whether `looked` is to be told how TCP stands while something is not acknowledged.
+    pub(super) fn wants_look(&self) -> bool {
+        self.voids > 0 && matches!(self.step, Step::Flight(_))
+    }
+
+    /// This is how it stood then.
+    pub(super) fn looked(&mut self, sample: &TcpSample) {
+        if sample.unacked_segments > 0 {
+            self.heard_before = sample.data_segments_received;
+        }
+    }
+
+    fn note(&mut self, sample: &TcpSample) {
+        self.acked = *sample;
+        self.heard_before = sample.data_segments_received;
     }
 
     fn unread(&self) -> u64 {
@@ -344,36 +367,66 @@ impl Prover {
         self.poll_at = now;
     }
 
-    /// It is not acknowledged yet. Each look costs a wake-up, so they wait for when it should have read all.
+    /// It is not acknowledged yet. Each look costs a wake-up, so they wait for when it should have read all. How long
+    /// it took is measured whenever one looks, but not that of a frame that followed another.
     fn poll_again(&mut self, now: Time, since: Time) -> bool {
-        let wait = (now.since(since) / 16).max(self.remaining(now));
-        // How long it took is measured whenever one looks.
-        let least = if self.lates >= 3 { POLL_STALLED } else { POLL_MIN };
-        self.poll_at = now.after(wait.clamp(least, POLL_MAX));
+        let passed = now.since(since);
+        let is_nudge = matches!(self.step, Step::Flight(flight) if flight.small.nudges.is_some());
+        self.poll_at = now.after(match self.fails() >= FAILS_MANY {
+            true if is_nudge => passed.clamp(NUDGE, POLL_STALLED_MAX),
+            _ => (passed / 8).max(self.remaining(now)).min(POLL_MAX).max(self.patience(now)),
+        });
         false
     }
 
-    /// How long it should take to read nearly all that is unread, as it has read so far.
+    /// How long to wait between two looks, at least: a reader that stands is looked at the less often the longer it
+    /// has stood.
+    fn patience(&self, now: Time) -> Duration {
+        match self.fails() {
+            ..3 => POLL_MIN,
+            _ => (now.since(self.fails_since) / 16).clamp(POLL_MIN, POLL_STALLED_MAX),
+        }
+    }
+
+    fn fails(&self) -> u32 {
+        self.lates + self.voids
+    }
+
+    /// How long reading a window may take without a frame in between, with some time for the proof.
+    fn round(&self) -> Duration {
+        self.gap_max() * 2 / 3
+    }
+
+    /// How long it should take to read all that is unread, as it has read so far.
     fn remaining(&self, now: Time) -> Duration {
+        self.reading().saturating_sub(now.since(self.unread_since))
+    }
+
+    /// A probe tells best when it has read all if it is sent a little before.
+    fn until_nearly_read(&self, now: Time) -> Duration {
+        self.remaining(now).saturating_sub((self.reading() / 10).min(AHEAD_MAX))
+    }
+
+    fn reading(&self) -> Duration {
         if self.rate == 0.0 || self.drained_at.is_some() {
             return Duration::ZERO;
         }
-        let read_us = 0.9 * self.unread() as f64 / self.rate;
-        let read_at = self.unread_since.after(Duration::from_micros(read_us as u64));
-        read_at.since(now)
+        // It is looked at the earlier the longer it was ready for that.
+        Duration::from_micros((self.unread() as f64 / self.rate) as u64 >> self.drained.min(16))
     }
 
     /// All is acknowledged, and nothing under way: what comes now goes alone.
     fn settled(&mut self, now: Time, sample: &TcpSample) -> bool {
         // What a duplicate brought may be unseen: its report may be lost.
         if self.is_dirty(sample) || self.trouble.doubles(now, TROUBLE) {
-            self.is_burned = false;
+            self.credit.renew();
         }
-        self.acked = *sample;
-        if now.since(self.began_at) > self.gap_max() {
-            self.is_burned = false;
+        self.note(sample);
+        self.credit.was_silent(now.since(self.began_at), self.gap_max());
+        if now.since(self.before_at) > GAP_RENEWS + min_rtt(sample) {
+            self.credit.renew();
         }
-        let small = if self.is_burned { PROBE } else { BURN };
+        let small = if self.credit.is_spent() { PROBE } else { BURN };
         self.burns_spoiled = 0;
         self.step = Step::Small(small);
         true
@@ -388,46 +441,59 @@ impl Prover {
         counters: &mut PaceCounters,
     ) -> bool {
         let is_dirty = self.is_dirty(sample);
-        let delay = self.delay_of(now, flight, sample);
+        let (delay, took) = self.delay_of(now, flight, sample);
         let has_heard = sample.data_segments_received != self.acked.data_segments_received;
+        // Whatever the peer sends acknowledges all that has come; but not what had come before.
+        let is_confounded = sample.data_segments_received != self.heard_before;
         let small = flight.small;
         if delay == Delay::Prompt {
             // Probably so, if there was no credit.
-            self.drained_at.get_or_insert(now);
+            if self.drained_at.is_none() {
+                self.drained_at = Some(flight.began_at.after(took).min(now));
+                let was_drained = took < DRAINED + min_rtt(sample) * 17 / 16;
+                self.drained = if was_drained { self.drained + 1 } else { 0 };
+            }
+        }
+        let is_telling = !is_dirty && !has_heard && small.nudges.is_none() && !flight.is_disturbed;
+        match delay {
+            // A read that opens the window is told of in any case.
+            _ if !is_telling || sample.snd_wnd > self.acked.snd_wnd => {}
+            Delay::Late | Delay::Timer => self.credit.learn(flight.gap_least),
+            Delay::Prompt | Delay::Unknown => {}
         }
         match delay {
-            _ if is_dirty || has_heard => {}
             // Acknowledged though it was alone, or by the timer, which ends it.
-            Delay::Prompt if !small.is_nudge => self.may_be_mute = false,
-            Delay::Late | Delay::Timer if !self.may_be_mute && !small.is_nudge => {
-                self.learn(flight.gap_least);
-            }
-            Delay::Timer if !small.is_nudge => self.may_be_mute = false,
-            _ => {}
+            Delay::Prompt | Delay::Timer if is_telling => self.credit.may_be_mute = false,
+            _ => self.credit.may_be_mute |= has_heard,
         }
-        self.may_be_mute |= has_heard;
-        self.acked = *sample;
-        self.is_burned &= !is_dirty;
+        self.note(sample);
+        // It may have been as late in coming as it was in being acknowledged.
+        let was_late = flight.gap + took > GAP_RENEWS + min_rtt(sample);
+        if is_dirty || was_late {
+            self.credit.renew();
+        }
         if small.burns_left == 0 {
-            let is_gap = flight.gap > GAP_SHORT;
-            self.gaps =
-                if is_gap { self.gaps.saturating_add(u8::from(!self.is_burned)) } else { 0 };
-            return self.judge(now, delay, !self.is_burned || has_heard, counters);
+            self.credit.count_gap(flight.gap > GAP_SHORT && !self.credit.is_spent());
+            return self.judge(now, delay, !self.credit.is_spent() || is_confounded, counters);
         }
-        let is_spoiled = is_dirty || flight.gap > self.gap_max().max(GAP_LEARNED_MAX);
+        let is_spoiled = is_dirty || was_late || flight.gap > self.gap_max().max(GAP_LEARNED_MAX);
         self.burns_spoiled += u8::from(is_spoiled);
         if self.burns_spoiled > BURNS_SPOILED_MAX {
             counters.void += 1;
             return self.try_again(now, NAP);
         }
         // Two are acknowledged for being read in any case: that says nothing of credit.
-        let is_timer = delay == Delay::Timer && !has_heard && !small.is_nudge;
+        let is_timer = delay == Delay::Timer && !has_heard && small.nudges.is_none();
         let lates = if is_timer { small.lates + 1 } else { 0 };
-        self.is_burned = !is_spoiled && (small.burns_left == 1 || lates >= 2);
-        self.step = Step::Small(match self.is_burned {
+        if is_spoiled {
+            self.credit.renew();
+        } else if small.burns_left == 1 || lates >= 2 {
+            self.credit.spend();
+        }
+        self.step = Step::Small(match self.credit.is_spent() {
             true => PROBE,
             false if is_spoiled => BURN,
-            false => Small { burns_left: small.burns_left - 1, lates, is_nudge: false },
+            false => Small { burns_left: small.burns_left - 1, lates, nudges: None },
         });
         true
     }
@@ -446,12 +512,7 @@ impl Prover {
             Delay::Late | Delay::Timer => {
                 counters.late += 1;
                 self.lates += 1;
-                let nap = match self.lates {
-                    ..6 => return self.settled_again(now),
-                    6..50 => NAP,
-                    _ => NAP_LONG,
-                };
-                self.try_again(now, nap)
+                self.failed(now, NAP)
             }
             Delay::Prompt => {
                 let sample = self.acked;
@@ -472,10 +533,18 @@ impl Prover {
     fn void(&mut self, now: Time, counters: &mut PaceCounters) -> bool {
         counters.void += 1;
         self.voids += 1;
-        match self.voids {
-            ..VOIDS_MANY => self.settled_again(now),
-            VOIDS_MANY..50 => self.try_again(now, NAP / 4),
-            _ => self.try_again(now, NAP),
+        self.failed(now, NAP / 4)
+    }
+
+    /// The next probe comes at once, or the later the longer they have failed: at a reader that stands they are
+    /// work for nothing, and use up what may be unread.
+    fn failed(&mut self, now: Time, nap_least: Duration) -> bool {
+        if self.fails() == 1 {
+            self.fails_since = now;
+        }
+        match self.fails() {
+            ..FAILS_MANY => self.settled_again(now),
+            _ => self.try_again(now, (now.since(self.fails_since) / 16).clamp(nap_least, NAP_LONG)),
         }
     }
 
@@ -483,16 +552,21 @@ impl Prover {
     fn prove(&mut self, now: Time) {
         let bytes = self.unread();
         let drained_at = self.drained_at.take().unwrap_or(now);
-        let elapsed_us = drained_at.since(self.unread_since).as_micros().max(1) as f64;
+        let elapsed = drained_at.since(self.unread_since).saturating_sub(min_rtt(&self.acked));
+        let elapsed_us = elapsed.as_micros().max(1) as f64;
         self.read = self.sent;
         self.step = Step::Feed;
-        let has_talked = self.voids >= VOIDS_MANY;
+        let has_talked = self.voids > 0;
         (self.lates, self.voids, self.shrinks) = (0, 0, 0);
         self.window_at_proof = if self.acked.snd_wnd == u32::MAX { 0 } else { self.acked.snd_wnd };
         if std::mem::take(&mut self.is_limited) {
             let rate = bytes as f64 / elapsed_us;
-            self.rate = if self.rate > 0.0 { (self.rate + rate) / 2.0 } else { rate };
-            let round = (self.rate * ROUND.as_micros() as f64) as u64;
+            self.rate = match self.rate {
+                0.0 => rate,
+                before if self.drained > 0 => before.max(rate),
+                before => (before + rate) / 2.0,
+            };
+            let round = (self.rate * self.round().as_micros() as f64) as u64;
             let backlog = (rate * BACKLOG.as_micros() as f64) as u64;
             self.window = backlog.min(2 * self.window);
             if round >= ROUND_WINDOW_MIN {
@@ -514,7 +588,7 @@ impl Prover {
     /// The next probe, after a while.
     fn try_again(&mut self, now: Time, nap: Duration) -> bool {
         // Nobody waits for it.
-        let nap = if self.is_limited { nap } else { nap * 10 };
+        let nap = if self.is_limited { nap } else { (nap * 10).max(NAP_LONG) };
         let until = now.after(nap);
         self.step = Step::Nap(until);
         self.poll_at = until;
@@ -532,32 +606,36 @@ impl Prover {
         flight.done_at.unwrap_or(Time::NEVER).after(prompt(&self.acked))
     }
 
-    fn gap_max(&self) -> Duration {
-        let gap = if self.acked.min_rtt_us < SHORT_RTT_US { GAP_SHORT } else { GAP_LONG };
-        // One that talks all the time (what may be unread is little then), or a shard that comes late itself.
-        if self.voids >= VOIDS_MANY || self.gaps >= GAPS_MANY {
-            return gap.max(GAP_LEARNED_MAX);
+    /// When a second frame follows one alone: the kernel of a peer that has sent something may acknowledge none but
+    /// two when they are read.
+    fn nudge_after(&self) -> Option<Duration> {
+        let min_rtt = min_rtt(&self.acked);
+        match self.credit.may_be_mute {
+            true if min_rtt < NUDGE_RTT_MAX => Some(NUDGE + min_rtt),
+            // Its timer ends that as soon, but not if it goes on.
+            true if self.voids > 0 => Some(NUDGE),
+            _ => None,
         }
-        gap.max(self.gap_harmless + self.gap_harmless / 4)
     }
 
-    /// A frame that was acknowledged late after a gap shows that such a gap renews no credit.
-    fn learn(&mut self, gap: Duration) {
-        self.gap_harmless = self.gap_harmless.max(gap.min(GAP_LEARNED_MAX));
+    fn gap_max(&self) -> Duration {
+        self.credit.gap_max(self.acked.min_rtt_us, self.voids >= FAILS_MANY)
     }
 
     /// How long the acknowledgement took that was seen just now.
-    fn delay_of(&self, now: Time, flight: &Flight, sample: &TcpSample) -> Delay {
+    fn delay_of(&self, now: Time, flight: &Flight, sample: &TcpSample) -> (Delay, Duration) {
         let at_least = flight.unacked_at.since(flight.done_at.unwrap_or(flight.unacked_at));
-        let at_most = now.since(flight.began_at);
-        let is_alone = !flight.small.is_nudge && !flight.is_disturbed;
+        // The timer of a frame runs from its arrival, whatever follows it.
+        let at_most = now.since(flight.small.nudges.unwrap_or(flight.began_at));
+        let is_alone = flight.small.nudges.is_none() && !flight.is_disturbed;
         let seen = Took { at_least, at_most };
         let took = if is_alone { seen.measured(&self.acked, sample) } else { seen };
-        match took.judge(&self.acked) {
+        let delay = match took.judge(&self.acked) {
             // Something else was acknowledged with it.
             Delay::Prompt if flight.is_disturbed => Delay::Unknown,
             Delay::Timer if flight.is_disturbed => Delay::Late,
             delay => delay,
-        }
+        };
+        (delay, took.at_most)
     }
 }

@@ -43,12 +43,12 @@ pub(super) struct Small {
     pub(super) burns_left: u8,
     /// How many before it were acknowledged by the timer, in a row.
     pub(super) lates: u8,
-    /// Whether it follows one that was not acknowledged.
-    pub(super) is_nudge: bool,
+    /// If it follows one that was not acknowledged: when that one was sent, at the earliest.
+    pub(super) nudges: Option<Time>,
 }
 
-pub(super) const BURN: Small = Small { burns_left: BURN_FRAMES, lates: 0, is_nudge: false };
-pub(super) const PROBE: Small = Small { burns_left: 0, lates: 0, is_nudge: false };
+pub(super) const BURN: Small = Small { burns_left: BURN_FRAMES, lates: 0, nudges: None };
+pub(super) const PROBE: Small = Small { burns_left: 0, lates: 0, nudges: None };
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {

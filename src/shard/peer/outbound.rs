@@ -260,6 +260,11 @@ impl Outbound {
             && link.session().is_some_and(|session| self.path.wants_sample(now, session, wants))
     }
 
+    /// Whether [`Outbound::polled`] wants a sample whatever is acknowledged.
+    pub(crate) fn wants_look(&self) -> bool {
+        self.path.wants_look()
+    }
+
     /// Whether all that the kernel was given is acknowledged: how TCP stands then. True if the writer may
     /// go on.
     pub(crate) fn polled(&mut self, now: Time, link: &Link, sample: Option<&TcpSample>) -> bool {

@@ -163,6 +163,11 @@ impl Path {
         self.fed_bytes > FED_BYTES_MIN && now.since(self.fed_at) < within
     }
 
+    /// Whether [`Path::polled`] wants a sample whatever is acknowledged.
+    pub(super) fn wants_look(&self) -> bool {
+        self.pacer.wants_look()
+    }
+
     /// Whether all is acknowledged: how TCP stands then. True if the writer may go on.
     pub(super) fn polled(
         &mut self,
