@@ -15,6 +15,7 @@ const FRAME: u64 = 64;
 const MSS: u64 = 1_208;
 const THRESHOLD: u64 = 65_536;
 const DELAYED_ACK: Duration = Duration::from_millis(40);
+const RETRANSMITTED: Duration = Duration::from_millis(200);
 
 struct Rng(u64);
 
@@ -48,6 +49,9 @@ struct Peer {
     rto: Duration,
     freezes: bool,
     frozen_until: Time,
+    /// Of so many segments one is lost, and sent again.
+    loses_one_of: u64,
+    retransmits: VecDeque<Time>,
     cost: Duration,
     stalls: bool,
     reads: u32,
@@ -99,6 +103,8 @@ impl Peer {
             rto: Duration::from_millis(200),
             freezes: false,
             frozen_until: now,
+            loses_one_of: u64::MAX,
+            retransmits: VecDeque::new(),
             cost: Duration::from_micros(cost_us),
             stalls,
             reads: 0,
@@ -129,6 +135,12 @@ impl Peer {
             // A busy machine's kernel takes some in much later.
             if self.freezes && self.rng.below(30) == 0 {
                 self.frozen_until = self.now.after(Duration::from_millis(self.rng.below(400)));
+            }
+            if self.rng.below(self.loses_one_of) == 7 {
+                let again_at = self.now.after(RETRANSMITTED);
+                self.retransmits.push_back(again_at);
+                // What follows waits for it, as a reader does.
+                self.frozen_until = self.frozen_until.max(again_at.after(self.way));
             }
             let arrival = self.now.after(self.way).max(self.frozen_until);
             self.coming.push_back((arrival, bytes));
@@ -252,6 +264,7 @@ impl Peer {
             snd_cwnd: 60,
             unacked_segments: self.left.len() as u32,
             data_segments_received: self.talked,
+            total_retrans: self.retransmits.iter().filter(|at| **at <= self.now).count() as u32,
             min_rtt_us: 2 * self.way.as_micros() as u32,
             rtt_us: (self.rtt_eighths / 8) as u32,
             snd_wnd: (self.known_edge - self.known_acked) as u32,
@@ -365,4 +378,13 @@ fn a_busy_shard_takes_its_own_lateness_for_nothing() {
         proofs += pacer.counters().proofs;
     }
     assert!(proofs > 60, "{proofs} proofs");
+}
+
+#[test]
+fn a_path_that_loses_is_slow_and_no_more() {
+    for seed in 0..300 {
+        let mut peer = Peer::new(seed);
+        peer.loses_one_of = [20, 50, 100][seed as usize % 3];
+        let _ = feed(&mut peer, 2_000, seed % 2 == 0);
+    }
 }

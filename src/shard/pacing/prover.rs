@@ -375,7 +375,9 @@ impl Prover {
         let passed = now.since(since);
         let is_nudge = matches!(self.step, Step::Flight(flight) if flight.small.nudges.is_some());
         self.poll_at = now.after(match self.fails() >= FAILS_MANY {
-            true if is_nudge => passed.clamp(NUDGE, POLL_STALLED_MAX),
+            true if is_nudge => {
+                passed.saturating_sub(min_rtt(&self.acked)).clamp(NUDGE, POLL_STALLED_MAX)
+            }
             _ => (passed / 8).max(self.remaining(now)).min(POLL_MAX).max(self.patience(now)),
         });
         false
