@@ -61,7 +61,7 @@ pub struct Exit {
 pub struct ServerOptions {
     /// The server: at least one address, more only if a name has several.
     pub server: ServerConfig,
-    /// Where the Go program would show its HTTP view. There is none yet.
+    /// Where to show what is known, if anywhere.
     pub http: Option<HostPort>,
     /// Whether to log what happens to single peers, routes and messages.
     pub verbose: bool,

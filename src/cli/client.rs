@@ -33,7 +33,7 @@ pub struct ClientOptions {
     pub cleanup: bool,
     /// Everything else that the node is told.
     pub node: ServerConfig,
-    /// Where the Go program would show its HTTP view. There is none yet.
+    /// Where to show what is known, if anywhere.
     pub http: Option<HostPort>,
     /// Whether to log what happens to single peers, routes and messages.
     pub verbose: bool,
