@@ -185,7 +185,7 @@ struct ServerFlags {
     /// memory for what slow peers have not read yet, in MiB, default 1024
     #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "queue_mib_default()")]
     queue_mib_max: u32,
-    /// address of an HTTP view: accepted, but there is none yet
+    /// address to show routes, peers and VNIs on, over HTTP; `:4712` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
     /// log more: what happens to single peers, routes and messages

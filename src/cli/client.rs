@@ -104,7 +104,7 @@ struct ClientFlags {
         default = "RESYNC_DEFAULT.as_secs() as u32"
     )]
     resync: u32,
-    /// address of an HTTP view: accepted, but there is none yet
+    /// address to show routes, peers and VNIs on, over HTTP; `:4713` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
     /// log more: what happens to single peers, routes and messages

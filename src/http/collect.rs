@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::View;
-use super::respond::Refusal;
+use super::answer::Refusal;
 use crate::io::Asker;
 use crate::shard::{PeerView, SubscribersView, VniView};
 use crate::types::{PeerClass, PeerId, Route, SourceId, Vni};

@@ -3,6 +3,7 @@
 //! Owns a thread, a listening socket and the answers. Must never keep a shard from its peers: it asks for small
 //! pieces, one after the other, and whoever reads slowly waits for nobody but himself.
 
+mod answer;
 mod collect;
 mod peers;
 mod query;
@@ -14,8 +15,6 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::combinators::BoxBody;
-use hyper::body::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -35,9 +34,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long to wait when a connection cannot be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The body of an answer.
-type Body = BoxBody<Bytes, std::convert::Infallible>;
 
 /// Why there is no HTTP view.
 #[derive(Debug, Error)]

@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 
+use super::answer::{Content, Refusal};
 use super::query::Filter;
-use super::respond::{Content, Refusal};
 use super::{View, collect};
 use crate::session::State;
 use crate::shard::PeerView;

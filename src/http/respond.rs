@@ -5,42 +5,14 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::query::{Filter, QueryError};
+use super::answer::{Body, Content, Refusal};
+use super::query::Filter;
 use super::routes::Format;
-use super::{Body, View, peers, routes, vnis};
-
-/// An answer's body, with what it is.
-pub(super) struct Content {
-    pub(super) kind: &'static str,
-    pub(super) body: Body,
-}
-
-/// Why there is no such answer.
-pub(super) enum Refusal {
-    /// The question makes no sense.
-    Query(QueryError),
-    /// The node is shutting down.
-    Gone,
-}
-
-impl Content {
-    /// All of it at once.
-    pub(super) fn whole(kind: &'static str, text: impl Into<Bytes>) -> Content {
-        Content { kind, body: Full::new(text.into()).boxed() }
-    }
-
-    /// A value as JSON.
-    pub(super) fn json(value: &impl serde::Serialize) -> Content {
-        let mut text = serde_json::to_vec_pretty(value).expect("plain values, and keys are text");
-        text.push(b'\n');
-        Content::whole("application/json", text)
-    }
-}
+use super::{View, peers, routes, vnis};
 
 /// Answers a request.
 pub(super) async fn respond(

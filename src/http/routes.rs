@@ -14,8 +14,8 @@ use http_body_util::BodyExt;
 use http_body_util::channel::{Channel, Sender};
 use hyper::body::Bytes;
 
+use super::answer::{Content, Refusal};
 use super::query::{Filter, Prefix};
-use super::respond::{Content, Refusal};
 use super::{View, collect};
 use crate::types::{Destination, NextHop, PeerId, Route, Vni};
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::answer::{Content, Refusal};
 use super::query::Filter;
-use super::respond::{Content, Refusal};
 use super::{View, collect};
 use crate::types::{Digest, Vni};
 
