@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::PATIENCE;
-use common::process::{Process, run};
+use common::process::run;
 use metalbond_uring::internals::cli::{self, Invocation};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_metalbond-uring");
