@@ -174,9 +174,10 @@ pub fn serve(flags: &[&str]) -> ExitCode {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
     });
-    let served = watch
-        .map_err(|error| error.to_string())
-        .and_then(|_| io::serve(options.server).map_err(|error| error.to_string()));
+    let served = watch.map_err(|error| error.to_string()).and_then(|_| {
+        io::serve(options.server, |_| Ok::<_, io::ServeError>(()))
+            .map_err(|error| error.to_string())
+    });
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

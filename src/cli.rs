@@ -61,7 +61,7 @@ pub struct Exit {
 pub struct ServerOptions {
     /// The server: at least one address, more only if a name has several.
     pub server: ServerConfig,
-    /// Where the Go program would show its HTTP view. There is none yet.
+    /// Where to show what is known, if anywhere.
     pub http: Option<HostPort>,
     /// Whether to log what happens to single peers, routes and messages.
     pub verbose: bool,
@@ -185,7 +185,7 @@ struct ServerFlags {
     /// memory for what slow peers have not read yet, in MiB, default 1024
     #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "queue_mib_default()")]
     queue_mib_max: u32,
-    /// address of an HTTP view: accepted, but there is none yet
+    /// address to show routes, peers and VNIs on, over HTTP; `:4712` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
     /// log more: what happens to single peers, routes and messages

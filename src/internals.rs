@@ -13,10 +13,15 @@ pub mod cli {
 pub mod client {
     pub use crate::client::Installer;
 }
+#[cfg(feature = "http")]
+pub mod http {
+    pub use crate::http::{HttpError, HttpServer, View};
+}
 pub mod io {
     pub use crate::io::{
-        SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain, probe,
-        raise_descriptor_limit, receive_ready, runtime_builder, serve, survive_file_size_limit,
+        Asker, SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain,
+        probe, raise_descriptor_limit, receive_ready, runtime_builder, serve,
+        survive_file_size_limit,
     };
 }
 pub mod kernel {

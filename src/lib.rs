@@ -13,13 +13,14 @@
 //! | `client` | this node as a client: its wishes, the servers that it dialled, what is kept of lost ones, what its route client is told |
 //! | `shard` | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
 //! | `io` | the tokio-uring driver of the core: threads, sockets, mail between shards |
+//! | `http` | what the node knows, for people and programs, on a thread of its own (feature `http`) |
 //! | `kernel` | received routes in the kernel's tables: what to change, and the netlink thread |
 //! | [`api`] | the library's face: [`MetalBond`](api::MetalBond) and the route client |
 //! | `cli` | the command line (feature `cli`) |
 //!
 //! Only [`api`] and [`types`] are for others to use. `cargo doc --document-private-items` shows the rest.
 //!
-//! The features `cli` and `loadgen`, on by default, are for the two programs. The library alone:
+//! The features `cli`, `http` and `loadgen` are on by default; `cli` and `loadgen` are for the two programs. The library alone:
 //! `metalbond-uring = { version = "0.1", default-features = false }`.
 
 #![warn(unreachable_pub)]
@@ -33,6 +34,8 @@ pub mod api;
 mod cli;
 #[cfg(target_os = "linux")]
 mod client;
+#[cfg(all(target_os = "linux", feature = "http"))]
+mod http;
 #[doc(hidden)]
 #[cfg(target_os = "linux")]
 pub mod internals;

@@ -12,8 +12,8 @@ use metalbond_uring::api::{DummyClient, MetalBond, NetlinkClient};
 use metalbond_uring::internals::cli::{
     self, ClientOptions, Exit, Invocation, ServerOptions, Stream,
 };
+use metalbond_uring::internals::http::{HttpServer, View};
 use metalbond_uring::internals::io;
-use metalbond_uring::types::HostPort;
 
 /// What is said when the log's thread cannot start.
 const NO_LOG: &str = "cannot start the log";
@@ -32,13 +32,15 @@ fn main() -> ExitCode {
 
 fn serve(options: ServerOptions) -> anyhow::Result<()> {
     diagnostics::start(options.verbose).context(NO_LOG)?;
-    warn_of_http(options.http.as_ref());
-    Ok(io::serve(options.server)?)
+    let http = options.http;
+    io::serve(options.server, |asker| {
+        let view = View { asker: asker.clone(), version: cli::VERSION };
+        http.map(|address| HttpServer::start(&address, view)).transpose().context("--http")
+    })
 }
 
 fn client(options: ClientOptions) -> anyhow::Result<()> {
     diagnostics::start(options.verbose).context(NO_LOG)?;
-    warn_of_http(options.http.as_ref());
     let signals = io::Signals::watch()?;
     let metalbond = match options.kernel {
         Some(kernel) => {
@@ -47,6 +49,9 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
         }
         None => MetalBond::new(options.node, DummyClient)?,
     };
+    if let Some(address) = options.http {
+        metalbond.start_http_server(&address.to_string()).context("--http")?;
+    }
     for vni in options.subscribe {
         metalbond.subscribe(vni)?;
     }
@@ -62,13 +67,6 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
         false => metalbond.shutdown(),
     }
     Ok(())
-}
-
-/// Command lines of the Go program have `--http`: they work, and it is said what is missing.
-fn warn_of_http(http: Option<&HostPort>) {
-    if let Some(http) = http {
-        tracing::warn!("--http {http} is accepted and ignored: there is no HTTP view yet");
-    }
 }
 
 fn end(result: anyhow::Result<()>) -> ExitCode {

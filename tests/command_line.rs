@@ -10,11 +10,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::PATIENCE;
-use common::process::{Process, run};
+use common::process::run;
 use metalbond_uring::internals::cli::{self, Invocation};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_metalbond-uring");
-const IGNORED: &str = "is accepted and ignored: there is no HTTP view yet";
 
 fn output(arguments: &[&str]) -> Output {
     Command::new(BINARY).args(arguments).stdin(Stdio::null()).output().unwrap()
@@ -130,21 +129,13 @@ fn command_lines_of_the_go_program_are_taken() {
 }
 
 #[test]
-fn http_is_accepted_with_a_warning() {
-    let server = Process::serve(&["--http", "[::1]:4712", "--keepalive=3"]);
-    assert_eq!(server.logged(&format!("--http [::1]:4712 {IGNORED}")), 1, "{}", server.log());
-    let quiet = Process::serve(&[]);
-    assert_eq!(quiet.logged("--http"), 0, "{}", quiet.log());
-}
-
-#[test]
 fn a_client_takes_http_and_any_address_for_this_host() {
     let listener = TcpListener::bind("[::1]:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     // So it stands in a public document.
     let server = format!("[::]:{}", listener.local_addr().unwrap().port());
     let mut client = Command::new(BINARY)
-        .args(["client", "--server", &server, "--http", ":4713", "--subscribe", "100"])
+        .args(["client", "--server", &server, "--http", ":0", "--subscribe", "100"])
         .env_remove("RUST_LOG")
         .stderr(Stdio::piped())
         .spawn()
@@ -165,5 +156,5 @@ fn a_client_takes_http_and_any_address_for_this_host() {
     let output = client.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(connected, "{said}");
-    assert!(said.contains(&format!("--http :4713 {IGNORED}")), "{said}");
+    assert!(said.contains("HTTP on http://[::]:"), "{said}");
 }

@@ -13,12 +13,18 @@ use thiserror::Error;
 
 use super::client_thread::{self, ClientEvent};
 use crate::client::{Installer, RouteClient};
+#[cfg(feature = "http")]
+use crate::http::{HttpError, HttpServer, View};
 use crate::io::{ServeError, Server, ServerConfig, ServerState};
 use crate::session::State;
 use crate::types::{
     Action, Destination, HostPort, HostPortError, NextHop, NextHopType, Route, Vni,
 };
 use crate::vital;
+
+/// What "metalbondVersion" says.
+#[cfg(feature = "http")]
+const VERSION: &str = env!("METALBOND_VERSION");
 
 /// Why a call was refused. A server that is away is no reason.
 #[derive(Debug, Error)]
@@ -27,6 +33,19 @@ pub enum Error {
     /// The node could not start, or not listen.
     #[error(transparent)]
     Start(#[from] ServeError),
+    /// That is no address to listen on.
+    #[cfg(feature = "http")]
+    #[error("{address:?} is no address to listen on: {reason}")]
+    HttpAddress {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        reason: HostPortError,
+    },
+    /// There is no HTTP view.
+    #[cfg(feature = "http")]
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The thread of the route client could not start.
     #[error("cannot start the route client's thread: {0}")]
     Thread(std::io::Error),
@@ -72,6 +91,8 @@ struct Wishes {
 pub struct MetalBond {
     wishes: Mutex<Wishes>,
     io: Server,
+    #[cfg(feature = "http")]
+    http: Mutex<Vec<HttpServer>>,
     events: Sender<ClientEvent>,
     client_thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -97,6 +118,8 @@ impl MetalBond {
         Ok(MetalBond {
             wishes: Mutex::default(),
             io,
+            #[cfg(feature = "http")]
+            http: Mutex::default(),
             events,
             client_thread: Mutex::new(Some(client_thread)),
         })
@@ -108,6 +131,23 @@ impl MetalBond {
     /// [`Error::Start`] if the address cannot be had.
     pub fn start_server(&self, listen: SocketAddr) -> Result<SocketAddr, Error> {
         Ok(self.io.listen(listen)?)
+    }
+
+    /// Shows on an address what the node knows: tables, peers, VNIs. Port 0 takes a free one. Returns it with its port.
+    ///
+    /// # Errors
+    /// [`Error::HttpAddress`], [`Error::Http`] if it cannot be had.
+    #[cfg(feature = "http")]
+    pub fn start_http_server(&self, listen: &str) -> Result<SocketAddr, Error> {
+        let address: HostPort = listen
+            .parse()
+            .map_err(|reason| Error::HttpAddress { address: listen.to_owned(), reason })?;
+        let asker = self.io.asker().clone();
+        let server = HttpServer::start(&address, View { asker, version: VERSION })?;
+        let address = server.local_addr();
+        // A panic between cannot leave the list half changed.
+        self.http.lock().unwrap_or_else(PoisonError::into_inner).push(server);
+        Ok(address)
     }
 
     /// Connects to a server ([`HostPort::of_server`] has the grammar), from `local_ip` if given, and again

@@ -41,6 +41,8 @@ pub use metalbond::{Error, MetalBond};
 pub use netlink::NetlinkClient;
 
 pub use crate::client::{DummyClient, RouteClient, RouteError};
+#[cfg(feature = "http")]
+pub use crate::http::HttpError;
 #[doc(inline)]
 pub use crate::io::ServerConfig as Config;
 pub use crate::io::{ProbeError, RETRY_INTERVAL, ServeError};

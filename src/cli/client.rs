@@ -33,7 +33,7 @@ pub struct ClientOptions {
     pub cleanup: bool,
     /// Everything else that the node is told.
     pub node: ServerConfig,
-    /// Where the Go program would show its HTTP view. There is none yet.
+    /// Where to show what is known, if anywhere.
     pub http: Option<HostPort>,
     /// Whether to log what happens to single peers, routes and messages.
     pub verbose: bool,
@@ -104,7 +104,7 @@ struct ClientFlags {
         default = "RESYNC_DEFAULT.as_secs() as u32"
     )]
     resync: u32,
-    /// address of an HTTP view: accepted, but there is none yet
+    /// address to show routes, peers and VNIs on, over HTTP; `:4713` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
     /// log more: what happens to single peers, routes and messages

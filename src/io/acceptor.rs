@@ -111,9 +111,9 @@ impl Dispatcher {
         }
     }
 
-    /// The mailbox of the first shard.
-    pub(super) fn first_mailbox(&self) -> UnboundedSender<Letter> {
-        self.shards[0].mailbox.clone()
+    /// The mailboxes of all shards, by index.
+    pub(super) fn mailboxes(&self) -> Vec<UnboundedSender<Letter>> {
+        self.shards.iter().map(|shard| shard.mailbox.clone()).collect()
     }
 
     async fn accept_loop(self: Arc<Self>, listener: tokio::net::TcpListener) {

@@ -12,6 +12,7 @@
 mod acceptor;
 mod address;
 mod alarm;
+mod asker;
 mod buffers;
 mod clock;
 mod config;
@@ -31,6 +32,7 @@ mod sys;
 mod turns;
 mod worker;
 
+pub use self::asker::Asker;
 #[cfg(feature = "cli")]
 pub(crate) use self::config::{CORES_MAX, SEGMENT_BYTES};
 pub use self::config::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};

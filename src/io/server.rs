@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::acceptor::{Acceptor, Dispatcher, ShardHandle};
+use super::asker::Asker;
 use super::clock::Clock;
 use super::config::{CORES_MAX, ServerConfig};
 use super::dialled::{DialOrder, ServerState};
@@ -24,26 +25,31 @@ use crate::shard::{Budgets, Limits, Shard, ShardConfig};
 use crate::types::{ShardId, Time};
 use crate::vital;
 
-/// Serves until SIGINT or SIGTERM, then shuts down gracefully; a second signal ends the process at once.
+/// Serves until SIGINT or SIGTERM, then shuts down gracefully; a second signal ends the process at once. What
+/// `started` returns is kept meanwhile.
 ///
 /// # Errors
 /// If the server cannot start: see [`ServeError`].
-pub fn serve(config: ServerConfig) -> Result<(), ServeError> {
+pub fn serve<T, E: From<ServeError>>(
+    config: ServerConfig,
+    started: impl FnOnce(&Asker) -> Result<T, E>,
+) -> Result<(), E> {
     let runtime = acceptor_runtime()?;
     let mut signals = Signals::watch()?;
     runtime.block_on(async {
         if config.listen.is_empty() {
-            return Err(ServeError::NoAddress);
+            return Err(ServeError::NoAddress.into());
         }
         let running = tokio::select! {
             running = Running::start(&config) => running?,
             // It waits for an address.
             () = signals.received() => return Ok(()),
         };
-        let Running { acceptor, threads, .. } = running;
+        let Running { acceptor, threads, asker, .. } = running;
+        let _kept = started(&asker)?;
         let result = acceptor.run(signals.received()).await;
         join(threads);
-        result.map_err(|source| ServeError::Start { what: "the acceptor", source })
+        result.map_err(|source| ServeError::Start { what: "the acceptor", source }.into())
     })
 }
 
@@ -55,8 +61,7 @@ pub struct Server {
     segment_bytes_max: u16,
     /// Takes sockets to listen on.
     listeners: mpsc::UnboundedSender<TcpListener>,
-    /// The shard of the node's own route client and of the servers that it dials.
-    node: mpsc::UnboundedSender<Letter>,
+    asker: Asker,
     stop: Option<oneshot::Sender<()>>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -69,7 +74,7 @@ impl Server {
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
-        let Running { acceptor, threads, local_addresses, listeners, node } =
+        let Running { acceptor, threads, local_addresses, listeners, asker } =
             runtime.block_on(Running::start(&config))?;
         let segment_bytes_max = config.segment_bytes_max;
         let (stop, stopped) = oneshot::channel();
@@ -88,7 +93,7 @@ impl Server {
             local_addresses,
             segment_bytes_max,
             listeners,
-            node,
+            asker,
             stop: Some(stop),
             acceptor: Some(acceptor),
         })
@@ -140,9 +145,14 @@ impl Server {
         self.tell(Letter::Call(Box::new(call)));
     }
 
+    /// Asks its shards.
+    pub fn asker(&self) -> &Asker {
+        &self.asker
+    }
+
+    /// Tells the shard of the node's own route client, which dials its servers too.
     fn tell(&self, letter: Letter) {
-        // Fails only while it shuts down.
-        let _ = self.node.send(letter);
+        self.asker.tell_first(letter);
     }
 
     /// All addresses it listens on.
@@ -182,7 +192,7 @@ struct Running {
     threads: Vec<JoinHandle<()>>,
     local_addresses: Vec<SocketAddr>,
     listeners: mpsc::UnboundedSender<TcpListener>,
-    node: mpsc::UnboundedSender<Letter>,
+    asker: Asker,
 }
 
 impl Running {
@@ -206,10 +216,10 @@ impl Running {
         for address in &local_addresses {
             info!(shards = threads.len(), "listening on {address}");
         }
-        let node = dispatcher.first_mailbox();
+        let asker = Asker::new(dispatcher.mailboxes());
         let (more_listeners, more) = mpsc::unbounded_channel();
         let acceptor = Acceptor { listeners, dispatcher, more, ended };
-        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, node })
+        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker })
     }
 }
 

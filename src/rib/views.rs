@@ -4,7 +4,7 @@
 //! change anything.
 
 use super::Rib;
-use crate::types::{Digest, Route, SourceId, Vni};
+use crate::types::{Digest, PeerClass, Route, SourceId, Vni};
 
 /// Places of a table that one piece looks at.
 const PLACES_PER_PIECE: u32 = 4_096;
@@ -36,7 +36,7 @@ pub struct VnisPiece {
 #[derive(Clone, Debug, Default)]
 pub struct RoutesPiece {
     /// Routes, and who announces each of them.
-    pub routes: Vec<(Route, Vec<SourceId>)>,
+    pub routes: Vec<(Route, Vec<(SourceId, PeerClass)>)>,
     /// From where to go on; None at the end.
     pub next: Option<u32>,
     /// If that is another number than in the piece before, some may be missing, or told twice.
@@ -66,7 +66,7 @@ impl Rib {
         let entries = (from..to).map(|place| home.table.entry(place));
         let routes = entries
             .filter(|entry| !entry.is_vacant())
-            .map(|entry| (entry.route, entry.sources().map(|(source, _)| source).collect()));
+            .map(|entry| (entry.route, entry.sources().collect()));
         RoutesPiece {
             routes: routes.collect(),
             next: (to < places).then_some(to),

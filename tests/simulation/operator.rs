@@ -72,7 +72,9 @@ fn check_tables(shard: &Shard, routes: &mut Routes) {
             let piece = shard.routes_piece(told.vni, 0);
             assert_eq!(piece.next, None, "there are few");
             let table: BTreeMap<Route, BTreeSet<PeerId>> = (piece.routes.into_iter())
-                .map(|(route, sources)| (route, sources.iter().map(|source| source.0).collect()))
+                .map(|(route, sources)| {
+                    (route, sources.iter().map(|(source, _)| source.0).collect())
+                })
                 .collect();
             assert_eq!(table, expected, "{:?}", told.vni);
         }

@@ -1,0 +1,43 @@
+//! What an answer is, or why there is none.
+//!
+//! Owns the words for it. Must never know paths.
+
+use std::convert::Infallible;
+
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+
+use super::query::QueryError;
+
+/// The body of an answer.
+pub(super) type Body = BoxBody<Bytes, Infallible>;
+
+/// An answer's body, with what it is.
+pub(super) struct Content {
+    /// `Content-Type`.
+    pub(super) kind: &'static str,
+    pub(super) body: Body,
+}
+
+/// Why there is no such answer.
+pub(super) enum Refusal {
+    /// The question makes no sense.
+    Query(QueryError),
+    /// The node is shutting down.
+    Gone,
+}
+
+impl Content {
+    /// All of it at once.
+    pub(super) fn whole(kind: &'static str, text: impl Into<Bytes>) -> Content {
+        Content { kind, body: Full::new(text.into()).boxed() }
+    }
+
+    /// A value as JSON.
+    pub(super) fn json(value: &impl serde::Serialize) -> Content {
+        let mut text = serde_json::to_vec_pretty(value).expect("plain values, and keys are text");
+        text.push(b'\n');
+        Content::whole("application/json", text)
+    }
+}

@@ -1,0 +1,123 @@
+//! What the shards know, put together.
+//!
+//! Owns the order of questions. Must never ask for more than a piece at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use super::View;
+use super::answer::Refusal;
+use crate::io::Asker;
+use crate::shard::{PeerView, SubscribersView, VniView};
+use crate::types::{PeerClass, PeerId, Route, SourceId, Vni};
+
+/// How often a table is walked anew that is moved about meanwhile.
+const WALKS_MAX: usize = 8;
+
+/// Calls `each` with all peers, shard by shard.
+pub(super) async fn peers(view: &View, mut each: impl FnMut(PeerView)) -> Result<(), Refusal> {
+    for shard in view.asker.shards() {
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let piece = view.asker.ask(shard, move |shard, now| shard.peers_piece(now, at)).await;
+            let piece = piece.ok_or(Refusal::Gone)?;
+            piece.peers.into_iter().for_each(&mut each);
+            from = piece.next;
+        }
+    }
+    Ok(())
+}
+
+/// All VNIs that have a route or a subscriber, ascending.
+pub(super) async fn vnis(view: &View) -> Result<BTreeMap<Vni, VniView>, Refusal> {
+    let mut vnis = BTreeMap::new();
+    for shard in view.asker.shards() {
+        let mut at = 0;
+        loop {
+            let piece = view.asker.ask(shard, move |shard, _| shard.vnis_piece(at)).await;
+            let piece = piece.ok_or(Refusal::Gone)?;
+            vnis.extend(piece.vnis.into_iter().map(|view| (view.vni, view)));
+            at += 1;
+            // Fewer pieces than before: what was in the last one may lie in a former one now, and is gone
+            // from this list at worst. It is asked for anew in a moment by whoever polls.
+            if at >= piece.pieces {
+                break;
+            }
+        }
+    }
+    Ok(vnis)
+}
+
+/// Calls `each` with the subscribers of all groups.
+pub(super) async fn subscribers(
+    view: &View,
+    mut each: impl FnMut(SubscribersView),
+) -> Result<(), Refusal> {
+    for shard in view.asker.shards() {
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let piece = view.asker.ask(shard, move |shard, _| shard.subscribers_piece(at)).await;
+            let piece = piece.ok_or(Refusal::Gone)?;
+            piece.groups.into_iter().for_each(&mut each);
+            from = piece.next;
+        }
+    }
+    Ok(())
+}
+
+/// The routes of a VNI that others announce, each with whoever announces it, as `keep` picks them.
+pub(super) async fn routes<T>(
+    asker: &Asker,
+    vni: Vni,
+    keep: impl Fn(&Route, &[(SourceId, PeerClass)]) -> Option<T>,
+) -> Result<Vec<T>, Refusal> {
+    let mut walks = 0;
+    loop {
+        walks += 1;
+        match walk(asker, vni, &keep, walks == WALKS_MAX).await? {
+            ControlFlow::Break(routes) => return Ok(routes),
+            ControlFlow::Continue(()) => {}
+        }
+    }
+}
+
+async fn walk<T>(
+    asker: &Asker,
+    vni: Vni,
+    keep: impl Fn(&Route, &[(SourceId, PeerClass)]) -> Option<T>,
+    is_last: bool,
+) -> Result<ControlFlow<Vec<T>>, Refusal> {
+    let home = asker.home_of(vni);
+    let (mut routes, mut from, mut moved) = (Vec::new(), 0, None);
+    loop {
+        let piece = asker.ask(home, move |shard, _| shard.routes_piece(vni, from)).await;
+        let piece = piece.ok_or(Refusal::Gone)?;
+        if *moved.get_or_insert(piece.moved) != piece.moved && !is_last {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let received = piece
+            .routes
+            .iter()
+            .filter(|(_, sources)| sources.iter().any(|(_, class)| *class != PeerClass::Own));
+        routes.extend(received.filter_map(|(route, sources)| keep(route, sources)));
+        match piece.next {
+            Some(next) => from = next,
+            None => return Ok(ControlFlow::Break(routes)),
+        }
+    }
+}
+
+/// The ids of the peers that the filter names.
+pub(super) async fn ids(
+    view: &View,
+    is_meant: impl Fn(&PeerView) -> bool,
+) -> Result<BTreeSet<PeerId>, Refusal> {
+    let mut ids = BTreeSet::new();
+    peers(view, |peer| {
+        if is_meant(&peer) {
+            ids.insert(peer.id);
+        }
+    })
+    .await?;
+    Ok(ids)
+}

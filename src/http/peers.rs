@@ -1,0 +1,93 @@
+//! `/peers.json`: who is connected.
+//!
+//! Owns its shape. Must never ask a peer anything.
+
+use serde::Serialize;
+
+use super::answer::{Content, Refusal};
+use super::query::Filter;
+use super::{View, collect};
+use crate::session::State;
+use crate::shard::PeerView;
+use crate::types::{Pace, PeerClass};
+
+#[derive(Serialize)]
+struct Peers {
+    peers: Vec<Peer>,
+}
+
+#[derive(Serialize)]
+struct Peer {
+    id: String,
+    address: String,
+    class: &'static str,
+    state: &'static str,
+    direction: &'static str,
+    established_for_s: Option<u64>,
+    keepalive_interval_s: u32,
+    reassembles: bool,
+    pace: String,
+    routes: u64,
+    pending_bytes: u64,
+    slow: bool,
+    slow_vnis: usize,
+    paused: bool,
+    vnis: Vec<u32>,
+}
+
+/// The peers that the filter lets pass, by address.
+pub(super) async fn peers(view: &View, filter: &Filter) -> Result<Content, Refusal> {
+    let mut peers = Vec::new();
+    collect::peers(view, |peer| {
+        let Some(remote) = peer.remote else { return };
+        let is_meant = filter.peer.is_none_or(|address| address.is(remote));
+        let has_vni = filter.vnis.is_empty() || peer.vnis.iter().any(|vni| filter.has_vni(*vni));
+        if is_meant && has_vni {
+            peers.push(((remote.ip().to_canonical(), remote.port()), shape(peer)));
+        }
+    })
+    .await?;
+    peers.sort_unstable_by_key(|(remote, _)| *remote);
+    let peers = peers.into_iter().map(|(_, peer)| peer).collect();
+    Ok(Content::json(&Peers { peers }))
+}
+
+fn shape(peer: PeerView) -> Peer {
+    Peer {
+        id: peer.id.to_string(),
+        address: peer.remote.map(|remote| remote.to_string()).unwrap_or_default(),
+        class: match peer.class {
+            PeerClass::Client => "client",
+            PeerClass::Server => "server",
+            PeerClass::Own => "own",
+        },
+        state: state(peer.state),
+        direction: if peer.is_dialled { "outgoing" } else { "incoming" },
+        established_for_s: peer.established_for.map(|time| time.as_secs()),
+        keepalive_interval_s: peer.keepalive_interval_s,
+        reassembles: peer.reassembles,
+        pace: match peer.pace {
+            _ if peer.reassembles => "off".to_owned(),
+            Pace::Off => "off".to_owned(),
+            Pace::Auto => "auto".to_owned(),
+            Pace::RoutesPerS(routes_per_s) => routes_per_s.to_string(),
+        },
+        routes: peer.routes,
+        pending_bytes: peer.pending_bytes,
+        slow: peer.slow_vnis > 0,
+        slow_vnis: peer.slow_vnis,
+        paused: peer.is_paused,
+        vnis: peer.vnis.into_iter().map(|vni| vni.0).collect(),
+    }
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Connecting => "connecting",
+        State::HelloSent => "hello_sent",
+        State::HelloReceived => "hello_received",
+        State::Established => "established",
+        State::Closed => "closed",
+        State::Retry => "retry",
+    }
+}

@@ -1,0 +1,81 @@
+//! From a request to an answer.
+//!
+//! Owns paths, methods and status codes. Must never know how an answer is made.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::answer::{Body, Content, Refusal};
+use super::query::Filter;
+use super::routes::Format;
+use super::{View, peers, routes, vnis};
+
+/// Answers a request.
+pub(super) async fn respond(
+    view: Arc<View>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Ok(response);
+    }
+    let answer = content(&view, request.uri().path(), request.uri().query()).await;
+    Ok(match answer {
+        Some(Ok(content)) => respond_with(StatusCode::OK, content),
+        Some(Err(Refusal::Query(error))) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        Some(Err(Refusal::Gone)) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned())
+        }
+        None => text(StatusCode::NOT_FOUND, format!("there is no such page; there are: {PATHS}\n")),
+    })
+}
+
+const PATHS: &str = "/routes.json, /routes.yaml, /peers.json, /vnis.json, /healthz";
+
+async fn content(
+    view: &Arc<View>,
+    path: &str,
+    query: Option<&str>,
+) -> Option<Result<Content, Refusal>> {
+    let filter = |allowed: &[&str]| Filter::parse(query, allowed).map_err(Refusal::Query);
+    Some(match path {
+        "/routes.json" | "/routes.yaml" => {
+            let format = if path.ends_with("json") { Format::Json } else { Format::Yaml };
+            match filter(&["vni", "prefix", "peer"]) {
+                Ok(filter) => routes::routes(view, format, filter).await,
+                Err(refusal) => Err(refusal),
+            }
+        }
+        "/peers.json" => match filter(&["peer", "vni"]) {
+            Ok(filter) => peers::peers(view, &filter).await,
+            Err(refusal) => Err(refusal),
+        },
+        "/vnis.json" => match filter(&["vni"]) {
+            Ok(filter) => vnis::vnis(view, &filter).await,
+            Err(refusal) => Err(refusal),
+        },
+        "/healthz" | "/health" => {
+            filter(&[]).map(|_| Content::whole("text/plain; charset=utf-8", "ok\n"))
+        }
+        _ => return None,
+    })
+}
+
+fn text(status: StatusCode, text: String) -> Response<Body> {
+    respond_with(status, Content::whole("text/plain; charset=utf-8", text))
+}
+
+fn respond_with(status: StatusCode, content: Content) -> Response<Body> {
+    let mut response = Response::new(content.body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content.kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,56 @@
+//! Questions to the shards, from any thread.
+//!
+//! Owns the way there and back. Must never ask a shard two things at once: between two answers it serves its peers.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::letter::Letter;
+use crate::shard::Shard;
+use crate::types::{ShardId, Time, Vni};
+
+/// Asks the shards of one node.
+#[derive(Clone)]
+pub struct Asker {
+    shards: Vec<mpsc::UnboundedSender<Letter>>,
+}
+
+impl Asker {
+    pub(super) fn new(shards: Vec<mpsc::UnboundedSender<Letter>>) -> Asker {
+        Asker { shards }
+    }
+
+    /// The shards.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.count()).map(ShardId)
+    }
+
+    /// The shard that keeps a VNI's table.
+    pub fn home_of(&self, vni: Vni) -> ShardId {
+        ShardId::home_of(vni, self.count())
+    }
+
+    /// Tells the first shard something.
+    pub(super) fn tell_first(&self, letter: Letter) {
+        // Fails only while it shuts down.
+        let _ = self.shards[0].send(letter);
+    }
+
+    /// Has a shard answer a question, on its thread: one that takes no longer than a turn. None if it has ended.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        shard: ShardId,
+        question: impl FnOnce(&mut Shard, Time) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let call = move |shard: &mut Shard, now: Time| {
+            // Fails if nobody waits for it any more.
+            let _ = answer.send(question(shard, now));
+        };
+        self.shards[shard.index()].send(Letter::Call(Box::new(call))).ok()?;
+        answered.await.ok()
+    }
+
+    fn count(&self) -> u16 {
+        u16::try_from(self.shards.len()).expect("there are at most 1,024")
+    }
+}

@@ -1,0 +1,262 @@
+//! The HTTP view of the real program: its shape, its filters, and that it disturbs nobody.
+//!
+//! Owns what is claimed of answers. Must never assert a time.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use common::process::{Process, run};
+use common::{PATIENCE, Peer, add, route, subscribe};
+use metalbond_uring::types::{Destination, Digest, NextHop, Route};
+use serde_json::Value;
+
+/// A server with its view.
+struct Served {
+    process: Process,
+    http: SocketAddr,
+}
+
+impl Served {
+    fn start(arguments: &[&str]) -> Served {
+        let process = Process::serve(&[arguments, &["--http", "[::1]:0"]].concat());
+        process.wait_for("HTTP on ");
+        let log = process.log();
+        let (_, rest) = log.split_once("HTTP on http://").unwrap();
+        let http = rest.split_whitespace().next().unwrap().parse().unwrap();
+        Served { process, http }
+    }
+
+    /// A whole answer: its head, and its body.
+    fn ask(&self, method: &str, path: &str) -> (String, String) {
+        ask(self.http, method, path)
+    }
+
+    fn json(&self, path: &str) -> Value {
+        let (head, body) = self.ask("GET", path);
+        assert!(head.starts_with("HTTP/1.0 200 "), "{path}: {head} {body}");
+        assert!(head.contains("content-type: application/json"), "{head}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// What a mistaken question gets.
+    fn refusal(&self, path: &str) -> (String, String) {
+        let (head, body) = self.ask("GET", path);
+        assert!(head.contains("content-type: text/plain"), "{head}");
+        (head.split(' ').nth(1).unwrap().to_owned(), body)
+    }
+
+    /// An established peer that has said this, and the server has dealt with it.
+    fn peer(&self, said: &[u8]) -> Peer {
+        let mut peer = Peer::established(self.process.address(), 60, true);
+        peer.send(said);
+        peer.barrier();
+        peer
+    }
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The old version: the answer comes as it is, and ends with the connection.
+    write!(stream, "{method} {path} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+/// Waits until all that was announced has reached its home.
+fn wait_for_routes(served: &Served, expected: usize) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let vnis = served.json("/vnis.json");
+        let rows = vnis["vnis"].as_array().unwrap();
+        let routes: u64 = rows.iter().map(|row| row["routes"].as_u64().unwrap()).sum();
+        if routes == expected as u64 {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{routes} of {expected}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn tables_have_the_shape_that_programs_know() {
+    let served = Served::start(&["--cores", "2"]);
+    let (_, body) = served.ask("GET", "/routes.json");
+    assert!(body.contains("\n  \"vnet\": {},\n  \"metalbondVersion\": \""), "{body}");
+    let (_, body) = served.ask("GET", "/routes.yaml");
+    assert!(body.contains("\nvnet: {}\nmetalbondversion: "), "{body}");
+    let announced = [route(100, 1, 7), route(100, 1, 3), route(20, 2, 1)];
+    let _peer = served.peer(&announced.map(|route| add(&route)).concat());
+    wait_for_routes(&served, 3);
+    let (head, body) = served.ask("GET", "/routes.json");
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let (date, rest) = body.split_once(",\n").unwrap();
+    let (vnet, version) = rest.split_once(",\n  \"metalbondVersion\": \"").unwrap();
+    assert_eq!(date.len(), "{\n  \"date\": \"2026-11-22 11:00:25\"".len(), "{date}");
+    let hop = |number: u32| {
+        format!(
+            r#"        {{
+          "TargetAddress": "2001:db8::{number}",
+          "TargetVNI": 0,
+          "Type": 0,
+          "NATPortRangeFrom": 0,
+          "NATPortRangeTo": 0
+        }}"#
+        )
+    };
+    // VNIs are sorted as text.
+    let expected = format!(
+        r#"  "vnet": {{
+    "100": {{
+      "{{\"IPVersion\":4,\"Prefix\":\"10.0.0.1/32\"}}": [
+{},
+{}
+      ]
+    }},
+    "20": {{
+      "{{\"IPVersion\":4,\"Prefix\":\"10.0.0.2/32\"}}": [
+{}
+      ]
+    }}
+  }}"#,
+        hop(3),
+        hop(7),
+        hop(1)
+    );
+    assert_eq!(vnet, expected);
+    assert!(version.ends_with("\"\n}\n"), "{version}");
+    let (head, body) = served.ask("GET", "/routes.yaml?vni=20");
+    assert!(head.contains("content-type: text/yaml"), "{head}");
+    let (_, body) = body.split_once('\n').unwrap();
+    let expected = r#"vnet:
+  20:
+    '{"IPVersion":4,"Prefix":"10.0.0.2/32"}':
+    - targetaddress: 2001:db8::1
+      targetvni: 0
+      type: 0
+      natportrangefrom: 0
+      natportrangeto: 0
+metalbondversion: "#;
+    assert!(body.starts_with(expected), "{body}");
+}
+
+#[test]
+fn questions_are_narrowed_down_and_wrong_ones_told_of() {
+    let served = Served::start(&["--cores", "2"]);
+    let first = served.peer(&[add(&route(7, 1, 1)), add(&route(8, 1, 1))].concat());
+    let _second = served.peer(&[add(&route(7, 1, 2)), add(&route(7, 9, 2))].concat());
+    wait_for_routes(&served, 4);
+    let from = first.writer().local_addr().unwrap();
+    for (query, routes) in [
+        ("", 4),
+        ("?vni=7", 3),
+        ("?vni=7&vni=8", 4),
+        ("?vni=9", 0),
+        ("?prefix=10.0.0.1/32", 3),
+        ("?prefix=10.0.0.1", 3),
+        ("?prefix=10.0.0.2", 0),
+        ("?prefix=::a00:1", 0),
+        (&format!("?peer={from}"), 2),
+        (&format!("?peer={from}&vni=8"), 1),
+        ("?peer=::1", 4),
+        ("?peer=::2", 0),
+    ] {
+        let vnet = served.json(&format!("/routes.json{query}"))["vnet"].take();
+        let tables = vnet.as_object().unwrap().values();
+        let hops = tables.flat_map(|table| table.as_object().unwrap().values());
+        assert_eq!(
+            hops.map(|hops| hops.as_array().unwrap().len()).sum::<usize>(),
+            routes,
+            "{query}"
+        );
+    }
+    for (path, status, words) in [
+        ("/routes.json?vni=x", "400", "is no VNI"),
+        ("/routes.json?vnis=7", "400", "vni, prefix, peer"),
+        ("/routes.yaml?prefix=10.0.0.0/99", "400", "is no prefix"),
+        ("/peers.json?peer=%3Cb%3E", "400", "is no address"),
+        ("/healthz?x", "400", "there are: none"),
+        ("/", "404", "/routes.json"),
+        ("/routes.json/", "404", "/routes.json"),
+        ("/../../etc/passwd", "404", "/routes.json"),
+    ] {
+        let (found, body) = served.refusal(path);
+        assert_eq!(found, status, "{path}");
+        assert!(body.contains(words), "{path}: {body}");
+    }
+    assert!(served.ask("POST", "/routes.json").0.contains(" 405 "));
+    assert_eq!(served.ask("HEAD", "/routes.json").1, "");
+    assert_eq!(served.ask("GET", "/healthz").1, served.ask("GET", "/health").1);
+}
+
+#[test]
+fn a_large_table_is_whole_and_has_its_digest() {
+    let served = Served::start(&["--cores", "2"]);
+    let announced: Vec<u8> = (0..20_000).flat_map(|number| add(&route(5, number, 1))).collect();
+    let mut reader = served.peer(&subscribe(5));
+    let _peer = served.peer(&announced);
+    wait_for_routes(&served, 20_000);
+    let table = served.json("/routes.json")["vnet"]["5"].take();
+    let mut digest = Digest::default();
+    let next_hop: NextHop = "2001:db8::1".parse().unwrap();
+    let mut destinations: Vec<String> = (0..20_000)
+        .map(|number: u32| {
+            let prefix = std::net::Ipv4Addr::from(0x0a00_0000 + number).into();
+            let destination = Destination { prefix, length: 32 };
+            digest.add(&Route { destination, next_hop });
+            format!("{{\"IPVersion\":4,\"Prefix\":\"{destination}\"}}")
+        })
+        .collect();
+    destinations.sort();
+    let found: Vec<&String> = table.as_object().unwrap().keys().collect();
+    assert!(found.into_iter().eq(&destinations));
+    let vnis = served.json("/vnis.json");
+    let row = &vnis["vnis"][0];
+    assert_eq!(row["digest"], digest.to_string());
+    let counts = ["vni", "routes", "sources", "subscribers", "slow_subscribers"].map(|it| &row[it]);
+    assert_eq!(counts.map(|count| count.as_u64().unwrap()), [5, 20_000, 1, 1, 0]);
+    reader.read_until("20,000 updates", |peer| peer.update_frames().len() == 20_000);
+    let peers = served.json("/peers.json");
+    let peers = peers["peers"].as_array().unwrap();
+    let from = |peer: &Peer| peer.writer().local_addr().unwrap().to_string();
+    let row = peers.iter().find(|row| row["address"] == from(&reader)).unwrap();
+    assert_eq!((&row["state"], &row["direction"]), (&"established".into(), &"incoming".into()));
+    assert_eq!((&row["vnis"][0], &row["routes"]), (&5.into(), &0.into()));
+    let routes: u64 = peers.iter().map(|row| row["routes"].as_u64().unwrap()).sum();
+    assert_eq!((peers.len(), routes), (2, 20_000));
+}
+
+#[test]
+fn who_asks_slowly_waits_for_nobody_but_himself() {
+    let served = Served::start(&["--cores", "1"]);
+    let mut reader = served.peer(&subscribe(5));
+    let mut announcer = served.peer(&[]);
+    // More than there is room for, and none of them ever asks anything.
+    let mut slow: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(served.http).unwrap()).collect();
+    slow.iter_mut().for_each(|stream| stream.write_all(b"G").unwrap());
+    for number in 0..100 {
+        announcer.send(&add(&route(5, number, 1)));
+        let is_there = |peer: &Peer| peer.update_frames().len() == number as usize + 1;
+        reader.read_until("an update", is_there);
+    }
+    drop(slow);
+    assert_eq!(served.ask("GET", "/healthz").1, "ok\n");
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_told_of() {
+    let taken = std::net::TcpListener::bind("[::1]:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, error) = run(&["server", "--listen", "[::1]:0", "--http", &address]);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("--http: cannot listen on") && error.contains(&address), "{error}");
+    let (code, error) = run(&["server", "--listen", "[::1]:0", "--http", "no-such-host.invalid:1"]);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("cannot find out the address of no-such-host.invalid:1"), "{error}");
+}
