@@ -181,6 +181,7 @@ fn questions_are_narrowed_down_and_wrong_ones_told_of() {
         ("/routes.yaml?prefix=10.0.0.0/99", "400", "is no prefix"),
         ("/peers.json?peer=%3Cb%3E", "400", "is no address"),
         ("/healthz?x", "400", "there are: none"),
+        ("/summary.json?vni=1", "400", "there are: none"),
         ("/", "404", "/routes.json"),
         ("/routes.json/", "404", "/routes.json"),
         ("/../../etc/passwd", "404", "/routes.json"),
@@ -247,6 +248,24 @@ fn who_asks_slowly_waits_for_nobody_but_himself() {
     }
     drop(slow);
     assert_eq!(served.ask("GET", "/healthz").1, "ok\n");
+}
+
+#[test]
+fn a_summary_tells_what_feeding_took() {
+    let served = Served::start(&["--cores", "2"]);
+    let announced: Vec<u8> = (0..5_000).flat_map(|number| add(&route(5, number, 1))).collect();
+    let _announcer = served.peer(&announced);
+    let mut client = Peer::established(served.process.address(), 60, false);
+    client.send(&subscribe(5));
+    client.read_until("5,000 updates", |peer| peer.update_frames().len() == 5_000);
+    let summary = served.json("/summary.json");
+    let peers = &summary["peers"];
+    assert_eq!(peers["established"], 2, "{peers}");
+    assert_eq!((&peers["paced"], &peers["slow"]), (&1.into(), &0.into()), "{peers}");
+    assert_eq!((&summary["routes"], &summary["shards"]), (&5_000.into(), &2.into()));
+    assert_eq!(summary["since_start"]["updates_received"], 5_000);
+    assert!(summary["pacing"]["proofs"].as_u64().unwrap() > 0, "{summary}");
+    assert_eq!(summary["pacing"]["unread_closes"], 0, "{summary}");
 }
 
 #[test]

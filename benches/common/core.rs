@@ -89,7 +89,7 @@ impl Core {
 
     /// The most bases that any group keeps: records go into their tails too.
     pub fn bases_alive(&self) -> usize {
-        self.shards.iter().map(|shard| shard.usage().bases_alive_max).max().unwrap_or_default()
+        self.shards.iter().map(|shard| shard.extremes().bases_alive_max).max().unwrap_or_default()
     }
 
     fn say(&mut self, id: PeerId, message: &Message) {

@@ -9,6 +9,7 @@ mod peers;
 mod query;
 mod respond;
 mod routes;
+mod summary;
 mod vnis;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};

@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::answer::{Body, Content, Refusal};
 use super::query::Filter;
 use super::routes::Format;
-use super::{View, peers, routes, vnis};
+use super::{View, peers, routes, summary, vnis};
 
 /// Answers a request.
 pub(super) async fn respond(
@@ -35,7 +35,7 @@ pub(super) async fn respond(
     })
 }
 
-const PATHS: &str = "/routes.json, /routes.yaml, /peers.json, /vnis.json, /healthz";
+const PATHS: &str = "/summary.json, /routes.json, /routes.yaml, /peers.json, /vnis.json, /healthz";
 
 async fn content(
     view: &Arc<View>,
@@ -57,6 +57,10 @@ async fn content(
         },
         "/vnis.json" => match filter(&["vni"]) {
             Ok(filter) => vnis::vnis(view, &filter).await,
+            Err(refusal) => Err(refusal),
+        },
+        "/summary.json" => match filter(&[]) {
+            Ok(_) => summary::summary(view).await,
             Err(refusal) => Err(refusal),
         },
         "/healthz" | "/health" => {

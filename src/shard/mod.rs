@@ -121,15 +121,20 @@ pub struct Usage {
     pub laggard_bytes: usize,
     /// Buffers in which small parts, and what laggards are told, are copied together for one peer each.
     pub gathered_bytes: usize,
-    /// The longest way that a reader is behind in a log.
-    pub lag_bytes_longest: u64,
-    /// The most bases that any group has alive.
-    pub bases_alive_max: usize,
     /// Bases and what followed them, of the VNIs whose home it is: as far as they are to be read by
     /// peers of any shard, or are kept for the next joiner.
     pub base_bytes: usize,
     /// Lost connections to servers whose routes stay for now: a few for each server.
     pub lost_connections: usize,
+}
+
+/// The most of something that there is at a shard.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Extremes {
+    /// The longest way that a reader is behind in a log, in bytes.
+    pub lag_bytes_longest: u64,
+    /// The most bases that any group has alive.
+    pub bases_alive_max: usize,
 }
 
 /// One shard. Neither `Send` nor `Sync`: it is made, used and dropped on its own thread.
@@ -329,16 +334,20 @@ impl Shard {
         self.peers.len()
     }
 
-    /// What was counted. Walks all peers.
-    pub fn counters(&self) -> Counters {
-        let mut counters = self.counters;
-        for peer in self.peers.iter() {
-            counters.pacing.add(peer.outbound.pace_counters());
-        }
-        counters
+    /// What was counted; of pacing what ended connections took.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
-    /// What is held. Walks all subscriptions: not for each turn.
+    /// How far it goes. Walks all subscriptions: for tests.
+    pub fn extremes(&self) -> Extremes {
+        Extremes {
+            lag_bytes_longest: self.groups.lag_bytes_longest(),
+            bases_alive_max: self.rib.bases_alive_max(),
+        }
+    }
+
+    /// What is held.
     pub fn usage(&self) -> Usage {
         Usage {
             routes: self.rib.routes(),
@@ -346,8 +355,6 @@ impl Shard {
             log_bytes: self.groups.live_bytes(),
             laggard_bytes: self.groups.laggard_bytes(),
             gathered_bytes: self.gathered_bytes.get(),
-            lag_bytes_longest: self.groups.lag_bytes_longest(),
-            bases_alive_max: self.rib.bases_alive_max(),
             base_bytes: self.rib.base_bytes(),
             lost_connections: self.node.lost_connections(),
         }

@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Shard;
 use super::groups::{Groups, Stand, SubIndex};
 use super::peer::Peer;
+use super::{PaceCounters, Shard};
 use crate::rib::{RoutesPiece, VnisPiece};
 use crate::session::{Session, State};
 use crate::types::{GroupClass, Pace, PeerClass, PeerId, Time, Vni};
@@ -44,8 +44,10 @@ pub struct PeerView {
     pub is_paused: bool,
     /// Whether it puts frames together that come in parts.
     pub reassembles: bool,
-    /// How fast it is fed, if it does not.
+    /// How fast it is fed, if it does not; and what that took.
     pub pace: Pace,
+    /// See `pace`.
+    pub pacing: PaceCounters,
 }
 
 /// Some peers.
@@ -138,6 +140,7 @@ impl Shard {
             is_paused: peer.inbound.is_paused(),
             reassembles: peer.link.reassembles(),
             pace: self.config.pace,
+            pacing: *peer.outbound.pace_counters(),
         }
     }
 }

@@ -376,13 +376,14 @@ impl World {
     /// Memory is bounded at every step, whoever reads or not.
     fn check_memory(&self, at: usize) {
         let held = self.nodes[at].shard.usage();
-        assert!(held.bases_alive_max <= 2, "{held:?}");
+        let extremes = self.nodes[at].shard.extremes();
+        assert!(extremes.bases_alive_max <= 2, "{extremes:?}");
         // What one turn may append between two looks at the readers.
         let turn_bytes = 200 * (self.budgets.requests_per_turn + self.budgets.job_routes_per_turn)
             + self.budgets.record_bytes_under_way_max * self.nodes.len();
         let table_bytes = 2 * 120 * self.destinations * self.hops;
         let lag_max = self.limits.lag_bytes_max.max(table_bytes as u64) * 5 / 4 + (64 << 10);
-        assert!(held.lag_bytes_longest <= lag_max + turn_bytes as u64, "{held:?}");
+        assert!(extremes.lag_bytes_longest <= lag_max + turn_bytes as u64, "{extremes:?}");
         // Each route once (250 bytes, twice for growth), those to be forgotten, a page a reader.
         let routes = self.vnis * 3 * (self.destinations * self.hops + 4_096);
         let private_max = routes * 2 * 250 + self.clients.len() * self.vnis * 3 * 700;

@@ -282,11 +282,6 @@ impl Peers {
         !self.writers.is_empty()
     }
 
-    /// All connections.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
-        self.slots.iter().filter_map(|slot| slot.peer.as_deref())
-    }
-
     /// The ids of all connections.
     pub(super) fn ids(&self) -> Vec<PeerId> {
         let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.peer.is_some());

@@ -62,7 +62,8 @@ impl Field {
     /// Memory costs what tables and records take, whoever reads or not, and hardly anything a reader.
     pub(super) fn check_memory(&self, at: usize) {
         let held = self.nodes[at].shard.usage();
-        assert!(held.bases_alive_max <= 2, "{held:?}");
+        let extremes = self.nodes[at].shard.extremes();
+        assert!(extremes.bases_alive_max <= 2, "{extremes:?}");
         let (routes, limits, budgets) = (self.ever.len(), &self.limits, &self.budgets);
         // A route has one record in each of two classes of groups.
         let table_bytes = 2 * routes * FRAME_BYTES_MAX;
