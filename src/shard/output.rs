@@ -8,10 +8,11 @@ use std::rc::Rc;
 
 use super::events::detail_of;
 use super::groups::{Part, SubIndex};
-use super::pacing::{Packer, Permit, TcpSample};
+use super::pacing::{BATCH_BYTES_MAX, Packer, Permit, SMALL_BYTES_MAX, TcpSample};
 use super::peer::{Due, Ending, Kind};
 use super::piece::{DIRECT_BYTES_MIN, Gathered, Payload, Piece};
 use super::{Shard, Wake};
+use crate::log::CHUNK_BYTES_MAX;
 use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, Time};
 
@@ -47,11 +48,14 @@ impl Shard {
         }
         // With these it goes by what TCP tells, be it control frames or UPDATEs.
         let is_held = !peer.link.reassembles() && !peer.outbound.has_rest();
-        let control = if is_held { None } else { peer.outbound.before_updates(&peer.link) };
+        let control = match is_held {
+            true => None,
+            false => peer.outbound.before_updates(&peer.link, CHUNK_BYTES_MAX),
+        };
         let next = control.or_else(|| self.next_permitted(now, id, &sample));
         self.set_timer(now, id);
         let Some(peer) = self.peers.find_mut(id) else { return Transmit::Idle };
-        let behind = || if is_held { None } else { peer.outbound.behind_updates() };
+        let behind = || if is_held { None } else { peer.outbound.behind_updates(&peer.link) };
         let Some(next) = next.or_else(behind) else {
             return self.nothing_to_send(id);
         };
@@ -142,6 +146,10 @@ impl Shard {
             Due::Nothing => self.set_timer(now, id),
             Due::Poll => self.woken.push_back((id, Wake::Poll)),
             Due::Write => self.peers.wake_writer(id),
+            Due::PollAndWrite => {
+                self.woken.push_back((id, Wake::Poll));
+                self.peers.wake_writer(id);
+            }
         }
     }
 
@@ -186,11 +194,15 @@ impl Shard {
             Permit::Close => self.close(now, id, CloseReason::Unread),
             Permit::Keepalive => return Some(peer.outbound.one_keepalive()),
             Permit::Batch { .. } | Permit::Slices { .. } | Permit::Small => {
+                let control_max = match permit {
+                    Permit::Small => SMALL_BYTES_MAX,
+                    _ => BATCH_BYTES_MAX,
+                };
                 if end_of_record
                     && let Some(control) = peer
                         .outbound
-                        .before_updates(&peer.link)
-                        .or_else(|| peer.outbound.behind_updates())
+                        .before_updates(&peer.link, control_max)
+                        .or_else(|| peer.outbound.behind_updates(&peer.link))
                 {
                     return Some(control);
                 }

@@ -11,6 +11,7 @@ use super::TcpSample;
 const PROMPT: Duration = Duration::from_millis(20);
 /// What is acknowledged later than this was acknowledged by the timer: there is no credit.
 const TIMER: Duration = Duration::from_millis(30);
+
 /// How long an acknowledgement took.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Delay {

@@ -99,7 +99,8 @@ impl Gate {
         if self.is_acked && waited >= LOST_UPDATE && (room == 0 || room >= KEEPALIVE_BYTES) {
             return Some(Permit::Keepalive);
         }
-        Some(Permit::Wait(self.asked_at.max(since).after(wait(self.asked_at.since(since)))))
+        let until = self.asked_at.max(since).after(wait(self.asked_at.since(since)));
+        Some(Permit::Wait(until.max(now.after(Duration::from_micros(1)))))
     }
 }
 

@@ -67,6 +67,8 @@ pub(super) const FAILS_MANY: u32 = 6;
 pub(super) const BURNS_SPOILED_MAX: u8 = 3;
 /// So many gaps in a row that nobody but a busy shard made.
 pub(super) const GAPS_MANY: u8 = 2;
+/// How much longer the way of a connection is believed to have become, in microseconds: well below any timer.
+pub(super) const RTT_GROWS_MAX_US: u32 = 10_000;
 /// Bytes of probes that carry routes; then they are KEEPALIVEs.
 pub(super) const PROBES_BYTES: u64 = 4 << 10;
 /// Bytes of the receiver's window that are left to the frames of a proof, or a quarter.

@@ -32,7 +32,7 @@ pub(crate) use slices::Packer;
 /// Bytes of a batch: the protocol's floor, and what fits a segment at an MTU of 1280.
 pub const BATCH_BYTES_MAX: usize = 1188;
 /// What the first IPv4-mapped or IPv6 segments may lose to SACK blocks, in bytes.
-const SACK_BYTES: u32 = 28;
+pub(crate) const SACK_BYTES: usize = 28;
 /// How long a sample of the segment's size holds: one costs a tenth of a SEND. An MTU that shrinks below a batch
 /// is noticed so much later at most; what was under way when it shrank the kernel cuts anew in any case.
 const SEGMENT_HOLDS: Duration = Duration::from_millis(100);
@@ -159,8 +159,11 @@ impl Pacer {
                     || now >= self.sampled_until
                     || (self.allows_slices() && self.quiet.lacks_room(now, self.bytes_allowed()))
             }
-            Wants { control_bytes: 0, .. } => self.gate.room() < SMALL_BYTES_MAX as u64,
-            Wants { control_bytes, .. } => self.gate.room() < control_bytes as u64,
+            Wants { control_bytes, .. } => {
+                let is_small = control_bytes == 0 || self.wants_small();
+                let least = if is_small { SMALL_BYTES_MAX } else { 0 };
+                self.gate.room() < control_bytes.max(least) as u64
+            }
         };
         is_gate_near && self.gate.may_ask(now)
     }
@@ -298,7 +301,7 @@ impl Pacer {
     fn take(&mut self, now: Time, sample: &TcpSample) {
         let segment = match sample.snd_mss {
             0 => BATCH_BYTES_MAX,
-            mss => mss.saturating_sub(SACK_BYTES) as usize,
+            mss => (mss as usize).saturating_sub(SACK_BYTES),
         };
         self.batch_bytes = segment.min(BATCH_BYTES_MAX);
         self.sampled_until = now.after(SEGMENT_HOLDS);

@@ -53,6 +53,8 @@ pub(super) struct Prover {
     credit: Credit,
     /// How TCP stood when all was acknowledged last.
     acked: TcpSample,
+    /// The least round trip that was ever told of.
+    least_rtt_us: u32,
     trouble: Trouble,
     /// Bytes a microsecond that it reads.
     rate: f64,
@@ -86,6 +88,7 @@ impl Prover {
             poll_at: Time::NEVER,
             credit: Credit::default(),
             acked: TcpSample::default(),
+            least_rtt_us: 0,
             trouble: Trouble::default(),
             rate: 0.0,
             window_at_proof: 0,
@@ -274,6 +277,7 @@ impl Prover {
             self.read = self.sent;
             self.step = Step::Feed;
             self.poll_at = Time::NEVER;
+            self.is_limited = false;
         }
         self.trouble.take(now, sample);
     }
@@ -289,7 +293,7 @@ impl Prover {
         match (self.step, sample) {
             (Step::Feed, _) => {
                 if !self.is_lazily_due() {
-                    return false;
+                    return !self.is_known;
                 }
                 let due = self.done_at.after(LAZY_AFTER);
                 if now < due {
@@ -347,6 +351,11 @@ impl Prover {
 
     fn note(&mut self, sample: &TcpSample) {
         self.acked = *sample;
+        // The kernel forgets the least after a while: then a timer's answer may be the first one that counts.
+        if self.least_rtt_us == 0 || sample.min_rtt_us < self.least_rtt_us {
+            self.least_rtt_us = sample.min_rtt_us;
+        }
+        self.acked.min_rtt_us = sample.min_rtt_us.min(self.least_rtt_us + RTT_GROWS_MAX_US);
         self.heard_before = sample.data_segments_received;
     }
 
@@ -484,7 +493,8 @@ impl Prover {
         self.burns_spoiled += u8::from(is_spoiled);
         if self.burns_spoiled > BURNS_SPOILED_MAX {
             counters.void += 1;
-            return self.try_again(now, NAP);
+            self.lates += 1;
+            return self.failed(now, NAP);
         }
         // Two are acknowledged for being read in any case: that says nothing of credit.
         let is_timer = delay == Delay::Timer && !has_heard && small.nudges.is_none();

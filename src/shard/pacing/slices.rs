@@ -23,7 +23,7 @@ const QUIET: Duration = Duration::from_secs(5);
 /// Bytes of a SEND.
 const SEND_BYTES_MAX: usize = 48 << 10;
 /// What a slice may lose to a pad: a frame that does not fit by a byte, or leaves less than a header.
-const PAD_BYTES_MAX: usize = UPDATE_FRAME_BYTES_MAX - 1 + HEADER_BYTES - 1;
+const PAD_BYTES_MAX: usize = UPDATE_FRAME_BYTES_MAX + HEADER_BYTES - 1;
 
 /// What is known about the path.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +71,7 @@ impl Quiet {
         }
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX).min(SEND_BYTES_MAX);
         if self.snd_mss >= LOOPBACK_SEGMENT_BYTES {
-            let segment = (self.snd_mss - super::SACK_BYTES) as usize;
+            let segment = self.snd_mss as usize - super::SACK_BYTES;
             return Some(Permit::Batch { bytes_max: segment.min(bytes_max) });
         }
         let slice_bytes = self.snd_mss as usize;
@@ -176,7 +176,10 @@ mod tests {
         /// what was said to fit does, to the last slice.
         #[test]
         fn slices_are_whole_frames_and_full(
-            lengths in proptest::collection::vec(20..=UPDATE_FRAME_BYTES_MAX, 1..1_500),
+            lengths in prop_oneof![
+                proptest::collection::vec(20..=UPDATE_FRAME_BYTES_MAX, 1..1_500),
+                (60..=UPDATE_FRAME_BYTES_MAX).prop_map(|bytes| vec![bytes; 1_500]),
+            ],
             slice_bytes in 600_usize..1_221,
             bytes_max in 1_220_usize..50_000,
             parts in proptest::collection::vec(1_usize..40, 1..50),

@@ -307,7 +307,7 @@ mod tests {
             assert!(peer.pause(NOW, Pause::Home(ShardId(0))));
         }
         peer.owe_keepalive();
-        let (piece, _) = peer.outbound.before_updates(&peer.link).expect("a KEEPALIVE");
+        let (piece, _) = peer.outbound.before_updates(&peer.link, 100).expect("a KEEPALIVE");
         piece.as_slice().len() - 4
     }
 

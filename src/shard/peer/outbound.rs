@@ -176,11 +176,15 @@ impl Outbound {
         is_listed
     }
 
-    /// What goes before UPDATEs, if there is something.
+    /// What goes before UPDATEs, if there is something: so many bytes, or one frame.
     ///
     /// # Panics
     /// If a SEND is under way.
-    pub(crate) fn before_updates(&mut self, link: &Link) -> Option<(Piece, Kind)> {
+    pub(crate) fn before_updates(
+        &mut self,
+        link: &Link,
+        bytes_max: usize,
+    ) -> Option<(Piece, Kind)> {
         assert!(self.in_flight.is_none(), "one SEND at a time");
         if let Some(rest) = self.rest.take() {
             return Some((rest, Kind::Rest));
@@ -193,7 +197,7 @@ impl Outbound {
         } else if self.keepalives_owed + self.keepalives_unasked > 0 {
             self.take_keepalives(&mut bytes, reassembles);
         } else if let Some(commands) = &mut self.commands {
-            commands.take(&mut bytes, if reassembles { CHUNK_BYTES_MAX } else { BATCH_BYTES_MAX });
+            commands.take(&mut bytes, bytes_max);
         }
         let is_any = !bytes.is_empty();
         is_any.then(|| (Piece::control(bytes, !reassembles), Kind::Control))
@@ -248,9 +252,10 @@ impl Outbound {
     }
 
     /// What goes behind all UPDATEs, if there is something.
-    pub(crate) fn behind_updates(&mut self) -> Option<(Piece, Kind)> {
+    pub(crate) fn behind_updates(&mut self, link: &Link) -> Option<(Piece, Kind)> {
         let is_due = self.pending.is_empty() && std::mem::take(&mut self.owes_mark);
-        is_due.then(|| (Piece::control(KEEPALIVE_FRAME.to_vec(), false), Kind::Control))
+        let end_of_record = !link.reassembles();
+        is_due.then(|| (Piece::control(KEEPALIVE_FRAME.to_vec(), end_of_record), Kind::Control))
     }
 
     /// Whether [`Outbound::permit`] needs to know how TCP stands.
@@ -269,7 +274,7 @@ impl Outbound {
     /// go on.
     pub(crate) fn polled(&mut self, now: Time, link: &Link, sample: Option<&TcpSample>) -> bool {
         // The kernel may not have yet what is under way.
-        let sample = sample.filter(|_| self.in_flight.is_none());
+        let sample = sample.filter(|_| self.in_flight.is_none() && self.rest.is_none());
         link.session().is_some_and(|session| self.path.polled(now, session, sample))
     }
 
@@ -461,7 +466,7 @@ mod tests {
 
     /// Sends what goes before UPDATEs, as one SEND: its bytes.
     fn send(outbound: &mut Outbound, link: &Link) -> Vec<u8> {
-        let Some(next) = outbound.before_updates(link) else { return Vec::new() };
+        let Some(next) = outbound.before_updates(link, CHUNK_BYTES_MAX) else { return Vec::new() };
         let bytes = outbound.send(NOW, link, next).as_slice().to_vec();
         outbound.sent(NOW, bytes.len());
         bytes
@@ -485,7 +490,10 @@ mod tests {
             let expected = if reassembles { [1, 2, 1] } else { [0, 0, 0] };
             assert_eq!(lengths, expected);
         }
-        assert!(outbound.behind_updates().is_some() && outbound.behind_updates().is_none());
+        assert!(
+            outbound.behind_updates(&link(true)).is_some()
+                && outbound.behind_updates(&link(true)).is_none()
+        );
         assert!(!outbound.has_output());
     }
 
@@ -515,9 +523,9 @@ mod tests {
         let mut outbound = Outbound::new(NOW, Pace::Off, true, false);
         outbound.owe_mark();
         outbound.queue(0, 1, false);
-        assert!(outbound.behind_updates().is_none());
+        assert!(outbound.behind_updates(&link(true)).is_none());
         outbound.drop_first();
-        assert!(outbound.behind_updates().is_some());
+        assert!(outbound.behind_updates(&link(true)).is_some());
     }
 
     #[test]
@@ -529,7 +537,7 @@ mod tests {
             let mut outbound = Outbound::new(NOW, Pace::Off, false, false);
             outbound.queue(0, 1, false);
             (0..keepalives).for_each(|_| outbound.owe_keepalive());
-            while let Some(next) = outbound.before_updates(&link) {
+            while let Some(next) = outbound.before_updates(&link, CHUNK_BYTES_MAX) {
                 let length = outbound.send(NOW, &link, next).as_slice().len();
                 // It is short, and what is left goes out next.
                 outbound.sent(NOW, length.div_ceil(2));
@@ -558,7 +566,7 @@ mod tests {
         outbound.owe_keepalive();
         assert!(outbound.wake() && !outbound.wake());
         assert!(outbound.unlist() && !outbound.unlist() && !outbound.wake());
-        let next = outbound.before_updates(&link).expect("a KEEPALIVE");
+        let next = outbound.before_updates(&link, CHUNK_BYTES_MAX).expect("a KEEPALIVE");
         let length = outbound.send(NOW, &link, next).as_slice().len();
         assert!(!outbound.wake(), "a SEND is under way");
         outbound.sent(NOW, length);
@@ -567,7 +575,7 @@ mod tests {
         // what comes next.
         for has_more in [true, false] {
             outbound.owe_keepalive();
-            let next = outbound.before_updates(&link).expect("a KEEPALIVE");
+            let next = outbound.before_updates(&link, CHUNK_BYTES_MAX).expect("a KEEPALIVE");
             let length = outbound.send(NOW, &link, next).as_slice().len();
             if has_more {
                 outbound.sent(NOW, length);

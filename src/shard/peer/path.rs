@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::log::CHUNK_BYTES_MAX;
 use crate::session::{Session, State};
-use crate::shard::pacing::{BATCH_BYTES_MAX, PaceCounters, Pacer, Permit, TcpSample, Wants};
+use crate::shard::pacing::{
+    BATCH_BYTES_MAX, PaceCounters, Pacer, Permit, SACK_BYTES, TcpSample, Wants,
+};
 use crate::shard::piece::Piece;
 use crate::shard::window::Window;
 use crate::types::{Pace, Time};
@@ -36,6 +38,8 @@ pub(in crate::shard) enum Due {
     Poll,
     /// The writer may go on.
     Write,
+    /// Both.
+    PollAndWrite,
 }
 
 /// The path to one peer.
@@ -103,7 +107,8 @@ impl Path {
             Permit::Batch { bytes_max } => Permit::Batch { bytes_max: bytes_max.min(room) },
             Permit::Slices { slice_bytes, bytes_max } => match bytes_max.min(room) {
                 bytes_max if bytes_max < 2 * slice_bytes => {
-                    Permit::Batch { bytes_max: bytes_max.min(BATCH_BYTES_MAX) }
+                    let segment = (slice_bytes - SACK_BYTES).min(BATCH_BYTES_MAX);
+                    Permit::Batch { bytes_max: bytes_max.min(segment) }
                 }
                 bytes_max => Permit::Slices { slice_bytes, bytes_max },
             },
@@ -198,12 +203,15 @@ impl Path {
             return Due::Nothing;
         }
         self.timer = Time::NEVER;
-        if self.pacer.poll_at() <= now {
-            Due::Poll
-        } else if self.held_until <= now && self.held_until > Time(0) {
-            Due::Write
-        } else {
-            Due::Nothing
+        let may_go_on = self.held_until <= now && self.held_until > Time(0);
+        match (self.pacer.poll_at() <= now, may_go_on) {
+            (true, true) => {
+                self.held_until = Time(0);
+                Due::PollAndWrite
+            }
+            (true, false) => Due::Poll,
+            (false, true) => Due::Write,
+            (false, false) => Due::Nothing,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a probe has shown, and what follows from that.
 //!
-//! Owns the window, which a proof sets, and the pauses after probes that failed. Must never look at more than how long
-//! the acknowledgement took, and whether it is void.
+//! Owns the window, which a proof sets, and the pauses after probes that failed. Must never take a probe for more than
+//! it has shown.
 
 use super::*;
 
@@ -46,7 +46,7 @@ impl Prover {
 
     /// The next probe comes at once, or the later the longer they have failed: at a reader that stands they are
     /// work for nothing, and use up what may be unread.
-    fn failed(&mut self, now: Time, nap_least: Duration) -> bool {
+    pub(super) fn failed(&mut self, now: Time, nap_least: Duration) -> bool {
         if self.fails() == 1 {
             self.fails_since = now;
         }
@@ -83,7 +83,9 @@ impl Prover {
         }
         self.window = self.window.clamp(WINDOW_MIN, WINDOW_MAX);
         if has_talked || self.trouble.doubles(now, TROUBLE) {
-            self.window = self.window.min(WINDOW_TROUBLED);
+            // Should this proof be wrong, what comes next is still taken.
+            let bearable = UNREAD_MAX.saturating_sub(bytes).max(WINDOW_MIN);
+            self.window = self.window.min(WINDOW_TROUBLED).min(bearable);
         }
     }
 
@@ -94,7 +96,7 @@ impl Prover {
     }
 
     /// The next probe, after a while.
-    pub(super) fn try_again(&mut self, now: Time, nap: Duration) -> bool {
+    fn try_again(&mut self, now: Time, nap: Duration) -> bool {
         // Nobody waits for it.
         let nap = if self.is_limited { nap } else { (nap * 10).max(NAP_LONG) };
         let until = now.after(nap);
