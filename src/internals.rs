@@ -15,7 +15,7 @@ pub mod client {
 }
 #[cfg(feature = "http")]
 pub mod http {
-    pub use crate::http::{HttpError, HttpServer, View};
+    pub use crate::http::{HttpError, HttpListener, HttpServer, View};
 }
 pub mod io {
     pub use crate::io::{

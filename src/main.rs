@@ -12,7 +12,7 @@ use metalbond_uring::api::{DummyClient, MetalBond, NetlinkClient};
 use metalbond_uring::internals::cli::{
     self, ClientOptions, Exit, Invocation, ServerOptions, Stream,
 };
-use metalbond_uring::internals::http::{HttpServer, View};
+use metalbond_uring::internals::http::{HttpListener, View};
 use metalbond_uring::internals::io;
 
 /// What is said when the log's thread cannot start.
@@ -32,10 +32,11 @@ fn main() -> ExitCode {
 
 fn serve(options: ServerOptions) -> anyhow::Result<()> {
     diagnostics::start(options.verbose).context(NO_LOG)?;
-    let http = options.http;
+    let http = options.http.map(|address| HttpListener::bind(&address)).transpose();
+    let http = http.context("--http")?;
     io::serve(options.server, |asker| {
-        let view = View { asker: asker.clone(), version: cli::VERSION };
-        http.map(|address| HttpServer::start(&address, view)).transpose().context("--http")
+        let view = View::new(asker.clone(), cli::VERSION);
+        http.map(|listener| listener.serve(view)).transpose().context("--http")
     })
 }
 

@@ -10,7 +10,8 @@ use std::net::{SocketAddr, TcpStream};
 
 use common::process::{Process, run};
 use common::{PATIENCE, Peer, add, route, subscribe};
-use metalbond_uring::types::{Destination, Digest, NextHop, Route};
+use metalbond_uring::internals::wire::encode_update;
+use metalbond_uring::types::{Action, Destination, Digest, NextHop, Route, Vni};
 use serde_json::Value;
 
 /// A server with its view.
@@ -195,6 +196,77 @@ fn questions_are_narrowed_down_and_wrong_ones_told_of() {
     assert_eq!(served.ask("GET", "/healthz").1, served.ask("GET", "/health").1);
 }
 
+/// An ADD of a prefix.
+fn add_prefix(vni: u32, prefix: &str) -> Vec<u8> {
+    let route =
+        Route { destination: prefix.parse().unwrap(), next_hop: "2001:db8::1".parse().unwrap() };
+    let mut frame = Vec::new();
+    encode_update(&mut frame, Action::Add, Vni(vni), &route);
+    frame
+}
+
+#[test]
+fn an_address_finds_the_longest_prefix_of_each_vni() {
+    let served = Served::start(&["--cores", "2"]);
+    let prefixes =
+        ["0.0.0.0/0", "10.0.0.0/8", "10.0.7.9/24", "10.0.8.0/24", "::/0", "2001:db8::/32"];
+    let mut said: Vec<u8> = prefixes.iter().flat_map(|prefix| add_prefix(0, prefix)).collect();
+    said.extend(add_prefix(u32::MAX, "10.0.0.0/16"));
+    let _peer = served.peer(&said);
+    wait_for_routes(&served, 7);
+    for (address, expected) in [
+        ("10.0.7.1", &["10.0.7.9/24", "10.0.0.0/16"][..]),
+        ("10.1.7.1", &["10.0.0.0/8"]),
+        ("11.0.0.0", &["0.0.0.0/0"]),
+        ("2001:db8::7", &["2001:db8::/32"]),
+        ("::ffff:10.0.7.1", &["::/0"]),
+    ] {
+        let vnet = served.json(&format!("/routes.json?prefix={address}"))["vnet"].take();
+        let tables = vnet.as_object().unwrap().values();
+        let found = tables.flat_map(|table| table.as_object().unwrap().keys().cloned());
+        let expected = expected.iter().map(|prefix| {
+            let version = if prefix.contains('.') { 4 } else { 6 };
+            format!("{{\"IPVersion\":{version},\"Prefix\":\"{prefix}\"}}")
+        });
+        assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{address}");
+    }
+}
+
+#[test]
+fn tables_are_told_two_at_a_time_and_updates_go_on() {
+    let served = Served::start(&["--cores=1", "--keepalive=3600", "--routes-per-peer-max=1000000"]);
+    let mut reader = served.peer(&subscribe(6));
+    let announced: Vec<u8> = (0..100_000).flat_map(|number| add(&route(5, number, 1))).collect();
+    let mut announcer = served.peer(&announced);
+    wait_for_routes(&served, 100_000);
+    // They ask for all and read nothing.
+    let mut idle: Vec<TcpStream> =
+        (0..2).map(|_| TcpStream::connect(served.http).unwrap()).collect();
+    for stream in &mut idle {
+        write!(stream, "GET /routes.json HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut first = [0; 15];
+        stream.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+    }
+    let (head, body) = served.ask("GET", "/routes.json");
+    assert!(head.contains(" 503 ") && head.contains("retry-after: 1"), "{head}");
+    assert!(body.contains("try again"), "{body}");
+    assert_eq!(served.ask("GET", "/healthz").1, "ok\n");
+    drop(idle);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            // Nothing matches: nothing is written, and all is looked at, time and again.
+            scope
+                .spawn(|| (0..20).for_each(|_| drop(served.ask("GET", "/routes.json?prefix=::1"))));
+        }
+        for number in 0..100 {
+            announcer.send(&add(&route(6, number, 1)));
+            let is_there = |peer: &Peer| peer.update_frames().len() == number as usize + 1;
+            reader.read_until("an update", is_there);
+        }
+    });
+}
+
 #[test]
 fn a_large_table_is_whole_and_has_its_digest() {
     let served = Served::start(&["--cores", "2"]);
@@ -246,8 +318,9 @@ fn who_asks_slowly_waits_for_nobody_but_himself() {
         let is_there = |peer: &Peer| peer.update_frames().len() == number as usize + 1;
         reader.read_until("an update", is_there);
     }
-    drop(slow);
+    // They wait for their turn, no longer than it takes those before them to be given up.
     assert_eq!(served.ask("GET", "/healthz").1, "ok\n");
+    drop(slow);
 }
 
 #[test]
@@ -274,7 +347,7 @@ fn an_address_that_cannot_be_had_is_told_of() {
     let address = taken.local_addr().unwrap().to_string();
     let (code, error) = run(&["server", "--listen", "[::1]:0", "--http", &address]);
     assert_eq!(code, Some(1), "{error}");
-    assert!(error.contains("--http: cannot listen on") && error.contains(&address), "{error}");
+    assert!(error.contains("--http: ") && error.contains(&address), "{error}");
     let (code, error) = run(&["server", "--listen", "[::1]:0", "--http", "no-such-host.invalid:1"]);
     assert_eq!(code, Some(1), "{error}");
     assert!(error.contains("cannot find out the address of no-such-host.invalid:1"), "{error}");

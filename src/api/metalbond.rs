@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::client_thread::{self, ClientEvent};
 use crate::client::{Installer, RouteClient};
 #[cfg(feature = "http")]
-use crate::http::{HttpError, HttpServer, View};
+use crate::http::{HttpError, HttpListener, HttpServer, View};
 use crate::io::{ServeError, Server, ServerConfig, ServerState};
 use crate::session::State;
 use crate::types::{
@@ -142,8 +142,8 @@ impl MetalBond {
         let address: HostPort = listen
             .parse()
             .map_err(|reason| Error::HttpAddress { address: listen.to_owned(), reason })?;
-        let asker = self.io.asker().clone();
-        let server = HttpServer::start(&address, View { asker, version: VERSION })?;
+        let view = View::new(self.io.asker().clone(), VERSION);
+        let server = HttpListener::bind(&address)?.serve(view)?;
         let address = server.local_addr();
         // A panic between cannot leave the list half changed.
         self.http.lock().unwrap_or_else(PoisonError::into_inner).push(server);

@@ -2,16 +2,14 @@
 //!
 //! Owns the words for it. Must never know paths.
 
-use std::convert::Infallible;
-
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 
 use super::query::QueryError;
 
-/// The body of an answer.
-pub(super) type Body = BoxBody<Bytes, Infallible>;
+/// The body of an answer. An error cuts it short, so that nobody takes it for whole.
+pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// An answer's body, with what it is.
 pub(super) struct Content {
@@ -24,6 +22,8 @@ pub(super) struct Content {
 pub(super) enum Refusal {
     /// The question makes no sense.
     Query(QueryError),
+    /// As many tables are being told as may be at a time.
+    Busy,
     /// The node is shutting down.
     Gone,
 }
@@ -31,7 +31,10 @@ pub(super) enum Refusal {
 impl Content {
     /// All of it at once.
     pub(super) fn whole(kind: &'static str, text: impl Into<Bytes>) -> Content {
-        Content { kind, body: Full::new(text.into()).boxed() }
+        Content {
+            kind,
+            body: Full::new(text.into()).map_err(|never| match never {}).boxed_unsync(),
+        }
     }
 
     /// A value as JSON.

@@ -32,15 +32,19 @@ pub(super) async fn peers(view: &View, mut each: impl FnMut(PeerView)) -> Result
 pub(super) async fn vnis(view: &View) -> Result<BTreeMap<Vni, VniView>, Refusal> {
     let mut vnis = BTreeMap::new();
     for shard in view.asker.shards() {
-        let mut at = 0;
+        let (mut at, mut pieces, mut walks) = (0, 0, 1);
         loop {
             let piece = view.asker.ask(shard, move |shard, _| shard.vnis_piece(at)).await;
             let piece = piece.ok_or(Refusal::Gone)?;
             vnis.extend(piece.vnis.into_iter().map(|view| (view.vni, view)));
-            at += 1;
-            // Fewer pieces than before: what was in the last one may lie in a former one now, and is gone
-            // from this list at worst. It is asked for anew in a moment by whoever polls.
-            if at >= piece.pieces {
+            // Fewer than before: what was in the last one may lie in a former one now.
+            if piece.pieces < pieces && walks < WALKS_MAX {
+                (at, walks) = (0, walks + 1);
+            } else {
+                at += 1;
+            }
+            pieces = piece.pieces;
+            if at >= pieces {
                 break;
             }
         }
@@ -69,12 +73,12 @@ pub(super) async fn subscribers(
 pub(super) async fn routes<T>(
     asker: &Asker,
     vni: Vni,
-    keep: impl Fn(&Route, &[(SourceId, PeerClass)]) -> Option<T>,
+    keep: &impl Fn(&Route, &[(SourceId, PeerClass)]) -> Option<T>,
 ) -> Result<Vec<T>, Refusal> {
     let mut walks = 0;
     loop {
         walks += 1;
-        match walk(asker, vni, &keep, walks == WALKS_MAX).await? {
+        match walk(asker, vni, keep, walks == WALKS_MAX).await? {
             ControlFlow::Break(routes) => return Ok(routes),
             ControlFlow::Continue(()) => {}
         }
@@ -84,7 +88,7 @@ pub(super) async fn routes<T>(
 async fn walk<T>(
     asker: &Asker,
     vni: Vni,
-    keep: impl Fn(&Route, &[(SourceId, PeerClass)]) -> Option<T>,
+    keep: &impl Fn(&Route, &[(SourceId, PeerClass)]) -> Option<T>,
     is_last: bool,
 ) -> Result<ControlFlow<Vec<T>>, Refusal> {
     let home = asker.home_of(vni);

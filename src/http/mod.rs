@@ -14,6 +14,7 @@ mod vnis;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -23,15 +24,17 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::warn;
 
-use crate::io::Asker;
+use crate::io::{self, Asker, ServeError};
 use crate::types::HostPort;
 use crate::vital;
 
 /// Connections at a time; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 128;
+/// Tables that are told at a time: each may take much memory, and its reader a long time.
+const TABLES_MAX: usize = 2;
 /// How long a request's head may take to arrive, and an idle connection may stay.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may take in all: the largest table needs less.
+/// How long a connection may take in all, which is for one answer. One that takes longer is cut short.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long to wait when a connection cannot be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -52,13 +55,8 @@ pub enum HttpError {
     #[error("{0} has no address")]
     NoAddress(HostPort),
     /// The address cannot be had.
-    #[error("cannot listen on {address} for HTTP: {source}")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] ServeError),
     /// The thread cannot start.
     #[error("cannot start the HTTP thread: {0}")]
     Thread(std::io::Error),
@@ -67,30 +65,53 @@ pub enum HttpError {
 /// What the view is of.
 #[derive(Clone)]
 pub struct View {
-    /// Asks the node's shards.
-    pub asker: Asker,
-    /// What the program is: "metalbondVersion" of the routes.
-    pub version: &'static str,
+    asker: Asker,
+    version: &'static str,
+    /// Tables that may be told.
+    tables: Arc<Semaphore>,
 }
 
-/// A running HTTP view. Dropping it ends it.
+impl View {
+    /// Of the node whose shards `asker` asks; `version` is "metalbondVersion" of the routes.
+    pub fn new(asker: Asker, version: &'static str) -> View {
+        View { asker, version, tables: Arc::new(Semaphore::new(TABLES_MAX)) }
+    }
+}
+
+/// An address that nobody answers on yet.
+#[derive(Debug)]
+pub struct HttpListener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// A running HTTP view. Dropping it ends it, and waits for that.
 #[derive(Debug)]
 pub struct HttpServer {
     address: SocketAddr,
-    _stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
-impl HttpServer {
+impl HttpListener {
     /// Listens on the address, or on the first one that the name has; without a host, on all.
     ///
     /// # Errors
     /// [`HttpError`].
-    pub fn start(address: &HostPort, view: View) -> Result<HttpServer, HttpError> {
+    pub fn bind(address: &HostPort) -> Result<HttpListener, HttpError> {
         let address = resolve(address)?;
-        let bind = |source| HttpError::Bind { address, source };
-        let listener = TcpListener::bind(address).map_err(bind)?;
-        listener.set_nonblocking(true).map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
+        // As peers are listened to, IPv4 alone where there is no IPv6 too.
+        let listener = io::listen(address, 0)?;
+        let address = listener.local_addr().unwrap_or(address);
+        Ok(HttpListener { listener, address })
+    }
+
+    /// Answers from now on.
+    ///
+    /// # Errors
+    /// [`HttpError::Thread`].
+    pub fn serve(self, view: View) -> Result<HttpServer, HttpError> {
+        let HttpListener { listener, address } = self;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -104,14 +125,26 @@ impl HttpServer {
                 }
             });
         };
-        vital::spawn("http", body).map_err(HttpError::Thread)?;
+        let thread = vital::spawn("http", body).map_err(HttpError::Thread)?;
         tracing::info!("HTTP on http://{address}");
-        Ok(HttpServer { address, _stop: stop })
+        Ok(HttpServer { address, stop: Some(stop), thread: Some(thread) })
     }
+}
 
+impl HttpServer {
     /// The address, with the port that it really has.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            // Its panic would have ended the process.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -141,10 +174,12 @@ async fn serve(listener: TcpListener, view: Arc<View>) {
         };
         let view = Arc::clone(&view);
         tokio::spawn(async move {
+            let _end = vital::EndOnPanic;
             let _place = place;
             let answer = service_fn(move |request| respond::respond(Arc::clone(&view), request));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
+                .keep_alive(false)
                 .header_read_timeout(HEAD_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), answer);
             // Whatever ends it concerns only who made it.

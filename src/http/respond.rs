@@ -6,7 +6,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::answer::{Body, Content, Refusal};
@@ -28,6 +30,12 @@ pub(super) async fn respond(
     Ok(match answer {
         Some(Ok(content)) => respond_with(StatusCode::OK, content),
         Some(Err(Refusal::Query(error))) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        Some(Err(Refusal::Busy)) => {
+            let words = "two tables are being told already: try again\n".to_owned();
+            let mut response = text(StatusCode::SERVICE_UNAVAILABLE, words);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        }
         Some(Err(Refusal::Gone)) => {
             text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned())
         }

@@ -1,28 +1,26 @@
 //! `/routes.json` and `/routes.yaml`: the tables, in the shape that programs know from the Go implementation
 //! (protocol section 8.2).
 //!
-//! Owns that shape. Must never hold more than one VNI's routes (some 100 bytes each), and one chunk of text.
+//! Owns that shape. Must never hold more than one VNI's routes (200 bytes each at most), and one chunk of text, for each
+//! of the two readers that there may be.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http_body_util::BodyExt;
-use http_body_util::channel::{Channel, Sender};
-use hyper::body::Bytes;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Bytes, Frame};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{Content, Refusal};
 use super::query::{Filter, Prefix};
 use super::{View, collect};
-use crate::types::{Destination, NextHop, PeerId, Route, Vni};
+use crate::shard::PeerView;
+use crate::types::{Destination, NextHop, PeerClass, PeerId, Route, SourceId, Vni};
 
 /// Text that is sent together, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
-/// How long a reader may take for one chunk.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How it is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,89 +29,140 @@ pub(super) enum Format {
     Yaml,
 }
 
-/// The tables that the filter lets pass, piece by piece.
+/// The tables that the filter lets pass, piece by piece, as the reader takes them.
 pub(super) async fn routes(
     view: &Arc<View>,
     format: Format,
     filter: Filter,
 ) -> Result<Content, Refusal> {
+    let turn = Arc::clone(&view.tables).try_acquire_owned().map_err(|_| Refusal::Busy)?;
     let announcers = match filter.peer {
         None => None,
         Some(address) => {
-            let is_meant = |peer: &crate::shard::PeerView| {
-                peer.remote.is_some_and(|remote| address.is(remote))
-            };
+            let is_meant = |peer: &PeerView| peer.remote.is_some_and(|remote| address.is(remote));
             Some(collect::ids(view, is_meant).await?)
         }
     };
     let mut vnis: Vec<Vni> = match filter.vnis.is_empty() {
-        true => collect::vnis(view)
-            .await?
-            .into_values()
-            .filter(|vni| vni.routes > 0)
-            .map(|vni| vni.vni)
-            .collect(),
+        true => {
+            let told = collect::vnis(view).await?;
+            told.into_values().filter(|vni| vni.routes > 0).map(|vni| vni.vni).collect()
+        }
         false => filter.vnis.iter().copied().collect(),
     };
     if format == Format::Json {
         // As text, as they are keys.
         vnis.sort_by_cached_key(|vni| vni.to_string());
     }
-    let (sender, body) = Channel::<Bytes, Infallible>::new(1);
-    let text = Text { format, view: Arc::clone(view), sender, text: String::new(), is_first: true };
-    tokio::spawn(text.write(vnis, filter.prefix, announcers));
+    let mut text = Text {
+        format,
+        view: Arc::clone(view),
+        vnis: vnis.into_iter(),
+        prefix: filter.prefix,
+        announcers,
+        table: Vec::new().into_iter(),
+        last: None,
+        text: String::new(),
+        stage: Stage::Tables,
+        is_first: true,
+        _turn: turn,
+    };
+    text.begin(&jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string());
+    let chunks = futures_util::stream::unfold(text, async |mut text| {
+        let chunk = text.chunk().await?;
+        Some((chunk.map(Frame::data), text))
+    });
     let kind = match format {
         Format::Json => "application/json",
         Format::Yaml => "text/yaml",
     };
-    Ok(Content { kind, body: body.boxed() })
+    Ok(Content { kind, body: StreamBody::new(chunks).boxed_unsync() })
 }
+
+/// A destination as it is sorted: IPv4 first, then by its text.
+type Key = (bool, String);
 
 struct Text {
     format: Format,
     view: Arc<View>,
-    sender: Sender<Bytes, Infallible>,
+    /// VNIs that are not written yet.
+    vnis: std::vec::IntoIter<Vni>,
+    prefix: Option<Prefix>,
+    announcers: Option<BTreeSet<PeerId>>,
+    /// What is left of the one that is being written, and the destination written last.
+    table: std::vec::IntoIter<(Key, Route)>,
+    last: Option<String>,
     text: String,
+    stage: Stage,
     /// Whether no VNI was written yet.
     is_first: bool,
+    _turn: OwnedSemaphorePermit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Tables,
+    Over,
 }
 
 impl Text {
-    async fn write(
-        mut self,
-        vnis: Vec<Vni>,
-        prefix: Option<Prefix>,
-        announcers: Option<BTreeSet<PeerId>>,
-    ) {
-        let date = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
-        self.begin(&date);
-        for vni in vnis {
-            let keep = |route: &Route, sources: &[(crate::types::SourceId, _)]| {
-                let is_announced = announcers.as_ref().is_none_or(|announcers| {
-                    sources.iter().any(|(source, _)| announcers.contains(&source.0))
-                });
-                (is_announced && may_match(prefix, route)).then_some(*route)
-            };
-            let Ok(mut routes) = collect::routes(&self.view.asker, vni, keep).await else { return };
-            if let Some(Prefix::Longest(_)) = prefix {
-                let longest = routes.iter().map(|route| route.destination.length).max();
-                routes.retain(|route| Some(route.destination.length) == longest);
-            }
-            if routes.is_empty() {
+    /// The next part; None at the end. An error if the node is shutting down: what came so far is not all.
+    async fn chunk(&mut self) -> Option<std::io::Result<Bytes>> {
+        if self.stage == Stage::Over {
+            return None;
+        }
+        while self.text.len() < CHUNK_BYTES {
+            if let Some((key, route)) = self.table.next() {
+                self.hop(&key, &route);
+                if self.table.len() == 0 {
+                    self.end_table();
+                }
                 continue;
             }
-            if self.table(vni, routes).await.is_none() {
-                return;
+            let Some(vni) = self.vnis.next() else {
+                self.end();
+                self.stage = Stage::Over;
+                break;
+            };
+            match self.collect(vni).await {
+                Ok(routes) if routes.is_empty() => {}
+                Ok(routes) => {
+                    self.begin_table(vni);
+                    self.table = routes.into_iter();
+                }
+                Err(_) => {
+                    self.stage = Stage::Over;
+                    return Some(Err(std::io::Error::other("shutting down")));
+                }
             }
         }
-        self.end();
-        let _ = self.send().await;
+        Some(Ok(Bytes::from(std::mem::take(&mut self.text))))
     }
 
-    async fn send(&mut self) -> Option<()> {
-        let text = Bytes::from(std::mem::take(&mut self.text));
-        let sent = tokio::time::timeout(CHUNK_TIMEOUT, self.sender.send_data(text)).await;
-        sent.ok()?.ok()
+    /// The routes of a VNI, in their order.
+    async fn collect(&self, vni: Vni) -> Result<Vec<(Key, Route)>, Refusal> {
+        let (prefix, announcers) = (self.prefix, &self.announcers);
+        let keep = |route: &Route, sources: &[(SourceId, PeerClass)]| {
+            let is_announced = announcers.as_ref().is_none_or(|announcers| {
+                sources.iter().any(|(source, _)| announcers.contains(&source.0))
+            });
+            (is_announced && may_match(prefix, route)).then(|| (key(&route.destination), *route))
+        };
+        let mut routes = collect::routes(&self.view.asker, vni, &keep).await?;
+        if let Some(Prefix::Longest(_)) = prefix {
+            let longest = routes.iter().map(|(_, route)| route.destination.length).max();
+            routes.retain(|(_, route)| Some(route.destination.length) == longest);
+        }
+        // A large table takes a second: others are answered meanwhile.
+        let sorted = tokio::task::spawn_blocking(move || {
+            routes.sort_unstable_by(|(a, one), (b, other)| {
+                a.cmp(b).then_with(|| hop_key(&one.next_hop).cmp(&hop_key(&other.next_hop)))
+            });
+            // Withdrawn and announced again amid the walk.
+            routes.dedup_by(|(_, one), (_, other)| one == other);
+            routes
+        });
+        sorted.await.map_err(|_| Refusal::Gone)
     }
 
     fn begin(&mut self, date: &str) {
@@ -142,39 +191,54 @@ impl Text {
         };
     }
 
-    /// One VNI: None if nobody reads it any more.
-    async fn table(&mut self, vni: Vni, routes: Vec<Route>) -> Option<()> {
-        let mut routes: Vec<(String, Route)> =
-            routes.into_iter().map(|route| (key(&route.destination), route)).collect();
-        routes.sort_unstable_by(|(a, one), (b, other)| {
-            a.cmp(b).then_with(|| hop_key(&one.next_hop).cmp(&hop_key(&other.next_hop)))
-        });
+    fn begin_table(&mut self, vni: Vni) {
         let comma = if std::mem::take(&mut self.is_first) { "" } else { "," };
+        self.last = None;
         let _ = match self.format {
             Format::Json => write!(self.text, "{comma}\n    \"{vni}\": {{"),
             Format::Yaml => write!(self.text, "\n  {vni}:"),
         };
-        for (at, group) in routes.chunk_by(|(a, _), (b, _)| a == b).enumerate() {
-            let hops = group.iter().map(|(_, route)| &route.next_hop);
-            match self.format {
-                Format::Json => json_hops(&mut self.text, at == 0, &group[0].0, hops),
-                Format::Yaml => yaml_hops(&mut self.text, &group[0].0, hops),
-            }
-            if self.text.len() >= CHUNK_BYTES {
-                self.send().await?;
-            }
-        }
+    }
+
+    fn end_table(&mut self) {
         if self.format == Format::Json {
-            self.text.push_str("\n    }");
+            self.text.push_str("\n      ]\n    }");
         }
-        Some(())
+    }
+
+    fn hop(&mut self, (is_ipv6, destination): &Key, route: &Route) {
+        let is_new = self.last.as_ref() != Some(destination);
+        let version = if *is_ipv6 { 6 } else { 4 };
+        match self.format {
+            Format::Json if is_new => {
+                let close = if self.last.is_some() { "\n      ]," } else { "" };
+                let _ = write!(
+                    self.text,
+                    "{close}\n      \"{{\\\"IPVersion\\\":{version},\\\"Prefix\\\":\\\"{destination}\\\"}}\": ["
+                );
+            }
+            Format::Json => self.text.push(','),
+            Format::Yaml if is_new => {
+                let _ = write!(
+                    self.text,
+                    "\n    '{{\"IPVersion\":{version},\"Prefix\":\"{destination}\"}}':"
+                );
+            }
+            Format::Yaml => {}
+        }
+        if is_new {
+            self.last = Some(destination.clone());
+        }
+        match self.format {
+            Format::Json => json_hop(&mut self.text, &route.next_hop),
+            Format::Yaml => yaml_hop(&mut self.text, &route.next_hop),
+        }
     }
 }
 
-/// A destination is JSON text inside a string.
-fn key(destination: &Destination) -> String {
-    let version = if destination.prefix.is_ipv4() { 4 } else { 6 };
-    format!("{{\"IPVersion\":{version},\"Prefix\":\"{destination}\"}}")
+/// A destination as it is sorted. In the text it is JSON inside a string.
+fn key(destination: &Destination) -> Key {
+    (destination.prefix.is_ipv6(), destination.to_string())
 }
 
 /// Next hops are sorted by their text.
@@ -182,41 +246,27 @@ fn hop_key(hop: &NextHop) -> (String, i32, u16, u16) {
     (hop.to_string(), hop.kind.0, hop.nat_port_from, hop.nat_port_to)
 }
 
-fn json_hops<'a>(
-    text: &mut String,
-    is_first: bool,
-    key: &str,
-    hops: impl Iterator<Item = &'a NextHop>,
-) {
-    let comma = if is_first { "" } else { "," };
-    let key = serde_json::Value::from(key);
-    let _ = write!(text, "{comma}\n      {key}: [");
-    for (at, hop) in hops.enumerate() {
-        let comma = if at == 0 { "" } else { "," };
-        let NextHop { address, vni, kind, nat_port_from, nat_port_to } = hop;
-        let _ = write!(
-            text,
-            "{comma}\n        {{\n          \"TargetAddress\": \"{address}\",\n          \"TargetVNI\": {vni},\n          \
-             \"Type\": {},\n          \"NATPortRangeFrom\": {nat_port_from},\n          \"NATPortRangeTo\": \
-             {nat_port_to}\n        }}",
-            kind.0
-        );
-    }
-    text.push_str("\n      ]");
+fn json_hop(text: &mut String, hop: &NextHop) {
+    let NextHop { address, vni, kind, nat_port_from, nat_port_to } = hop;
+    let _ = write!(
+        text,
+        "\n        {{\n          \"TargetAddress\": \"{address}\",\n          \"TargetVNI\": {vni},\n          \
+         \"Type\": {},\n          \"NATPortRangeFrom\": {nat_port_from},\n          \"NATPortRangeTo\": \
+         {nat_port_to}\n        }}",
+        kind.0
+    );
 }
 
-fn yaml_hops<'a>(text: &mut String, key: &str, hops: impl Iterator<Item = &'a NextHop>) {
-    let _ = write!(text, "\n    '{key}':");
-    for NextHop { address, vni, kind, nat_port_from, nat_port_to } in hops {
-        // YAML 1.1 would take some addresses for something else (`1:2`, say).
-        let quote = if needs_quotes(address) { "\"" } else { "" };
-        let _ = write!(
-            text,
-            "\n    - targetaddress: {quote}{address}{quote}\n      targetvni: {vni}\n      type: {}\n      \
-             natportrangefrom: {nat_port_from}\n      natportrangeto: {nat_port_to}",
-            kind.0
-        );
-    }
+fn yaml_hop(text: &mut String, hop: &NextHop) {
+    let NextHop { address, vni, kind, nat_port_from, nat_port_to } = hop;
+    // YAML 1.1 would take some addresses for something else (`1:2`, say).
+    let quote = if needs_quotes(address) { "\"" } else { "" };
+    let _ = write!(
+        text,
+        "\n    - targetaddress: {quote}{address}{quote}\n      targetvni: {vni}\n      type: {}\n      \
+         natportrangefrom: {nat_port_from}\n      natportrangeto: {nat_port_to}",
+        kind.0
+    );
 }
 
 /// An address that begins or ends with a colon is no plain text in YAML.

@@ -84,11 +84,14 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
         if peer.remote.is_some() {
             let peers = &mut summary.peers;
             match peer.state {
-                State::Established => peers.established += 1,
+                State::Established => {
+                    peers.established += 1;
+                    peers.paced += usize::from(!peer.reassembles);
+                }
+                State::Closed | State::Retry => {}
                 _ => peers.connecting += 1,
             }
             peers.slow += usize::from(peer.slow_vnis > 0);
-            peers.paced += usize::from(!peer.reassembles);
         }
     })
     .await?;

@@ -1,8 +1,11 @@
 //! Questions to the shards, from any thread.
 //!
-//! Owns the way there and back. Must never ask a shard two things at once: between two answers it serves its peers.
+//! Owns the way there and back. Must never ask a shard two things at once, whoever asks: between two answers it serves
+//! its peers.
 
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::letter::Letter;
 use crate::shard::Shard;
@@ -12,11 +15,14 @@ use crate::types::{ShardId, Time, Vni};
 #[derive(Clone)]
 pub struct Asker {
     shards: Vec<mpsc::UnboundedSender<Letter>>,
+    /// Held while a shard is asked.
+    asked: Arc<[Mutex<()>]>,
 }
 
 impl Asker {
     pub(super) fn new(shards: Vec<mpsc::UnboundedSender<Letter>>) -> Asker {
-        Asker { shards }
+        let asked = shards.iter().map(|_| Mutex::new(())).collect();
+        Asker { shards, asked }
     }
 
     /// The shards.
@@ -41,6 +47,7 @@ impl Asker {
         shard: ShardId,
         question: impl FnOnce(&mut Shard, Time) -> T + Send + 'static,
     ) -> Option<T> {
+        let _asked = self.asked[shard.index()].lock().await;
         let (answer, answered) = oneshot::channel();
         let call = move |shard: &mut Shard, now: Time| {
             // Fails if nobody waits for it any more.

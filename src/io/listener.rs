@@ -95,7 +95,7 @@ pub(super) async fn listen_all(
 ///
 /// # Errors
 /// [`ServeError::AddressInUse`] or [`ServeError::Bind`].
-pub(super) fn listen(
+pub(crate) fn listen(
     address: SocketAddr,
     segment_bytes_max: u16,
 ) -> Result<TcpListener, ServeError> {

@@ -40,6 +40,8 @@ pub use self::dial::RETRY_INTERVAL;
 pub(crate) use self::dialled::ServerState;
 pub use self::error::ServeError;
 pub(crate) use self::letter::Feed;
+#[cfg(feature = "http")]
+pub(crate) use self::listener::listen;
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::server::{Server, serve};
 pub use self::signals::Signals;

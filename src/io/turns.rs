@@ -91,7 +91,9 @@ async fn turn_loop(worker: Rc<Worker>, alarm: Alarm, mut mailbox: UnboundedRecei
             }
         }
         behind_the_ready().await;
-        while let Ok(letter) = mailbox.try_recv() {
+        // What comes meanwhile waits for the next turn: whoever asks again and again keeps nobody from it.
+        for _ in 0..mailbox.len() {
+            let Ok(letter) = mailbox.try_recv() else { break };
             mailed = true;
             open(&worker, letter, &mut stop_deadline);
         }

@@ -3,11 +3,13 @@
 //! Owns the pieces in which that is told: each is small, since nobody may wait long for a question. Must never
 //! change anything.
 
+use smallvec::SmallVec;
+
 use super::Rib;
 use crate::types::{Digest, PeerClass, Route, SourceId, Vni};
 
-/// Places of a table that one piece looks at.
-const PLACES_PER_PIECE: u32 = 4_096;
+/// Places of a table, and their sources, that one piece looks at; one route may go beyond.
+const PER_PIECE: usize = 4_096;
 
 /// A VNI at its home.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,14 +34,18 @@ pub struct VnisPiece {
     pub pieces: usize,
 }
 
+/// Who announces a route.
+pub(super) type Sources = SmallVec<[(SourceId, PeerClass); 1]>;
+
 /// Some routes of a VNI.
 #[derive(Clone, Debug, Default)]
 pub struct RoutesPiece {
     /// Routes, and who announces each of them.
-    pub routes: Vec<(Route, Vec<(SourceId, PeerClass)>)>,
+    pub routes: Vec<(Route, Sources)>,
     /// From where to go on; None at the end.
     pub next: Option<u32>,
-    /// If that is another number than in the piece before, some may be missing, or told twice.
+    /// If that is another number than in the piece before, some may be missing. A route that was withdrawn and
+    /// announced again meanwhile may be told twice in any case.
     pub moved: u32,
 }
 
@@ -62,15 +68,21 @@ impl Rib {
             return RoutesPiece::default();
         };
         let places = u32::try_from(home.table.places()).expect("places are numbered by 32 bits");
-        let to = from.saturating_add(PLACES_PER_PIECE).min(places);
-        let entries = (from..to).map(|place| home.table.entry(place));
-        let routes = entries
-            .filter(|entry| !entry.is_vacant())
-            .map(|entry| (entry.route, entry.sources().collect()));
-        RoutesPiece {
-            routes: routes.collect(),
-            next: (to < places).then_some(to),
-            moved: home.table.moved(),
+        let mut piece = RoutesPiece { moved: home.table.moved(), ..RoutesPiece::default() };
+        let mut looked_at = 0;
+        for place in from..places {
+            if looked_at >= PER_PIECE {
+                piece.next = Some(place);
+                break;
+            }
+            let entry = home.table.entry(place);
+            if !entry.is_vacant() {
+                let sources: Sources = entry.sources().collect();
+                looked_at += sources.len();
+                piece.routes.push((entry.route, sources));
+            }
+            looked_at += 1;
         }
+        piece
     }
 }

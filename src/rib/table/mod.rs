@@ -77,6 +77,8 @@ pub(super) struct VniTable {
     indexes: Option<Box<Indexes>>,
     /// While bases are under construction, places are not used again: see `base`.
     frozen: u32,
+    /// How many routes were moved to another place.
+    moved: u32,
 }
 
 /// Ways to an entry.
@@ -86,8 +88,6 @@ struct Indexes {
     by_source: SplitMap<SourceId, Vec<u32>>,
     /// Vacant places.
     free: Vec<u32>,
-    /// How many routes were moved to another place.
-    moved: u32,
 }
 
 /// Places of a table without indexes.
@@ -117,7 +117,7 @@ impl VniTable {
 
     /// Changes when routes that stay get other places.
     pub(super) fn moved(&self) -> u32 {
-        self.indexes.as_ref().map_or(0, |indexes| indexes.moved)
+        self.moved
     }
 
     /// Number of sources.
@@ -159,7 +159,7 @@ impl VniTable {
             }
             self.indexes = Some(Indexes::of(&mut self.entries, hasher));
         }
-        let VniTable { entries, indexes: Some(indexes), frozen } = self else {
+        let VniTable { entries, indexes: Some(indexes), frozen, .. } = self else {
             unreachable!("just made");
         };
         let slot = indexes.by_route.place(
@@ -276,7 +276,7 @@ impl VniTable {
         if self.frozen > 0 {
             return true;
         }
-        let VniTable { entries, indexes: Some(indexes), .. } = self else { return true };
+        let VniTable { entries, indexes: Some(indexes), moved, .. } = self else { return true };
         while !indexes.free.is_empty() {
             if *budget == 0 {
                 return false;
@@ -287,7 +287,7 @@ impl VniTable {
                 indexes.unfree(last.position, entries);
             } else {
                 indexes.move_down(last, entries, hasher);
-                indexes.moved = indexes.moved.wrapping_add(1);
+                *moved = moved.wrapping_add(1);
             }
         }
         indexes.free = Vec::new();
