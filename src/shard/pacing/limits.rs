@@ -65,6 +65,8 @@ pub(super) const NAP_LONG: Duration = Duration::from_millis(50);
 pub(super) const FAILS_MANY: u32 = 6;
 /// So often burning begins anew before there is a pause.
 pub(super) const BURNS_SPOILED_MAX: u8 = 3;
+/// So often that pause is a short one.
+pub(super) const SPOILS_MANY: u32 = 4;
 /// So many gaps in a row that nobody but a busy shard made.
 pub(super) const GAPS_MANY: u8 = 2;
 /// How much longer the way of a connection is believed to have become, in microseconds: well below any timer.

@@ -67,6 +67,8 @@ pub(super) struct Prover {
     /// Segments of the peer's that had come when a frame was last seen not to be acknowledged.
     heard_before: u32,
     burns_spoiled: u8,
+    /// How often that was given up since the last proof.
+    spoils: u32,
 }
 
 impl Prover {
@@ -98,6 +100,7 @@ impl Prover {
             fails_since: Time::default(),
             heard_before: 0,
             burns_spoiled: 0,
+            spoils: 0,
         }
     }
 
@@ -355,7 +358,8 @@ impl Prover {
         if self.least_rtt_us == 0 || sample.min_rtt_us < self.least_rtt_us {
             self.least_rtt_us = sample.min_rtt_us;
         }
-        self.acked.min_rtt_us = sample.min_rtt_us.min(self.least_rtt_us + RTT_GROWS_MAX_US);
+        self.acked.min_rtt_us =
+            sample.min_rtt_us.min(self.least_rtt_us.saturating_add(RTT_GROWS_MAX_US));
         self.heard_before = sample.data_segments_received;
     }
 
@@ -493,8 +497,9 @@ impl Prover {
         self.burns_spoiled += u8::from(is_spoiled);
         if self.burns_spoiled > BURNS_SPOILED_MAX {
             counters.void += 1;
-            self.lates += 1;
-            return self.failed(now, NAP);
+            // Each costs some of what may be unread; but a longer pause would spoil the next one.
+            self.spoils += 1;
+            return self.try_again(now, if self.spoils > SPOILS_MANY { NAP_LONG } else { NAP });
         }
         // Two are acknowledged for being read in any case: that says nothing of credit.
         let is_timer = delay == Delay::Timer && !has_heard && small.nudges.is_none();

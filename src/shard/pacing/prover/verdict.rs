@@ -46,7 +46,7 @@ impl Prover {
 
     /// The next probe comes at once, or the later the longer they have failed: at a reader that stands they are
     /// work for nothing, and use up what may be unread.
-    pub(super) fn failed(&mut self, now: Time, nap_least: Duration) -> bool {
+    fn failed(&mut self, now: Time, nap_least: Duration) -> bool {
         if self.fails() == 1 {
             self.fails_since = now;
         }
@@ -65,7 +65,7 @@ impl Prover {
         self.read = self.sent;
         self.step = Step::Feed;
         let has_talked = self.voids > 0;
-        (self.lates, self.voids, self.shrinks) = (0, 0, 0);
+        (self.lates, self.voids, self.spoils, self.shrinks) = (0, 0, 0, 0);
         self.window_at_proof = if self.acked.snd_wnd == u32::MAX { 0 } else { self.acked.snd_wnd };
         if std::mem::take(&mut self.is_limited) {
             let rate = bytes as f64 / elapsed_us;
@@ -96,7 +96,7 @@ impl Prover {
     }
 
     /// The next probe, after a while.
-    fn try_again(&mut self, now: Time, nap: Duration) -> bool {
+    pub(super) fn try_again(&mut self, now: Time, nap: Duration) -> bool {
         // Nobody waits for it.
         let nap = if self.is_limited { nap } else { (nap * 10).max(NAP_LONG) };
         let until = now.after(nap);
