@@ -10,6 +10,8 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod case;
+#[path = "../common/checksum.rs"]
+mod checksum;
 #[path = "../common/mod.rs"]
 mod common;
 mod net;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::case::Path;
+use crate::checksum::checksum;
 use crate::net::Signals;
 use crate::rng::Rng;
 
@@ -157,17 +158,6 @@ fn too_big_ipv4(packet: &[u8], mtu: usize) -> Vec<u8> {
     answer[10..12].copy_from_slice(&sum.to_be_bytes());
     answer.extend(message);
     answer
-}
-
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes
-        .chunks(2)
-        .map(|two| u32::from(two[0]) << 8 | two.get(1).map_or(0, |&low| u32::from(low)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xFFFF {
-        sum = (sum & 0xFFFF) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[test]

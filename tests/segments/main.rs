@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod case;
+#[path = "../common/checksum.rs"]
+mod checksum;
 #[path = "../common/mod.rs"]
 mod common;
 #[allow(dead_code)]

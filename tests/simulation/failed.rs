@@ -5,13 +5,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use metalbond_uring::internals::shard::{
-    Budgets, Limits, Shard, ShardConfig, TcpSample, Transmit, Wake,
-};
+use metalbond_uring::internals::shard::{Shard, ShardConfig, TcpSample, Transmit, Wake};
 use metalbond_uring::internals::wire::{Hello, Message, Update};
 use metalbond_uring::types::{
-    Action, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
+    Action, Destination, NextHop, NextHopType, Pace, PeerId, Route, Time, Vni,
 };
+
+use crate::config::shard_config;
 
 const SHARDS: u16 = 3;
 const VNI: Vni = Vni(7);
@@ -20,23 +20,16 @@ const FIRST: usize = 8 << 10;
 const SMALLEST: usize = 4 << 10;
 
 /// All acknowledged, on a quiet path with a window that is in nobody's way.
-const SAMPLE: TcpSample = TcpSample {
-    snd_mss: 1_208,
-    queued_bytes: 0,
-    snd_cwnd: 10,
-    unacked_segments: 0,
-    bytes_acked: 0,
-    bytes_received: 0,
-    data_segments_received: 0,
-    total_retrans: 0,
-    dsack_dups: 0,
-    delivered_ce: 0,
-    reord_seen: 0,
-    rcv_ooopack: 0,
-    min_rtt_us: 50,
-    rtt_us: 50,
-    snd_wnd: 1 << 20,
-};
+fn sample() -> TcpSample {
+    TcpSample {
+        snd_mss: 1_208,
+        snd_cwnd: 10,
+        min_rtt_us: 50,
+        rtt_us: 50,
+        snd_wnd: 1 << 20,
+        ..TcpSample::default()
+    }
+}
 
 struct Field {
     now: Time,
@@ -47,17 +40,7 @@ impl Field {
     /// A table of 1,000 routes.
     fn new() -> Field {
         let shard = |at| {
-            let config = ShardConfig {
-                id: ShardId(at),
-                shards: SHARDS,
-                hash_seed: [1, 2, 3, 4],
-                keepalive_interval_s: 86_400,
-                reflect_own: ReflectOwn::None,
-                pace: Pace::Auto,
-                limits: Limits::default(),
-                stale_time: Duration::ZERO,
-                budgets: Budgets::default(),
-            };
+            let config = ShardConfig { pace: Pace::Auto, ..shard_config(at, SHARDS) };
             Shard::new(config, Time(1))
         };
         let mut field = Field { now: Time(1), shards: (0..SHARDS).map(shard).collect() };
@@ -127,7 +110,7 @@ impl Field {
     /// What goes to the peer before something has to be proven, in bytes.
     fn sent(&mut self, shard: usize, id: PeerId) -> usize {
         let mut bytes = 0;
-        while let Transmit::Send(piece) = self.shards[shard].transmit(self.now, id, SAMPLE) {
+        while let Transmit::Send(piece) = self.shards[shard].transmit(self.now, id, sample()) {
             bytes += piece.as_slice().len();
             self.shards[shard].transmitted(self.now, id, piece.as_slice().len());
         }

@@ -4,6 +4,8 @@
 //! `METALBOND_SIM_SEEDS=N` runs more seeds, `METALBOND_SIM_SEED=S` one of them.
 
 mod client;
+#[path = "../../benches/common/config.rs"]
+mod config;
 mod failed;
 mod operator;
 mod rng;
