@@ -20,6 +20,8 @@ pub(super) struct Content {
 
 /// Why there is no such answer.
 pub(super) enum Refusal {
+    /// There is no such page.
+    NoPage,
     /// The question makes no sense.
     Query(QueryError),
     /// As many tables are being told as may be at a time.

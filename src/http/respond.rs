@@ -28,54 +28,44 @@ pub(super) async fn respond(
     }
     let answer = content(&view, request.uri().path(), request.uri().query()).await;
     Ok(match answer {
-        Some(Ok(content)) => respond_with(StatusCode::OK, content),
-        Some(Err(Refusal::Query(error))) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-        Some(Err(Refusal::Busy)) => {
+        Ok(content) => respond_with(StatusCode::OK, content),
+        Err(Refusal::Query(error)) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        Err(Refusal::Busy) => {
             let words = "two tables are being told already: try again\n".to_owned();
             let mut response = text(StatusCode::SERVICE_UNAVAILABLE, words);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             response
         }
-        Some(Err(Refusal::Gone)) => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned())
+        Err(Refusal::Gone) => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned()),
+        Err(Refusal::NoPage) => {
+            text(StatusCode::NOT_FOUND, format!("there is no such page; there are: {PATHS}\n"))
         }
-        None => text(StatusCode::NOT_FOUND, format!("there is no such page; there are: {PATHS}\n")),
     })
 }
 
 const PATHS: &str = "/summary.json, /routes.json, /routes.yaml, /peers.json, /vnis.json, /healthz";
 
-async fn content(
-    view: &Arc<View>,
-    path: &str,
-    query: Option<&str>,
-) -> Option<Result<Content, Refusal>> {
+async fn content(view: &Arc<View>, path: &str, query: Option<&str>) -> Result<Content, Refusal> {
     let filter = |allowed: &[&str]| Filter::parse(query, allowed).map_err(Refusal::Query);
-    Some(match path {
-        "/routes.json" | "/routes.yaml" => {
-            let format = if path.ends_with("json") { Format::Json } else { Format::Yaml };
-            match filter(&["vni", "prefix", "peer"]) {
-                Ok(filter) => routes::routes(view, format, filter).await,
-                Err(refusal) => Err(refusal),
-            }
+    match path {
+        "/summary.json" => {
+            filter(&[])?;
+            summary::summary(view).await
         }
-        "/peers.json" => match filter(&["peer", "vni"]) {
-            Ok(filter) => peers::peers(view, &filter).await,
-            Err(refusal) => Err(refusal),
-        },
-        "/vnis.json" => match filter(&["vni"]) {
-            Ok(filter) => vnis::vnis(view, &filter).await,
-            Err(refusal) => Err(refusal),
-        },
-        "/summary.json" => match filter(&[]) {
-            Ok(_) => summary::summary(view).await,
-            Err(refusal) => Err(refusal),
-        },
+        "/routes.json" => {
+            routes::routes(view, Format::Json, filter(&["vni", "prefix", "peer"])?).await
+        }
+        "/routes.yaml" => {
+            routes::routes(view, Format::Yaml, filter(&["vni", "prefix", "peer"])?).await
+        }
+        "/peers.json" => peers::peers(view, &filter(&["peer", "vni"])?).await,
+        "/vnis.json" => vnis::vnis(view, &filter(&["vni"])?).await,
         "/healthz" | "/health" => {
-            filter(&[]).map(|_| Content::whole("text/plain; charset=utf-8", "ok\n"))
+            filter(&[])?;
+            Ok(Content::whole("text/plain; charset=utf-8", "ok\n"))
         }
-        _ => return None,
-    })
+        _ => Err(Refusal::NoPage),
+    }
 }
 
 fn text(status: StatusCode, text: String) -> Response<Body> {

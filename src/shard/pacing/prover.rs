@@ -304,13 +304,9 @@ impl Prover {
                     return false;
                 }
                 self.begin(now);
-                match sample {
-                    Some(sample) => self.settled(now, sample),
-                    None => self.poll_again(now, now),
-                }
+                self.settle(now, now, sample)
             }
-            (Step::Settle(since), None) => self.poll_again(now, since),
-            (Step::Settle(_), Some(sample)) => self.settled(now, sample),
+            (Step::Settle(since), _) => self.settle(now, since, sample),
             (Step::Flight(flight), None) => {
                 if let Step::Flight(flight) = &mut self.step {
                     flight.unacked_at = now;
@@ -331,10 +327,7 @@ impl Prover {
                     return false;
                 }
                 self.step = Step::Settle(now);
-                match sample {
-                    Some(sample) => self.settled(now, sample),
-                    None => self.poll_again(now, now),
-                }
+                self.settle(now, now, sample)
             }
             (Step::Small(_), _) => true,
         }
@@ -430,6 +423,14 @@ impl Prover {
         }
         // It is looked at the earlier the longer it was ready for that.
         Duration::from_micros((self.unread() as f64 / self.rate) as u64 >> self.drained.min(16))
+    }
+
+    /// Goes on if all is acknowledged, which is waited for since then.
+    fn settle(&mut self, now: Time, since: Time, sample: Option<&TcpSample>) -> bool {
+        match sample {
+            Some(sample) => self.settled(now, sample),
+            None => self.poll_again(now, since),
+        }
     }
 
     /// All is acknowledged, and nothing under way: what comes now goes alone.
