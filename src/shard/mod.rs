@@ -59,6 +59,7 @@ pub use ends::EndsPiece;
 pub use events::STRANGERS;
 pub use events::SessionEnd;
 pub use mail::Mail;
+pub(crate) use output::GATHERED_BYTES_MAX;
 pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
 use piece::Gathered;
@@ -352,6 +353,11 @@ impl Shard {
     /// Connections not released yet.
     pub fn peer_count(&self) -> usize {
         self.peers.len()
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
     }
 
     /// What was counted; of pacing what ended connections took.

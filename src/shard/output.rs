@@ -21,7 +21,7 @@ use crate::wire::frames;
 pub(super) const SPARE_MAX: usize = 128;
 /// What buffers to gather in may take, in bytes. Beyond that they are small ones: a SEND of 4 KiB costs a few times
 /// as much a frame as one of 64, but 10,000 peers that come back at once must not take 640 MiB.
-pub(super) const GATHERED_BYTES_MAX: usize = 32 << 20;
+pub(crate) const GATHERED_BYTES_MAX: usize = 32 << 20;
 const GATHERED_SMALL: usize = 4 << 10;
 /// Parts of 64 KiB that a peer may pass over, for it is told of them otherwise, before others have their turn.
 const PASSED_MAX: usize = 4;
