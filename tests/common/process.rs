@@ -177,7 +177,7 @@ pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
 
 fn address_behind(words: &str, text: &str) -> Option<SocketAddr> {
     let (_, rest) = text.split_once(words)?;
-    rest.split_whitespace().next()?.parse().ok()
+    rest.split(|c: char| c.is_whitespace() || c == '"').next()?.parse().ok()
 }
 
 fn binary() -> &'static str {
