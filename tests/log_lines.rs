@@ -44,7 +44,10 @@ fn json_is_an_object_a_line() {
 fn logfmt_is_pairs() {
     for line in start_and_end("logfmt") {
         let keys = keys_of(&line);
-        assert!(["ts", "level", "target", "message"].iter().all(|key| keys.contains(key)), "{line}");
+        assert!(
+            ["ts", "level", "target", "message"].iter().all(|key| keys.contains(key)),
+            "{line}"
+        );
         assert!(!line.contains('\x1b'), "{line}");
     }
 }

@@ -34,6 +34,7 @@ struct Peer {
     pending_bytes: u64,
     slow: bool,
     slow_vnis: usize,
+    slow_for_s: Option<u64>,
     paused: bool,
     vnis: Vec<u32>,
 }
@@ -83,8 +84,9 @@ fn shape(peer: PeerView, reconnections_last_hour: u32) -> Peer {
         updates_received: peer.updates_received,
         updates_sent: peer.updates_sent,
         pending_bytes: peer.pending_bytes,
-        slow: peer.slow_vnis > 0,
+        slow: peer.slow_vnis > 0 || peer.slow_for.is_some(),
         slow_vnis: peer.slow_vnis,
+        slow_for_s: peer.slow_for.map(|time| time.as_secs()),
         paused: peer.is_paused,
         vnis: peer.vnis.into_iter().map(|vni| vni.0).collect(),
     }

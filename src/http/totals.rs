@@ -103,7 +103,7 @@ impl PeerTotals {
             State::Closed | State::Retry => {}
             _ => self.connecting += 1,
         }
-        self.slow += usize::from(peer.slow_vnis > 0);
+        self.slow += usize::from(peer.slow_vnis > 0 || peer.slow_for.is_some());
         self.subscriptions += peer.vnis.len();
         self.pending_bytes += peer.pending_bytes;
     }

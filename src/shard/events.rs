@@ -217,6 +217,11 @@ impl Record {
         }
     }
 
+    /// For how long it has been slow: it takes nothing, or is told the difference only; None if it is not.
+    pub(super) fn slow_for(&self, now: Time) -> Option<Duration> {
+        self.slow_since.map(|since| now.since(since))
+    }
+
     /// Remembers what is behind an end that is about to come, unless that is known already.
     pub(super) fn explain(&mut self, detail: impl FnOnce() -> String) {
         self.detail.get_or_insert_with(detail);

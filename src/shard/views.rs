@@ -45,6 +45,8 @@ pub struct PeerView {
     pub pending_bytes: u64,
     /// VNIs in which it is so far behind that it will be told the difference only.
     pub slow_vnis: usize,
+    /// For how long it has been slow, in this or another way.
+    pub slow_for: Option<Duration>,
     /// Whether it is not heard for now, since its changes are not dealt with yet.
     pub is_paused: bool,
     /// Whether it puts frames together that come in parts.
@@ -149,6 +151,7 @@ impl Shard {
             updates_sent: peer.outbound.updates_sent(),
             pending_bytes,
             slow_vnis,
+            slow_for: peer.record.slow_for(now),
             is_paused: peer.inbound.is_paused(),
             reassembles: peer.link.reassembles(),
             pace: self.config.pace,

@@ -53,6 +53,7 @@ fn check_peers(now: Time, shard: &Shard, peers: &mut BTreeMap<PeerId, &Connectio
         let expected = if connection.established { State::Established } else { state };
         assert_eq!((state, pending_bytes, slow_vnis), (expected, 0, 0), "{id}");
         assert_eq!(routes, connection.announced.len() as u64, "{id}");
+        assert_eq!(peer.slow_for, None, "{id}");
         let (said, heard) = connection.updates;
         assert_eq!(peer.updates_sent, heard, "{id} {reassembles}");
         // Some may be refused.
