@@ -70,6 +70,8 @@ fn what_peers_do_is_counted() {
         ("metalbond_connections_total", 4.0),
         ("metalbond_dropped_messages_total{reason=\"invalid\"}", 1.0),
         ("metalbond_pending_bytes", 0.0),
+        ("metalbond_memory_bytes{pool=\"input\"}", 0.0),
+        ("metalbond_memory_max_bytes{pool=\"input\"}", 4.0 * (1192.0 + 65_536.0)),
         ("metalbond_memory_max_bytes{pool=\"laggards\"}", f64::from(1 << 30)),
     ] {
         assert_eq!(metrics.value(series), value, "{series}");
