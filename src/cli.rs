@@ -97,7 +97,20 @@ fn server(args: &[&str]) -> Result<Invocation, Exit> {
     if flags.version {
         return Err(version_of(PROGRAM));
     }
+    metrics_need_http(&GRAMMAR, flags.metrics_per_peer, &flags.http)?;
     Ok(Invocation::Server(flags.into()))
+}
+
+/// Series that nobody can ask for are a mistake.
+fn metrics_need_http(
+    grammar: &Grammar,
+    metrics_per_peer: bool,
+    http: &Option<HostPort>,
+) -> Result<(), Exit> {
+    match metrics_per_peer && http.is_none() {
+        true => Err(grammar.wrong("--http", "", "--metrics-per-peer needs it: /metrics is there")),
+        false => Ok(()),
+    }
 }
 
 /// A first word that is no command.

@@ -34,11 +34,10 @@ fn serve(options: ServerOptions) -> anyhow::Result<()> {
     diagnostics::start(options.log_format, options.verbose).context(NO_LOG)?;
     let http = options.http.map(|address| HttpListener::bind(&address)).transpose();
     let http = http.context("--http")?;
-    let local = options.server.listen.first().map(|address| address.to_string());
     io::serve(options.server, |asker| {
         let mut view = View::new(asker.clone(), cli::VERSION);
         if options.metrics_per_peer {
-            view = view.with_metrics_per_peer(local.unwrap_or_default());
+            view = view.with_metrics_per_peer();
         }
         http.map(|listener| listener.serve(view)).transpose().context("--http")
     })
@@ -57,9 +56,6 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
         }
         None => MetalBond::new(options.node, DummyClient)?,
     };
-    if let Some(address) = options.http {
-        metalbond.start_http_server_with(&address.to_string(), http).context("--http")?;
-    }
     for vni in options.subscribe {
         metalbond.subscribe(vni)?;
     }
@@ -68,6 +64,10 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     }
     for server in options.servers {
         metalbond.add_peer(&server, None)?;
+    }
+    // Behind the servers: it is not ready before one of them is established.
+    if let Some(address) = options.http {
+        metalbond.start_http_server_with(&address.to_string(), http).context("--http")?;
     }
     signals.wait();
     match options.cleanup {

@@ -10,6 +10,7 @@ mod host_port;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -42,20 +43,23 @@ impl Time {
     }
 }
 
-/// A point in time, kept small: for how long that is ago is right within an hour.
+/// A point in time, kept small: it is known for half an hour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ShortTime(u32);
+pub struct ShortTime(NonZeroU32);
 
 impl ShortTime {
-    /// How long that is ago.
-    pub fn age(self, now: Time) -> Duration {
-        Duration::from_micros(u64::from((now.0 as u32).wrapping_sub(self.0)))
+    /// How long that is ago; none if that is more than half an hour, and once in a while something wrong if it is
+    /// more than an hour: nobody is to keep one for so long.
+    pub fn age(self, now: Time) -> Option<Duration> {
+        let us = (now.0 as u32).wrapping_sub(self.0.get());
+        (us < 1 << 31).then(|| Duration::from_micros(us.into()))
     }
 }
 
 impl From<Time> for ShortTime {
     fn from(time: Time) -> ShortTime {
-        ShortTime(time.0 as u32)
+        // 0 is for none: a microsecond earlier does no harm.
+        ShortTime(NonZeroU32::new(time.0 as u32).unwrap_or(NonZeroU32::MAX))
     }
 }
 

@@ -174,8 +174,7 @@ impl MetalBond {
             .with_servers(Arc::new(servers))
             .with_kernel(options.kernel);
         if options.metrics_per_peer {
-            let local = self.io.local_addresses().first().map(SocketAddr::to_string);
-            view = view.with_metrics_per_peer(local.unwrap_or_else(|| "client".to_owned()));
+            view = view.with_metrics_per_peer();
         }
         let server = HttpListener::bind(&address)?.serve(view)?;
         let address = server.local_addr();

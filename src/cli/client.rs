@@ -9,7 +9,10 @@ use std::time::Duration;
 use argh::FromArgs;
 
 use super::values::{LogFormat, host_port, keepalive, log_format, mss, number};
-use super::{Exit, Grammar, LOG_FORMAT_TAKES, MSS_TAKES, PROGRAM, Takes, parse_flags, version_of};
+use super::{
+    Exit, Grammar, LOG_FORMAT_TAKES, MSS_TAKES, PROGRAM, Takes, metrics_need_http, parse_flags,
+    version_of,
+};
 use crate::io::ServerConfig;
 use crate::kernel::{HOPS_DEFAULT, HOPS_MAX, KernelConfig, RESYNC_DEFAULT};
 use crate::session::KEEPALIVE_INTERVAL_S_MAX;
@@ -165,6 +168,7 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
     if flags.version {
         return Err(version_of(PROGRAM));
     }
+    metrics_need_http(&GRAMMAR, flags.metrics_per_peer, &flags.http)?;
     let servers = unique("--server", &flags.server, server)?;
     if servers.is_empty() {
         return Err(GRAMMAR.wrong("--server", "", "none was given"));

@@ -2,6 +2,7 @@
 //!
 //! Owns the names of metrics, and what is said about them. Must never name a metric by what a peer says.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -17,21 +18,23 @@ use super::answer::{Content, Refusal};
 use super::totals::Totals;
 use crate::kernel;
 use crate::session::{CloseReason, State};
-use crate::shard::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX, PeerView, TIMING_BOUNDS_US, Timings};
+use crate::shard::{MemoryBounds, PeerView, TIMING_BOUNDS_US, Timings};
 
 /// The two text formats that there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Exposition {
     OpenMetrics,
-    /// The older one, for whoever asks for `text/plain` only.
+    /// The older one, for whoever asks for text and does not know the newer one.
     Prometheus,
 }
 
 /// What `Accept` asks for.
 impl Exposition {
     pub(super) fn of(accept: Option<&str>) -> Exposition {
-        let accept = accept.unwrap_or("*/*");
-        match accept.contains("text/plain") && !accept.contains("application/openmetrics-text") {
+        let accept = accept.unwrap_or_default().to_ascii_lowercase();
+        // Browsers show text, and download what they do not know.
+        let wants_text = ["text/plain", "text/html"].iter().any(|kind| accept.contains(kind));
+        match wants_text && !accept.contains("application/openmetrics-text") {
             true => Exposition::Prometheus,
             false => Exposition::OpenMetrics,
         }
@@ -40,18 +43,21 @@ impl Exposition {
 
 /// All metrics; of each peer too, if the view says so.
 pub(super) async fn metrics(view: &View, exposition: Exposition) -> Result<Content, Refusal> {
-    let mut peers = Vec::new();
+    let mut peers: BTreeMap<String, PeerRow> = BTreeMap::new();
     let totals = Totals::collect(view, |peer| {
         if view.metrics_per_peer && peer.state == State::Established {
-            peers.push(peer.clone());
+            let address = peer.remote.map(|remote| remote.to_string()).unwrap_or_default();
+            // Two connections may come from one port, to different addresses of ours.
+            peers.entry(address).or_default().add(peer);
         }
     });
     let node = Node {
         totals: totals.await?,
         peers,
         version: view.version,
-        local: view.local.clone(),
+        local: view.local(),
         started_at: view.started_at,
+        peers_max: view.asker.peers_max(),
         connections_refused: view.asker.connections_refused(),
         servers: view.servers(),
         kernel: view.kernel_counters(),
@@ -76,13 +82,37 @@ pub(super) async fn metrics(view: &View, exposition: Exposition) -> Result<Conte
 /// What was collected for one answer.
 struct Node {
     totals: Totals,
-    peers: Vec<PeerView>,
+    /// By address.
+    peers: BTreeMap<String, PeerRow>,
     version: &'static str,
     local: String,
     started_at: SystemTime,
+    peers_max: u32,
     connections_refused: u64,
     servers: Vec<State>,
     kernel: Option<kernel::Counters>,
+}
+
+/// What is told of one peer.
+#[derive(Default)]
+struct PeerRow {
+    routes: u64,
+    subscriptions: u64,
+    pending_bytes: u64,
+    slow_vnis: u64,
+    updates_received: u64,
+    updates_sent: u64,
+}
+
+impl PeerRow {
+    fn add(&mut self, peer: &PeerView) {
+        self.routes += peer.routes;
+        self.subscriptions += peer.vnis.len() as u64;
+        self.pending_bytes += peer.pending_bytes;
+        self.slow_vnis += peer.slow_vnis as u64;
+        self.updates_received += peer.updates_received;
+        self.updates_sent += peer.updates_sent;
+    }
 }
 
 impl fmt::Debug for Node {
@@ -133,8 +163,9 @@ impl Node {
         let help = "Addresses of which more than 3 sessions ended within the last hour.";
         out.gauge("peers_flapping", help, self.totals.flapping)?;
         out.gauge("subscriptions", "Subscriptions of VNIs by peers.", peers.subscriptions)?;
-        let help = "Bytes that peers have still to be sent, where they are not slow.";
+        let help = "Bytes that peers have still to be sent, at most, where they are not told the difference only.";
         out.gauge("pending_bytes", help, peers.pending_bytes as usize)?;
+        out.gauge("peers_max", "The bound of connections: --peers-max.", self.peers_max as usize)?;
         let connections = self.totals.counted(|it| it.connections);
         out.counter("connections", "Connections taken over.", connections)?;
         let help = "Connections closed at once, since there were as many as --peers-max.";
@@ -142,7 +173,8 @@ impl Node {
         let help = "Sessions that ended, by reason.";
         let ended = |at: usize| self.totals.counted(|it| it.sessions_ended[at]);
         out.counters("peer_disconnects", help, by_reason(ended))?;
-        let help = "Connections that ended before a session was established, by reason.";
+        let help = "Connections that ended before a session was established, by reason; those of health checks \
+                    count as remote_closed.";
         let failed = |at: usize| self.totals.counted(|it| it.handshakes_failed[at]);
         out.counters("handshakes_failed", help, by_reason(failed))
     }
@@ -162,6 +194,11 @@ impl Node {
             ("routes_limit", count(|it| it.updates_refused)),
             ("vnis_limit", count(|it| it.subscriptions_refused)),
         ];
+        let limits = self.totals.shards.first().map(|shard| shard.limits).unwrap_or_default();
+        let help = "The bound of routes that a peer announces: --routes-per-peer-max.";
+        out.gauge("peer_routes_max", help, limits.routes_per_peer_max as usize)?;
+        let help = "The bound of VNIs that a peer subscribes to: --vnis-per-peer-max.";
+        out.gauge("peer_subscriptions_max", help, limits.vnis_per_peer_max as usize)?;
         let help = "Messages that had no effect: UPDATEs that make no sense, and what is beyond \
                     --routes-per-peer-max or --vnis-per-peer-max.";
         let dropped = dropped.map(|(reason, count)| ([("reason", reason)], count));
@@ -184,14 +221,15 @@ impl Node {
                     that waits.";
         out.gauges("memory_bytes", help, held.map(|(pool, bytes)| ([("pool", pool)], bytes)))?;
         let Totals { shards, peers, .. } = &self.totals;
-        let logs: usize = shards.iter().map(|shard| shard.limits.log_bytes_max).sum();
-        let laggards: u64 = shards.iter().map(|shard| shard.limits.queue_bytes_max).sum();
-        let bounds = [
-            ("logs", logs),
-            ("laggards", laggards as usize),
-            ("gathered", shards.len() * GATHERED_BYTES_MAX),
-            ("requests", shards.iter().map(|shard| shard.request_bytes_max).sum()),
-            ("input", (peers.established + peers.connecting) * INPUT_BYTES_MAX),
+        let sum =
+            |bound: fn(&MemoryBounds) -> usize| shards.iter().map(|it| bound(&it.bounds)).sum();
+        let input = shards.first().map_or(0, |shard| shard.bounds.input_bytes_per_peer);
+        let bounds: [(_, usize); 5] = [
+            ("logs", sum(|it| it.log_bytes)),
+            ("laggards", sum(|it| it.laggard_bytes as usize)),
+            ("gathered", sum(|it| it.gathered_bytes)),
+            ("requests", sum(|it| it.request_bytes)),
+            ("input", (peers.established + peers.connecting) * input),
         ];
         let help = "Bounds of metalbond_memory_bytes. Beyond that of logs, readers become slow peers; beyond that \
                     of laggards (--queue-mib-max), the slowest are closed; beyond that of gathered, buffers are small; \
@@ -204,7 +242,7 @@ impl Node {
         out.histogram("propagation_seconds", help, &self.totals.propagation())?;
         let turns = self.totals.shards.iter().zip(0_u16..);
         let turns = turns.map(|(shard, at)| ([("shard", at)], shard.turns));
-        let help = "How long a shard's turns took: reading and sending wait meanwhile.";
+        let help = "How long a shard's turns took, with what it was asked: reading and sending wait meanwhile.";
         out.histograms("turn_seconds", help, turns)
     }
 
@@ -244,6 +282,14 @@ impl Node {
         out.gauge("netlink_routes", help, kernel.installed as usize)?;
         let help = "Destinations where a route of another program is in the way.";
         out.gauge("netlink_conflicts", help, kernel.conflicts as usize)?;
+        let help = "Destinations that have a route of another program besides ours.";
+        out.gauge("netlink_shared", help, kernel.shared as usize)?;
+        let help = "Routes of a former run that stay until servers have told what they know.";
+        out.gauge("netlink_stale", help, kernel.stale as usize)?;
+        let help = "Nexthop objects of ours in the kernel.";
+        out.gauge("netlink_nexthops", help, kernel.nexthops as usize)?;
+        let help = "Next hops that are left out of routes that have too many.";
+        out.gauge("netlink_hops_left_out", help, kernel.hops_left_out as usize)?;
         let operations =
             [("add", kernel.added), ("replace", kernel.replaced), ("delete", kernel.deleted)];
         let operations = operations.map(|(operation, count)| ([("operation", operation)], count));
@@ -282,28 +328,30 @@ impl Node {
 
     /// With `--metrics-per-peer`; the last two under names that dashboards in the field know.
     fn each_peer(&self, out: &mut Out) -> fmt::Result {
-        let peers = || self.peers.iter().map(|peer| ([("peer", address(peer))], peer));
-        let of = |value: fn(&PeerView) -> u64| peers().map(move |(labels, it)| (labels, value(it)));
-        out.gauges("peer_routes", "Routes that a peer announces.", sizes(of(|it| it.routes)))?;
-        let subscriptions = of(|it| it.vnis.len() as u64);
-        out.gauges("peer_subscriptions", "VNIs that a peer subscribes to.", sizes(subscriptions))?;
-        let help = "Bytes that a peer has still to be sent, where it is not slow.";
-        out.gauges("peer_pending_bytes", help, sizes(of(|it| it.pending_bytes)))?;
-        let help = "VNIs in which a peer will be told only the difference.";
-        out.gauges("peer_slow_vnis", help, sizes(of(|it| it.slow_vnis as u64)))?;
+        let of = |value: fn(&PeerRow) -> u64| {
+            self.peers.iter().map(move |(address, row)| ([("peer", address.as_str())], value(row)))
+        };
+        let sizes = |value| of(value).map(|(labels, value)| (labels, value as usize));
+        out.gauges("peer_routes", "Routes that a peer announces.", sizes(|row| row.routes))?;
+        let help = "VNIs that a peer subscribes to.";
+        out.gauges("peer_subscriptions", help, sizes(|row| row.subscriptions))?;
+        let help = "Bytes that a peer has still to be sent, at most, where it is not told the difference only.";
+        out.gauges("peer_pending_bytes", help, sizes(|row| row.pending_bytes))?;
+        let help = "VNIs in which a peer will be told the difference only.";
+        out.gauges("peer_slow_vnis", help, sizes(|row| row.slow_vnis))?;
         let help = "UPDATEs taken from a peer.";
-        out.counters("peer_updates_received", help, of(|it| it.updates_received))?;
+        out.counters("peer_updates_received", help, of(|row| row.updates_received))?;
         let help = "UPDATEs sent to a peer.";
-        out.counters("peer_updates_sent", help, of(|it| it.updates_sent))?;
-        let both = |value: fn(&PeerView) -> u64| {
-            self.peers.iter().map(move |peer| {
-                let labels = [("local", self.local.clone()), ("peer", address(peer))];
-                (labels, value(peer) as usize)
+        out.counters("peer_updates_sent", help, of(|row| row.updates_sent))?;
+        let both = |value: fn(&PeerRow) -> u64| {
+            self.peers.iter().map(move |(address, row)| {
+                let labels = [("local", self.local.as_str()), ("peer", address.as_str())];
+                (labels, value(row) as usize)
             })
         };
-        out.gauges("route_count", "The same as metalbond_peer_routes.", both(|it| it.routes))?;
+        out.gauges("route_count", "The same as metalbond_peer_routes.", both(|row| row.routes))?;
         let help = "The same as metalbond_peer_subscriptions.";
-        out.gauges("subscription_count", help, both(|it| it.vnis.len() as u64))
+        out.gauges("subscription_count", help, both(|row| row.subscriptions))
     }
 
     fn held(&self, held: impl Fn(&crate::shard::Usage) -> usize) -> usize {
@@ -316,14 +364,6 @@ fn by_reason(
 ) -> impl Iterator<Item = ([(&'static str, &'static str); 1], u64)> {
     let kinds = CloseReason::KINDS.into_iter().enumerate();
     kinds.map(move |(at, kind)| ([("reason", kind)], count(at)))
-}
-
-fn sizes<L>(values: impl Iterator<Item = (L, u64)>) -> impl Iterator<Item = (L, usize)> {
-    values.map(|(labels, value)| (labels, value as usize))
-}
-
-fn address(peer: &PeerView) -> String {
-    peer.remote.map(|remote| remote.to_string()).unwrap_or_default()
 }
 
 /// Writes families.

@@ -15,6 +15,7 @@ mod summary;
 mod totals;
 mod vnis;
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -25,18 +26,25 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::io::{self, Asker, ServeError};
 use crate::kernel::{self, KernelWatch};
 use crate::session::State;
-use crate::types::HostPort;
+use crate::types::{HostPort, Time};
 use crate::vital;
 
-/// Connections at a time; more wait to be accepted.
+/// Connections at a time; more wait until one has ended, or is old enough to make room.
 const CONNECTIONS_MAX: usize = 128;
 /// Tables that are told at a time: each may take much memory, and its reader a long time.
 const TABLES_MAX: usize = 2;
+/// Pages that look at all peers, that are made at a time; others wait.
+const WALKS_MAX: usize = 4;
+/// From this age on a connection makes room for a new one, if there are as many as there may be: nobody who reads
+/// slowly is to keep health checks out.
+const AGE_SPARED: Duration = Duration::from_secs(10);
 /// How long a request's head may take to arrive, and an idle connection may stay.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take in all, which is for one answer. One that takes longer is cut short.
@@ -75,35 +83,35 @@ pub type Servers = Arc<dyn Fn() -> Vec<State> + Send + Sync>;
 pub struct View {
     asker: Asker,
     version: &'static str,
-    /// The address that the node is known by, in metrics of each peer.
-    local: String,
     started_at: SystemTime,
     metrics_per_peer: bool,
     servers: Option<Servers>,
     kernel: Option<KernelWatch>,
     /// Tables that may be told.
     tables: Arc<Semaphore>,
+    /// Pages that look at all peers.
+    walks: Arc<Semaphore>,
 }
 
 impl View {
     /// Of the node whose shards `asker` asks; `version` is "metalbondVersion" of the routes.
     pub fn new(asker: Asker, version: &'static str) -> View {
         View {
-            asker,
             version,
-            local: String::new(),
-            started_at: SystemTime::now(),
+            started_at: asker.wall_clock(Time::default()),
             metrics_per_peer: false,
             servers: None,
             kernel: None,
             tables: Arc::new(Semaphore::new(TABLES_MAX)),
+            walks: Arc::new(Semaphore::new(WALKS_MAX)),
+            asker,
         }
     }
 
-    /// `/metrics` has series for each peer, of this node (an address, say).
+    /// `/metrics` has series for each peer.
     #[must_use]
-    pub fn with_metrics_per_peer(self, local: String) -> View {
-        View { local, metrics_per_peer: true, ..self }
+    pub fn with_metrics_per_peer(self) -> View {
+        View { metrics_per_peer: true, ..self }
     }
 
     /// Of a node that connects to servers.
@@ -116,6 +124,12 @@ impl View {
     #[must_use]
     pub fn with_kernel(self, kernel: Option<KernelWatch>) -> View {
         View { kernel, ..self }
+    }
+
+    /// What the node is called by: where it listens.
+    fn local(&self) -> String {
+        let listening = self.asker.local_addresses().first();
+        listening.map_or_else(|| "client".to_owned(), SocketAddr::to_string)
     }
 
     fn servers(&self) -> Vec<State> {
@@ -210,9 +224,9 @@ async fn serve(listener: TcpListener, view: Arc<View>) {
         Ok(listener) => listener,
         Err(error) => return warn!(%error, "no HTTP: cannot watch the socket"),
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = Connections::default();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
+        connections.make_room().await;
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             // No descriptor is free, say.
@@ -222,9 +236,8 @@ async fn serve(listener: TcpListener, view: Arc<View>) {
             }
         };
         let view = Arc::clone(&view);
-        tokio::spawn(async move {
+        connections.add(async move {
             let _end = vital::EndOnPanic;
-            let _place = place;
             let answer = service_fn(move |request| respond::respond(Arc::clone(&view), request));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -234,5 +247,39 @@ async fn serve(listener: TcpListener, view: Arc<View>) {
             // Whatever ends it concerns only who made it.
             let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
         });
+    }
+}
+
+/// Connections that are being answered.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// The oldest first; those that have ended too.
+    begun: VecDeque<(Instant, AbortHandle)>,
+}
+
+impl Connections {
+    fn add(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        let task = self.tasks.spawn(connection);
+        self.begun.push_back((Instant::now(), task));
+    }
+
+    /// Waits until there is room for one more.
+    async fn make_room(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        while self.tasks.len() >= CONNECTIONS_MAX {
+            self.begun.retain(|(_, task)| !task.is_finished());
+            let Some((begun, oldest)) = self.begun.front() else { return };
+            tokio::select! {
+                _ = self.tasks.join_next() => {}
+                () = tokio::time::sleep_until(*begun + AGE_SPARED) => {
+                    oldest.abort();
+                    let _ = self.tasks.join_next().await;
+                }
+            }
+        }
+        if self.begun.len() > 2 * CONNECTIONS_MAX {
+            self.begun.retain(|(_, task)| !task.is_finished());
+        }
     }
 }

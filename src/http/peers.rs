@@ -2,7 +2,7 @@
 //!
 //! Owns its shape. Must never ask a peer anything.
 
-use std::time::Duration;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -45,6 +45,7 @@ struct Peer {
 
 /// The peers that the filter lets pass, by address.
 pub(super) async fn peers(view: &View, filter: &Filter) -> Result<Content, Refusal> {
+    let _walk = view.walks.acquire().await.map_err(|_| Refusal::Gone)?;
     let ended = collect::ends(view).await?;
     let mut peers = Vec::new();
     collect::peers(view, |peer| {
@@ -53,8 +54,9 @@ pub(super) async fn peers(view: &View, filter: &Filter) -> Result<Content, Refus
         let has_vni = filter.vnis.is_empty() || peer.vnis.iter().any(|vni| filter.has_vni(*vni));
         if is_meant && has_vni {
             let address = remote.ip().to_canonical();
+            let since = peer.established_at.map(|time| view.asker.wall_clock(time));
             let reconnections = ended.get(&address).copied().unwrap_or(0);
-            peers.push(((address, remote.port()), shape(peer, reconnections)));
+            peers.push(((address, remote.port()), shape(peer, since, reconnections)));
         }
     })
     .await?;
@@ -63,7 +65,7 @@ pub(super) async fn peers(view: &View, filter: &Filter) -> Result<Content, Refus
     Ok(Content::json(&Peers { peers }))
 }
 
-fn shape(peer: PeerView, reconnections_last_hour: u32) -> Peer {
+fn shape(peer: PeerView, since: Option<SystemTime>, reconnections_last_hour: u32) -> Peer {
     Peer {
         id: peer.id.to_string(),
         address: peer.remote.map(|remote| remote.to_string()).unwrap_or_default(),
@@ -74,8 +76,8 @@ fn shape(peer: PeerView, reconnections_last_hour: u32) -> Peer {
         },
         state: state(peer.state),
         direction: if peer.is_dialled { "outgoing" } else { "incoming" },
-        since: peer.established_for.map(since),
-        established_for_s: peer.established_for.map(|time| time.as_secs()),
+        since: since.and_then(rfc_3339),
+        established_for_s: since.map(|since| since.elapsed().unwrap_or_default().as_secs()),
         keepalive_interval_s: peer.keepalive_interval_s,
         reassembles: peer.reassembles,
         pace: match peer.pace {
@@ -97,11 +99,10 @@ fn shape(peer: PeerView, reconnections_last_hour: u32) -> Peer {
     }
 }
 
-/// So long ago, to the second.
-fn since(time: Duration) -> String {
-    let now = jiff::Timestamp::now();
-    let since = now.checked_sub(time).unwrap_or(now);
-    since.round(jiff::Unit::Second).unwrap_or(since).to_string()
+/// To the second.
+fn rfc_3339(time: SystemTime) -> Option<String> {
+    let time = jiff::Timestamp::try_from(time).ok()?;
+    Some(time.round(jiff::Unit::Second).unwrap_or(time).to_string())
 }
 
 pub(super) fn state(state: State) -> &'static str {

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use super::View;
 use super::answer::{Content, Refusal};
 use crate::session::State;
@@ -11,16 +13,19 @@ use crate::session::State;
 /// A shard that answers later than this is late.
 const LATE: Duration = Duration::from_secs(1);
 
-/// Who serves peers is ready if no shard is late; who has servers, if at least one of them is established besides.
+/// Who serves peers is ready if no shard is late; who is there to connect to servers, if at least one of them is
+/// established besides.
 pub(super) async fn ready(view: &View) -> Result<Content, Refusal> {
-    let deadline = tokio::time::Instant::now() + LATE;
-    for shard in view.asker.shards() {
-        let asked = view.asker.ask(shard, |shard, _| shard.is_draining());
-        match tokio::time::timeout_at(deadline, asked).await {
+    let pulses = view.asker.shards().map(async |shard| {
+        let answer = tokio::time::timeout(LATE, view.asker.pulse(shard)).await;
+        (shard, answer)
+    });
+    for (shard, answer) in join_all(pulses).await {
+        match answer {
             Ok(Some(false)) => {}
             Ok(Some(true) | None) => return Err(Refusal::Gone),
             Err(_) => {
-                let late = format!("shard {} is late: it did not answer within {LATE:?}", shard.0);
+                let late = format!("shard {} did not answer within {LATE:?}", shard.0);
                 return Err(Refusal::NotReady(late));
             }
         }

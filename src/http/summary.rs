@@ -25,7 +25,7 @@ struct Summary {
     since_start: SinceStart,
     /// Sessions that ended, by reason.
     disconnects: BTreeMap<&'static str, u64>,
-    /// From the reading of an UPDATE to the SEND that carries it on.
+    /// From the reading of an UPDATE to the SEND that carries it on, since the start.
     propagation_us: Propagation,
     memory_bytes: Memory,
     pacing: Pacing,
@@ -37,7 +37,7 @@ struct Peers {
     connecting: usize,
     slow: usize,
     paced: usize,
-    /// Addresses of which more than three sessions ended within the last hour.
+    /// Addresses of which more than a few sessions ended within the last hour.
     flapping: usize,
 }
 
@@ -145,7 +145,8 @@ impl SinceStart {
 impl Propagation {
     fn of(timings: &Timings) -> Propagation {
         let us = |part| u64::try_from(timings.quantile(part).as_micros()).unwrap_or(u64::MAX);
-        Propagation { samples: timings.count(), p50: us(0.5), p99: us(0.99), max: us(1.0) }
+        let max = u64::try_from(timings.max().as_micros()).unwrap_or(u64::MAX);
+        Propagation { samples: timings.count(), p50: us(0.5), p99: us(0.99), max }
     }
 }
 

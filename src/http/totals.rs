@@ -5,14 +5,14 @@
 use super::answer::Refusal;
 use super::{View, collect};
 use crate::session::State;
-use crate::shard::{Counters, Limits, PaceCounters, PeerView, Timings, Usage};
+use crate::shard::{Counters, Limits, MemoryBounds, PaceCounters, PeerView, Timings, Usage};
 
 /// One shard.
 pub(super) struct ShardTotals {
     pub counters: Counters,
     pub usage: Usage,
     pub limits: Limits,
-    pub request_bytes_max: usize,
+    pub bounds: MemoryBounds,
     pub propagation: Timings,
     pub turns: Timings,
 }
@@ -38,12 +38,12 @@ pub(super) struct PeerTotals {
 pub(super) struct Totals {
     pub shards: Vec<ShardTotals>,
     pub peers: PeerTotals,
-    /// Addresses of which more than [`FLAPS_MIN`] sessions ended within the last hour.
+    /// Addresses of which more than [`RECONNECTIONS_FINE_MAX`] sessions ended within the last hour.
     pub flapping: usize,
 }
 
 /// So many reconnections within an hour are nothing special.
-pub(super) const FLAPS_MIN: u32 = 3;
+pub(super) const RECONNECTIONS_FINE_MAX: u32 = 3;
 
 impl Totals {
     /// Asks all shards. `each` is shown every peer that has a connection.
@@ -51,13 +51,14 @@ impl Totals {
         view: &View,
         mut each: impl FnMut(&PeerView),
     ) -> Result<Totals, Refusal> {
+        let _walk = view.walks.acquire().await.map_err(|_| Refusal::Gone)?;
         let mut shards = Vec::new();
         for shard in view.asker.shards() {
             let told = view.asker.ask(shard, |shard, _| ShardTotals {
                 counters: *shard.counters(),
                 usage: shard.usage(),
                 limits: *shard.limits(),
-                request_bytes_max: shard.request_bytes_max(),
+                bounds: shard.memory_bounds(),
                 propagation: *shard.propagation(),
                 turns: *shard.turns(),
             });
@@ -74,7 +75,7 @@ impl Totals {
         })
         .await?;
         let ended = collect::ends(view).await?;
-        let flapping = ended.into_values().filter(|ended| *ended > FLAPS_MIN).count();
+        let flapping = ended.into_values().filter(|ended| *ended > RECONNECTIONS_FINE_MAX).count();
         Ok(Totals { shards, peers, flapping })
     }
 

@@ -4,7 +4,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -132,7 +132,7 @@ impl Dispatcher {
             })
             .await;
             match accepted.and_then(|(socket, remote)| Ok((for_ring(socket)?, remote))) {
-                Ok((socket, remote)) => self.hand_over(socket, remote),
+                Ok((socket, remote)) => self.hand_over(socket, canonical(remote)),
                 Err(error) if is_shortage(&error) => {
                     if !std::mem::replace(&mut short, true) {
                         warn!(%error, "cannot accept: new peers wait, the others are served");
@@ -186,6 +186,15 @@ impl Dispatcher {
         for shard in &self.shards {
             let _ = shard.mailbox.send(letter());
         }
+    }
+}
+
+/// An IPv4 peer at a socket of both families looks like IPv6: everybody knows it by its own address.
+fn canonical(remote: SocketAddr) -> SocketAddr {
+    match remote.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, remote.port()),
+        // With its zone.
+        IpAddr::V6(_) => remote,
     }
 }
 

@@ -1,10 +1,12 @@
 //! Questions to the shards, from any thread.
 //!
 //! Owns the way there and back. Must never ask a shard two things at once, whoever asks: between two answers it serves
-//! its peers.
+//! its peers. Whether it is alive is asked besides, once at a time too.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -16,19 +18,29 @@ use crate::types::{ShardId, Time, Vni};
 #[derive(Clone)]
 pub struct Asker {
     shards: Vec<mpsc::UnboundedSender<Letter>>,
-    /// Held while a shard is asked.
-    asked: Arc<[Mutex<()>]>,
+    /// Held while a shard has a question.
+    asked: Vec<Arc<Mutex<()>>>,
+    /// Questions whether a shard is alive that have no answer yet.
+    pulses: Arc<[Mutex<Option<oneshot::Receiver<bool>>>]>,
+    about: Arc<About>,
+}
+
+/// What is known without asking.
+#[derive(Debug)]
+pub(super) struct About {
+    /// When the shards' time began.
+    pub(super) began_at: SystemTime,
+    pub(super) local_addresses: Vec<SocketAddr>,
+    pub(super) peers_max: u32,
     /// What the acceptor counts.
-    connections_refused: Arc<AtomicU64>,
+    pub(super) connections_refused: Arc<AtomicU64>,
 }
 
 impl Asker {
-    pub(super) fn new(
-        shards: Vec<mpsc::UnboundedSender<Letter>>,
-        connections_refused: Arc<AtomicU64>,
-    ) -> Asker {
-        let asked = shards.iter().map(|_| Mutex::new(())).collect();
-        Asker { shards, asked, connections_refused }
+    pub(super) fn new(shards: Vec<mpsc::UnboundedSender<Letter>>, about: About) -> Asker {
+        let asked = shards.iter().map(|_| Arc::default()).collect();
+        let pulses = shards.iter().map(|_| Mutex::default()).collect();
+        Asker { shards, asked, pulses, about: Arc::new(about) }
     }
 
     /// The shards.
@@ -41,9 +53,24 @@ impl Asker {
         ShardId::home_of(vni, self.count())
     }
 
+    /// The addresses that it listens on from the start.
+    pub fn local_addresses(&self) -> &[SocketAddr] {
+        &self.about.local_addresses
+    }
+
+    /// How many connections there may be.
+    pub fn peers_max(&self) -> u32 {
+        self.about.peers_max
+    }
+
     /// Connections that were closed at once, for there were as many as there may be.
     pub fn connections_refused(&self) -> u64 {
-        self.connections_refused.load(Ordering::Relaxed)
+        self.about.connections_refused.load(Ordering::Relaxed)
+    }
+
+    /// A time of the shards as others know it.
+    pub fn wall_clock(&self, time: Time) -> SystemTime {
+        self.about.began_at + time.since(Time::default())
     }
 
     /// Tells the first shard something.
@@ -58,14 +85,33 @@ impl Asker {
         shard: ShardId,
         question: impl FnOnce(&mut Shard, Time) -> T + Send + 'static,
     ) -> Option<T> {
-        let _asked = self.asked[shard.index()].lock().await;
+        let asked = Arc::clone(&self.asked[shard.index()]).lock_owned().await;
         let (answer, answered) = oneshot::channel();
         let call = move |shard: &mut Shard, now: Time| {
             // Fails if nobody waits for it any more.
             let _ = answer.send(question(shard, now));
+            // Held until here, though who asked may have gone away.
+            drop(asked);
         };
         self.shards[shard.index()].send(Letter::Call(Box::new(call))).ok()?;
         answered.await.ok()
+    }
+
+    /// Whether a shard is draining: answered when its turn comes, whatever else it is asked. None if it has ended.
+    pub async fn pulse(&self, shard: ShardId) -> Option<bool> {
+        let mut waiting = self.pulses[shard.index()].lock().await;
+        if waiting.is_none() {
+            let (answer, answered) = oneshot::channel();
+            let call = move |shard: &mut Shard, _: Time| {
+                let _ = answer.send(shard.is_draining());
+            };
+            self.shards[shard.index()].send(Letter::Call(Box::new(call))).ok()?;
+            *waiting = Some(answered);
+        }
+        // Whoever gives up leaves it to the next one.
+        let answer = waiting.as_mut()?.await.ok();
+        *waiting = None;
+        answer
     }
 
     fn count(&self) -> u16 {

@@ -3,7 +3,7 @@
 //! Owns the only look at a clock on the way of the data. Must never be used inside the core, which is
 //! given the time.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::types::Time;
 
@@ -18,6 +18,12 @@ impl Clock {
     #[allow(clippy::disallowed_methods)] // this is where the core's time comes from
     pub(super) fn start() -> Clock {
         Clock { start: Instant::now() }
+    }
+
+    /// When it started, as others know it.
+    #[allow(clippy::disallowed_methods)]
+    pub(super) fn began_at(&self) -> SystemTime {
+        SystemTime::now() - self.start.elapsed()
     }
 
     /// The time now.

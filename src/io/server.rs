@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::acceptor::{Acceptor, Dispatcher, ShardHandle};
-use super::asker::Asker;
+use super::asker::{About, Asker};
 use super::clock::Clock;
 use super::config::{CORES_MAX, ServerConfig};
 use super::dialled::{DialOrder, ServerState};
@@ -207,7 +207,8 @@ impl Running {
         };
         let local_addresses: Vec<_> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-        let (dispatcher, threads, ended) = start_shards(config)?;
+        let clock = Clock::start();
+        let (dispatcher, threads, ended) = start_shards(config, clock)?;
         match descriptors {
             Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
             Ok(_) => {}
@@ -216,7 +217,13 @@ impl Running {
         for address in &local_addresses {
             info!(shards = threads.len(), "listening on {address}");
         }
-        let asker = Asker::new(dispatcher.mailboxes(), Arc::clone(&dispatcher.refused));
+        let about = About {
+            began_at: clock.began_at(),
+            local_addresses: local_addresses.clone(),
+            peers_max: config.peers_max,
+            connections_refused: Arc::clone(&dispatcher.refused),
+        };
+        let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
         let acceptor = Acceptor { listeners, dispatcher, more, ended };
         Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker })
@@ -240,9 +247,8 @@ fn warn_of_few_descriptors(limit: u64, peers_max: u32) {
 type Started = (Dispatcher, Vec<JoinHandle<()>>, mpsc::UnboundedReceiver<()>);
 
 /// Starts all shards and waits until each has its ring. Those already started end when one fails.
-fn start_shards(config: &ServerConfig) -> Result<Started, ServeError> {
+fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeError> {
     let shards = shard_count(config.cores);
-    let clock = Clock::start();
     let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..shards)
         .map(|_| {
             let (mailbox, receiver) = mpsc::unbounded_channel();

@@ -76,28 +76,24 @@ async fn turn_loop(worker: Rc<Worker>, alarm: Alarm, mut mailbox: UnboundedRecei
     let mut stop_deadline = None;
     let mut work_left = true;
     loop {
-        let mut mailed = false;
+        let mut first = None;
         if !work_left {
             tokio::select! {
-                letter = mailbox.recv() => {
-                    // Never None: this thread holds a sender to itself.
-                    if let Some(letter) = letter {
-                        mailed = true;
-                        open(&worker, letter, &mut stop_deadline);
-                    }
-                }
+                // Never None: this thread holds a sender to itself.
+                letter = mailbox.recv() => first = letter,
                 () = worker.turn.notified() => {}
                 () = alarm.rings() => worker.alarm_at.set(Time::default()),
             }
         }
         behind_the_ready().await;
+        let (begun_at, mailed) = (worker.now(), first.is_some() || !mailbox.is_empty());
         // What comes meanwhile waits for the next turn: whoever asks again and again keeps nobody from it.
-        for _ in 0..mailbox.len() {
-            let Ok(letter) = mailbox.try_recv() else { break };
-            mailed = true;
+        let waiting = mailbox.len();
+        let others = std::iter::from_fn(|| mailbox.try_recv().ok()).take(waiting);
+        first.into_iter().chain(others).for_each(|letter| {
             open(&worker, letter, &mut stop_deadline);
-        }
-        work_left = worker.take_turn();
+        });
+        work_left = worker.take_turn(begun_at);
         if let Some(stop_deadline) = stop_deadline
             && (worker.connections.borrow().count() == 0 || worker.now() >= stop_deadline)
         {

@@ -90,11 +90,11 @@ impl Worker {
         }
     }
 
-    /// One turn of the core and what it brings about. True if it wants another one soon.
-    pub(super) fn take_turn(&self) -> bool {
+    /// One turn of the core and what it brings about, after letters were opened from `begun_at` on. True if it wants
+    /// another one soon.
+    pub(super) fn take_turn(&self, begun_at: Time) -> bool {
         let mut shard = self.shard();
-        let begun_at = self.now();
-        let mut work_left = shard.turn(begun_at);
+        let mut work_left = shard.turn(self.now());
         while let Some((to, mail)) = shard.take_mail() {
             // Fails when that shard has stopped already: nobody is left there to tell.
             let _ = self.shards[to.index()].send(Letter::Mail(mail));

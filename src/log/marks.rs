@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::vni_log::whole_frames;
 use crate::wire::frame_len;
 
-/// About how far apart marks are, in bytes: a walk from one to the next looks at some ten frames.
+/// About how far apart marks are, in bytes: a walk from one to the next looks at some 30 frames at most.
 const APART_BYTES: usize = 1 << 10;
 
 /// A frame begins here, and so many lie before it.

@@ -155,6 +155,11 @@ impl Cursor {
         self.read_at.take()
     }
 
+    /// The same place, without anything known of when something was read: it was told otherwise.
+    pub fn restarted(&self) -> Cursor {
+        Cursor { read_at: None, ..self.clone() }
+    }
+
     /// Steps behind what was read, an offset into [`Cursor::chunk`].
     pub fn advance_to(&mut self, offset: usize) {
         assert!(self.chunk.start() + offset as u64 <= self.chunk.end(), "beyond the end");

@@ -43,7 +43,8 @@ struct Hour {
 }
 
 impl Ends {
-    /// A session ended. Beyond [`ADDRESSES_MAX`] other addresses it is not counted.
+    /// A session ended. Beyond [`ADDRESSES_MAX`] other addresses it is not counted, but each five minutes those are
+    /// forgotten of which one ended only.
     pub(super) fn note(&mut self, now: Time, address: IpAddr) {
         let (address, step) = (address.to_canonical(), step_of(now));
         if self.of.len() >= ADDRESSES_MAX && !self.of.contains_key(&address) {
@@ -51,7 +52,8 @@ impl Ends {
                 return;
             }
             self.swept_in = step;
-            self.of.retain(|_, hour| hour.count(step) > 0);
+            // Who came once is less worth knowing than who comes again and again.
+            self.of.retain(|_, hour| hour.count(step) > 1);
             if self.of.len() >= ADDRESSES_MAX {
                 return;
             }
@@ -145,7 +147,8 @@ mod tests {
             }
         }
         assert!(told.into_iter().eq((0..many).map(|number| (address(number), 1))));
-        ends.note(at(61), address(2 * many));
-        assert_eq!(ends.piece(at(61), None).ended, [(address(2 * many), 1)]);
+        ends.note(at(1), address(0));
+        ends.note(at(6), address(2 * many));
+        assert_eq!(ends.piece(at(6), None).ended, [(address(0), 2), (address(2 * many), 1)]);
     }
 }

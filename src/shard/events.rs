@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::config::Limits;
+use super::groups::LagChange;
 use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, Time};
 
@@ -168,52 +169,56 @@ impl Record {
         }
     }
 
-    /// For how long its session has been established; None if it is not.
-    pub(super) fn established_for(&self, now: Time) -> Option<Duration> {
-        self.established_at.map(|established_at| now.since(established_at))
+    /// Since when its session is established; None if it is not.
+    pub(super) fn established_at(&self) -> Option<Time> {
+        self.established_at
     }
 
     /// A SEND stands for long.
-    pub(super) fn stalls(&mut self, now: Time) {
+    pub(super) fn stalls(&mut self, now: Time, id: PeerId) {
         if !std::mem::replace(&mut self.stalls, true) && self.established_at.is_some() {
             self.slow_since.get_or_insert(now);
-            tracing::info!(remote = %self.remote, "slow: it does not take what it is sent");
+            tracing::info!(%id, remote = %self.remote, "slow: it does not take what it is sent");
         }
     }
 
-    /// A SEND ended.
-    pub(super) fn takes(&mut self, now: Time) {
+    /// It has taken all that there was.
+    pub(super) fn takes_all(&mut self, now: Time, id: PeerId) {
         if std::mem::take(&mut self.stalls) {
-            self.is_back(now);
+            self.is_back(now, id);
         }
     }
 
     /// One more of its subscriptions lags, or one less.
-    pub(super) fn lags(&mut self, now: Time, lags: bool) {
-        match lags {
-            true => self.lagging_vnis += 1,
-            false => self.lagging_vnis -= 1,
+    pub(super) fn lag_changes(&mut self, now: Time, id: PeerId, change: LagChange) {
+        match change {
+            LagChange::Begins => self.lagging_vnis += 1,
+            LagChange::Told | LagChange::Gone => self.lagging_vnis -= 1,
         }
-        if lags && self.lagging_vnis == 1 && self.established_at.is_some() {
+        if change == LagChange::Begins && self.lagging_vnis == 1 && self.established_at.is_some() {
             self.slow_since.get_or_insert(now);
             tracing::info!(
-                remote = %self.remote,
+                %id, remote = %self.remote,
                 "conflated: it reads too slowly, and will be told the difference only"
             );
         }
-        if !lags {
-            self.is_back(now);
+        match change {
+            LagChange::Begins => {}
+            LagChange::Told => self.is_back(now, id),
+            // It wants to hear nothing of that any more: no line.
+            LagChange::Gone if self.lagging_vnis == 0 && !self.stalls => self.slow_since = None,
+            LagChange::Gone => {}
         }
     }
 
-    fn is_back(&mut self, now: Time) {
+    fn is_back(&mut self, now: Time, id: PeerId) {
         if self.lagging_vnis == 0
             && !self.stalls
             && let Some(since) = self.slow_since.take()
             && self.end.is_none()
         {
             let after_s = now.since(since).as_secs();
-            tracing::info!(remote = %self.remote, after_s, "back: it was told all");
+            tracing::info!(%id, remote = %self.remote, after_s, "back: it was told all");
         }
     }
 

@@ -92,6 +92,17 @@ pub(super) enum Part {
     Nothing,
 }
 
+/// What happens to a subscription that lags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LagChange {
+    /// It lags from now on.
+    Begins,
+    /// It was told all that it had missed.
+    Told,
+    /// It is unsubscribed.
+    Gone,
+}
+
 /// A subscription that got something to send: to be queued with its peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ready {
@@ -128,8 +139,8 @@ pub(super) struct Groups {
     pub(super) compacting: VecDeque<u32>,
     /// Bytes appended since the last look at them.
     pub(super) appended: usize,
-    /// Whose subscription began to lag (true), or lags no more.
-    lag_changes: Vec<(PeerId, bool)>,
+    /// Whose subscription began to lag, or lags no more.
+    lag_changes: Vec<(PeerId, LagChange)>,
     pub(super) live_bytes_seen: usize,
 }
 
@@ -191,7 +202,7 @@ impl Groups {
         let removed = self.subscriptions.remove(sub as usize);
         let group = removed.group;
         if matches!(removed.stand, Stand::Lagging(_)) {
-            self.lag_changes.push((removed.peer, false));
+            self.lag_changes.push((removed.peer, LagChange::Gone));
         }
         // What it holds of the log goes before that is let go.
         drop(removed);
@@ -351,7 +362,7 @@ impl Groups {
     }
 
     /// Whose subscriptions began to lag, or lag no more, since this was last asked.
-    pub(super) fn take_lag_changes(&mut self) -> impl Iterator<Item = (PeerId, bool)> {
+    pub(super) fn take_lag_changes(&mut self) -> impl Iterator<Item = (PeerId, LagChange)> {
         self.lag_changes.drain(..)
     }
 
@@ -388,7 +399,8 @@ impl Groups {
         subscription.stand = stand;
         list.push(sub);
         if lags != lagged {
-            self.lag_changes.push((subscription.peer, lags));
+            let change = if lags { LagChange::Begins } else { LagChange::Told };
+            self.lag_changes.push((subscription.peer, change));
         }
         // Its group is being compacted: whether that goes on is not known here.
         if !lags {
@@ -401,7 +413,7 @@ impl Groups {
         let group = self.subscriptions[sub as usize].group;
         let compaction = &self.groups[group as usize].compaction;
         let frontier = compaction.as_ref().and_then(|compaction| compaction.frontier());
-        let stand = frontier.map_or(Stand::AtEnd, |frontier| Stand::Reading(frontier.clone()));
+        let stand = frontier.map_or(Stand::AtEnd, |frontier| Stand::Reading(frontier.restarted()));
         self.stand(sub, stand);
     }
 

@@ -79,12 +79,15 @@ impl Shard {
 
     fn resume(&mut self, now: Time, id: PeerId, over: impl FnOnce(&Pause) -> bool) {
         let Some(peer) = self.peers.find_mut(id) else { return };
+        let read_at = peer.inbound.read_at();
         let Some((change, backlog)) = peer.inbound.resume(over) else { return };
+        self.read_at = Some(read_at);
         if let Some(update) = change {
             self.on_update(now, id, &update);
         }
         let mut rest = &backlog[..];
         self.consume(now, id, &mut rest);
+        self.read_at = None;
         let Some(peer) = self.peers.find_mut(id) else { return };
         if peer.inbound.is_paused() {
             let used = backlog.len() - rest.len();
@@ -178,7 +181,7 @@ impl Shard {
             action: update.action,
             vni: update.vni,
             route: update.route,
-            read_at: now.into(),
+            read_at: Some(self.read_at.unwrap_or(now).into()),
         };
         self.counters.updates_received += 1;
         self.outboxes.request(home, change);
@@ -246,7 +249,7 @@ impl Shard {
 
     fn pause(&mut self, now: Time, id: PeerId, pause: Pause) {
         if let Some(peer) = self.peers.find_mut(id)
-            && peer.pause(now, pause)
+            && peer.pause(now, self.read_at.unwrap_or(now), pause)
         {
             if let Pause::Home(home) = pause {
                 self.paused[home.index()].push_back(id);
@@ -313,7 +316,7 @@ impl Shard {
             return;
         }
         peer.record.sum_up(&self.config.limits);
-        let is_established = peer.record.established_for(now).is_some();
+        let is_established = peer.record.established_at().is_some();
         peer.record.end(now, id, reason, self.draining);
         if is_established {
             self.counters.sessions_ended[reason.kind()] += 1;

@@ -22,8 +22,8 @@ pub(super) enum Request {
         action: Action,
         vni: Vni,
         route: Route,
-        /// When it was read.
-        read_at: ShortTime,
+        /// When it was read, if a peer has said it.
+        read_at: Option<ShortTime>,
     },
     /// A source is gone, and all its routes with it.
     Lost(SourceId),

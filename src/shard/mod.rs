@@ -50,8 +50,9 @@ use crate::types::{PeerId, ShardId, Time};
 
 use ends::Ends;
 use failed::Failed;
-use groups::Groups;
+use groups::{Groups, LagChange};
 use mail::{Outboxes, Request};
+use output::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX};
 use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
 
 pub use config::{Budgets, Limits, ShardConfig};
@@ -60,7 +61,6 @@ pub use events::STRANGERS;
 pub use events::SessionEnd;
 pub use mail::Mail;
 pub use output::Transmit;
-pub(crate) use output::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX};
 pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
 use piece::Gathered;
 pub use piece::Piece;
@@ -144,6 +144,21 @@ pub struct Usage {
     pub lost_connections: usize,
 }
 
+/// Bounds of what a shard holds, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryBounds {
+    /// Of logs; beyond, all readers that are behind become laggards.
+    pub log_bytes: usize,
+    /// Of what laggards have still to be told; beyond, the peer is closed that takes most.
+    pub laggard_bytes: u64,
+    /// Of buffers to gather in; beyond, they are small.
+    pub gathered_bytes: usize,
+    /// Of requests that wait; at it, peers are not read.
+    pub request_bytes: usize,
+    /// Of the input of a peer that waits.
+    pub input_bytes_per_peer: usize,
+}
+
 /// The most of something that there is at a shard.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Extremes {
@@ -186,6 +201,8 @@ pub struct Shard {
     gathered_bytes: LiveBytes,
     /// Who failed though it was paced.
     failed: Failed,
+    /// When the input that is dealt with now was read, if that was not just now.
+    read_at: Option<Time>,
     ends: Ends,
     counters: Counters,
     propagation: Timings,
@@ -230,6 +247,7 @@ impl Shard {
             told: Vec::new(),
             gathered_bytes: LiveBytes::default(),
             failed: Failed::default(),
+            read_at: None,
             ends: Ends::default(),
             counters: Counters::default(),
             propagation: Timings::default(),
@@ -357,10 +375,16 @@ impl Shard {
         self.peers.len()
     }
 
-    /// What [`Usage::request_bytes`] may be: so many may be under way to it from each shard before it pauses.
-    pub fn request_bytes_max(&self) -> usize {
+    /// What it may hold at most.
+    pub fn memory_bounds(&self) -> MemoryBounds {
         let requests_max = self.config.budgets.requests_under_way_max;
-        usize::from(self.config.shards) * requests_max * size_of::<Request>()
+        MemoryBounds {
+            log_bytes: self.config.limits.log_bytes_max,
+            laggard_bytes: self.config.limits.queue_bytes_max,
+            gathered_bytes: GATHERED_BYTES_MAX,
+            request_bytes: usize::from(self.config.shards) * requests_max * size_of::<Request>(),
+            input_bytes_per_peer: INPUT_BYTES_MAX,
+        }
     }
 
     /// Its limits.
@@ -373,7 +397,8 @@ impl Shard {
         &self.counters
     }
 
-    /// How long records took from the reading of a peer's bytes to the SEND that carries them: a sample, taken for
+    /// How long records took from the reading of a peer's bytes (input that waits while the peer is paused counts
+    /// from the pause on) to the SEND that carries them: a sample, taken for
     /// each subscriber at the first record that finds it idle, and at the first one of each chunk otherwise. Those
     /// that a slow peer is told otherwise are not in it.
     pub fn propagation(&self) -> &Timings {
@@ -385,7 +410,7 @@ impl Shard {
         &self.turns
     }
 
-    /// A turn, and what the driver did for it, took so long.
+    /// A turn, with the letters and questions before it and what the driver did for it, took so long.
     pub fn note_turn(&mut self, took: Duration) {
         self.turns.note(took);
     }
@@ -474,7 +499,10 @@ impl Shard {
             if let Some(asks) = in_flight {
                 if asks {
                     self.woken.push_back((id, Wake::Sample));
-                    self.peers.find_mut(id).into_iter().for_each(|peer| peer.record.stalls(now));
+                    self.peers
+                        .find_mut(id)
+                        .into_iter()
+                        .for_each(|peer| peer.record.stalls(now, id));
                 }
                 self.next_sweep = self.next_sweep.min(now.after(SAMPLE_INTERVAL));
             }
@@ -484,10 +512,10 @@ impl Shard {
 
     /// Who began to lag, or lags no more.
     fn note_laggards(&mut self, now: Time) {
-        for (id, lags) in self.groups.take_lag_changes() {
-            self.counters.conflations += u64::from(lags);
+        for (id, change) in self.groups.take_lag_changes() {
+            self.counters.conflations += u64::from(change == LagChange::Begins);
             if let Some(peer) = self.peers.find_mut(id) {
-                peer.record.lags(now, lags);
+                peer.record.lag_changes(now, id, change);
             }
         }
     }

@@ -18,13 +18,13 @@ use crate::types::{PeerId, Time};
 use crate::wire::{FRAME_BYTES_MAX, frames};
 
 /// What is kept of a peer's input, in bytes: a partial frame, and one read while it is paused.
-pub(crate) const INPUT_BYTES_MAX: usize = FRAME_BYTES_MAX + (64 << 10);
+pub(super) const INPUT_BYTES_MAX: usize = FRAME_BYTES_MAX + (64 << 10);
 
 /// Buffers to gather in that are kept for later.
 pub(super) const SPARE_MAX: usize = 128;
 /// What buffers to gather in may take, in bytes. Beyond that they are small ones: a SEND of 4 KiB costs a few times
 /// as much a frame as one of 64, but 10,000 peers that come back at once must not take 640 MiB.
-pub(crate) const GATHERED_BYTES_MAX: usize = 32 << 20;
+pub(super) const GATHERED_BYTES_MAX: usize = 32 << 20;
 const GATHERED_SMALL: usize = 4 << 10;
 /// Parts of 64 KiB that a peer may pass over, for it is told of them otherwise, before others have their turn.
 const PASSED_MAX: usize = 4;
@@ -89,7 +89,9 @@ impl Shard {
         if peer.ending == Ending::Closed {
             return;
         }
-        peer.record.takes(now);
+        if !peer.outbound.has_output() {
+            peer.record.takes_all(now, id);
+        }
         let goes_on = peer.outbound.may_go_on();
         if peer.outbound.has_output() || peer.ending == Ending::Gracefully {
             if !peer.outbound.was_control() {
@@ -359,8 +361,8 @@ impl Shard {
                     return Some(Taken::Copied);
                 }
                 Part::Lies(piece, read_at) => {
-                    if let Some(read_at) = read_at {
-                        self.propagation.note(read_at.age(now));
+                    if let Some(age) = read_at.and_then(|read_at| read_at.age(now)) {
+                        self.propagation.note(age);
                     }
                     piece
                 }

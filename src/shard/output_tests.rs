@@ -242,3 +242,39 @@ fn what_a_slow_path_has_not_delivered_is_not_added_to_but_by_keepalives() {
         assert!(second > first, "{second}: the path was faster than thought");
     }
 }
+
+/// From the read to the SEND, for who reads at once and for who reads late; what a laggard is told otherwise is no
+/// sample.
+#[test]
+fn propagation_is_as_long_as_it_takes() {
+    let later = |seconds| NOW.after(Duration::from_secs(seconds));
+    let mut shard = bounds_tests::shard(Limits { lag_bytes_max: 4_096, ..Limits::default() });
+    let announcer = peer(&mut shard, &Message::Keepalive);
+    let reader = peer(&mut shard, &Message::Subscribe(VNI));
+    let send = |shard: &mut Shard, now| {
+        let mut bytes = 0;
+        while let Transmit::Send(piece) = shard.transmit(now, reader, TcpSample::default()) {
+            bytes += piece.as_slice().len();
+            shard.transmitted(now, reader, piece.as_slice().len());
+            while shard.turn(now) {}
+        }
+        bytes
+    };
+    announce(&mut shard, announcer, 0..3);
+    assert!(send(&mut shard, later(2)) > 0);
+    let propagation = *shard.propagation();
+    assert_eq!((propagation.count(), propagation.max()), (1, Duration::from_secs(2)));
+    // It falls behind by more than it may: an hour later it is told all otherwise.
+    for _ in 0..50 {
+        announce(&mut shard, announcer, 3..10);
+        tell(&mut shard, announcer, Action::Remove, VNI, 3..10);
+    }
+    assert_eq!(shard.counters().conflations, 1);
+    tell(&mut shard, announcer, Action::Remove, VNI, 0..1);
+    assert!(send(&mut shard, later(600)) > 0);
+    assert_eq!(shard.propagation().count(), propagation.count());
+    tell(&mut shard, announcer, Action::Remove, VNI, 1..2);
+    assert!(send(&mut shard, later(1)) > 0);
+    let propagation = *shard.propagation();
+    assert_eq!((propagation.count(), propagation.max()), (2, Duration::from_secs(2)));
+}

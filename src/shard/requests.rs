@@ -103,7 +103,7 @@ impl Shard {
     fn serve_one(&mut self, from: ShardId, request: Request, now: Time) {
         match request {
             Request::Change { source, class, action, vni, route, read_at } => {
-                self.outboxes.read_at = Some(read_at);
+                self.outboxes.read_at = read_at;
                 let sink = &mut self.outboxes;
                 let is_add = action == Action::Add;
                 let changed = match action {
@@ -194,7 +194,7 @@ mod tests {
                 destination: Destination { prefix: [10, 0, 0, number].into(), length: 32 },
                 next_hop,
             },
-            read_at: Time(0).into(),
+            read_at: None,
         };
         let leave = || Request::Leave(UpdateGroup::new(Vni(7), GroupClass::Client));
         let mut requests: VecDeque<Request> = (1..FORESIGHT).map(|_| leave()).collect();

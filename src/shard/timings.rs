@@ -18,6 +18,7 @@ pub struct Timings {
     /// How many lie in each bucket.
     buckets: [u64; BUCKETS],
     sum_us: u64,
+    max_us: u64,
 }
 
 impl Timings {
@@ -26,6 +27,7 @@ impl Timings {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.buckets[TIMING_BOUNDS_US.partition_point(|&bound| bound < us)] += 1;
         self.sum_us = self.sum_us.saturating_add(us);
+        self.max_us = self.max_us.max(us);
     }
 
     /// How often.
@@ -36,6 +38,11 @@ impl Timings {
     /// How long all together.
     pub fn sum(&self) -> Duration {
         Duration::from_micros(self.sum_us)
+    }
+
+    /// How long at most.
+    pub fn max(&self) -> Duration {
+        Duration::from_micros(self.max_us)
     }
 
     /// By bucket: how many took no longer than each bound of [`TIMING_BOUNDS_US`], and longer than the one before;
@@ -62,7 +69,7 @@ impl Timings {
         Duration::ZERO
     }
 
-    /// What came since `earlier`, which is an earlier state of this one.
+    /// What came since `earlier`, which is an earlier state of this one; but the maximum is that of all.
     #[must_use]
     pub fn since(&self, earlier: &Timings) -> Timings {
         let mut since = *self;
@@ -79,6 +86,7 @@ impl Timings {
             *bucket += more;
         }
         self.sum_us = self.sum_us.saturating_add(other.sum_us);
+        self.max_us = self.max_us.max(other.max_us);
     }
 }
 

@@ -29,8 +29,8 @@ pub struct PeerView {
     pub state: State,
     /// Whether we connected to it.
     pub is_dialled: bool,
-    /// For how long it has been established.
-    pub established_for: Option<Duration>,
+    /// Since when it is established.
+    pub established_at: Option<Time>,
     /// The interval of KEEPALIVEs, in seconds; 0 if it lives in this process.
     pub keepalive_interval_s: u32,
     /// VNIs that it subscribes to, ascending.
@@ -145,7 +145,7 @@ impl Shard {
             class: peer.link.class(),
             state: session.map_or(State::Established, Session::state),
             is_dialled: peer.link.is_dialled(),
-            established_for: peer.record.established_for(now),
+            established_at: peer.record.established_at(),
             keepalive_interval_s: session.map_or(0, Session::keepalive_interval_s),
             vnis: peer.subscriptions.keys().copied().collect(),
             routes: peer.inbound.routes(),

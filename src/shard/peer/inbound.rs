@@ -4,7 +4,7 @@
 //! while the peer is paused.
 
 use crate::shard::mail::Settled;
-use crate::types::{Action, ShardId};
+use crate::types::{Action, ShardId, Time};
 use crate::wire::{self, Deframer, Fault, Message, Update};
 
 /// A message, as it came.
@@ -40,6 +40,8 @@ pub(in crate::shard) struct Inbound {
     /// Input that waits while the peer is paused.
     backlog: Vec<u8>,
     pause: Option<Pause>,
+    /// When what waits was read, the first of it.
+    read_at: Time,
     quota: Quota,
     updates_received: u64,
 }
@@ -61,6 +63,7 @@ impl Inbound {
             deframer: Deframer::new(),
             backlog: Vec::new(),
             pause: None,
+            read_at: Time::default(),
             quota: Quota { routes_max, routes: 0, adds_under_way: 0, changes_under_way: 0 },
             updates_received: 0,
         }
@@ -116,10 +119,19 @@ impl Inbound {
     }
 
     /// Lets no message pass from now on. False if that is so already.
-    pub(crate) fn pause(&mut self, pause: Pause) -> bool {
+    /// What waits was read at `read_at`.
+    pub(crate) fn pause(&mut self, read_at: Time, pause: Pause) -> bool {
         let is_new = self.pause.is_none();
+        if is_new {
+            self.read_at = read_at;
+        }
         self.pause.get_or_insert(pause);
         is_new
+    }
+
+    /// When what waits was read, the first of it.
+    pub(crate) fn read_at(&self) -> Time {
+        self.read_at
     }
 
     /// Ends the pause if `over` says that it is: the change that waited, and the input behind it.
@@ -208,7 +220,7 @@ mod tests {
         assert_eq!(inbound.admit(Action::Remove), Admission::Passes, "never refused");
         assert_eq!(inbound.admit(Action::Add), Admission::Waits, "it may make room");
         let update = Update { action: Action::Add, vni: Vni(7), route: route() };
-        assert!(inbound.pause(Pause::Quota(update)));
+        assert!(inbound.pause(Time(1), Pause::Quota(update)));
         assert!(inbound.settle(&settled(1, 0, -1)), "what it waits for is decided");
         let (change, _) = inbound.resume(|_| true).expect("it was paused");
         assert_eq!(change, Some(update));
@@ -222,8 +234,8 @@ mod tests {
         let mut input = &keepalives[..];
         assert!(inbound.next(&mut input).is_some());
         let home = Pause::Home(ShardId(3));
-        assert!(inbound.pause(home));
-        assert!(!inbound.pause(Pause::Home(ShardId(4))), "it waits for the first");
+        assert!(inbound.pause(Time(1), home));
+        assert!(!inbound.pause(Time(1), Pause::Home(ShardId(4))), "it waits for the first");
         assert!(inbound.next(&mut input).is_none());
         assert_eq!(input.len(), 4, "it was not touched");
         inbound.keep(input);

@@ -145,8 +145,9 @@ impl Peer {
     }
 
     /// Nothing is heard until it is resumed. False if that is so already.
-    pub(super) fn pause(&mut self, now: Time, pause: Pause) -> bool {
-        let is_new = self.inbound.pause(pause);
+    /// What it waits with was read at `read_at`.
+    pub(super) fn pause(&mut self, now: Time, read_at: Time, pause: Pause) -> bool {
+        let is_new = self.inbound.pause(read_at, pause);
         if is_new {
             self.link.tell(|session| session.pause(now));
         }
@@ -304,7 +305,7 @@ mod tests {
             let _ = session.on_message(NOW, &Message::Hello(hello));
         });
         if is_paused {
-            assert!(peer.pause(NOW, Pause::Home(ShardId(0))));
+            assert!(peer.pause(NOW, NOW, Pause::Home(ShardId(0))));
         }
         peer.owe_keepalive();
         let (piece, _) = peer.outbound.before_updates(&peer.link, 100).expect("a KEEPALIVE");
