@@ -5,7 +5,9 @@
 
 mod answer;
 mod collect;
+mod history;
 mod metrics;
+mod page;
 mod peers;
 mod query;
 mod ready;
@@ -13,6 +15,7 @@ mod respond;
 mod routes;
 mod summary;
 mod totals;
+mod visibility;
 mod vnis;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -32,6 +35,8 @@ use crate::kernel::{self, KernelWatch};
 use crate::session::State;
 use crate::types::HostPort;
 use crate::vital;
+
+use history::History;
 
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 128;
@@ -83,6 +88,7 @@ pub struct View {
     kernel: Option<KernelWatch>,
     /// Tables that may be told.
     tables: Arc<Semaphore>,
+    history: Arc<History>,
 }
 
 impl View {
@@ -97,6 +103,7 @@ impl View {
             servers: None,
             kernel: None,
             tables: Arc::new(Semaphore::new(TABLES_MAX)),
+            history: Arc::default(),
         }
     }
 
@@ -168,8 +175,10 @@ impl HttpListener {
         let (stop, stopped) = oneshot::channel::<()>();
         let body = move || {
             runtime.block_on(async {
+                let view = Arc::new(view);
                 tokio::select! {
-                    () = serve(listener, Arc::new(view)) => {}
+                    () = serve(listener, Arc::clone(&view)) => {}
+                    () = history::keep(&view) => {}
                     _ = stopped => {}
                 }
             });
