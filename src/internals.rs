@@ -40,10 +40,10 @@ pub mod session {
 }
 pub mod shard {
     pub use crate::shard::{
-        BATCH_BYTES_MAX, Budgets, EndsPiece, Limits, Mail, MemoryBounds, PaceCounters, PeerView,
-        PeersPiece, Piece, RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig,
-        SubscribersPiece, SubscribersView, TIMING_BOUNDS_US, TcpSample, Timings, Transmit, VniView,
-        VnisPiece, Wake,
+        Audience, BATCH_BYTES_MAX, Budgets, EndsPiece, Limits, Mail, MemoryBounds, PaceCounters,
+        PeerView, PeersPiece, Piece, RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, Sight,
+        Sources, Standing, StandingView, StandingsPiece, SubscribersPiece, SubscribersView,
+        TIMING_BOUNDS_US, TcpSample, Timings, Transmit, VniView, VnisPiece, Wake,
     };
 }
 pub mod vital {

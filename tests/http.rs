@@ -6,62 +6,13 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 
-use common::http::{ask, json, wait_until};
-use common::process::{Process, run};
+use common::process::run;
+use common::served::Served;
 use common::{Peer, add, route, subscribe};
 use metalbond_uring::internals::wire::encode_update;
 use metalbond_uring::types::{Action, Destination, Digest, NextHop, Route, Vni};
-use serde_json::Value;
-
-/// A server with its view.
-struct Served {
-    process: Process,
-    http: SocketAddr,
-}
-
-impl Served {
-    fn start(arguments: &[&str]) -> Served {
-        let process = Process::serve(&[arguments, &["--http", "[::1]:0"]].concat());
-        let http = process.http_address();
-        Served { process, http }
-    }
-
-    /// A whole answer: its head, and its body.
-    fn ask(&self, method: &str, path: &str) -> (String, String) {
-        ask(self.http, method, path)
-    }
-
-    fn json(&self, path: &str) -> Value {
-        json(self.http, path)
-    }
-
-    /// What a mistaken question gets.
-    fn refusal(&self, path: &str) -> (String, String) {
-        let (head, body) = self.ask("GET", path);
-        assert!(head.contains("content-type: text/plain"), "{head}");
-        (head.split(' ').nth(1).unwrap().to_owned(), body)
-    }
-
-    /// An established peer that has said this, and the server has dealt with it.
-    fn peer(&self, said: &[u8]) -> Peer {
-        let mut peer = Peer::established(self.process.address(), 60, true);
-        peer.send(said);
-        peer.barrier();
-        peer
-    }
-}
-
-/// Waits until all that was announced has reached its home.
-fn wait_for_routes(served: &Served, expected: usize) {
-    wait_until("routes", || {
-        let vnis = served.json("/vnis.json");
-        let rows = vnis["vnis"].as_array().unwrap();
-        let routes: u64 = rows.iter().map(|row| row["routes"].as_u64().unwrap()).sum();
-        (routes == expected as u64).then_some(())
-    });
-}
 
 #[test]
 fn tables_have_the_shape_that_programs_know() {
@@ -72,7 +23,7 @@ fn tables_have_the_shape_that_programs_know() {
     assert!(body.contains("\nvnet: {}\nmetalbondversion: "), "{body}");
     let announced = [route(100, 1, 7), route(100, 1, 3), route(20, 2, 1)];
     let _peer = served.peer(&announced.map(|route| add(&route)).concat());
-    wait_for_routes(&served, 3);
+    served.wait_for_routes(3);
     let (head, body) = served.ask("GET", "/routes.json");
     assert!(head.contains("content-type: application/json"), "{head}");
     let (date, rest) = body.split_once(",\n").unwrap();
@@ -130,7 +81,7 @@ fn questions_are_narrowed_down_and_wrong_ones_told_of() {
     let served = Served::start(&["--cores", "2"]);
     let first = served.peer(&[add(&route(7, 1, 1)), add(&route(8, 1, 1))].concat());
     let _second = served.peer(&[add(&route(7, 1, 2)), add(&route(7, 9, 2))].concat());
-    wait_for_routes(&served, 4);
+    served.wait_for_routes(4);
     let from = first.writer().local_addr().unwrap();
     for (query, routes) in [
         ("", 4),
@@ -162,7 +113,7 @@ fn questions_are_narrowed_down_and_wrong_ones_told_of() {
         ("/peers.json?peer=%3Cb%3E", "400", "is no address"),
         ("/healthz?x", "400", "there are: none"),
         ("/summary.json?vni=1", "400", "there are: none"),
-        ("/", "404", "/routes.json"),
+        ("/index.html", "404", "/routes.json"),
         ("/routes.json/", "404", "/routes.json"),
         ("/../../etc/passwd", "404", "/routes.json"),
     ] {
@@ -173,6 +124,29 @@ fn questions_are_narrowed_down_and_wrong_ones_told_of() {
     assert!(served.ask("POST", "/routes.json").0.contains(" 405 "));
     assert_eq!(served.ask("HEAD", "/routes.json").1, "");
     assert_eq!(served.ask("GET", "/healthz").1, served.ask("GET", "/health").1);
+}
+
+#[test]
+fn a_browser_runs_the_page_and_nothing_else() {
+    let served = Served::start(&["--cores", "1"]);
+    let (head, body) = served.ask("GET", "/");
+    assert!(head.starts_with("HTTP/1.0 200 ") && body.starts_with("<!doctype html>"), "{head}");
+    for line in [
+        "content-type: text/html; charset=utf-8",
+        "x-content-type-options: nosniff",
+        "content-security-policy: default-src 'none'; style-src 'sha256-",
+    ] {
+        assert!(head.contains(line), "{line}: {head}");
+    }
+    assert!(!head.contains("unsafe"), "{head}");
+    let (of_head, nothing) = served.ask("HEAD", "/");
+    let lines = |head: &str| {
+        head.lines().filter(|line| !line.starts_with("date")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((lines(&of_head), &*nothing), (lines(&head), ""));
+    let (head, _) = served.ask("POST", "/");
+    assert!(head.contains(" 405 ") && head.contains("allow: GET, HEAD"), "{head}");
+    assert_eq!(served.refusal("/?vni=1").0, "400");
 }
 
 /// An ADD of a prefix.
@@ -192,7 +166,7 @@ fn an_address_finds_the_longest_prefix_of_each_vni() {
     let mut said: Vec<u8> = prefixes.iter().flat_map(|prefix| add_prefix(0, prefix)).collect();
     said.extend(add_prefix(u32::MAX, "10.0.0.0/16"));
     let _peer = served.peer(&said);
-    wait_for_routes(&served, 7);
+    served.wait_for_routes(7);
     for (address, expected) in [
         ("10.0.7.1", &["10.0.7.9/24", "10.0.0.0/16"][..]),
         ("10.1.7.1", &["10.0.0.0/8"]),
@@ -217,7 +191,7 @@ fn tables_are_told_two_at_a_time_and_updates_go_on() {
     let mut reader = served.peer(&subscribe(6));
     let announced: Vec<u8> = (0..100_000).flat_map(|number| add(&route(5, number, 1))).collect();
     let mut announcer = served.peer(&announced);
-    wait_for_routes(&served, 100_000);
+    served.wait_for_routes(100_000);
     // They ask for all and read nothing.
     let mut idle: Vec<TcpStream> =
         (0..2).map(|_| TcpStream::connect(served.http).unwrap()).collect();
@@ -252,7 +226,7 @@ fn a_large_table_is_whole_and_has_its_digest() {
     let announced: Vec<u8> = (0..20_000).flat_map(|number| add(&route(5, number, 1))).collect();
     let mut reader = served.peer(&subscribe(5));
     let _peer = served.peer(&announced);
-    wait_for_routes(&served, 20_000);
+    served.wait_for_routes(20_000);
     let table = served.json("/routes.json")["vnet"]["5"].take();
     let mut digest = Digest::default();
     let next_hop: NextHop = "2001:db8::1".parse().unwrap();

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use super::View;
 use super::answer::Refusal;
 use crate::io::Asker;
-use crate::shard::{PeerView, SubscribersView, VniView};
+use crate::shard::{PeerView, StandingView, SubscribersView, VniView};
 use crate::types::{PeerClass, PeerId, Route, SourceId, Vni};
 
 /// How often a table is walked anew that is moved about meanwhile.
@@ -91,7 +91,25 @@ pub(super) async fn subscribers(
     Ok(())
 }
 
-/// The routes of a VNI that others announce, each with whoever announces it, as `keep` picks them.
+/// Calls `each` with all peers, and how they stand in a VNI, shard by shard.
+pub(super) async fn standings(
+    asker: &Asker,
+    vni: Vni,
+    mut each: impl FnMut(StandingView),
+) -> Result<(), Refusal> {
+    for shard in asker.shards() {
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let piece = asker.ask(shard, move |shard, _| shard.standings_piece(vni, at)).await;
+            let piece = piece.ok_or(Refusal::Gone)?;
+            piece.peers.into_iter().for_each(&mut each);
+            from = piece.next;
+        }
+    }
+    Ok(())
+}
+
+/// The routes of a VNI, each with whoever announces it, as `keep` picks them.
 pub(super) async fn routes<T>(
     asker: &Asker,
     vni: Vni,
@@ -121,11 +139,7 @@ async fn walk<T>(
         if *moved.get_or_insert(piece.moved) != piece.moved && !is_last {
             return Ok(ControlFlow::Continue(()));
         }
-        let received = piece
-            .routes
-            .iter()
-            .filter(|(_, sources)| sources.iter().any(|(_, class)| *class != PeerClass::Own));
-        routes.extend(received.filter_map(|(route, sources)| keep(route, sources)));
+        routes.extend(piece.routes.iter().filter_map(|(route, sources)| keep(route, sources)));
         match piece.next {
             Some(next) => from = next,
             None => return Ok(ControlFlow::Break(routes)),

@@ -5,7 +5,9 @@
 
 mod answer;
 mod collect;
+mod history;
 mod metrics;
+mod page;
 mod peers;
 mod query;
 mod ready;
@@ -13,6 +15,7 @@ mod respond;
 mod routes;
 mod summary;
 mod totals;
+mod visibility;
 mod vnis;
 
 use std::collections::VecDeque;
@@ -35,6 +38,8 @@ use crate::kernel::{self, KernelWatch};
 use crate::session::State;
 use crate::types::{HostPort, Time};
 use crate::vital;
+
+use history::History;
 
 /// Connections at a time; more wait until one has ended, or is old enough to make room.
 const CONNECTIONS_MAX: usize = 128;
@@ -91,6 +96,7 @@ pub struct View {
     tables: Arc<Semaphore>,
     /// Pages that look at all peers.
     walks: Arc<Semaphore>,
+    history: Arc<History>,
 }
 
 impl View {
@@ -105,6 +111,7 @@ impl View {
             tables: Arc::new(Semaphore::new(TABLES_MAX)),
             walks: Arc::new(Semaphore::new(WALKS_MAX)),
             asker,
+            history: Arc::default(),
         }
     }
 
@@ -182,8 +189,10 @@ impl HttpListener {
         let (stop, stopped) = oneshot::channel::<()>();
         let body = move || {
             runtime.block_on(async {
+                let view = Arc::new(view);
                 tokio::select! {
-                    () = serve(listener, Arc::new(view)) => {}
+                    () = serve(listener, Arc::clone(&view)) => {}
+                    () = history::keep(&view) => {}
                     _ = stopped => {}
                 }
             });

@@ -19,6 +19,8 @@ pub(super) struct Filter {
     pub(super) prefix: Option<Prefix>,
     /// What this peer announces.
     pub(super) peer: Option<PeerAddress>,
+    /// Only what is newer than the sample of this number.
+    pub(super) after: Option<u64>,
 }
 
 /// Destinations.
@@ -46,6 +48,8 @@ pub(super) enum QueryError {
     Unknown(String, String),
     #[error("{0} is given twice")]
     Twice(&'static str),
+    #[error("{0}= is missing: {1}")]
+    Missing(&'static str, &'static str),
     #[error("vni={0:?} is no VNI: it takes a number up to 4294967295; several as vni=1&vni=2")]
     Vni(String),
     #[error(
@@ -55,6 +59,8 @@ pub(super) enum QueryError {
     Prefix(String),
     #[error("peer={0:?} is no address: it takes ADDRESS, or ADDRESS:PORT with IPv6 in brackets")]
     Peer(String),
+    #[error("after={0:?} is no number: it takes that of the last sample one has")]
+    After(String),
 }
 
 impl Filter {
@@ -79,6 +85,10 @@ impl Filter {
                     let prefix = prefix(&value).ok_or_else(|| QueryError::Prefix(value.into()))?;
                     once(&mut filter.prefix, "prefix", prefix)?;
                 }
+                "after" => {
+                    let after = value.parse().map_err(|_| QueryError::After(value.into()))?;
+                    once(&mut filter.after, "after", after)?;
+                }
                 _ => {
                     let peer = peer(&value).ok_or_else(|| QueryError::Peer(value.into()))?;
                     once(&mut filter.peer, "peer", peer)?;
@@ -94,6 +104,24 @@ impl Filter {
     }
 }
 
+impl Prefix {
+    /// Whether a destination may be meant: of those for an address only the longest are, see [`Prefix::choose`].
+    pub(super) fn may_be(self, destination: &Destination) -> bool {
+        match self {
+            Prefix::Exact(exact) => *destination == exact,
+            Prefix::Longest(address) => contains(destination, address),
+        }
+    }
+
+    /// Keeps what is meant of the routes of one VNI that may be.
+    pub(super) fn choose<T>(self, routes: &mut Vec<T>, destination: impl Fn(&T) -> &Destination) {
+        if let Prefix::Longest(_) = self {
+            let longest = routes.iter().map(|route| destination(route).length).max();
+            routes.retain(|route| Some(destination(route).length) == longest);
+        }
+    }
+}
+
 impl PeerAddress {
     /// Whether it is this one.
     pub(super) fn is(&self, remote: SocketAddr) -> bool {
@@ -105,6 +133,13 @@ impl PeerAddress {
             }
         }
     }
+}
+
+fn contains(destination: &Destination, address: IpAddr) -> bool {
+    let of_address = Destination { prefix: address, length: destination.length };
+    destination.prefix.is_ipv4() == address.is_ipv4()
+        && destination.masked().is_some()
+        && destination.masked() == of_address.masked()
 }
 
 fn once<T>(place: &mut Option<T>, word: &'static str, value: T) -> Result<(), QueryError> {
@@ -163,8 +198,10 @@ mod tests {
             ("peer=::1&peer=::2", "twice"),
             ("%00=1", "is no filter"),
             ("vni", "is no VNI"),
+            ("after=-1", "is no number"),
         ] {
-            let error = Filter::parse(Some(query), &["vni", "prefix", "peer"]).unwrap_err();
+            let allowed = ["vni", "prefix", "peer", "after"];
+            let error = Filter::parse(Some(query), &allowed).unwrap_err();
             assert!(error.to_string().contains(word), "{query}: {error}");
         }
     }

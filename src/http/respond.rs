@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 
@@ -15,7 +16,7 @@ use super::answer::{Body, Content, Refusal};
 use super::metrics::{self, Exposition};
 use super::query::Filter;
 use super::routes::Format;
-use super::{View, peers, ready, routes, summary, vnis};
+use super::{View, history, page, peers, ready, routes, summary, visibility, vnis};
 
 /// Answers a request.
 pub(super) async fn respond(
@@ -55,12 +56,16 @@ pub(super) async fn respond(
     })
 }
 
-const PATHS: &str = "/summary.json, /routes.json, /routes.yaml, /peers.json, /vnis.json, /metrics, /healthz, \
-                     /readyz";
+const PATHS: &str = "/ (for people), /summary.json, /routes.json, /routes.yaml, /peers.json, /vnis.json, \
+                     /visibility.json, /history.json, /metrics, /healthz, /readyz";
 
 async fn content(view: &Arc<View>, path: &str, query: Option<&str>) -> Result<Content, Refusal> {
     let filter = |allowed: &[&str]| Filter::parse(query, allowed).map_err(Refusal::Query);
     match path {
+        "/" => {
+            filter(&[])?;
+            Ok(page::page())
+        }
         "/summary.json" => {
             filter(&[])?;
             summary::summary(view).await
@@ -73,6 +78,8 @@ async fn content(view: &Arc<View>, path: &str, query: Option<&str>) -> Result<Co
         }
         "/peers.json" => peers::peers(view, &filter(&["peer", "vni"])?).await,
         "/vnis.json" => vnis::vnis(view, &filter(&["vni"])?).await,
+        "/visibility.json" => visibility::visibility(view, &filter(&["prefix", "vni"])?).await,
+        "/history.json" => Ok(history::history(view, &filter(&["after"])?)),
         "/readyz" => {
             filter(&[])?;
             ready::ready(view).await
@@ -93,6 +100,10 @@ fn respond_with(status: StatusCode, content: Content) -> Response<Body> {
     let mut response = Response::new(content.body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    if content.kind == page::KIND {
+        headers.insert(CONTENT_SECURITY_POLICY, page::policy());
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content.kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -80,7 +80,7 @@ pub(super) async fn routes(
 }
 
 /// A destination as it is sorted: IPv4 first, then by its text.
-type Key = (bool, String);
+pub(super) type Key = (bool, String);
 
 struct Text {
     format: Format,
@@ -146,12 +146,14 @@ impl Text {
             let is_announced = announcers.as_ref().is_none_or(|announcers| {
                 sources.iter().any(|(source, _)| announcers.contains(&source.0))
             });
-            (is_announced && may_match(prefix, route)).then(|| (key(&route.destination), *route))
+            // A node's own routes are not received ones.
+            let is_received = sources.iter().any(|(_, class)| *class != PeerClass::Own);
+            let may_be = prefix.is_none_or(|prefix| prefix.may_be(&route.destination));
+            (is_received && is_announced && may_be).then(|| (key(&route.destination), *route))
         };
         let mut routes = collect::routes(&self.view.asker, vni, &keep).await?;
-        if let Some(Prefix::Longest(_)) = prefix {
-            let longest = routes.iter().map(|(_, route)| route.destination.length).max();
-            routes.retain(|(_, route)| Some(route.destination.length) == longest);
+        if let Some(prefix) = prefix {
+            prefix.choose(&mut routes, |(_, route)| &route.destination);
         }
         // A large table takes a second: others are answered meanwhile.
         let sorted = tokio::task::spawn_blocking(move || {
@@ -237,12 +239,12 @@ impl Text {
 }
 
 /// A destination as it is sorted. In the text it is JSON inside a string.
-fn key(destination: &Destination) -> Key {
+pub(super) fn key(destination: &Destination) -> Key {
     (destination.prefix.is_ipv6(), destination.to_string())
 }
 
 /// Next hops are sorted by their text.
-fn hop_key(hop: &NextHop) -> (String, i32, u16, u16) {
+pub(super) fn hop_key(hop: &NextHop) -> (String, i32, u16, u16) {
     (hop.to_string(), hop.kind.0, hop.nat_port_from, hop.nat_port_to)
 }
 
@@ -275,19 +277,4 @@ fn needs_quotes(address: &IpAddr) -> bool {
     text.starts_with(':')
         || text.ends_with(':')
         || text.bytes().all(|c| c.is_ascii_digit() || c == b':')
-}
-
-fn may_match(prefix: Option<Prefix>, route: &Route) -> bool {
-    match prefix {
-        None => true,
-        Some(Prefix::Exact(destination)) => route.destination == destination,
-        Some(Prefix::Longest(address)) => contains(&route.destination, address),
-    }
-}
-
-fn contains(destination: &Destination, address: IpAddr) -> bool {
-    let of_address = Destination { prefix: address, length: destination.length };
-    destination.prefix.is_ipv4() == address.is_ipv4()
-        && destination.masked().is_some()
-        && destination.masked() == of_address.masked()
 }

@@ -9,13 +9,15 @@ use serde::Serialize;
 use super::View;
 use super::answer::{Content, Refusal};
 use super::totals::Totals;
-use crate::session::CloseReason;
+use crate::session::{CloseReason, State};
 use crate::shard::{PaceCounters, Timings};
 
 #[derive(Serialize)]
 struct Summary {
     version: &'static str,
     uptime_s: u64,
+    /// Those that it is told to connect to; none if the node is no client.
+    servers: Option<ServersTold>,
     shards: usize,
     peers: Peers,
     routes: usize,
@@ -29,6 +31,12 @@ struct Summary {
     propagation_us: Propagation,
     memory_bytes: Memory,
     pacing: Pacing,
+}
+
+#[derive(Serialize)]
+struct ServersTold {
+    known: usize,
+    established: usize,
 }
 
 #[derive(Serialize)]
@@ -93,6 +101,7 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
     Ok(Content::json(&Summary {
         version: view.version,
         uptime_s: view.started_at.elapsed().unwrap_or_default().as_secs(),
+        servers: view.servers.as_ref().map(|servers| ServersTold::of(&servers())),
         shards: totals.shards.len(),
         peers: Peers {
             established: peers.established,
@@ -121,6 +130,13 @@ fn disconnects(totals: &Totals) -> BTreeMap<&'static str, u64> {
     let counted = CloseReason::KINDS.into_iter().enumerate();
     let counted = counted.map(|(at, kind)| (kind, totals.counted(|it| it.sessions_ended[at])));
     counted.filter(|(_, count)| *count > 0).collect()
+}
+
+impl ServersTold {
+    fn of(states: &[State]) -> ServersTold {
+        let established = states.iter().filter(|state| **state == State::Established);
+        ServersTold { known: states.len(), established: established.count() }
+    }
 }
 
 impl SinceStart {

@@ -25,7 +25,7 @@ use feed::Feed;
 pub use feed::{BASE_KEPT, Join};
 use jobs::{Job, Jobs};
 use table::{RouteHash, VniTable};
-pub use views::{RoutesPiece, VniView, VnisPiece};
+pub use views::{Audience, RoutesPiece, Sight, Sources, VniView, VnisPiece};
 
 use vni::{Common, Rules, VniRib};
 

@@ -6,7 +6,8 @@
 use smallvec::SmallVec;
 
 use super::Rib;
-use crate::types::{Digest, PeerClass, Route, SourceId, Vni};
+use super::visibility::Visibility;
+use crate::types::{Digest, GroupClass, PeerClass, PeerId, Route, SourceId, Vni};
 
 /// Places of a table, and their sources, that one piece looks at; one route may go beyond.
 const PER_PIECE: usize = 4_096;
@@ -35,7 +36,7 @@ pub struct VnisPiece {
 }
 
 /// Who announces a route.
-pub(super) type Sources = SmallVec<[(SourceId, PeerClass); 1]>;
+pub type Sources = SmallVec<[(SourceId, PeerClass); 1]>;
 
 /// Some routes of a VNI.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +50,40 @@ pub struct RoutesPiece {
     pub moved: u32,
 }
 
+/// Whom a route is for, as its sources are: the rule's answer for each class of subscribers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Audience([Visibility; GroupClass::ALL.len()]);
+
+/// Whether a route is for a subscriber.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sight {
+    /// It is.
+    Sees,
+    /// It is not, since nobody but the subscriber itself announces it.
+    OnlyOwn,
+    /// It is not, since subscribers of this class are told of none of its sources.
+    NoSource,
+}
+
+impl Audience {
+    /// What the rule says of a subscriber.
+    pub fn sight(&self, class: GroupClass, subscriber: PeerId) -> Sight {
+        match self.0[class.index()].scope() {
+            None => Sight::NoSource,
+            Some(scope) if scope.includes(SourceId(subscriber)) => Sight::Sees,
+            Some(_) => Sight::OnlyOwn,
+        }
+    }
+}
+
 impl Rib {
+    /// Whom a route is for that these announce.
+    pub fn audience(&self, route: &Route, sources: &[(SourceId, PeerClass)]) -> Audience {
+        let reflected = self.common.rules.reflect.permits(route.next_hop.kind);
+        let of = |class| Visibility::of(sources.iter().copied(), class, reflected);
+        Audience(GroupClass::ALL.map(of))
+    }
+
     /// The VNIs of one piece: [`VnisPiece::pieces`] says how many there are.
     pub fn vnis_piece(&self, at: usize) -> VnisPiece {
         let vnis = self.homes.part(at).map(|(vni, home)| VniView {

@@ -27,6 +27,7 @@ mod pacing;
 mod peer;
 mod piece;
 mod requests;
+mod standings;
 mod timings;
 mod views;
 mod window;
@@ -64,10 +65,11 @@ pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
 use piece::Gathered;
 pub use piece::Piece;
+pub use standings::{Standing, StandingView, StandingsPiece};
 pub use timings::{TIMING_BOUNDS_US, Timings};
 pub use views::{PeerView, PeersPiece, SubscribersPiece, SubscribersView};
 
-pub use crate::rib::{RoutesPiece, VniView, VnisPiece};
+pub use crate::rib::{Audience, RoutesPiece, Sight, Sources, VniView, VnisPiece};
 
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);

@@ -165,7 +165,7 @@ impl Shard {
 
 impl Groups {
     /// Bytes that lie before a subscriber in a base and its log; None if it lags.
-    fn backlog(&self, sub: SubIndex) -> Option<u64> {
+    pub(super) fn backlog(&self, sub: SubIndex) -> Option<u64> {
         let subscription = &self.subscriptions[sub as usize];
         let before = subscription.block_bytes_left() as u64;
         match &subscription.stand {

@@ -4,12 +4,14 @@
 //! in it.
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
 
+pub mod browser;
 #[path = "../../benches/common/config.rs"]
 mod config;
 pub mod corpus;
 pub mod http;
 pub mod openmetrics;
 pub mod process;
+pub mod served;
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
