@@ -7,8 +7,10 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZero;
 use std::path::PathBuf;
 
-use argh::FromArgs;
-use metalbond_uring::internals::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
+use argh::{ArgsInfo, FromArgs};
+use metalbond_uring::internals::cli::{
+    Exit, Grammar, Program, Takes, parse_flags, usage_of, version_of,
+};
 use metalbond_uring::types::{HostPort, HostPortError};
 
 use crate::pipeline::{Habits, Stall};
@@ -70,6 +72,9 @@ pub struct Options {
 /// # Errors
 /// An [`Exit`], also for `--help` and `--version`.
 pub fn parse(args: &[&str]) -> Result<Options, Exit> {
+    if let ["completions" | "man", ..] = args {
+        return Err(MANUAL.text(args));
+    }
     let flags: Flags = parse_flags(&GRAMMAR, args)?;
     if flags.version {
         return Err(version_of(PROGRAM));
@@ -125,7 +130,7 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
 /// What `--target` gives; argh would take a plain `Vec` for a flag that may be repeated.
 type Addresses = Vec<SocketAddr>;
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(
     description = "Loads a MetalBond server with simulated peers, verifies every update that they\n\
                    receive, and says what the server took and cost.\n\n\
@@ -254,6 +259,15 @@ struct Flags {
     sabotage: Option<Sabotage>,
 }
 
+/// For the manual and for shells.
+static MANUAL: Program = Program {
+    name: PROGRAM,
+    summary: "load a MetalBond server with simulated peers, and verify what they receive",
+    own: &GRAMMAR,
+    commands: &[],
+    see_also: &["metalbond-uring(1)"],
+};
+
 static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
     values: VALUES,
@@ -261,6 +275,8 @@ static GRAMMAR: Grammar = Grammar {
     switches: &["--legacy", "--aligned", "--json", "--version", "-V", "--help", "-h"],
     aliases: &[("--process-us", "--reader-cost-us")],
     beside: None,
+    words: None,
+    args: Flags::get_args_info,
 };
 
 static VALUES: &[Takes] = &[

@@ -3,15 +3,21 @@
 //! Owns the flags, their defaults and what is said about wrong ones. Must never print, exit or
 //! start anything: the program does.
 //!
-//! The first word is a command: `server`, which may be left out, `client` or `help`. Flags follow.
+//! The first word is a command: `server`, which may be left out, `client`, `show`, `diff` or `help`. Flags follow.
 
 mod client;
+mod completions;
+mod diff;
 mod flags;
+mod man;
+mod manual;
+mod program;
+mod show;
 mod values;
 
 use std::net::SocketAddr;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use crate::io::ServerConfig;
 use crate::shard::Limits;
@@ -22,7 +28,10 @@ use values::{
 };
 
 pub use client::ClientOptions;
+pub use diff::{DiffOptions, Side, SideAt};
 pub use flags::{Grammar, Takes, VERSION, parse_flags, usage_of, version_of};
+pub use program::{Command, Program};
+pub use show::{ShowOptions, Subject};
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "metalbond-uring";
@@ -34,6 +43,10 @@ pub enum Invocation {
     Server(ServerOptions),
     /// To be a hypervisor's client.
     Client(ClientOptions),
+    /// To show what a running one knows.
+    Show(ShowOptions),
+    /// To compare what several have in their tables.
+    Diff(DiffOptions),
 }
 
 /// Where a text goes.
@@ -67,7 +80,29 @@ pub struct ServerOptions {
     pub verbose: bool,
 }
 
-const COMMANDS: [&str; 3] = ["server", "client", "help"];
+const COMMANDS: [&str; 7] = ["server", "client", "show", "diff", "completions", "man", "help"];
+
+/// All that the program can be asked for, for its manual and for shells.
+static MANUAL: Program = Program {
+    name: PROGRAM,
+    summary: "a route reflector for the MetalBond protocol",
+    own: &GRAMMAR,
+    commands: &[
+        Command { name: "server", summary: "be the reflector", grammar: &GRAMMAR },
+        Command {
+            name: "client",
+            summary: "connect to servers, announce and install routes",
+            grammar: &client::GRAMMAR,
+        },
+        Command {
+            name: "show",
+            summary: "show what a running server or client knows",
+            grammar: &show::GRAMMAR,
+        },
+        Command { name: "diff", summary: "compare reflectors' routes", grammar: &diff::GRAMMAR },
+    ],
+    see_also: &["loadgen(1)"],
+};
 
 /// Reads the words after the program's name.
 ///
@@ -80,8 +115,14 @@ pub fn parse(args: &[&str]) -> Result<Invocation, Exit> {
         ["client", rest @ ..] => client::parse(rest).map(Invocation::Client),
         ["help"] | ["help", "server" | "help"] => server(&["--help"]),
         ["help", "client"] => client::parse(&["--help"]).map(Invocation::Client),
+        ["help", "show", ..] => show::parse(&["--help"]).map(Invocation::Show),
+        ["help", "diff"] => diff::parse(&["--help"]).map(Invocation::Diff),
+        ["help", "completions" | "man"] => server(&["--help"]),
         ["help", command, ..] => Err(no_command(command)),
         ["server", rest @ ..] => server(rest),
+        ["show", rest @ ..] => show::parse(rest).map(Invocation::Show),
+        ["diff", rest @ ..] => diff::parse(rest).map(Invocation::Diff),
+        ["completions" | "man", ..] => Err(MANUAL.text(args)),
         [word, ..] if !word.starts_with('-') => Err(no_command(word)),
         all => server(all),
     }
@@ -99,15 +140,16 @@ fn server(args: &[&str]) -> Result<Invocation, Exit> {
 fn no_command(word: &str) -> Exit {
     let meant = flags::nearest(word, COMMANDS.into_iter().chain(GRAMMAR.flags()));
     let meant = meant.map(|meant| format!("Did you mean {meant}?\n")).unwrap_or_default();
+    let commands = COMMANDS[..COMMANDS.len() - 1].join(", ");
     let text =
-        format!("Unrecognized argument: {word:?} is no command: server, client or help\n{meant}");
+        format!("Unrecognized argument: {word:?} is no command: {commands} or help\n{meant}");
     usage_of(PROGRAM, &text)
 }
 
 /// What one `--listen` gives; argh would take a plain `Vec` for a flag that may be repeated.
 type Addresses = Vec<SocketAddr>;
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(
     description = "A route reflector for the MetalBond protocol: it passes routes between the\n\
                    hypervisors that connect to it.\n\n\
@@ -115,10 +157,18 @@ type Addresses = Vec<SocketAddr>;
                    \x20 server            be the reflector; the word may be left out\n\
                    \x20 client            connect to servers: announce routes, and install those that\n\
                    \x20                   are learned; see `metalbond-uring help client`\n\
+                   \x20 show <what>       show what a running server or client knows: peers,\n\
+                   \x20                   routes, VNIs or a summary\n\
+                   \x20 diff <addresses>  say whether reflectors have the same routes\n\
+                   \x20 completions <shell>\n\
+                   \x20                   print completions for bash, zsh or fish\n\
+                   \x20 man               print the manual page (roff)\n\
                    \x20 help [command]    say what a command does, and with which flags",
     usage = "[server] [flags]\n       \
              {command_name} client --server <address> [flags]\n       \
-             {command_name} help [server|client]",
+             {command_name} show <what> [flags]\n       \
+             {command_name} diff <address> <address>... [flags]\n       \
+             {command_name} help [server|client|show|diff]",
     help_triggers("-h", "--help"),
     note = "These are the flags of the server. A value may also follow a `=`.",
     example = "{command_name} --listen \"[::]:4711\" --cores 4"
@@ -225,6 +275,8 @@ static GRAMMAR: Grammar = Grammar {
     switches: &["--verbose", "-v", "--version", "-V", "--help", "-h"],
     aliases: &[],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
+    words: None,
+    args: ServerFlags::get_args_info,
 };
 
 const MSS_TAKES: Takes =

@@ -24,6 +24,8 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::warn;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::query::{is_peer, is_prefix};
 use crate::io::{self, Asker, ServeError};
 use crate::types::HostPort;
 use crate::vital;

@@ -107,6 +107,16 @@ impl PeerAddress {
     }
 }
 
+/// Whether `prefix=` takes it.
+pub(crate) fn is_prefix(text: &str) -> bool {
+    prefix(text).is_some()
+}
+
+/// Whether `peer=` takes it.
+pub(crate) fn is_peer(text: &str) -> bool {
+    peer(text).is_some()
+}
+
 fn once<T>(place: &mut Option<T>, word: &'static str, value: T) -> Result<(), QueryError> {
     match place.replace(value) {
         None => Ok(()),
