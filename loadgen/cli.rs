@@ -8,9 +8,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 
 use argh::{ArgsInfo, FromArgs};
-use metalbond_uring::internals::cli::{
-    Exit, Grammar, Program, Takes, parse_flags, usage_of, version_of,
-};
+use metalbond_uring::internals::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
 use metalbond_uring::types::{HostPort, HostPortError};
 
 use crate::pipeline::{Habits, Stall};
@@ -72,9 +70,6 @@ pub struct Options {
 /// # Errors
 /// An [`Exit`], also for `--help` and `--version`.
 pub fn parse(args: &[&str]) -> Result<Options, Exit> {
-    if let ["completions" | "man", ..] = args {
-        return Err(MANUAL.text(args));
-    }
     let flags: Flags = parse_flags(&GRAMMAR, args)?;
     if flags.version {
         return Err(version_of(PROGRAM));
@@ -259,16 +254,7 @@ struct Flags {
     sabotage: Option<Sabotage>,
 }
 
-/// For the manual and for shells.
-static MANUAL: Program = Program {
-    name: PROGRAM,
-    summary: "load a MetalBond server with simulated peers, and verify what they receive",
-    own: &GRAMMAR,
-    commands: &[],
-    see_also: &["metalbond-uring(1)"],
-};
-
-static GRAMMAR: Grammar = Grammar {
+pub static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
     values: VALUES,
     lists: &[],

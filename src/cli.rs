@@ -80,30 +80,6 @@ pub struct ServerOptions {
     pub verbose: bool,
 }
 
-const COMMANDS: [&str; 7] = ["server", "client", "show", "diff", "completions", "man", "help"];
-
-/// All that the program can be asked for, for its manual and for shells.
-static MANUAL: Program = Program {
-    name: PROGRAM,
-    summary: "a route reflector for the MetalBond protocol",
-    own: &GRAMMAR,
-    commands: &[
-        Command { name: "server", summary: "be the reflector", grammar: &GRAMMAR },
-        Command {
-            name: "client",
-            summary: "connect to servers, announce and install routes",
-            grammar: &client::GRAMMAR,
-        },
-        Command {
-            name: "show",
-            summary: "show what a running server or client knows",
-            grammar: &show::GRAMMAR,
-        },
-        Command { name: "diff", summary: "compare reflectors' routes", grammar: &diff::GRAMMAR },
-    ],
-    see_also: &["loadgen(1)"],
-};
-
 /// Reads the words after the program's name.
 ///
 /// A name given to `--listen` is resolved, so this may wait for the network.
@@ -122,7 +98,7 @@ pub fn parse(args: &[&str]) -> Result<Invocation, Exit> {
         ["server", rest @ ..] => server(rest),
         ["show", rest @ ..] => show::parse(rest).map(Invocation::Show),
         ["diff", rest @ ..] => diff::parse(rest).map(Invocation::Diff),
-        ["completions" | "man", ..] => Err(MANUAL.text(args)),
+        ["completions" | "man", ..] => Err(manual::MANUAL.text(args)),
         [word, ..] if !word.starts_with('-') => Err(no_command(word)),
         all => server(all),
     }
@@ -138,11 +114,12 @@ fn server(args: &[&str]) -> Result<Invocation, Exit> {
 
 /// A first word that is no command.
 fn no_command(word: &str) -> Exit {
-    let meant = flags::nearest(word, COMMANDS.into_iter().chain(GRAMMAR.flags()));
+    let commands = manual::MANUAL.commands().into_iter().map(|(command, _)| command);
+    let meant = flags::nearest(word, commands.clone().chain(GRAMMAR.flags()));
     let meant = meant.map(|meant| format!("Did you mean {meant}?\n")).unwrap_or_default();
-    let commands = COMMANDS[..COMMANDS.len() - 1].join(", ");
+    let commands = commands.collect::<Vec<_>>().join(", ");
     let text =
-        format!("Unrecognized argument: {word:?} is no command: {commands} or help\n{meant}");
+        format!("Unrecognized argument: {word:?} is no command; there are: {commands}\n{meant}");
     usage_of(PROGRAM, &text)
 }
 

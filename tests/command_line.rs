@@ -123,6 +123,7 @@ fn command_lines_of_the_go_program_are_taken() {
         match cli::parse(&words) {
             Ok(Invocation::Server(_)) => assert!(is_server, "{line}"),
             Ok(Invocation::Client(_)) => assert!(!is_server, "{line}"),
+            Ok(other) => panic!("{line}: {other:?}"),
             Err(exit) => panic!("{line}: {}", exit.text),
         }
     }

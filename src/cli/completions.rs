@@ -78,20 +78,26 @@ fn bash(program: &Program) -> String {
 fn bash_arm(script: &mut String, pattern: &str, grammar: &Grammar, commands: &[&str]) {
     let flags = grammar.manual();
     let _ = writeln!(script, "    {pattern})\n        case $prev in");
+    let (mut plain, mut told) = (Vec::new(), String::new());
     for flag in flags.iter().filter(|flag| flag.value.is_some()) {
-        let then = if is_file(flag) {
-            "mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")".to_owned()
-        } else if flag.choices.is_empty() {
-            ":".to_owned()
+        let choices = flag.choices.join(" ");
+        let kind = if is_file(flag) { "-f".to_owned() } else { format!("-W \"{choices}\"") };
+        if is_file(flag) || !choices.is_empty() {
+            let reply = format!("mapfile -t COMPREPLY < <(compgen {kind} -- \"$cur\")");
+            let _ = writeln!(
+                told,
+                "        {})\n            {reply}\n            return\n            ;;",
+                flag.long
+            );
         } else {
-            let choices = flag.choices.join(" ");
-            format!("mapfile -t COMPREPLY < <(compgen -W \"{choices}\" -- \"$cur\")")
-        };
-        let _ = writeln!(
-            script,
-            "        {})\n            {then}\n            return\n            ;;",
-            flag.long
-        );
+            plain.push(flag.long);
+        }
+    }
+    script.push_str(&told);
+    if !plain.is_empty() {
+        // Nothing is known of their values.
+        let _ =
+            writeln!(script, "        {})\n            return\n            ;;", plain.join(" | "));
     }
     script.push_str("        esac\n");
     let mut words: Vec<String> = flags.iter().map(|flag| flag.long.to_owned()).collect();

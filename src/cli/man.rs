@@ -21,7 +21,10 @@ pub(super) fn man(program: &Program) -> String {
     if program.commands.is_empty() {
         synopsis(&mut page, name, program.own);
     }
-    for command in program.commands {
+    for (at, command) in program.commands.iter().enumerate() {
+        if at > 0 {
+            page.push_str(".br\n");
+        }
         synopsis(&mut page, &format!("{name} {}", command.name), command.grammar);
     }
     page.push_str(".SH DESCRIPTION\n");
@@ -56,7 +59,7 @@ fn synopsis(page: &mut String, whole: &str, grammar: &Grammar) {
     if let Some((word, _)) = grammar.words {
         let _ = writeln!(page, ".I {}\\fR...", escaped(word));
     }
-    page.push_str("[flags]\n.br\n");
+    page.push_str("[flags]\n");
 }
 
 fn options(page: &mut String, grammar: &Grammar) {
@@ -82,14 +85,14 @@ fn details(page: &mut String, whole: &str, grammar: &Grammar) {
         paragraphs(page, note);
     }
     if !info.examples.is_empty() {
-        page.push_str(".PP\nExamples:\n.PP\n.nf\n");
+        page.push_str(".SS Examples\n.nf\n");
         for example in info.examples {
             let _ = writeln!(page, "{}", escaped(&example.replace("{command_name}", whole)));
         }
         page.push_str(".fi\n");
     }
     if !info.error_codes.is_empty() {
-        page.push_str(".PP\nExit status:\n");
+        page.push_str(".SS Exit status\n");
         for code in info.error_codes {
             let _ = writeln!(page, ".TP\n{}\n{}", code.code, escaped(code.description));
         }

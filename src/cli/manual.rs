@@ -5,8 +5,34 @@
 use super::completions::{SHELLS, completions};
 use super::flags::nearest;
 use super::man::man;
-use super::program::Program;
-use super::{Exit, Stream, usage_of};
+use super::program::{Command, Program};
+use super::{Exit, GRAMMAR, PROGRAM, Stream, client, diff, show, usage_of};
+
+/// All that this program can be asked for.
+pub(super) static MANUAL: Program = Program {
+    name: PROGRAM,
+    summary: "a route reflector for the MetalBond protocol",
+    own: &GRAMMAR,
+    commands: &[
+        Command { name: "server", summary: "be the reflector", grammar: &GRAMMAR },
+        Command {
+            name: "client",
+            summary: "connect to servers, announce and install routes",
+            grammar: &client::GRAMMAR,
+        },
+        Command {
+            name: "show",
+            summary: "show what a running server or client knows",
+            grammar: &show::GRAMMAR,
+        },
+        Command {
+            name: "diff",
+            summary: "say whether reflectors have the same routes",
+            grammar: &diff::GRAMMAR,
+        },
+    ],
+    see_also: &["loadgen(1)"],
+};
 
 impl Program {
     /// The answer to `completions SHELL` and `man`, which are the first words.

@@ -193,7 +193,7 @@ fn entry(
     not_at: Vec<String>,
 ) -> Entry {
     let hop = &difference.route.next_hop;
-    let more = (identity == Identity::Full).then(|| More {
+    let more = (identity == Identity::Full).then_some(More {
         vni: hop.vni.0,
         kind: hop.kind.0,
         nat_port_from: hop.nat_port_from,

@@ -41,7 +41,7 @@ impl Screen {
         let is_first = std::mem::take(&mut self.is_first);
         if self.height.is_some() {
             // Its size may have changed.
-            let (width, height) = size(&std::io::stdout());
+            let (width, height) = size(std::io::stdout());
             (self.width, self.height, self.left) = (Some(width), Some(height), Some(height));
             return self.out.write_all(b"\x1b[H");
         }
