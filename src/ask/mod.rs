@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio::runtime::Runtime;
 
 pub(crate) use plain::plain;
+use plain::plain_words;
 pub(crate) use routes::{Shape, Told, read_routes};
 
 /// How long a connection may take to come about, at most.
@@ -124,7 +125,7 @@ impl Node {
         stream.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let request = Request::get(target)
-            .header(HOST, self.address.to_string())
+            .header(HOST, self.host())
             .body(Empty::<Bytes>::new())
             .map_err(|error| AskError::Own(std::io::Error::other(error)))?;
         let response = runtime.block_on(async {
@@ -154,6 +155,13 @@ impl Node {
         let answer =
             Answer { url, status: head.status.as_u16(), kind: kind_of(&head.headers), body };
         Ok((answer, is_busy))
+    }
+
+    /// The address as a server knows it: without a zone, which means something here only.
+    fn host(&self) -> String {
+        let HostPort { host, port } = &self.address;
+        let host = host.split('%').next().unwrap_or_default().to_owned();
+        HostPort { host, port: *port }.to_string()
     }
 
     /// A connection to the first of the name's addresses that takes one.
@@ -206,7 +214,7 @@ impl Answer {
         // What cannot be read says nothing.
         let _ = (&mut self.body).take(REFUSAL_BYTES_MAX).read_to_end(&mut bytes);
         let text = String::from_utf8_lossy(&bytes);
-        let words = plain(text.trim().lines().next().unwrap_or_default());
+        let words = plain_words(text.trim().lines().next().unwrap_or_default());
         AskError::Refused { url: self.url.clone(), status: self.status, words }
     }
 }
@@ -219,7 +227,7 @@ impl AskError {
             return AskError::Cut { url, why: "it ends amid a value".to_owned() };
         }
         if !error.is_io() {
-            return AskError::Nonsense { url, why: plain(&error.to_string()) };
+            return AskError::Nonsense { url, why: plain_words(&error.to_string()) };
         }
         AskError::of_io(&url, std::io::Error::from(error))
     }
@@ -265,7 +273,7 @@ impl Read for Body {
 fn kind_of(headers: &HeaderMap) -> String {
     let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()));
     let kind = kind.as_deref().and_then(|kind| kind.split(';').next());
-    kind.map_or_else(|| "no type of content".to_owned(), plain)
+    kind.map_or_else(|| "no type of content".to_owned(), plain_words)
 }
 
 /// The last cause of an error: those before it say that there was one.

@@ -5,9 +5,20 @@
 /// Stands for what is left out.
 const REPLACEMENT: char = '\u{fffd}';
 
+/// Letters of a message.
+const WORDS_MAX: usize = 300;
+
 /// The text in one line: what would move the cursor, change colours or turn the order of letters is replaced.
 pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if is_harmless(c) { c } else { REPLACEMENT }).collect()
+}
+
+/// The same of a text that may be of any length, for a message.
+pub(crate) fn plain_words(text: &str) -> String {
+    let mut chars = text.chars();
+    let words: String = chars.by_ref().take(WORDS_MAX).collect();
+    let end = if chars.next().is_some() { "…" } else { "" };
+    format!("{}{end}", plain(&words))
 }
 
 fn is_harmless(c: char) -> bool {
@@ -19,6 +30,14 @@ fn is_harmless(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_texts_are_cut() {
+        assert_eq!(plain_words("ü\n"), "ü\u{fffd}");
+        assert_eq!(plain_words(&"ü".repeat(WORDS_MAX)), "ü".repeat(WORDS_MAX));
+        let cut = plain_words(&"ü".repeat(WORDS_MAX + 1));
+        assert_eq!(cut, "ü".repeat(WORDS_MAX) + "…");
+    }
 
     #[test]
     fn what_a_terminal_would_obey_is_replaced() {
