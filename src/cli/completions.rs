@@ -167,7 +167,7 @@ fn zsh(program: &Program) -> String {
     zsh_flags(&mut script, program.own);
     let _ = write!(
         script,
-        "    esac\n}}\nif [[ $funcstack[1] == {function} ]]; then\n    {function} \"$@\"\nelse\n    \
+        "    esac\n}}\nif [[ ${{funcstack[1]:-}} == {function} ]]; then\n    {function} \"$@\"\nelse\n    \
          compdef {function} {}\nfi\n",
         program.name
     );
