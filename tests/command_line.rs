@@ -39,7 +39,17 @@ fn the_version_has_the_commit() {
 
 #[test]
 fn help_goes_to_stdout_and_mistakes_to_stderr() {
-    for arguments in [&["help"][..], &["-h"], &["help", "client"], &["client", "--help"]] {
+    for arguments in [
+        &["help"][..],
+        &["-h"],
+        &["help", "client"],
+        &["client", "--help"],
+        &["help", "show"],
+        &["show", "-h"],
+        &["help", "show", "peers"],
+        &["help", "diff"],
+        &["help", "man"],
+    ] {
         let output = output(arguments);
         assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}");
         assert!(String::from_utf8_lossy(&output.stdout).contains("client"), "{arguments:?}");
@@ -48,6 +58,9 @@ fn help_goes_to_stdout_and_mistakes_to_stderr() {
         (&["sever"][..], "Did you mean server?"),
         (&["client", "--server", "[::1]"], "Try: metalbond-uring client --help"),
         (&["--http", "4712"], "the host is missing"),
+        (&["shwo"], "Did you mean show?"),
+        (&["show", "peesr"], "Did you mean peers?"),
+        (&["diff", ":4712"], "only one to compare"),
     ] {
         let (code, stderr) = run(arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {stderr}");

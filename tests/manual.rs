@@ -69,6 +69,7 @@ fn pages_are_right_and_have_each_flag() {
         for (command, help) in helps(name, program) {
             let flags = flags(&help);
             assert!(flags.len() >= 6, "{command}: {flags:?}");
+            assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
             let title = format!("{name} {command}").trim().to_uppercase().replace('-', "\\-");
             let section = match command {
                 "" => &page,

@@ -59,15 +59,15 @@ pub struct DiffOptions {
 #[argh(
     description = "Says whether reflectors have the same routes, and which ones differ.\n\n\
                    A side is the address at which a reflector answers over HTTP (--http), of this\n\
-                   program or of the Go one; http://ADDRESS/routes.json asks for the routes alone;\n\
-                   a path with a / or .json at the end is a saved /routes.json.",
+                   program or of the Go one. http://ADDRESS/routes.json asks for the routes alone.\n\
+                   What has a / in it, or .json at its end, is a file: a saved /routes.json.",
     usage = "<side> <side>... [flags]",
     help_triggers("-h", "--help"),
-    note = "Digests of VNIs are compared first, then the routes of those that differ. v0.3.0\n\
-            of the Go program tells neither types nor ports nor target VNIs of next hops:\n\
-            beside it, only destinations and addresses of next hops are compared.",
+    note = "Digests of VNIs are compared first, then the routes of those that differ. Of\n\
+            next hops v0.3.0 of the Go program tells only addresses: beside it, nothing\n\
+            else of them is compared.",
     example = "{command_name} \"[2001:db8::1]:4712\" \"[2001:db8::2]:4712\"",
-    example = "{command_name} :4712 rr2.example:4712 rr3.example:4712 --vni 100 --for 30s",
+    example = "{command_name} :4712 rr2.example:4712 rr3.example:4712 --for 30s",
     example = "{command_name} :4712 ./saved/routes.json",
     error_code(0, "They have the same routes."),
     error_code(1, "They differ."),
