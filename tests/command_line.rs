@@ -39,20 +39,21 @@ fn the_version_has_the_commit() {
 
 #[test]
 fn help_goes_to_stdout_and_mistakes_to_stderr() {
-    for arguments in [
-        &["help"][..],
-        &["-h"],
-        &["help", "client"],
-        &["client", "--help"],
-        &["help", "show"],
-        &["show", "-h"],
-        &["help", "show", "peers"],
-        &["help", "diff"],
-        &["help", "man"],
-    ] {
+    for arguments in [&["help"][..], &["-h"], &["help", "client"], &["client", "--help"]] {
         let output = output(arguments);
         assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}");
         assert!(String::from_utf8_lossy(&output.stdout).contains("client"), "{arguments:?}");
+    }
+    for (arguments, begin) in [
+        (&["help", "show"][..], "Usage: metalbond-uring show <what>"),
+        (&["show", "-h"], "Usage: metalbond-uring show <what>"),
+        (&["help", "show", "peers"], "Usage: metalbond-uring show <what>"),
+        (&["help", "diff"], "Usage: metalbond-uring diff <side> <side>..."),
+        (&["help", "man"], "Usage: metalbond-uring [server]"),
+    ] {
+        let output = output(arguments);
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with(begin), "{arguments:?}");
     }
     for (arguments, said) in [
         (&["sever"][..], "Did you mean server?"),

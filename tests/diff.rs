@@ -154,6 +154,9 @@ fn one_route_of_many() {
     }
 }
 
+/// Destinations, each with an address of a next hop.
+type Routes<'a> = &'a [(&'a str, &'a str)];
+
 /// `/vnis.json` with these VNIs, of one route each, and their digests.
 fn vnis_json(vnis: &[(u32, &str)]) -> Reply {
     let rows: Vec<String> = (vnis.iter())
@@ -163,7 +166,7 @@ fn vnis_json(vnis: &[(u32, &str)]) -> Reply {
 }
 
 /// `/routes.json` of these VNIs: destinations and next hops, as upstream's newest version tells them.
-fn full(vnis: &[(u32, &[(&str, &str)])]) -> Reply {
+fn full(vnis: &[(u32, Routes)]) -> Reply {
     let hop = |address: &str| {
         format!(
             "{{\"TargetAddress\": \"{address}\", \"TargetVNI\": 0, \"Type\": 0, \"NATPortRangeFrom\": 0, \
@@ -175,7 +178,7 @@ fn full(vnis: &[(u32, &[(&str, &str)])]) -> Reply {
         let key = format!("{{\"IPVersion\":{version},\"Prefix\":\"{destination}\"}}");
         format!("{}: [{}]", Value::from(key), hop(address))
     };
-    let table = |(vni, routes): &(u32, &[(&str, &str)])| {
+    let table = |(vni, routes): &(u32, Routes)| {
         format!("\"{vni}\": {{{}}}", routes.iter().map(route).collect::<Vec<_>>().join(", "))
     };
     let tables: Vec<String> = vnis.iter().map(table).collect();
@@ -311,7 +314,8 @@ fn who_cannot_be_asked_is_told_of_by_status_2() {
     };
     check(&nobody, "connection refused; is it running with --http?");
     check(&ours.process.address().to_string(), "gives no HTTP answer");
-    let cases: [(&str, fn() -> Reply, &str); 9] = [
+    type Case = (&'static str, fn() -> Reply, &'static str);
+    let cases: [Case; 9] = [
         ("/vnis.json", || Reply::json("garbage"), "not an answer that makes sense"),
         ("/vnis.json", || Reply::Whole(500, "text/plain", "no".into()), "status 500: no"),
         ("/vnis.json", || Reply::Hang(""), "nothing came for 0.3 s"),

@@ -72,6 +72,7 @@ const SUBJECTS: &[&str] = &["summary", "peers", "peer", "routes", "vnis"];
     error_code(1, "The node cannot be asked, or there is no such peer."),
     error_code(2, "The command line is wrong.")
 )]
+#[allow(rustdoc::broken_intra_doc_links)] // argh prints the texts as they stand
 struct ShowFlags {
     #[argh(positional, arg_name = "what", hidden_help)]
     words: Vec<String>,

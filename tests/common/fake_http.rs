@@ -6,6 +6,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// Writes a body.
+pub type Author = Box<dyn FnOnce(&mut dyn Write) -> std::io::Result<()> + Send>;
+
 /// What it does with a question.
 pub enum Reply {
     /// An answer: status, kind of content, body.
@@ -19,7 +22,7 @@ pub enum Reply {
     /// "Try again", by a status of 503.
     Busy,
     /// JSON that is made as it is sent.
-    Stream(Box<dyn FnOnce(&mut dyn Write) -> std::io::Result<()> + Send>),
+    Stream(Author),
 }
 
 /// A running one; its threads end with the test.
