@@ -236,8 +236,9 @@ fn a_side_may_be_of_the_go_program() {
     ours.wait_for_routes(1);
     let (head, old) = (go(GO_HEAD), go(GO_030));
     let (head_name, old_name) = (head.name(), old.name());
-    let no_route =
-        format!("metalbond-uring diff: {head_name} tells 1 entries that are no routes\n");
+    let no_route = format!(
+        "metalbond-uring diff: {head_name} tells of what is no route: 1 entries are left out\n"
+    );
     let expected = format!(
         "only at {head_name}: VNI 7 10.0.0.1/32 via 2001:db8::2 in VNI 9 type NAT ports 1-9\n\
          1 route differs in 1 of 1 VNI\n"

@@ -100,7 +100,7 @@ fn notes(options: &DiffOptions, seen: &Look) {
         ));
     }
     for (at, unreadable) in seen.unreadable.iter().enumerate().filter(|(_, count)| **count > 0) {
-        say(&format!("{} tells {unreadable} entries that are no routes", name(&at)));
+        say(&format!("{} tells of what is no route: {unreadable} entries are left out", name(&at)));
     }
 }
 

@@ -41,7 +41,7 @@ enum ShowError {
 /// What to say, and the exit code, if it cannot be shown.
 pub(crate) fn run(options: &ShowOptions) -> Result<(), Exit> {
     let node = Node { address: options.http.clone(), timeout: options.timeout };
-    let mut screen = Screen::new(options.watch);
+    let mut screen = Screen::new(options.watch && !options.json);
     match show_all(options, &node, &mut screen) {
         Err(ShowError::Write(error)) if is_closed(&error) => Ok(()),
         Err(error) => {
@@ -61,7 +61,7 @@ fn show_all(options: &ShowOptions, node: &Node, screen: &mut Screen) -> Result<(
     let mut was_shown = false;
     loop {
         screen.begin()?;
-        if screen.width.is_some() {
+        if screen.is_in_place() {
             let pause = WATCH_PAUSE.as_secs();
             screen.heading(&format!("http://{}, every {pause} s until Ctrl-C", node.address))?;
             screen.line("")?;
@@ -69,7 +69,7 @@ fn show_all(options: &ShowOptions, node: &Node, screen: &mut Screen) -> Result<(
         match show(options, node, screen) {
             Ok(()) => was_shown = true,
             Err(error @ (ShowError::Ask(_) | ShowError::NoPeer(_))) if was_shown => {
-                screen.heading(&error.to_string())?;
+                screen.note(&error.to_string())?;
             }
             Err(error) => return Err(error),
         }

@@ -41,7 +41,8 @@ pub(super) fn routes(body: impl Read, url: &str, screen: &mut Screen) -> Result<
         (None, Ok(told)) => {
             if told.unreadable > 0 {
                 let entries = told.unreadable;
-                list.screen.line(&format!("{entries} entries are no routes, and are not shown"))?;
+                list.screen
+                    .note(&format!("left out, for they are no routes: {entries} entries"))?;
             }
             Ok(())
         }

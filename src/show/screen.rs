@@ -5,6 +5,8 @@
 use std::ffi::OsString;
 use std::io::{BufWriter, ErrorKind, IsTerminal, StdoutLock, Write};
 
+use metalbond_uring::internals::cli::PROGRAM;
+
 use super::table::{Colour, cut, painted};
 
 /// Where lines go.
@@ -69,6 +71,22 @@ impl Screen {
                 Ok(false)
             }
         }
+    }
+
+    /// Whether it is a terminal that is written over and over.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.height.is_some()
+    }
+
+    /// Says something that is no part of what is shown.
+    pub(super) fn note(&mut self, text: &str) -> std::io::Result<()> {
+        if self.is_in_place() {
+            return self.heading(text).map(drop);
+        }
+        self.out.flush()?;
+        // If nobody listens, what is shown counts.
+        let _ = writeln!(std::io::stderr(), "{PROGRAM} show: {text}");
+        Ok(())
     }
 
     /// A line that is a heading.
