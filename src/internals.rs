@@ -6,8 +6,8 @@
 #[cfg(feature = "cli")]
 pub mod cli {
     pub use crate::cli::{
-        ClientOptions, Command, DiffOptions, Exit, Grammar, Invocation, PROGRAM, Program,
-        ServerOptions, ShowOptions, Side, SideAt, Stream, Subject, Takes, VERSION, parse,
+        ClientOptions, Command, DiffOptions, Exit, Grammar, Invocation, LogFormat, PROGRAM,
+        Program, ServerOptions, ShowOptions, Side, SideAt, Stream, Subject, Takes, VERSION, parse,
         parse_flags, usage_of, version_of,
     };
 }
@@ -16,7 +16,7 @@ pub mod client {
 }
 #[cfg(feature = "http")]
 pub mod http {
-    pub use crate::http::{HttpError, HttpListener, HttpServer, View};
+    pub use crate::http::{HttpError, HttpListener, HttpServer, Servers, View};
 }
 pub mod io {
     pub use crate::io::{
@@ -41,9 +41,9 @@ pub mod session {
 }
 pub mod shard {
     pub use crate::shard::{
-        BATCH_BYTES_MAX, Budgets, Limits, Mail, PaceCounters, PeerView, PeersPiece, Piece,
-        RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, SubscribersPiece, SubscribersView,
-        TcpSample, Transmit, VniView, VnisPiece, Wake,
+        BATCH_BYTES_MAX, Budgets, EndsPiece, Limits, Mail, PaceCounters, PeerView, PeersPiece,
+        Piece, RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, SubscribersPiece,
+        SubscribersView, TIMING_BOUNDS_US, TcpSample, Timings, Transmit, VniView, VnisPiece, Wake,
     };
 }
 pub mod vital {
