@@ -67,9 +67,12 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs it to its end. One that never ends is ended, and its code is none that is expected.
 pub fn run(arguments: &[&str]) -> Said {
-    let output = command(arguments).output().unwrap();
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", "120", BINARY]).args(arguments);
+    command.env_remove("NO_COLOR").env("TERM", "xterm").stdin(Stdio::null());
+    let output = command.output().unwrap();
     Said {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),
