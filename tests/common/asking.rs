@@ -70,7 +70,7 @@ pub fn command(arguments: &[&str]) -> Command {
 /// Runs it to its end. One that never ends is ended, and its code is none that is expected.
 pub fn run(arguments: &[&str]) -> Said {
     let mut command = Command::new("timeout");
-    command.args(["--signal=KILL", "120", BINARY]).args(arguments);
+    command.args(["--signal=KILL", "60", BINARY]).args(arguments);
     command.env_remove("NO_COLOR").env("TERM", "xterm").stdin(Stdio::null());
     let output = command.output().unwrap();
     Said {
