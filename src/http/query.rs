@@ -108,11 +108,13 @@ impl PeerAddress {
 }
 
 /// Whether `prefix=` takes it.
+#[cfg(feature = "cli")]
 pub(crate) fn is_prefix(text: &str) -> bool {
     prefix(text).is_some()
 }
 
 /// Whether `peer=` takes it.
+#[cfg(feature = "cli")]
 pub(crate) fn is_peer(text: &str) -> bool {
     peer(text).is_some()
 }
