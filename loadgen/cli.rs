@@ -7,7 +7,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZero;
 use std::path::PathBuf;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use metalbond_uring::internals::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
 use metalbond_uring::types::{HostPort, HostPortError};
 
@@ -125,7 +125,7 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
 /// What `--target` gives; argh would take a plain `Vec` for a flag that may be repeated.
 type Addresses = Vec<SocketAddr>;
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(
     description = "Loads a MetalBond server with simulated peers, verifies every update that they\n\
                    receive, and says what the server took and cost.\n\n\
@@ -254,13 +254,15 @@ struct Flags {
     sabotage: Option<Sabotage>,
 }
 
-static GRAMMAR: Grammar = Grammar {
+pub static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
     values: VALUES,
     lists: &[],
     switches: &["--legacy", "--aligned", "--json", "--version", "-V", "--help", "-h"],
     aliases: &[("--process-us", "--reader-cost-us")],
     beside: None,
+    words: None,
+    args: Flags::get_args_info,
 };
 
 static VALUES: &[Takes] = &[

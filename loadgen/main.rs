@@ -12,6 +12,7 @@ mod cost;
 mod engine;
 mod facts;
 mod latency;
+mod manual;
 mod output;
 mod peer;
 mod pipeline;
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
     if let [child::WORD, flags @ ..] = &args[..] {
         return child::serve(flags);
     }
-    let options = match cli::parse(&args) {
+    let options = match manual::asked(&args).map_or_else(|| cli::parse(&args), Err) {
         Ok(options) => options,
         Err(exit) => {
             let to_stdout = exit.stream == metalbond_uring::internals::cli::Stream::Stdout;

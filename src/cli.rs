@@ -3,15 +3,21 @@
 //! Owns the flags, their defaults and what is said about wrong ones. Must never print, exit or
 //! start anything: the program does.
 //!
-//! The first word is a command: `server`, which may be left out, `client` or `help`. Flags follow.
+//! The first word is a command: `server`, which may be left out, `client`, `show`, `diff` or `help`. Flags follow.
 
 mod client;
+mod completions;
+mod diff;
 mod flags;
+mod man;
+mod manual;
+mod program;
+mod show;
 mod values;
 
 use std::net::SocketAddr;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use crate::io::ServerConfig;
 use crate::shard::Limits;
@@ -22,7 +28,10 @@ use values::{
 };
 
 pub use client::ClientOptions;
+pub use diff::{DiffOptions, Side, SideAt};
 pub use flags::{Grammar, Takes, VERSION, parse_flags, usage_of, version_of};
+pub use program::{Command, Program};
+pub use show::{ShowOptions, Subject};
 pub use values::LogFormat;
 
 /// The program's name in its texts.
@@ -35,6 +44,10 @@ pub enum Invocation {
     Server(ServerOptions),
     /// To be a hypervisor's client.
     Client(ClientOptions),
+    /// To show what a running one knows.
+    Show(ShowOptions),
+    /// To compare what several have in their tables.
+    Diff(DiffOptions),
 }
 
 /// Where a text goes.
@@ -72,8 +85,6 @@ pub struct ServerOptions {
     pub verbose: bool,
 }
 
-const COMMANDS: [&str; 3] = ["server", "client", "help"];
-
 /// Reads the words after the program's name.
 ///
 /// A name given to `--listen` is resolved, so this may wait for the network.
@@ -85,8 +96,14 @@ pub fn parse(args: &[&str]) -> Result<Invocation, Exit> {
         ["client", rest @ ..] => client::parse(rest).map(Invocation::Client),
         ["help"] | ["help", "server" | "help"] => server(&["--help"]),
         ["help", "client"] => client::parse(&["--help"]).map(Invocation::Client),
+        ["help", "show", ..] => show::parse(&["--help"]).map(Invocation::Show),
+        ["help", "diff"] => diff::parse(&["--help"]).map(Invocation::Diff),
+        ["help", "completions" | "man"] => server(&["--help"]),
         ["help", command, ..] => Err(no_command(command)),
         ["server", rest @ ..] => server(rest),
+        ["show", rest @ ..] => show::parse(rest).map(Invocation::Show),
+        ["diff", rest @ ..] => diff::parse(rest).map(Invocation::Diff),
+        ["completions" | "man", ..] => Err(manual::MANUAL.text(args)),
         [word, ..] if !word.starts_with('-') => Err(no_command(word)),
         all => server(all),
     }
@@ -115,17 +132,19 @@ fn metrics_need_http(
 
 /// A first word that is no command.
 fn no_command(word: &str) -> Exit {
-    let meant = flags::nearest(word, COMMANDS.into_iter().chain(GRAMMAR.flags()));
+    let commands = manual::MANUAL.commands().into_iter().map(|(command, _)| command);
+    let meant = flags::nearest(word, commands.clone().chain(GRAMMAR.flags()));
     let meant = meant.map(|meant| format!("Did you mean {meant}?\n")).unwrap_or_default();
+    let commands = commands.collect::<Vec<_>>().join(", ");
     let text =
-        format!("Unrecognized argument: {word:?} is no command: server, client or help\n{meant}");
+        format!("Unrecognized argument: {word:?} is no command; there are: {commands}\n{meant}");
     usage_of(PROGRAM, &text)
 }
 
 /// What one `--listen` gives; argh would take a plain `Vec` for a flag that may be repeated.
 type Addresses = Vec<SocketAddr>;
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(
     description = "A route reflector for the MetalBond protocol: it passes routes between the\n\
                    hypervisors that connect to it.\n\n\
@@ -133,10 +152,18 @@ type Addresses = Vec<SocketAddr>;
                    \x20 server            be the reflector; the word may be left out\n\
                    \x20 client            connect to servers: announce routes, and install those that\n\
                    \x20                   are learned; see `metalbond-uring help client`\n\
+                   \x20 show <what>       show what a running server or client knows: peers,\n\
+                   \x20                   routes, VNIs or a summary\n\
+                   \x20 diff <addresses>  say whether reflectors have the same routes\n\
+                   \x20 completions <shell>\n\
+                   \x20                   print completions for bash, zsh or fish\n\
+                   \x20 man               print the manual page (roff)\n\
                    \x20 help [command]    say what a command does, and with which flags",
     usage = "[server] [flags]\n       \
              {command_name} client --server <address> [flags]\n       \
-             {command_name} help [server|client]",
+             {command_name} show <what> [flags]\n       \
+             {command_name} diff <address> <address>... [flags]\n       \
+             {command_name} help [server|client|show|diff]",
     help_triggers("-h", "--help"),
     note = "These are the flags of the server. A value may also follow a `=`.",
     example = "{command_name} --listen \"[::]:4711\" --cores 4"
@@ -255,6 +282,8 @@ static GRAMMAR: Grammar = Grammar {
     switches: &["--metrics-per-peer", "--verbose", "-v", "--version", "-V", "--help", "-h"],
     aliases: &[],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
+    words: None,
+    args: ServerFlags::get_args_info,
 };
 
 const MSS_TAKES: Takes =
@@ -278,308 +307,4 @@ static VALUES: &[Takes] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn server(args: &[&str]) -> ServerOptions {
-        match parse(args) {
-            Ok(Invocation::Server(options)) => options,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    fn wrong(args: &[&str]) -> String {
-        let exit = parse(args).expect_err("the command line is wrong");
-        assert_eq!((exit.code, exit.stream), (2, Stream::Stderr), "{args:?}");
-        assert!(exit.text.starts_with("metalbond-uring: "), "{}", exit.text);
-        assert!(exit.text.ends_with("\nTry: metalbond-uring --help\n"), "{}", exit.text);
-        exit.text
-    }
-
-    #[test]
-    fn defaults() {
-        let options = server(&[]);
-        assert_eq!(
-            options,
-            ServerOptions {
-                server: ServerConfig {
-                    listen: vec!["[::]:4711".parse().unwrap()],
-                    segment_bytes_max: 1220,
-                    cores: 0,
-                    keepalive_interval_s: 5,
-                    reflect_own: ReflectOwn::None,
-                    pace: Pace::Auto,
-                    peers_max: 65_536,
-                    limits: Limits {
-                        routes_per_peer_max: 100_000,
-                        vnis_per_peer_max: 16_384,
-                        queue_bytes_max: 1 << 30,
-                        ..Limits::default()
-                    },
-                    stale_time: std::time::Duration::ZERO,
-                },
-                http: None,
-                metrics_per_peer: false,
-                log_format: LogFormat::Text,
-                verbose: false,
-            }
-        );
-        assert_eq!(server(&["server"]), options);
-        assert_eq!(server(&["server", "--"]), options);
-    }
-
-    #[test]
-    fn every_flag_in_both_spellings() {
-        let values = [
-            ("--listen", "127.0.0.1:0"),
-            ("--mss", "1440"),
-            ("--cores", "3"),
-            ("--keepalive", "7"),
-            ("--reflect-own", "lb"),
-            ("--pace", "12"),
-            ("--routes-per-peer-max", "4294967295"),
-            ("--vnis-per-peer-max", "2"),
-            ("--peers-max", "1048576"),
-            ("--queue-mib-max", "4294967295"),
-            ("--http", ":4712"),
-            ("--log-format", "logfmt"),
-        ];
-        let expected = ServerOptions {
-            server: ServerConfig {
-                listen: vec!["127.0.0.1:0".parse().unwrap()],
-                segment_bytes_max: 1440,
-                cores: 3,
-                keepalive_interval_s: 7,
-                reflect_own: ReflectOwn::LoadBalancer,
-                pace: Pace::RoutesPerS(12),
-                peers_max: 1_048_576,
-                limits: Limits {
-                    routes_per_peer_max: u32::MAX,
-                    vnis_per_peer_max: 2,
-                    queue_bytes_max: 4_294_967_295 * 1_048_576,
-                    ..Limits::default()
-                },
-                stale_time: std::time::Duration::ZERO,
-            },
-            http: Some(HostPort { host: String::new(), port: 4712 }),
-            metrics_per_peer: true,
-            log_format: LogFormat::Logfmt,
-            verbose: true,
-        };
-        let mut apart: Vec<&str> = vec!["server", "--verbose", "--metrics-per-peer"];
-        apart.extend(values.iter().flat_map(|(flag, value)| [*flag, *value]));
-        assert_eq!(server(&apart), expected);
-        let joined: Vec<String> =
-            values.iter().map(|(flag, value)| format!("{flag}={value}")).collect();
-        let mut joined: Vec<&str> = joined.iter().map(String::as_str).collect();
-        joined.extend(["-v", "-v", "--metrics-per-peer"]);
-        assert_eq!(server(&joined), expected);
-    }
-
-    #[test]
-    fn words() {
-        assert_eq!(server(&["--reflect-own", "none"]).server.reflect_own, ReflectOwn::None);
-        assert_eq!(
-            server(&["--reflect-own", "all-but-nat"]).server.reflect_own,
-            ReflectOwn::AllButNat
-        );
-        assert_eq!(server(&["--pace", "off"]).server.pace, Pace::Off);
-        assert_eq!(server(&["--pace", "auto"]).server.pace, Pace::Auto);
-        assert_eq!(server(&["--keepalive", "0"]).server.keepalive_interval_s, 0);
-        assert_eq!(server(&["--keepalive", "86400"]).server.keepalive_interval_s, 86_400);
-        assert_eq!(server(&["--cores", "1024"]).server.cores, 1024);
-    }
-
-    #[test]
-    fn addresses() {
-        let listen = |value: &str| server(&["--listen", value]).server.listen;
-        let parsed = |text: &str| vec![text.parse::<SocketAddr>().unwrap()];
-        assert_eq!(listen("[::]:4711"), parsed("[::]:4711"));
-        assert_eq!(listen(":4711"), parsed("[::]:4711"));
-        assert_eq!(listen("0.0.0.0:1"), parsed("0.0.0.0:1"));
-        assert_eq!(listen("[2001:db8::1]:65535"), parsed("[2001:db8::1]:65535"));
-        let zoned = listen("[fe80::1%lo]:4711");
-        assert!(matches!(&zoned[..], [SocketAddr::V6(one)] if one.scope_id() > 0), "{zoned:?}");
-        let named = listen("localhost:4711");
-        assert!(!named.is_empty());
-        assert!(named.iter().all(|address| address.ip().is_loopback() && address.port() == 4711));
-    }
-
-    #[test]
-    fn wrong_values_name_the_flag_the_value_and_what_it_takes() {
-        for (flag, value, takes) in [
-            ("--listen", "4711", "host is missing"),
-            ("--listen", "localhost", "port is missing"),
-            ("--listen", "[::1]", "port is missing"),
-            ("--listen", "::1:4711", "brackets"),
-            ("--listen", "[fe80::1]:4711", "needs its device"),
-            ("--listen", "[::]:65536", "is no port"),
-            ("--listen", "[::]:", "is no port"),
-            ("--listen", "[::]:http", "is no port"),
-            ("--listen", "no such name:4711", "[::]:4711"),
-            ("--listen", "", "[::]:4711"),
-            ("--listen", "http://[::1]:4711", "without"),
-            ("--http", "4712", "host is missing"),
-            ("--http", "[::1]", "port is missing"),
-            ("--http", "::1:4712", "brackets"),
-            ("--log-format", "xml", "text, json or logfmt"),
-            ("--cores", "0", "1 to 1024"),
-            ("--cores", "1025", "1 to 1024"),
-            ("--cores", "-1", "1 to 1024"),
-            ("--cores", "many", "1 to 1024"),
-            ("--cores", "99999999999999999999", "1 to 1024"),
-            ("--keepalive", "86401", "0 to 86400"),
-            ("--keepalive", "5s", "0 to 86400"),
-            ("--keepalive", "4294967296", "0 to 86400"),
-            ("--reflect-own", "all", "none, lb or all-but-nat"),
-            ("--reflect-own", "LB", "none, lb or all-but-nat"),
-            ("--pace", "0", "auto, off, or"),
-            ("--pace", "fast", "auto, off, or"),
-            ("--routes-per-peer-max", "0", "1 to 4294967295"),
-            ("--routes-per-peer-max", "4294967296", "1 to 4294967295"),
-            ("--vnis-per-peer-max", "0", "1 to 4294967295"),
-            ("--peers-max", "0", "1 to 1048576"),
-            ("--peers-max", "1048577", "1 to 1048576"),
-            ("--queue-mib-max", "0", "1 to 4294967295"),
-            ("--queue-mib-max", "1.5", "1 to 4294967295"),
-        ] {
-            for text in [wrong(&[flag, value]), wrong(&[&format!("{flag}={value}")])] {
-                assert!(text.contains(&format!("option '{flag}'")), "{flag} {value}: {text}");
-                assert!(text.contains(&format!("value '{value}'")), "{flag} {value}: {text}");
-                assert!(text.contains(takes), "{flag} {value}: {text}");
-                let example = format!("for example: metalbond-uring {flag} ");
-                assert!(text.contains(&example), "{flag} {value}: {text}");
-            }
-        }
-    }
-
-    #[test]
-    fn examples_and_missing_or_doubled_values() {
-        for Takes(flag, takes, example) in VALUES {
-            server(&[flag, example]);
-            let text = wrong(&["server", flag]);
-            assert!(text.contains(&format!("'{flag}'")) && text.contains(takes), "{text}");
-            let text = wrong(&[flag, example, flag, example]);
-            assert!(text.contains(&format!("'{flag}'")) && text.contains("duplicate"), "{text}");
-            // The next flag is not taken for a value.
-            let text = wrong(&[flag, "--verbose"]);
-            assert!(text.contains(&format!("'{flag}': --verbose follows")), "{text}");
-            assert!(text.contains(takes), "{text}");
-        }
-    }
-
-    #[test]
-    fn wrong_words() {
-        assert!(wrong(&["--frob"]).contains("--frob"));
-        assert!(wrong(&["--frob=3"]).contains("Unrecognized argument: --frob\n"));
-        assert!(wrong(&["--=3"]).contains("Unrecognized argument"));
-        assert!(wrong(&["-x"]).contains("-x\nTry"), "no short flag is like another");
-        assert!(wrong(&["-"]).contains("\"-\""));
-        assert!(wrong(&[""]).contains("\"\""));
-        assert!(wrong(&["server", "server"]).contains("\"server\""));
-        assert!(wrong(&["-v", "client"]).contains("command comes first"));
-        assert!(wrong(&["--", "--cores"]).contains("\"--cores\" after `--`"));
-        assert!(wrong(&["--verbose=maybe"]).contains("--verbose takes no value but true or false"));
-        assert!(wrong(&["--server", "[::1]:1"]).contains("a flag of `metalbond-uring client`"));
-    }
-
-    #[test]
-    fn mistyped_words_and_what_is_meant() {
-        for (word, meant) in [
-            ("sever", "server"),
-            ("serve", "server"),
-            ("cleint", "client"),
-            ("Client", "client"),
-            ("clients", "client"),
-            ("hlep", "help"),
-            ("version", "--version"),
-            ("listen", "--listen"),
-            ("--lsten", "--listen"),
-            ("-listen", "--listen"),
-            ("--Listen=[::1]:4711", "--listen"),
-            ("--core", "--cores"),
-            ("--peers", "--peers-max"),
-            ("--keep-alive=5", "--keepalive"),
-            ("--keep_alive", "--keepalive"),
-            ("--routes_per_peer_max", "--routes-per-peer-max"),
-            ("--vebrose", "--verbose"),
-        ] {
-            let text = wrong(&[word, "5"]);
-            assert!(text.contains(&format!("\nDid you mean {meant}?\n")), "{word}: {text}");
-        }
-        for word in ["--frob", "frob", "--f", "xyz", "--127.0.0.1", "-"] {
-            assert!(!wrong(&[word]).contains("Did you mean"), "{word}");
-        }
-        assert!(wrong(&["help", "cleint"]).contains("Did you mean client?"));
-        assert!(wrong(&["server", "lsten"]).contains("Did you mean --listen?"));
-    }
-
-    #[test]
-    fn switches_of_the_go_program_may_have_true_or_false_behind() {
-        assert!(server(&["--verbose=true"]).verbose && server(&["-v=1"]).verbose);
-        assert!(!server(&["--verbose=false"]).verbose && !server(&["--verbose=no"]).verbose);
-    }
-
-    /// Every way to ask for a text, and the text of the command itself.
-    #[track_caller]
-    fn said(args: &[&str]) -> String {
-        let exit = parse(args).expect_err("it only prints");
-        assert_eq!((exit.code, exit.stream), (0, Stream::Stdout), "{args:?}");
-        exit.text
-    }
-
-    #[test]
-    fn help_and_version() {
-        let of_server = said(&["--help"]);
-        for args in [
-            &["-h"][..],
-            &["help"],
-            &["help", "server"],
-            &["help", "help"],
-            &["server", "--help"],
-            &["server", "-h"],
-            &["--cores", "2", "--help"],
-        ] {
-            assert_eq!(said(args), of_server, "{args:?}");
-        }
-        assert!(of_server.contains("\n  client            connect to servers"), "{of_server}");
-        let of_client = said(&["client", "--help"]);
-        for args in [&["client", "-h"][..], &["help", "client"], &["client", "-v", "--help"]] {
-            assert_eq!(said(args), of_client, "{args:?}");
-        }
-        for (text, grammar) in [(&of_server, &GRAMMAR), (&of_client, &client::GRAMMAR)] {
-            for flag in grammar.flags() {
-                assert!(text.contains(&format!(" {flag}")), "{flag}: {text}");
-            }
-            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-        }
-        let version = format!("metalbond-uring {VERSION}\n");
-        for command in [&[][..], &["server"], &["client"]] {
-            for flag in ["-V", "--version"] {
-                assert_eq!(said(&[command, &[flag]].concat()), version);
-            }
-        }
-    }
-
-    #[test]
-    fn the_readme_has_each_flag_and_says_the_same_of_v() {
-        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-        let readme = std::fs::read_to_string(readme).unwrap();
-        let (_, of_client) = readme.split_once("\n## Be a client\n").unwrap();
-        for (text, grammar) in [(readme.as_str(), &GRAMMAR), (of_client, &client::GRAMMAR)] {
-            // Up to the end of the first table.
-            let rows = text.lines().skip_while(|line| !line.starts_with("| flag "));
-            let table: String = rows.take_while(|line| line.starts_with('|')).collect();
-            for flag in grammar.flags() {
-                let asks = ["--help", "-h", "--version", "-V", "--verbose"].contains(&flag);
-                assert!(asks || table.contains(&format!("`{flag}")), "{flag}: {table}");
-            }
-        }
-        let verbose = "log more: what happens to single peers, routes and messages";
-        for text in [&said(&["--help"]), &said(&["client", "--help"]), &readme] {
-            assert!(text.contains(verbose), "{text}");
-        }
-    }
-}
+mod tests;

@@ -6,8 +6,9 @@
 #[cfg(feature = "cli")]
 pub mod cli {
     pub use crate::cli::{
-        ClientOptions, Exit, Grammar, Invocation, LogFormat, PROGRAM, ServerOptions, Stream, Takes,
-        VERSION, parse, parse_flags, usage_of, version_of,
+        ClientOptions, Command, DiffOptions, Exit, Grammar, Invocation, LogFormat, PROGRAM,
+        Program, ServerOptions, ShowOptions, Side, SideAt, Stream, Subject, Takes, VERSION, parse,
+        parse_flags, usage_of, version_of,
     };
 }
 pub mod client {

@@ -2,7 +2,10 @@
 //!
 //! Owns the process: its arguments, its output and its exit code.
 
+mod ask;
 mod diagnostics;
+mod diff;
+mod show;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -26,6 +29,8 @@ fn main() -> ExitCode {
     match cli::parse(&args) {
         Ok(Invocation::Server(options)) => end(serve(options)),
         Ok(Invocation::Client(options)) => end(client(options)),
+        Ok(Invocation::Show(options)) => done(show::run(&options)),
+        Ok(Invocation::Diff(options)) => done(diff::run(&options)),
         Err(exit) => say(&exit),
     }
 }
@@ -84,6 +89,11 @@ fn end(result: anyhow::Result<()>) -> ExitCode {
     }
     diagnostics::flush();
     ExitCode::SUCCESS
+}
+
+/// The end of what only asks.
+fn done(result: Result<(), Exit>) -> ExitCode {
+    result.map_or_else(|exit| say(&exit), |()| ExitCode::SUCCESS)
 }
 
 fn say(exit: &Exit) -> ExitCode {

@@ -44,10 +44,24 @@ fn help_goes_to_stdout_and_mistakes_to_stderr() {
         assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}");
         assert!(String::from_utf8_lossy(&output.stdout).contains("client"), "{arguments:?}");
     }
+    for (arguments, begin) in [
+        (&["help", "show"][..], "Usage: metalbond-uring show <what>"),
+        (&["show", "-h"], "Usage: metalbond-uring show <what>"),
+        (&["help", "show", "peers"], "Usage: metalbond-uring show <what>"),
+        (&["help", "diff"], "Usage: metalbond-uring diff <side> <side>..."),
+        (&["help", "man"], "Usage: metalbond-uring [server]"),
+    ] {
+        let output = output(arguments);
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with(begin), "{arguments:?}");
+    }
     for (arguments, said) in [
         (&["sever"][..], "Did you mean server?"),
         (&["client", "--server", "[::1]"], "Try: metalbond-uring client --help"),
         (&["--http", "4712"], "the host is missing"),
+        (&["shwo"], "Did you mean show?"),
+        (&["show", "peesr"], "Did you mean peers?"),
+        (&["diff", ":4712"], "only one to compare"),
     ] {
         let (code, stderr) = run(arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {stderr}");
@@ -123,6 +137,7 @@ fn command_lines_of_the_go_program_are_taken() {
         match cli::parse(&words) {
             Ok(Invocation::Server(_)) => assert!(is_server, "{line}"),
             Ok(Invocation::Client(_)) => assert!(!is_server, "{line}"),
+            Ok(other) => panic!("{line}: {other:?}"),
             Err(exit) => panic!("{line}: {}", exit.text),
         }
     }

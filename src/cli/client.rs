@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
-use super::values::{LogFormat, host_port, keepalive, log_format, mss, number};
+use super::values::{LogFormat, host_port, keepalive, log_format, mss, number, vni};
 use super::{
     Exit, Grammar, LOG_FORMAT_TAKES, MSS_TAKES, PROGRAM, Takes, metrics_need_http, parse_flags,
     version_of,
@@ -46,7 +46,7 @@ pub struct ClientOptions {
     pub verbose: bool,
 }
 
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(
     description = "Connects to MetalBond servers, announces routes, and installs those that it\nlearns.",
     usage = "--server <address> [flags]",
@@ -145,6 +145,8 @@ pub(super) static GRAMMAR: Grammar = Grammar {
     ],
     aliases: &[("--hold-time", "--stale-time")],
     beside: Some(("metalbond-uring server", &super::GRAMMAR)),
+    words: None,
+    args: ClientFlags::get_args_info,
 };
 
 static VALUES: &[Takes] = &[
@@ -169,11 +171,11 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
         return Err(version_of(PROGRAM));
     }
     metrics_need_http(&GRAMMAR, flags.metrics_per_peer, &flags.http)?;
-    let servers = unique("--server", &flags.server, server)?;
+    let servers = GRAMMAR.unique("--server", &flags.server, server)?;
     if servers.is_empty() {
         return Err(GRAMMAR.wrong("--server", "", "none was given"));
     }
-    let tables = unique("--install-routes", &flags.install_routes, vni_table)?;
+    let tables = GRAMMAR.unique("--install-routes", &flags.install_routes, vni_table)?;
     let mut vni_table_map = BTreeMap::new();
     for (vni, table) in tables {
         if let Some(other) = vni_table_map.insert(vni, table) {
@@ -196,8 +198,8 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
     };
     Ok(ClientOptions {
         servers: servers.into_iter().collect(),
-        subscribe: unique("--subscribe", &flags.subscribe, |text| vni(text, u32::MAX))?,
-        announce: unique("--announce", &flags.announce, announcement)?,
+        subscribe: GRAMMAR.unique("--subscribe", &flags.subscribe, |text| vni(text, u32::MAX))?,
+        announce: GRAMMAR.unique("--announce", &flags.announce, announcement)?,
         kernel,
         cleanup: flags.cleanup,
         node: ServerConfig {
@@ -213,26 +215,6 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
     })
 }
 
-/// The values of a list flag: repeated, or with commas between; none may come twice.
-fn unique<T: Ord>(
-    flag: &str,
-    given: &[String],
-    read: impl Fn(&str) -> Result<T, String>,
-) -> Result<BTreeSet<T>, Exit> {
-    let mut values = BTreeSet::new();
-    for text in given.iter().flat_map(|text| text.split(',')).map(str::trim) {
-        if text.is_empty() {
-            let why = "nothing stands before, behind or between the commas (a list has no spaces)";
-            return Err(GRAMMAR.wrong(flag, "", why));
-        }
-        let value = read(text).map_err(|why| GRAMMAR.wrong(flag, text, &why))?;
-        if !values.insert(value) {
-            return Err(GRAMMAR.wrong(flag, text, "it was given twice"));
-        }
-    }
-    Ok(values)
-}
-
 fn server(text: &str) -> Result<String, String> {
     let server = HostPort::of_server(text).map_err(|error| error.to_string())?;
     Ok(server.to_string())
@@ -244,10 +226,6 @@ fn seconds(value: &str) -> Result<u32, String> {
 
 fn hops(value: &str) -> Result<u32, String> {
     number(value, 1, HOPS_MAX as u32)
-}
-
-fn vni(text: &str, max: u32) -> Result<Vni, String> {
-    number(text, 0, max).map(Vni).map_err(|_| format!("the VNI {text:?} is not from 0 to {max}"))
 }
 
 fn vni_table(text: &str) -> Result<(Vni, u32), String> {

@@ -3,7 +3,9 @@
 //! Owns what argh does not know (`--flag=value`, `--switch=true`), and what is said about a wrong word. Must
 //! never know what a flag is for.
 
-use argh::FromArgs;
+use std::collections::BTreeSet;
+
+use argh::{CommandInfoWithArgs, FromArgs};
 
 use super::{Exit, Stream};
 
@@ -27,6 +29,10 @@ pub struct Grammar {
     pub aliases: &'static [(&'static str, &'static str)],
     /// Another command of the program, by its name, whose flags may be meant.
     pub beside: Option<(&'static str, &'static Grammar)>,
+    /// What stands among the flags: its name in texts, and the words to choose from, if they are known.
+    pub words: Option<(&'static str, &'static [&'static str])>,
+    /// What argh knows of the flags.
+    pub args: fn() -> CommandInfoWithArgs,
 }
 
 /// Reads flags with argh, after putting right what it does not know.
@@ -99,6 +105,28 @@ impl Grammar {
         usage_of(self.program, &format!("{flag}{given}: {why}\n{}", hint.unwrap_or_default()))
     }
 
+    /// The values of a list flag: repeated, or with commas between; none may come twice.
+    pub(super) fn unique<T: Ord>(
+        &self,
+        flag: &str,
+        given: &[String],
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<BTreeSet<T>, Exit> {
+        let mut values = BTreeSet::new();
+        for text in given.iter().flat_map(|text| text.split(',')).map(str::trim) {
+            if text.is_empty() {
+                let why =
+                    "nothing stands before, behind or between the commas (a list has no spaces)";
+                return Err(self.wrong(flag, "", why));
+            }
+            let value = read(text).map_err(|why| self.wrong(flag, text, &why))?;
+            if !values.insert(value) {
+                return Err(self.wrong(flag, text, "it was given twice"));
+            }
+        }
+        Ok(values)
+    }
+
     /// All flags.
     pub fn flags(&self) -> impl Iterator<Item = &'static str> {
         self.values.iter().map(|Takes(flag, ..)| *flag).chain(self.switches.iter().copied())
@@ -130,7 +158,10 @@ impl Grammar {
                     return usage(&format!("Unrecognized argument: {extra:?} after `--`\n"));
                 }
             } else if !arg.starts_with('-') || arg == "-" {
-                return Err(self.no_flag(arg, &words));
+                if self.words.is_none() || arg.is_empty() || arg == "-" {
+                    return Err(self.no_flag(arg, &words));
+                }
+                words.push(arg.to_owned());
             } else if let Some(takes) = self.takes(flag) {
                 let value = value.or_else(|| args.next().copied());
                 if let Some(next) = value.filter(|next| !arg.contains('=') && self.knows(next)) {

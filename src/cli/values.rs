@@ -3,11 +3,12 @@
 //! Owns what the commands have in common. Must never know which flag a value belongs to.
 
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
 use crate::io::{CORES_MAX, SEGMENT_BYTES};
 use crate::session::KEEPALIVE_INTERVAL_S_MAX;
 use crate::shard::Limits;
-use crate::types::{HostPort, HostPortError, Pace, PeerId, ReflectOwn};
+use crate::types::{HostPort, HostPortError, Pace, PeerId, ReflectOwn, Vni};
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,5 +101,83 @@ pub(super) fn pace(value: &str) -> Result<Pace, String> {
         "auto" => Ok(Pace::Auto),
         "off" => Ok(Pace::Off),
         _ => at_least_one(value).map(Pace::RoutesPerS),
+    }
+}
+
+pub(super) fn vni(text: &str, max: u32) -> Result<Vni, String> {
+    number(text, 0, max).map(Vni).map_err(|_| format!("the VNI {text:?} is not from 0 to {max}"))
+}
+
+/// Where a node answers over HTTP: an address and a port, also as a URL.
+pub(super) fn http_address(text: &str) -> Result<HostPort, String> {
+    if text.starts_with("https://") {
+        return Err("there is no TLS: ask what stands before it, by http://".to_owned());
+    }
+    let bare = text.strip_prefix("http://").unwrap_or(text);
+    let bare = bare.strip_suffix('/').unwrap_or(bare);
+    HostPort::of_server(bare).map_err(|error| error.to_string())
+}
+
+/// A length of time: `30s`, `500ms`, `2m`, `1h`, or seconds alone; up to a day.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms: u64 = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" | "" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("its unit is not ms, s, m or h".to_owned()),
+    };
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number: Option<u64> = digits.parse().ok().filter(|_| is_number);
+    let time_ms = number.ok_or("not a whole number")?.checked_mul(unit_ms);
+    time_ms
+        .filter(|time_ms| *time_ms <= 86_400_000)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "more than a day".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (text, time_ms) in [
+            ("30s", 30_000),
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("2min", 120_000),
+            ("24h", 86_400_000),
+            ("7", 7_000),
+            ("0", 0),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(time_ms)), "{text}");
+        }
+        for text in
+            ["", "s", "-1s", "+1", "1.5s", "1 s", "25h", "1d", "99999999999999999999h", "1ß"]
+        {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn where_to_ask() {
+        let ask = |text| http_address(text).map(|address| address.to_string());
+        for text in ["[::1]:4712", "http://[::1]:4712", "http://[::1]:4712/"] {
+            assert_eq!(ask(text).as_deref(), Ok("[::1]:4712"), "{text}");
+        }
+        assert_eq!(ask(":4712").as_deref(), Ok("localhost:4712"));
+        assert_eq!(ask("http://:4712").as_deref(), Ok("localhost:4712"));
+        for (text, words) in [
+            ("https://[::1]:4712", "no TLS"),
+            ("http://[::1]", "port is missing"),
+            ("http://a:1/x", "is no port"),
+            ("ftp://a:1", "without"),
+            ("a:0", "port 0"),
+            ("4712", "host is missing"),
+        ] {
+            assert!(ask(text).unwrap_err().contains(words), "{text}: {:?}", ask(text));
+        }
     }
 }

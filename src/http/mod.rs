@@ -33,6 +33,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::warn;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::query::{is_peer, is_prefix};
 use crate::io::{self, Asker, ServeError};
 use crate::kernel::{self, KernelWatch};
 use crate::session::State;

@@ -142,6 +142,18 @@ fn contains(destination: &Destination, address: IpAddr) -> bool {
         && destination.masked() == of_address.masked()
 }
 
+/// Whether `prefix=` takes it.
+#[cfg(feature = "cli")]
+pub(crate) fn is_prefix(text: &str) -> bool {
+    prefix(text).is_some()
+}
+
+/// Whether `peer=` takes it.
+#[cfg(feature = "cli")]
+pub(crate) fn is_peer(text: &str) -> bool {
+    peer(text).is_some()
+}
+
 fn once<T>(place: &mut Option<T>, word: &'static str, value: T) -> Result<(), QueryError> {
     match place.replace(value) {
         None => Ok(()),

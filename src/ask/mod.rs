@@ -1,0 +1,295 @@
+//! A node's HTTP view from the other side: asking, and reading what is answered.
+//!
+//! Owns connections, silences and their ends. Must never believe an answer: it may be cut short, garbage, or meant to
+//! harm a terminal.
+
+mod plain;
+mod routes;
+
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER};
+use hyper_util::rt::TokioIo;
+use metalbond_uring::types::HostPort;
+use thiserror::Error;
+use tokio::runtime::Runtime;
+
+pub(crate) use plain::plain;
+use plain::plain_words;
+pub(crate) use routes::{Shape, Told, read_routes};
+
+/// How long a connection may take to come about, at most.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait before a node that is busy is asked again.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// Bytes of a refusal that are read.
+const REFUSAL_BYTES_MAX: u64 = 1_024;
+
+/// Why there is no answer, or none of use.
+#[derive(Debug, Error)]
+pub(crate) enum AskError {
+    /// Nobody is there.
+    #[error("cannot ask http://{address}: {why}; is it running with --http?")]
+    Nobody { address: HostPort, why: String },
+    /// Somebody is there, and says something else.
+    #[error("http://{address} gives no HTTP answer: {why}; is it the address of --http?")]
+    NoHttp { address: HostPort, why: String },
+    /// Nothing came for so long.
+    #[error("{url}: nothing came for {} s", time.as_secs_f64())]
+    Silent { url: String, time: Duration },
+    /// It refuses, in words of its own.
+    #[error("{url}: status {status}: {words}")]
+    Refused { url: String, status: u16, words: String },
+    /// The connection ended amid the answer.
+    #[error("{url}: the answer was cut short: {why}")]
+    Cut { url: String, why: String },
+    /// It is something else.
+    #[error("{url} answers with {kind}, not JSON: is it a metalbond-uring?")]
+    NoJson { url: String, kind: String },
+    /// It is JSON, or should be, and not what was expected.
+    #[error("{url}: not an answer that makes sense: {why}")]
+    Nonsense { url: String, why: String },
+    /// It is a file, and cannot be read.
+    #[error("cannot read {path}: {why}")]
+    File { path: String, why: String },
+    /// This process lacks something.
+    #[error("cannot ask: {0}")]
+    Own(#[from] std::io::Error),
+}
+
+/// A node that can be asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// Where it answers.
+    pub(crate) address: HostPort,
+    /// How long it may be silent.
+    pub(crate) timeout: Duration,
+}
+
+/// What a node said.
+pub(crate) struct Answer {
+    /// Where it is from, for messages.
+    pub(crate) url: String,
+    /// The status; an error is an answer too.
+    pub(crate) status: u16,
+    /// The kind of content, if it was said; plain text.
+    pub(crate) kind: String,
+    body: Body,
+}
+
+/// The bytes of an answer as they come. Reading waits, but not for a silent node.
+struct Body {
+    url: String,
+    silence_max: Duration,
+    /// What has come and was not read yet.
+    chunk: Bytes,
+    incoming: Incoming,
+    /// Drives the connection; dropped last.
+    runtime: Runtime,
+}
+
+impl Node {
+    /// Asks for a path; `query` are words and values. A node that is busy is asked again for a while.
+    ///
+    /// # Errors
+    /// If there is no answer, whatever it says: see [`Answer::json`].
+    pub(crate) fn ask(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, AskError> {
+        let mut target = path.to_owned();
+        if !query.is_empty() {
+            let mut words = form_urlencoded::Serializer::new(String::new());
+            words.extend_pairs(query);
+            target = format!("{path}?{}", words.finish());
+        }
+        let mut waited = Duration::ZERO;
+        loop {
+            let (answer, is_busy) = self.ask_once(&target)?;
+            if !is_busy || waited >= self.timeout {
+                return Ok(answer);
+            }
+            drop(answer);
+            let pause = BUSY_PAUSE.min(self.timeout);
+            std::thread::sleep(pause);
+            waited += pause;
+        }
+    }
+
+    /// The answer, and whether the node wants to be asked again.
+    fn ask_once(&self, target: &str) -> Result<(Answer, bool), AskError> {
+        let url = format!("http://{}{target}", self.address);
+        let stream = self.connect()?;
+        stream.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let request = Request::get(target)
+            .header(HOST, self.host())
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| AskError::Own(std::io::Error::other(error)))?;
+        let response = runtime.block_on(async {
+            let stream = TokioIo::new(tokio::net::TcpStream::from_std(stream)?);
+            let no_http =
+                |error| AskError::NoHttp { address: self.address.clone(), why: deepest(&error) };
+            let talk = async {
+                let (mut sender, connection) =
+                    hyper::client::conn::http1::handshake(stream).await.map_err(no_http)?;
+                // What ends it is told by the answer.
+                tokio::spawn(connection);
+                sender.send_request(request).await.map_err(no_http)
+            };
+            tokio::time::timeout(self.timeout, talk)
+                .await
+                .unwrap_or_else(|_| Err(AskError::Silent { url: url.clone(), time: self.timeout }))
+        })?;
+        let (head, incoming) = response.into_parts();
+        let is_busy = head.status.as_u16() == 503 && head.headers.contains_key(RETRY_AFTER);
+        let body = Body {
+            url: url.clone(),
+            silence_max: self.timeout,
+            chunk: Bytes::new(),
+            incoming,
+            runtime,
+        };
+        let answer =
+            Answer { url, status: head.status.as_u16(), kind: kind_of(&head.headers), body };
+        Ok((answer, is_busy))
+    }
+
+    /// The address as a server knows it: without a zone, which means something here only.
+    fn host(&self) -> String {
+        let HostPort { host, port } = &self.address;
+        let host = host.split('%').next().unwrap_or_default().to_owned();
+        HostPort { host, port: *port }.to_string()
+    }
+
+    /// A connection to the first of the name's addresses that takes one.
+    fn connect(&self) -> Result<TcpStream, AskError> {
+        let nobody = |why: String| AskError::Nobody { address: self.address.clone(), why };
+        let HostPort { host, port } = &self.address;
+        let mut addresses: Vec<SocketAddr> = if host == "localhost" {
+            // Whatever the system's tables say: the node may listen on either.
+            [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()]
+                .map(|address: IpAddr| SocketAddr::from((address, *port)))
+                .to_vec()
+        } else {
+            let found = (host.as_str(), *port).to_socket_addrs();
+            found.map_err(|error| nobody(plain(&error.to_string())))?.collect()
+        };
+        addresses.dedup();
+        let mut why = "the name has no address".to_owned();
+        for address in addresses {
+            match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT.min(self.timeout)) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => why = error_text(&error),
+            }
+        }
+        Err(nobody(why))
+    }
+}
+
+impl Answer {
+    /// The body of an answer that should be JSON.
+    ///
+    /// # Errors
+    /// If it is a refusal, or something else.
+    pub(crate) fn json(mut self) -> Result<impl Read, AskError> {
+        if self.status != 200 {
+            return Err(self.refusal());
+        }
+        if !self.is_json() {
+            return Err(AskError::NoJson { url: self.url, kind: self.kind });
+        }
+        Ok(std::io::BufReader::with_capacity(64 << 10, self.body))
+    }
+
+    /// Whether it says that it is JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.kind.contains("json")
+    }
+
+    fn refusal(&mut self) -> AskError {
+        let mut bytes = Vec::new();
+        // What cannot be read says nothing.
+        let _ = (&mut self.body).take(REFUSAL_BYTES_MAX).read_to_end(&mut bytes);
+        let text = String::from_utf8_lossy(&bytes);
+        let words = plain_words(text.trim().lines().next().unwrap_or_default());
+        AskError::Refused { url: self.url.clone(), status: self.status, words }
+    }
+}
+
+impl AskError {
+    /// What is wrong with an answer that could not be read as JSON.
+    pub(crate) fn of(url: &str, error: serde_json::Error) -> AskError {
+        let url = url.to_owned();
+        if error.is_eof() {
+            return AskError::Cut { url, why: "it ends amid a value".to_owned() };
+        }
+        if !error.is_io() {
+            return AskError::Nonsense { url, why: plain_words(&error.to_string()) };
+        }
+        AskError::of_io(&url, std::io::Error::from(error))
+    }
+
+    /// What kept an answer from being read.
+    pub(crate) fn of_io(url: &str, error: std::io::Error) -> AskError {
+        match error.downcast::<AskError>() {
+            Ok(error) => error,
+            Err(error) => AskError::Cut { url: url.to_owned(), why: error_text(&error) },
+        }
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.chunk.is_empty() {
+            if self.incoming.is_end_stream() {
+                return Ok(0);
+            }
+            let (silence_max, frame) = (self.silence_max, self.incoming.frame());
+            // Made within the runtime, whose timer it needs.
+            let timed = async { tokio::time::timeout(silence_max, frame).await };
+            let next = self.runtime.block_on(timed);
+            let url = self.url.clone();
+            let fault = match next {
+                Err(_) => AskError::Silent { url, time: self.silence_max },
+                Ok(None) => return Ok(0),
+                Ok(Some(Err(error))) => AskError::Cut { url, why: deepest(&error) },
+                Ok(Some(Ok(frame))) => {
+                    // Trailers say nothing.
+                    self.chunk = frame.into_data().unwrap_or_default();
+                    continue;
+                }
+            };
+            return Err(std::io::Error::other(fault));
+        }
+        let length = buffer.len().min(self.chunk.len());
+        buffer[..length].copy_from_slice(&self.chunk.split_to(length));
+        Ok(length)
+    }
+}
+
+fn kind_of(headers: &HeaderMap) -> String {
+    let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()));
+    let kind = kind.as_deref().and_then(|kind| kind.split(';').next());
+    kind.map_or_else(|| "no type of content".to_owned(), plain_words)
+}
+
+/// The last cause of an error: those before it say that there was one.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    plain(&error.to_string())
+}
+
+/// An error of the system without its number.
+pub(crate) fn error_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    let first: String = chars.next().into_iter().flat_map(char::to_lowercase).collect();
+    plain(&format!("{first}{}", chars.as_str()))
+}
