@@ -3,6 +3,7 @@
 //! Owns the process: its arguments, its output and its exit code.
 
 mod diagnostics;
+mod supervisor;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,6 +18,9 @@ use metalbond_uring::internals::io;
 
 /// What is said when the log's thread cannot start.
 const NO_LOG: &str = "cannot start the log";
+
+/// What is said when the watchdog's thread cannot start.
+const NO_WATCHDOG: &str = "cannot tell the watchdog that all is well";
 
 fn main() -> ExitCode {
     let args: Vec<String> =
@@ -34,15 +38,18 @@ fn serve(options: ServerOptions) -> anyhow::Result<()> {
     diagnostics::start(options.verbose).context(NO_LOG)?;
     let http = options.http.map(|address| HttpListener::bind(&address)).transpose();
     let http = http.context("--http")?;
-    io::serve(options.server, |asker| {
+    let signals = io::Signals::watch(supervisor::stopping)?;
+    io::serve(options.server, signals, |asker| {
         let view = View::new(asker.clone(), cli::VERSION);
-        http.map(|listener| listener.serve(view)).transpose().context("--http")
+        let http = http.map(|listener| listener.serve(view)).transpose().context("--http")?;
+        supervisor::ready(asker).context(NO_WATCHDOG)?;
+        Ok(http)
     })
 }
 
 fn client(options: ClientOptions) -> anyhow::Result<()> {
     diagnostics::start(options.verbose).context(NO_LOG)?;
-    let signals = io::Signals::watch()?;
+    let signals = io::Signals::watch(supervisor::stopping)?;
     let metalbond = match options.kernel {
         Some(kernel) => {
             let client = NetlinkClient::new(kernel).context("--tun, --install-routes")?;
@@ -62,6 +69,7 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     for server in options.servers {
         metalbond.add_peer(&server, None)?;
     }
+    supervisor::ready(metalbond.asker()).context(NO_WATCHDOG)?;
     signals.wait();
     match options.cleanup {
         true => metalbond.shutdown_and_cleanup(),

@@ -15,7 +15,7 @@ use super::client_thread::{self, ClientEvent};
 use crate::client::{Installer, RouteClient};
 #[cfg(feature = "http")]
 use crate::http::{HttpError, HttpListener, HttpServer, View};
-use crate::io::{ServeError, Server, ServerConfig, ServerState};
+use crate::io::{Asker, ServeError, Server, ServerConfig, ServerState};
 use crate::session::State;
 use crate::types::{
     Action, Destination, HostPort, HostPortError, NextHop, NextHopType, Route, Vni,
@@ -148,6 +148,12 @@ impl MetalBond {
         // A panic between cannot leave the list half changed.
         self.http.lock().unwrap_or_else(PoisonError::into_inner).push(server);
         Ok(address)
+    }
+
+    /// Asks its shards. For the program alone.
+    #[doc(hidden)]
+    pub fn asker(&self) -> &Asker {
+        self.io.asker()
     }
 
     /// Connects to a server ([`HostPort::of_server`] has the grammar), from `local_ip` if given, and again

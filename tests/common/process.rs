@@ -39,6 +39,14 @@ impl Process {
         Process::start(command)
     }
 
+    /// The same with more in its environment.
+    pub fn serve_with_environment(environment: &[(&str, &str)], arguments: &[&str]) -> Process {
+        let mut command = Command::new(binary());
+        command.args(["server", "--listen", "[::1]:0"]).args(arguments);
+        command.envs(environment.iter().copied());
+        Process::start(command)
+    }
+
     fn start(mut command: Command) -> Process {
         let mut child = command
             .env("RUST_LOG", "info")
