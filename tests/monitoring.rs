@@ -1,0 +1,177 @@
+//! Alert rules and dashboard: they ask for what the programs show, and Prometheus understands them.
+//!
+//! Owns the comparison of names. Must never know what a metric means.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use common::PATIENCE;
+use common::process::Process;
+use serde_json::Value;
+
+const RULES: &str = "packaging/prometheus/metalbond.rules.yml";
+const TESTS: &str = "packaging/prometheus/metalbond.tests.yml";
+const DASHBOARD: &str = "packaging/grafana/metalbond.json";
+
+#[test]
+fn what_is_asked_for_is_shown() {
+    let server = Process::serve(&["--http", "[::1]:0"]);
+    server.wait_for("HTTP on ");
+    let mut shown = names_shown(&scrape(http_address(&server.log())));
+    shown.extend(names_shown(&scrape_of_client(server.address())));
+    let mut asked = names_in(&read(RULES));
+    let expressions = expressions();
+    assert!(expressions.len() > 30, "{} expressions", expressions.len());
+    asked.extend(expressions.iter().flat_map(|expression| names_in(expression)));
+    assert!(asked.len() > 25, "{asked:?}");
+    let missing: Vec<_> = asked.difference(&shown).collect();
+    assert!(missing.is_empty(), "nobody shows {missing:?}, but {shown:?}");
+    // And what the alerts are tested with.
+    let missing: Vec<_> = names_in(&read(TESTS)).difference(&shown).cloned().collect();
+    assert!(missing.is_empty(), "nobody shows {missing:?}");
+}
+
+#[test]
+fn prometheus_understands_the_rules_and_the_dashboard() {
+    let Some(promtool) = promtool() else {
+        // Not eprintln!, which is captured when a test passes.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: prometheus_understands_the_rules_and_the_dashboard: no promtool (Debian: prometheus)"
+        );
+        return;
+    };
+    let run = |arguments: &[&str], file: &Path| {
+        let output = Command::new(&promtool).args(arguments).arg(file).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    };
+    run(&["check", "rules"], &root().join(RULES));
+    run(&["test", "rules"], &root().join(TESTS));
+    // A dashboard's expressions are checked as rules would be, with its variables filled in.
+    let mut rules = "groups:\n- name: dashboard\n  rules:\n".to_owned();
+    for (at, expression) in expressions().iter().enumerate() {
+        let expression = expression.replace("$__rate_interval", "5m");
+        rules += &format!("  - {{record: 'r{at}', expr: '{expression}'}}\n");
+    }
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("dashboard.rules.yml");
+    std::fs::write(&file, rules).unwrap();
+    run(&["check", "rules"], &file);
+}
+
+#[test]
+fn panels_of_the_dashboard_do_not_overlap() {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
+    for panel in panels {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
+        let side = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        for (x, y) in (0..side("w")).flat_map(|x| (0..side("h")).map(move |y| (x, y))) {
+            let place = (side("x") + x, side("y") + y);
+            assert!(place.0 < 24 && taken.insert(place), "{}: {place:?}", panel["title"]);
+        }
+    }
+}
+
+/// All that the dashboard asks Prometheus for.
+fn expressions() -> Vec<String> {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    let (mut found, mut values) = (Vec::new(), vec![dashboard]);
+    while let Some(value) = values.pop() {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("expr").and_then(Value::as_str).map(str::to_owned));
+                values.extend(fields.into_iter().map(|(_, value)| value));
+            }
+            Value::Array(items) => values.extend(items),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The names of metrics, without what a histogram's parts add.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c| !word(c));
+    words
+        .filter(|word| word.starts_with("metalbond_"))
+        .map(|word| word.strip_suffix("_bucket").unwrap_or(word).to_owned())
+        .collect()
+}
+
+/// The names in a scrape. OpenMetrics names a counter without its `_total` in TYPE, and with it in each sample.
+fn names_shown(scrape: &str) -> BTreeSet<String> {
+    let types = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types
+        .map(|line| match line.split_once(' ') {
+            Some((name, "counter")) if !name.ends_with("_total") => format!("{name}_total"),
+            // A label alone makes it what it is.
+            Some((name, "info")) if !name.ends_with("_info") => format!("{name}_info"),
+            Some((name, _)) => name.to_owned(),
+            None => panic!("{line}"),
+        })
+        .collect()
+}
+
+fn scrape_of_client(server: SocketAddr) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_metalbond-uring"))
+        .args(["client", "--server", &server.to_string(), "--http", "[::1]:0"])
+        .env("NO_COLOR", "1")
+        .env_remove("RUST_LOG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let (mut said, mut piece) = (String::new(), [0; 4096]);
+    let deadline = Instant::now() + PATIENCE;
+    let line =
+        |said: &str| said.split_once("HTTP on ").is_some_and(|(_, rest)| rest.contains('\n'));
+    while !line(&said) {
+        assert!(Instant::now() < deadline, "{said}");
+        let length = stderr.read(&mut piece).unwrap();
+        assert!(length > 0, "it ended: {said}");
+        said += &String::from_utf8_lossy(&piece[..length]);
+    }
+    let scraped = scrape(http_address(&said));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    scraped
+}
+
+fn http_address(log: &str) -> SocketAddr {
+    let (_, rest) = log.split_once("HTTP on http://").unwrap();
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn scrape(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+    answer
+}
+
+fn promtool() -> Option<PathBuf> {
+    let places = std::env::split_paths(&std::env::var_os("PATH")?).collect::<Vec<_>>();
+    let ours = root().join("target/tools/bin");
+    places.into_iter().chain([ours]).map(|place| place.join("promtool")).find(|file| file.exists())
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(root().join(file)).unwrap()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
