@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod common;
+#[allow(dead_code)]
+#[path = "common/netns.rs"]
+mod netns;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -22,6 +25,12 @@ const DASHBOARD: &str = "packaging/grafana/metalbond.json";
 
 #[test]
 fn what_is_asked_for_is_shown() {
+    // For a client that installs routes.
+    netns::in_namespace("what_is_asked_for_is_shown", all_is_shown);
+}
+
+fn all_is_shown() {
+    netns::ip("link set lo up");
     let server = Process::serve(&["--http", "[::1]:0"]);
     server.wait_for("HTTP on ");
     let mut shown = names_shown(&scrape(http_address(&server.log())));
@@ -125,6 +134,7 @@ fn names_shown(scrape: &str) -> BTreeSet<String> {
 fn scrape_of_client(server: SocketAddr) -> String {
     let mut child = Command::new(env!("CARGO_BIN_EXE_metalbond-uring"))
         .args(["client", "--server", &server.to_string(), "--http", "[::1]:0"])
+        .args(["--install-routes", "7#100", "--tun", netns::TUNNEL])
         .env("NO_COLOR", "1")
         .env_remove("RUST_LOG")
         .stderr(Stdio::piped())
