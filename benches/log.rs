@@ -54,9 +54,9 @@ fn cursors(criterion: &mut Criterion<ThreadCpu>) {
 
 /// Returns how many bytes were read.
 fn fan_out(log: &mut VniLog, cursors: &mut Vec<Cursor>, count: u32, block: &[u8]) -> usize {
-    let anchor = Cursor::at_end_of(&log.anchor(block));
+    let anchor = Cursor::at_end_of(&log.anchor(block), None);
     cursors.extend((0..count).map(|_| anchor.clone()));
-    log.append(block, Scope::All);
+    log.append(block, Scope::All, None);
     let mut read = 0;
     for cursor in cursors.iter_mut() {
         while let Some(range) = cursor.readable(source(1), 1 << 16) {
@@ -141,8 +141,8 @@ fn compaction(criterion: &mut Criterion<ThreadCpu>) {
 /// The compaction of these frames, and a laggard from before.
 fn compacted(parts: &[&Vec<u8>]) -> (Compaction, Laggard) {
     let mut log = VniLog::new(Rc::default());
-    let begin = Cursor::at_end_of(&log.anchor(parts[0]));
-    parts.iter().for_each(|part| log.append(part, Scope::All));
+    let begin = Cursor::at_end_of(&log.anchor(parts[0]), None);
+    parts.iter().for_each(|part| log.append(part, Scope::All, None));
     let mut compaction = Compaction::new(begin, hasher(), LiveBytes::default());
     let laggard = compaction.laggard();
     loop {

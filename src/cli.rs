@@ -17,12 +17,13 @@ use crate::io::ServerConfig;
 use crate::shard::Limits;
 use crate::types::{HostPort, Pace, ReflectOwn};
 use values::{
-    at_least_one, cores, host_port, keepalive, listen, listen_default, mss, pace, peers_max,
-    queue_mib_default, reflect_own,
+    at_least_one, cores, host_port, keepalive, listen, listen_default, log_format, mss, pace,
+    peers_max, queue_mib_default, reflect_own,
 };
 
 pub use client::ClientOptions;
 pub use flags::{Grammar, Takes, VERSION, parse_flags, usage_of, version_of};
+pub use values::LogFormat;
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "metalbond-uring";
@@ -63,6 +64,10 @@ pub struct ServerOptions {
     pub server: ServerConfig,
     /// Where to show what is known, if anywhere.
     pub http: Option<HostPort>,
+    /// Whether its metrics have series for each peer.
+    pub metrics_per_peer: bool,
+    /// How log lines look.
+    pub log_format: LogFormat,
     /// Whether to log what happens to single peers, routes and messages.
     pub verbose: bool,
 }
@@ -188,6 +193,12 @@ struct ServerFlags {
     /// address to show routes, peers and VNIs on, over HTTP; `:4712` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
+    /// series for each peer in /metrics of --http
+    #[argh(switch)]
+    metrics_per_peer: bool,
+    /// form of the log's lines: text (default), json or logfmt
+    #[argh(option, arg_name = "format", from_str_fn(log_format), default = "LogFormat::Text")]
+    log_format: LogFormat,
     /// log more: what happens to single peers, routes and messages
     #[argh(switch, short = 'v')]
     verbose: bool,
@@ -214,7 +225,13 @@ impl From<ServerFlags> for ServerOptions {
             },
             ..ServerConfig::default()
         };
-        ServerOptions { server, http: flags.http, verbose: flags.verbose }
+        ServerOptions {
+            server,
+            http: flags.http,
+            metrics_per_peer: flags.metrics_per_peer,
+            log_format: flags.log_format,
+            verbose: flags.verbose,
+        }
     }
 }
 
@@ -222,13 +239,15 @@ static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
     values: VALUES,
     lists: &[],
-    switches: &["--verbose", "-v", "--version", "-V", "--help", "-h"],
+    switches: &["--metrics-per-peer", "--verbose", "-v", "--version", "-V", "--help", "-h"],
     aliases: &[],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
 };
 
 const MSS_TAKES: Takes =
     Takes("--mss", "bytes from 536 to 32767, or auto for what the path takes", "1220");
+
+const LOG_FORMAT_TAKES: Takes = Takes("--log-format", "text, json or logfmt", "json");
 
 static VALUES: &[Takes] = &[
     Takes("--listen", "an address and a port", "[::]:4711"),
@@ -242,6 +261,7 @@ static VALUES: &[Takes] = &[
     Takes("--peers-max", "a number from 1 to 1048576", "65536"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
     Takes("--http", "an address and a port", "[::]:4712"),
+    LOG_FORMAT_TAKES,
 ];
 
 #[cfg(test)]
@@ -288,6 +308,8 @@ mod tests {
                     stale_time: std::time::Duration::ZERO,
                 },
                 http: None,
+                metrics_per_peer: false,
+                log_format: LogFormat::Text,
                 verbose: false,
             }
         );
@@ -309,6 +331,7 @@ mod tests {
             ("--peers-max", "1048576"),
             ("--queue-mib-max", "4294967295"),
             ("--http", ":4712"),
+            ("--log-format", "logfmt"),
         ];
         let expected = ServerOptions {
             server: ServerConfig {
@@ -328,15 +351,17 @@ mod tests {
                 stale_time: std::time::Duration::ZERO,
             },
             http: Some(HostPort { host: String::new(), port: 4712 }),
+            metrics_per_peer: true,
+            log_format: LogFormat::Logfmt,
             verbose: true,
         };
-        let mut apart: Vec<&str> = vec!["server", "--verbose"];
+        let mut apart: Vec<&str> = vec!["server", "--verbose", "--metrics-per-peer"];
         apart.extend(values.iter().flat_map(|(flag, value)| [*flag, *value]));
         assert_eq!(server(&apart), expected);
         let joined: Vec<String> =
             values.iter().map(|(flag, value)| format!("{flag}={value}")).collect();
         let mut joined: Vec<&str> = joined.iter().map(String::as_str).collect();
-        joined.extend(["-v", "-v"]);
+        joined.extend(["-v", "-v", "--metrics-per-peer"]);
         assert_eq!(server(&joined), expected);
     }
 
@@ -386,6 +411,7 @@ mod tests {
             ("--http", "4712", "host is missing"),
             ("--http", "[::1]", "port is missing"),
             ("--http", "::1:4712", "brackets"),
+            ("--log-format", "xml", "text, json or logfmt"),
             ("--cores", "0", "1 to 1024"),
             ("--cores", "1025", "1 to 1024"),
             ("--cores", "-1", "1 to 1024"),

@@ -6,8 +6,8 @@
 #[cfg(feature = "cli")]
 pub mod cli {
     pub use crate::cli::{
-        ClientOptions, Exit, Grammar, Invocation, PROGRAM, ServerOptions, Stream, Takes, VERSION,
-        parse, parse_flags, usage_of, version_of,
+        ClientOptions, Exit, Grammar, Invocation, LogFormat, PROGRAM, ServerOptions, Stream, Takes,
+        VERSION, parse, parse_flags, usage_of, version_of,
     };
 }
 pub mod client {
@@ -15,7 +15,7 @@ pub mod client {
 }
 #[cfg(feature = "http")]
 pub mod http {
-    pub use crate::http::{HttpError, HttpListener, HttpServer, View};
+    pub use crate::http::{HttpError, HttpListener, HttpServer, Servers, View};
 }
 pub mod io {
     pub use crate::io::{
@@ -40,9 +40,9 @@ pub mod session {
 }
 pub mod shard {
     pub use crate::shard::{
-        BATCH_BYTES_MAX, Budgets, Limits, Mail, PaceCounters, PeerView, PeersPiece, Piece,
-        RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, SubscribersPiece, SubscribersView,
-        TcpSample, Transmit, VniView, VnisPiece, Wake,
+        BATCH_BYTES_MAX, Budgets, EndsPiece, Limits, Mail, PaceCounters, PeerView, PeersPiece,
+        Piece, RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, SubscribersPiece,
+        SubscribersView, TIMING_BOUNDS_US, TcpSample, Timings, Transmit, VniView, VnisPiece, Wake,
     };
 }
 pub mod vital {

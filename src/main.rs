@@ -9,7 +9,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use metalbond_uring::api::{DummyClient, MetalBond, NetlinkClient};
+use metalbond_uring::api::{DummyClient, HttpOptions, MetalBond, NetlinkClient};
 use metalbond_uring::internals::cli::{
     self, ClientOptions, Exit, Invocation, ServerOptions, Stream,
 };
@@ -35,12 +35,16 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: ServerOptions) -> anyhow::Result<()> {
-    diagnostics::start(options.verbose).context(NO_LOG)?;
+    diagnostics::start(options.log_format, options.verbose).context(NO_LOG)?;
     let http = options.http.map(|address| HttpListener::bind(&address)).transpose();
     let http = http.context("--http")?;
+    let local = options.server.listen.first().map(|address| address.to_string());
     let signals = io::Signals::watch(supervisor::stopping)?;
     io::serve(options.server, signals, |asker| {
-        let view = View::new(asker.clone(), cli::VERSION);
+        let mut view = View::new(asker.clone(), cli::VERSION);
+        if options.metrics_per_peer {
+            view = view.with_metrics_per_peer(local.unwrap_or_default());
+        }
         let http = http.map(|listener| listener.serve(view)).transpose().context("--http")?;
         supervisor::ready(asker).context(NO_WATCHDOG)?;
         Ok(http)
@@ -48,17 +52,20 @@ fn serve(options: ServerOptions) -> anyhow::Result<()> {
 }
 
 fn client(options: ClientOptions) -> anyhow::Result<()> {
-    diagnostics::start(options.verbose).context(NO_LOG)?;
+    diagnostics::start(options.log_format, options.verbose).context(NO_LOG)?;
     let signals = io::Signals::watch(supervisor::stopping)?;
+    let mut http =
+        HttpOptions { metrics_per_peer: options.metrics_per_peer, ..HttpOptions::default() };
     let metalbond = match options.kernel {
         Some(kernel) => {
             let client = NetlinkClient::new(kernel).context("--tun, --install-routes")?;
+            http.kernel = Some(client.watch());
             MetalBond::new(options.node, client)?
         }
         None => MetalBond::new(options.node, DummyClient)?,
     };
     if let Some(address) = options.http {
-        metalbond.start_http_server(&address.to_string()).context("--http")?;
+        metalbond.start_http_server_with(&address.to_string(), http).context("--http")?;
     }
     for vni in options.subscribe {
         metalbond.subscribe(vni)?;

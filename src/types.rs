@@ -42,6 +42,23 @@ impl Time {
     }
 }
 
+/// A point in time, kept small: for how long that is ago is right within an hour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShortTime(u32);
+
+impl ShortTime {
+    /// How long that is ago.
+    pub fn age(self, now: Time) -> Duration {
+        Duration::from_micros(u64::from((now.0 as u32).wrapping_sub(self.0)))
+    }
+}
+
+impl From<Time> for ShortTime {
+    fn from(time: Time) -> ShortTime {
+        ShortTime(time.0 as u32)
+    }
+}
+
 /// A virtual network identifier. The wire carries all 32 bits, and 0 is a valid one
 /// (protocol section 2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

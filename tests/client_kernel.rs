@@ -10,6 +10,8 @@ mod netns;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::http::ask;
+use common::openmetrics::Metrics;
 use netns::{Monitor, TUNNEL, in_namespace, ip};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,6 +61,9 @@ fn shown() -> String {
     // A table without routes does not exist.
     netns::try_ip("route show table 100").unwrap_or_default()
 }
+
+/// Free in a namespace of its own.
+const HTTP: &str = "[::1]:4713";
 
 const ANNOUNCED: &str =
     "7#10.0.1.0/24#2001:db8::1,7#10.0.2.0/24#2001:db8::1,7#2001:db8:9::/64#2001:db8::2";
@@ -168,7 +173,8 @@ fn what_is_left_out_is_said() {
         let announced = [many, odd.to_vec()].concat().join(",");
         let announcer = Program::client(&["--announce", &announced]);
         let log = std::env::temp_dir().join(format!("metalbond-left-out-{}", std::process::id()));
-        let installing = ["--subscribe=7", "--install-routes=7#100", "--tun", TUNNEL];
+        let installing =
+            ["--subscribe=7", "--install-routes=7#100", "--tun", TUNNEL, "--http", HTTP];
         let said = |words: &str| std::fs::read_to_string(&log).unwrap().contains(words);
         for (flags, hops) in [(&[][..], 32), (&["--hops-max=38"], 38), (&["--hops-max=40"], 40)] {
             let args = [&["client", "--server", "[::1]:4711", "--cleanup"], &installing[..], flags];
@@ -189,6 +195,18 @@ fn what_is_left_out_is_said() {
                 eventually("the line about an odd hop", || said(odd));
             }
             assert!(!shown().contains("10.0.2.0"));
+            let counted = || Metrics::read(&ask(HTTP.parse().unwrap(), "GET", "/metrics").1);
+            eventually("all skips", || {
+                let hops = ["loopback", "link_local", "embeds_ipv4"];
+                hops.iter().all(|hop| {
+                    let series = format!("metalbond_netlink_skipped_total{{reason=\"hop_{hop}\"}}");
+                    counted().value(&series) == 1.0
+                })
+            });
+            assert_eq!(counted().value("metalbond_netlink_routes"), 1.0);
+            let added = counted().value("metalbond_netlink_operations_total{operation=\"add\"}");
+            let replaced = "metalbond_netlink_operations_total{operation=\"replace\"}";
+            assert!(added >= 1.0 && counted().value(replaced) >= 0.0);
             client.terminate();
             assert!(!said("left in the kernel"), "all is gone");
         }

@@ -8,8 +8,9 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use common::http::{ask, json, wait_until};
 use common::process::{Process, run};
-use common::{PATIENCE, Peer, add, route, subscribe};
+use common::{Peer, add, route, subscribe};
 use metalbond_uring::internals::wire::encode_update;
 use metalbond_uring::types::{Action, Destination, Digest, NextHop, Route, Vni};
 use serde_json::Value;
@@ -23,10 +24,7 @@ struct Served {
 impl Served {
     fn start(arguments: &[&str]) -> Served {
         let process = Process::serve(&[arguments, &["--http", "[::1]:0"]].concat());
-        process.wait_for("HTTP on ");
-        let log = process.log();
-        let (_, rest) = log.split_once("HTTP on http://").unwrap();
-        let http = rest.split_whitespace().next().unwrap().parse().unwrap();
+        let http = process.http_address();
         Served { process, http }
     }
 
@@ -36,10 +34,7 @@ impl Served {
     }
 
     fn json(&self, path: &str) -> Value {
-        let (head, body) = self.ask("GET", path);
-        assert!(head.starts_with("HTTP/1.0 200 "), "{path}: {head} {body}");
-        assert!(head.contains("content-type: application/json"), "{head}");
-        serde_json::from_str(&body).unwrap()
+        json(self.http, path)
     }
 
     /// What a mistaken question gets.
@@ -58,30 +53,14 @@ impl Served {
     }
 }
 
-fn ask(address: SocketAddr, method: &str, path: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The old version: the answer comes as it is, and ends with the connection.
-    write!(stream, "{method} {path} HTTP/1.0\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), body.to_owned())
-}
-
 /// Waits until all that was announced has reached its home.
 fn wait_for_routes(served: &Served, expected: usize) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
+    wait_until("routes", || {
         let vnis = served.json("/vnis.json");
         let rows = vnis["vnis"].as_array().unwrap();
         let routes: u64 = rows.iter().map(|row| row["routes"].as_u64().unwrap()).sum();
-        if routes == expected as u64 {
-            return;
-        }
-        assert!(std::time::Instant::now() < deadline, "{routes} of {expected}");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+        (routes == expected as u64).then_some(())
+    });
 }
 
 #[test]

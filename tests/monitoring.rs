@@ -9,13 +9,11 @@ mod common;
 mod netns;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
-use common::PATIENCE;
+use common::http::ask;
 use common::process::Process;
 use serde_json::Value;
 
@@ -32,9 +30,15 @@ fn what_is_asked_for_is_shown() {
 fn all_is_shown() {
     netns::ip("link set lo up");
     let server = Process::serve(&["--http", "[::1]:0"]);
-    server.wait_for("HTTP on ");
-    let mut shown = names_shown(&scrape(http_address(&server.log())));
-    shown.extend(names_shown(&scrape_of_client(server.address())));
+    let to = server.address().to_string();
+    let installing = ["--server", &to, "--install-routes", "7#100", "--tun", netns::TUNNEL];
+    let client = Process::client(&installing);
+    let mut shown = BTreeSet::new();
+    for address in [server.http_address(), client.http_address()] {
+        let (head, scraped) = ask(address, "GET", "/metrics");
+        assert!(head.starts_with("HTTP/1.0 200 "), "{head}");
+        shown.extend(names_shown(&scraped));
+    }
     let mut asked = names_in(&read(RULES));
     let expressions = expressions();
     assert!(expressions.len() > 30, "{} expressions", expressions.len());
@@ -129,47 +133,6 @@ fn names_shown(scrape: &str) -> BTreeSet<String> {
             None => panic!("{line}"),
         })
         .collect()
-}
-
-fn scrape_of_client(server: SocketAddr) -> String {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_metalbond-uring"))
-        .args(["client", "--server", &server.to_string(), "--http", "[::1]:0"])
-        .args(["--install-routes", "7#100", "--tun", netns::TUNNEL])
-        .env("NO_COLOR", "1")
-        .env_remove("RUST_LOG")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stderr = child.stderr.take().unwrap();
-    let (mut said, mut piece) = (String::new(), [0; 4096]);
-    let deadline = Instant::now() + PATIENCE;
-    let line =
-        |said: &str| said.split_once("HTTP on ").is_some_and(|(_, rest)| rest.contains('\n'));
-    while !line(&said) {
-        assert!(Instant::now() < deadline, "{said}");
-        let length = stderr.read(&mut piece).unwrap();
-        assert!(length > 0, "it ended: {said}");
-        said += &String::from_utf8_lossy(&piece[..length]);
-    }
-    let scraped = scrape(http_address(&said));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    scraped
-}
-
-fn http_address(log: &str) -> SocketAddr {
-    let (_, rest) = log.split_once("HTTP on http://").unwrap();
-    rest.split_whitespace().next().unwrap().parse().unwrap()
-}
-
-fn scrape(address: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
-    answer
 }
 
 fn promtool() -> Option<PathBuf> {

@@ -22,8 +22,8 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("client", &["types", "wire", "rib"]),
     ("shard", &["types", "wire", "session", "log", "rib", "client"]),
     ("io", &BELOW_IO),
-    ("http", &["vital", "types", "session", "shard", "io"]),
     ("kernel", &["vital", "types"]),
+    ("http", &["vital", "types", "session", "shard", "io", "kernel"]),
     ("status", &BELOW_IO),
     (
         "api",

@@ -16,6 +16,8 @@ use crate::client::{Installer, RouteClient};
 #[cfg(feature = "http")]
 use crate::http::{HttpError, HttpListener, HttpServer, View};
 use crate::io::{Asker, ServeError, Server, ServerConfig, ServerState};
+#[cfg(feature = "http")]
+use crate::kernel::KernelWatch;
 use crate::session::State;
 use crate::types::{
     Action, Destination, HostPort, HostPortError, NextHop, NextHopType, Route, Vni,
@@ -80,6 +82,16 @@ pub enum Error {
     PeerUnknown(String),
 }
 
+/// What an HTTP server shows besides. More may come: build it with `..HttpOptions::default()`.
+#[cfg(feature = "http")]
+#[derive(Clone, Debug, Default)]
+pub struct HttpOptions {
+    /// Whether `/metrics` has series for each peer: their number grows with the fleet.
+    pub metrics_per_peer: bool,
+    /// The netlink thread whose numbers `/metrics` has: [`NetlinkClient::watch`](super::NetlinkClient::watch).
+    pub kernel: Option<KernelWatch>,
+}
+
 #[derive(Default)]
 struct Wishes {
     subscribed: BTreeSet<Vni>,
@@ -89,7 +101,7 @@ struct Wishes {
 
 /// A node: calls come from any thread, and none waits for the network.
 pub struct MetalBond {
-    wishes: Mutex<Wishes>,
+    wishes: Arc<Mutex<Wishes>>,
     io: Server,
     #[cfg(feature = "http")]
     http: Mutex<Vec<HttpServer>>,
@@ -116,7 +128,7 @@ impl MetalBond {
         let feed = events.clone();
         io.attach_client(move |frames| feed.send(ClientEvent::Feed(frames)).is_ok());
         Ok(MetalBond {
-            wishes: Mutex::default(),
+            wishes: Arc::default(),
             io,
             #[cfg(feature = "http")]
             http: Mutex::default(),
@@ -139,14 +151,35 @@ impl MetalBond {
     /// [`Error::HttpAddress`], [`Error::Http`] if it cannot be had.
     #[cfg(feature = "http")]
     pub fn start_http_server(&self, listen: &str) -> Result<SocketAddr, Error> {
+        self.start_http_server_with(listen, HttpOptions::default())
+    }
+
+    /// The same, with more to show.
+    ///
+    /// # Errors
+    /// Those of [`MetalBond::start_http_server`].
+    #[cfg(feature = "http")]
+    pub fn start_http_server_with(
+        &self,
+        listen: &str,
+        options: HttpOptions,
+    ) -> Result<SocketAddr, Error> {
         let address: HostPort = listen
             .parse()
             .map_err(|reason| Error::HttpAddress { address: listen.to_owned(), reason })?;
-        let view = View::new(self.io.asker().clone(), VERSION);
+        let wishes = Arc::clone(&self.wishes);
+        let servers =
+            move || lock(&wishes).peers.values().map(|server| server.state()).collect::<Vec<_>>();
+        let mut view = View::new(self.io.asker().clone(), VERSION)
+            .with_servers(Arc::new(servers))
+            .with_kernel(options.kernel);
+        if options.metrics_per_peer {
+            let local = self.io.local_addresses().first().map(SocketAddr::to_string);
+            view = view.with_metrics_per_peer(local.unwrap_or_else(|| "client".to_owned()));
+        }
         let server = HttpListener::bind(&address)?.serve(view)?;
         let address = server.local_addr();
-        // A panic between cannot leave the list half changed.
-        self.http.lock().unwrap_or_else(PoisonError::into_inner).push(server);
+        lock(&self.http).push(server);
         Ok(address)
     }
 
@@ -327,9 +360,13 @@ impl MetalBond {
     }
 
     fn wishes(&self) -> MutexGuard<'_, Wishes> {
-        // A panic between two changes cannot leave them half done: each is one insert or remove.
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.wishes)
     }
+}
+
+/// A panic between two changes cannot leave them half done: each is one insert, remove or push.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What others hear of a next hop: only NAT has ports (protocol section 2.1).

@@ -37,6 +37,8 @@ mod client_thread;
 mod metalbond;
 mod netlink;
 
+#[cfg(feature = "http")]
+pub use metalbond::HttpOptions;
 pub use metalbond::{Error, MetalBond};
 pub use netlink::NetlinkClient;
 
@@ -48,7 +50,9 @@ pub use crate::io::ServerConfig as Config;
 pub use crate::io::{ProbeError, RETRY_INTERVAL, ServeError};
 #[doc(inline)]
 pub use crate::kernel::KernelConfig as NetlinkClientConfig;
-pub use crate::kernel::{HOPS_DEFAULT, HOPS_MAX, KernelError, METALBOND_RT_PROTO, NexthopObjects};
+pub use crate::kernel::{
+    HOPS_DEFAULT, HOPS_MAX, KernelError, KernelWatch, METALBOND_RT_PROTO, NexthopObjects,
+};
 pub use crate::session::State;
 pub use crate::shard::Limits;
 pub use crate::types::{

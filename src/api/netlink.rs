@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::client::{RouteClient, RouteError};
-use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes};
+use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes, KernelWatch};
 use crate::types::{Destination, NextHop, Route, Vni};
 
 /// How long cleaning up may take.
@@ -25,6 +25,11 @@ impl NetlinkClient {
     /// No such device, no permission, or no netlink: see [`KernelError`].
     pub fn new(config: KernelConfig) -> Result<NetlinkClient, KernelError> {
         Ok(NetlinkClient { routes: KernelRoutes::start(config)? })
+    }
+
+    /// Something to look at its numbers with: see `HttpOptions`.
+    pub fn watch(&self) -> KernelWatch {
+        self.routes.watch()
     }
 }
 

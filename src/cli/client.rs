@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
-use super::values::{host_port, keepalive, mss, number};
-use super::{Exit, Grammar, MSS_TAKES, PROGRAM, Takes, parse_flags, version_of};
+use super::values::{LogFormat, host_port, keepalive, log_format, mss, number};
+use super::{Exit, Grammar, LOG_FORMAT_TAKES, MSS_TAKES, PROGRAM, Takes, parse_flags, version_of};
 use crate::io::ServerConfig;
 use crate::kernel::{HOPS_DEFAULT, HOPS_MAX, KernelConfig, RESYNC_DEFAULT};
 use crate::session::KEEPALIVE_INTERVAL_S_MAX;
@@ -35,6 +35,10 @@ pub struct ClientOptions {
     pub node: ServerConfig,
     /// Where to show what is known, if anywhere.
     pub http: Option<HostPort>,
+    /// Whether its metrics have series for each peer.
+    pub metrics_per_peer: bool,
+    /// How log lines look.
+    pub log_format: LogFormat,
     /// Whether to log what happens to single peers, routes and messages.
     pub verbose: bool,
 }
@@ -107,6 +111,12 @@ struct ClientFlags {
     /// address to show routes, peers and VNIs on, over HTTP; `:4713` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
+    /// series for each peer in /metrics of --http
+    #[argh(switch)]
+    metrics_per_peer: bool,
+    /// form of the log's lines: text (default), json or logfmt
+    #[argh(option, arg_name = "format", from_str_fn(log_format), default = "LogFormat::Text")]
+    log_format: LogFormat,
     /// log more: what happens to single peers, routes and messages
     #[argh(switch, short = 'v')]
     verbose: bool,
@@ -119,7 +129,17 @@ pub(super) static GRAMMAR: Grammar = Grammar {
     program: "metalbond-uring client",
     values: VALUES,
     lists: &["--server", "--subscribe", "--announce", "--install-routes"],
-    switches: &["--ipv4-only", "--cleanup", "--verbose", "-v", "--version", "-V", "--help", "-h"],
+    switches: &[
+        "--ipv4-only",
+        "--cleanup",
+        "--metrics-per-peer",
+        "--verbose",
+        "-v",
+        "--version",
+        "-V",
+        "--help",
+        "-h",
+    ],
     aliases: &[("--hold-time", "--stale-time")],
     beside: Some(("metalbond-uring server", &super::GRAMMAR)),
 };
@@ -136,6 +156,7 @@ static VALUES: &[Takes] = &[
     Takes("--stale-time", "seconds from 0 to 86400", "30"),
     Takes("--resync", "seconds from 0 to 86400", "60"),
     Takes("--http", "an address and a port", "[::]:4713"),
+    LOG_FORMAT_TAKES,
 ];
 
 /// Reads the words after `client`.
@@ -182,6 +203,8 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
             ..ServerConfig::default()
         },
         http: flags.http,
+        metrics_per_peer: flags.metrics_per_peer,
+        log_format: flags.log_format,
         verbose: flags.verbose,
     })
 }

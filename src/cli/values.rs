@@ -9,6 +9,26 @@ use crate::session::KEEPALIVE_INTERVAL_S_MAX;
 use crate::shard::Limits;
 use crate::types::{HostPort, HostPortError, Pace, PeerId, ReflectOwn};
 
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+    /// `key=value` pairs.
+    Logfmt,
+}
+
+pub(super) fn log_format(value: &str) -> Result<LogFormat, String> {
+    match value {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        "logfmt" => Ok(LogFormat::Logfmt),
+        _ => Err("none of its words".into()),
+    }
+}
+
 pub(super) fn listen(value: &str) -> Result<Vec<SocketAddr>, String> {
     let HostPort { host, port } = host_port(value)?;
     if host.is_empty() {

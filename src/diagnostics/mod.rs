@@ -12,11 +12,12 @@ use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use metalbond_uring::internals::cli::LogFormat;
 use metalbond_uring::internals::{cli, vital};
 use tracing::{Level, error, info, warn};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use queue::{LogQueue, Occasion};
 use ration::{COUNTS, LeftOut, Ration};
@@ -25,11 +26,13 @@ use ration::{COUNTS, LeftOut, Ration};
 const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
 
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
-/// Logs to stderr from now on: `info` and above, or what RUST_LOG says; `verbose` means `debug` for
-/// this program.
-pub fn start(verbose: bool) -> std::io::Result<()> {
+/// Logs to stderr from now on, in this form: `info` and above, or what RUST_LOG says; `verbose` means `debug`
+/// for this program.
+pub fn start(format: LogFormat, verbose: bool) -> std::io::Result<()> {
     let queue = QUEUE.get_or_init(LogQueue::default);
+    let _ = FORMAT.set(format);
     let default = if verbose { "info,metalbond_uring=debug" } else { "info" };
     let wanted = std::env::var_os(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let wanted = wanted.to_string_lossy();
@@ -39,11 +42,8 @@ pub fn start(verbose: bool) -> std::io::Result<()> {
         Err(error) => (EnvFilter::new(default), Some(error)),
     };
     let ration = Ration::new();
-    let lines = tracing_subscriber::fmt::layer()
-        .with_ansi(wants_colour(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR")))
-        .log_internal_errors(false)
-        .with_writer(queue.clone());
-    tracing_subscriber::registry().with(filter).with(ration.clone()).with(lines).init();
+    let lines = lines(format, queue.clone());
+    tracing_subscriber::registry().with(lines).with(filter).with(ration.clone()).init();
     queue.write_to_stderr(move |occasion| match occasion {
         Occasion::Tick => {
             for LeftOut { level, lines, words } in ration.due() {
@@ -72,14 +72,56 @@ pub fn start(verbose: bool) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Says something as it is; with [`flush`] the process may end then. Before [`start`], it is written at
-/// once.
+type Lines = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// What writes events as lines of a form.
+fn lines(format: LogFormat, queue: LogQueue) -> Lines {
+    match format {
+        LogFormat::Text => tracing_subscriber::fmt::layer()
+            .with_ansi(wants_colour(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR")))
+            .log_internal_errors(false)
+            .with_writer(queue)
+            .boxed(),
+        LogFormat::Json => tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .log_internal_errors(false)
+            .with_writer(queue)
+            .boxed(),
+        LogFormat::Logfmt => {
+            tracing_logfmt::builder().layer().log_internal_errors(false).with_writer(queue).boxed()
+        }
+    }
+}
+
+/// Says why the process ends, in the form of the log's lines; with [`flush`] it may end then. Before [`start`], it
+/// is written at once.
 pub fn say(text: &str) {
     match QUEUE.get() {
-        Some(queue) => queue.push(text.as_bytes()),
+        Some(queue) => queue.push(in_format(FORMAT.get().copied(), text).as_bytes()),
         // Nobody may be listening any more.
         None => {
             let _ = std::io::stderr().write_all(text.as_bytes());
+        }
+    }
+}
+
+/// A text as an error in the log: without the log's own machinery, which may be what failed.
+fn in_format(format: Option<LogFormat>, text: &str) -> String {
+    let (now, message) = (jiff::Timestamp::now(), text.trim_end());
+    match format {
+        None | Some(LogFormat::Text) => text.to_owned(),
+        Some(LogFormat::Json) => {
+            let (timestamp, target) = (now.to_string(), COUNTS);
+            let line = serde_json::json!({
+                "timestamp": timestamp, "level": "ERROR", "message": message, "target": target
+            });
+            format!("{line}\n")
+        }
+        Some(LogFormat::Logfmt) => {
+            format!("ts={now} level=error target={COUNTS} message={message:?}\n")
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) enum Refusal {
     Busy,
     /// The node is shutting down.
     Gone,
+    /// The node does not do what it is there for, for this reason.
+    NotReady(String),
 }
 
 impl Content {

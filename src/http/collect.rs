@@ -3,6 +3,7 @@
 //! Owns the order of questions. Must never ask for more than a piece at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 
 use super::View;
@@ -26,6 +27,27 @@ pub(super) async fn peers(view: &View, mut each: impl FnMut(PeerView)) -> Result
         }
     }
     Ok(())
+}
+
+/// How many sessions ended within the last hour, by address.
+pub(super) async fn ends(view: &View) -> Result<BTreeMap<IpAddr, u32>, Refusal> {
+    let mut ends: BTreeMap<IpAddr, u32> = BTreeMap::new();
+    for shard in view.asker.shards() {
+        let mut behind = None;
+        loop {
+            let piece =
+                view.asker.ask(shard, move |shard, now| shard.ends_piece(now, behind)).await;
+            let piece = piece.ok_or(Refusal::Gone)?;
+            for (address, ended) in piece.ended {
+                *ends.entry(address).or_default() += ended;
+            }
+            behind = piece.next;
+            if behind.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(ends)
 }
 
 /// All VNIs that have a route or a subscriber, ascending.

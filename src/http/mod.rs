@@ -5,17 +5,20 @@
 
 mod answer;
 mod collect;
+mod metrics;
 mod peers;
 mod query;
+mod ready;
 mod respond;
 mod routes;
 mod summary;
+mod totals;
 mod vnis;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,6 +28,8 @@ use tokio::sync::{Semaphore, oneshot};
 use tracing::warn;
 
 use crate::io::{self, Asker, ServeError};
+use crate::kernel::{self, KernelWatch};
+use crate::session::State;
 use crate::types::HostPort;
 use crate::vital;
 
@@ -62,11 +67,20 @@ pub enum HttpError {
     Thread(std::io::Error),
 }
 
+/// Tells how the servers stand that a client connects to.
+pub type Servers = Arc<dyn Fn() -> Vec<State> + Send + Sync>;
+
 /// What the view is of.
 #[derive(Clone)]
 pub struct View {
     asker: Asker,
     version: &'static str,
+    /// The address that the node is known by, in metrics of each peer.
+    local: String,
+    started_at: SystemTime,
+    metrics_per_peer: bool,
+    servers: Option<Servers>,
+    kernel: Option<KernelWatch>,
     /// Tables that may be told.
     tables: Arc<Semaphore>,
 }
@@ -74,7 +88,42 @@ pub struct View {
 impl View {
     /// Of the node whose shards `asker` asks; `version` is "metalbondVersion" of the routes.
     pub fn new(asker: Asker, version: &'static str) -> View {
-        View { asker, version, tables: Arc::new(Semaphore::new(TABLES_MAX)) }
+        View {
+            asker,
+            version,
+            local: String::new(),
+            started_at: SystemTime::now(),
+            metrics_per_peer: false,
+            servers: None,
+            kernel: None,
+            tables: Arc::new(Semaphore::new(TABLES_MAX)),
+        }
+    }
+
+    /// `/metrics` has series for each peer, of this node (an address, say).
+    #[must_use]
+    pub fn with_metrics_per_peer(self, local: String) -> View {
+        View { local, metrics_per_peer: true, ..self }
+    }
+
+    /// Of a node that connects to servers.
+    #[must_use]
+    pub fn with_servers(self, servers: Servers) -> View {
+        View { servers: Some(servers), ..self }
+    }
+
+    /// Of a node that installs routes in the kernel.
+    #[must_use]
+    pub fn with_kernel(self, kernel: Option<KernelWatch>) -> View {
+        View { kernel, ..self }
+    }
+
+    fn servers(&self) -> Vec<State> {
+        self.servers.as_ref().map(|servers| servers()).unwrap_or_default()
+    }
+
+    fn kernel_counters(&self) -> Option<kernel::Counters> {
+        self.kernel.as_ref().map(KernelWatch::counters)
     }
 }
 

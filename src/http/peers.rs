@@ -27,23 +27,30 @@ struct Peer {
     keepalive_interval_s: u32,
     reassembles: bool,
     pace: String,
+    reconnections_last_hour: u32,
     routes: u64,
+    updates_received: u64,
+    updates_sent: u64,
     pending_bytes: u64,
     slow: bool,
     slow_vnis: usize,
+    slow_for_s: Option<u64>,
     paused: bool,
     vnis: Vec<u32>,
 }
 
 /// The peers that the filter lets pass, by address.
 pub(super) async fn peers(view: &View, filter: &Filter) -> Result<Content, Refusal> {
+    let ended = collect::ends(view).await?;
     let mut peers = Vec::new();
     collect::peers(view, |peer| {
         let Some(remote) = peer.remote else { return };
         let is_meant = filter.peer.is_none_or(|address| address.is(remote));
         let has_vni = filter.vnis.is_empty() || peer.vnis.iter().any(|vni| filter.has_vni(*vni));
         if is_meant && has_vni {
-            peers.push(((remote.ip().to_canonical(), remote.port()), shape(peer)));
+            let address = remote.ip().to_canonical();
+            let reconnections = ended.get(&address).copied().unwrap_or(0);
+            peers.push(((address, remote.port()), shape(peer, reconnections)));
         }
     })
     .await?;
@@ -52,7 +59,7 @@ pub(super) async fn peers(view: &View, filter: &Filter) -> Result<Content, Refus
     Ok(Content::json(&Peers { peers }))
 }
 
-fn shape(peer: PeerView) -> Peer {
+fn shape(peer: PeerView, reconnections_last_hour: u32) -> Peer {
     Peer {
         id: peer.id.to_string(),
         address: peer.remote.map(|remote| remote.to_string()).unwrap_or_default(),
@@ -72,16 +79,20 @@ fn shape(peer: PeerView) -> Peer {
             Pace::Auto => "auto".to_owned(),
             Pace::RoutesPerS(routes_per_s) => routes_per_s.to_string(),
         },
+        reconnections_last_hour,
         routes: peer.routes,
+        updates_received: peer.updates_received,
+        updates_sent: peer.updates_sent,
         pending_bytes: peer.pending_bytes,
-        slow: peer.slow_vnis > 0,
+        slow: peer.slow_vnis > 0 || peer.slow_for.is_some(),
         slow_vnis: peer.slow_vnis,
+        slow_for_s: peer.slow_for.map(|time| time.as_secs()),
         paused: peer.is_paused,
         vnis: peer.vnis.into_iter().map(|vni| vni.0).collect(),
     }
 }
 
-fn state(state: State) -> &'static str {
+pub(super) fn state(state: State) -> &'static str {
     match state {
         State::Connecting => "connecting",
         State::HelloSent => "hello_sent",

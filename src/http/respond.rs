@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::answer::{Body, Content, Refusal};
+use super::metrics::{self, Exposition};
 use super::query::Filter;
 use super::routes::Format;
-use super::{View, peers, routes, summary, vnis};
+use super::{View, peers, ready, routes, summary, vnis};
 
 /// Answers a request.
 pub(super) async fn respond(
@@ -26,7 +27,17 @@ pub(super) async fn respond(
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Ok(response);
     }
-    let answer = content(&view, request.uri().path(), request.uri().query()).await;
+    let answer = match request.uri().path() {
+        // The only page with two forms.
+        "/metrics" => {
+            let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+            match Filter::parse(request.uri().query(), &[]) {
+                Ok(_) => metrics::metrics(&view, Exposition::of(accept)).await,
+                Err(error) => Err(Refusal::Query(error)),
+            }
+        }
+        path => content(&view, path, request.uri().query()).await,
+    };
     Ok(match answer {
         Ok(content) => respond_with(StatusCode::OK, content),
         Err(Refusal::Query(error)) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
@@ -36,6 +47,7 @@ pub(super) async fn respond(
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             response
         }
+        Err(Refusal::NotReady(why)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         Err(Refusal::Gone) => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned()),
         Err(Refusal::NoPage) => {
             text(StatusCode::NOT_FOUND, format!("there is no such page; there are: {PATHS}\n"))
@@ -43,7 +55,8 @@ pub(super) async fn respond(
     })
 }
 
-const PATHS: &str = "/summary.json, /routes.json, /routes.yaml, /peers.json, /vnis.json, /healthz";
+const PATHS: &str = "/summary.json, /routes.json, /routes.yaml, /peers.json, /vnis.json, /metrics, /healthz, \
+                     /readyz";
 
 async fn content(view: &Arc<View>, path: &str, query: Option<&str>) -> Result<Content, Refusal> {
     let filter = |allowed: &[&str]| Filter::parse(query, allowed).map_err(Refusal::Query);
@@ -60,6 +73,10 @@ async fn content(view: &Arc<View>, path: &str, query: Option<&str>) -> Result<Co
         }
         "/peers.json" => peers::peers(view, &filter(&["peer", "vni"])?).await,
         "/vnis.json" => vnis::vnis(view, &filter(&["vni"])?).await,
+        "/readyz" => {
+            filter(&[])?;
+            ready::ready(view).await
+        }
         "/healthz" | "/health" => {
             filter(&[])?;
             Ok(Content::whole("text/plain; charset=utf-8", "ok\n"))

@@ -2,51 +2,70 @@
 //!
 //! Owns its shape. Must never count anything itself.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
+use super::View;
 use super::answer::{Content, Refusal};
-use super::{View, collect};
-use crate::session::State;
-use crate::shard::{Counters, PaceCounters, Usage};
+use super::totals::Totals;
+use crate::session::CloseReason;
+use crate::shard::{PaceCounters, Timings};
 
-#[derive(Serialize, Default)]
+#[derive(Serialize)]
 struct Summary {
     version: &'static str,
+    uptime_s: u64,
     shards: usize,
     peers: Peers,
     routes: usize,
     vnis: usize,
+    /// What peers have still to be sent, as far as it lies in a log or a base.
+    pending_bytes: u64,
     since_start: SinceStart,
+    /// Sessions that ended, by reason.
+    disconnects: BTreeMap<&'static str, u64>,
+    /// From the reading of an UPDATE to the SEND that carries it on.
+    propagation_us: Propagation,
     memory_bytes: Memory,
-    /// What feeding peers took that do not reassemble.
     pacing: Pacing,
 }
 
-#[derive(Serialize, Default)]
+#[derive(Serialize)]
 struct Peers {
     established: usize,
-    /// Those that are not established yet.
     connecting: usize,
-    /// Those that will be told the difference only, in some VNI.
     slow: usize,
-    /// Those that do not reassemble.
     paced: usize,
+    /// Addresses of which more than three sessions ended within the last hour.
+    flapping: usize,
 }
 
-#[derive(Serialize, Default)]
+#[derive(Serialize)]
 struct SinceStart {
     connections: u64,
+    connections_refused: u64,
     bytes_received: u64,
     bytes_sent: u64,
     updates_received: u64,
+    updates_sent: u64,
     updates_invalid: u64,
     updates_refused: u64,
     updates_without_effect: u64,
     subscriptions_refused: u64,
     peers_over_budget: u64,
+    conflations: u64,
 }
 
-#[derive(Serialize, Default)]
+#[derive(Serialize)]
+struct Propagation {
+    samples: u64,
+    p50: u64,
+    p99: u64,
+    max: u64,
+}
+
+#[derive(Serialize)]
 struct Memory {
     logs: usize,
     laggards: usize,
@@ -54,7 +73,8 @@ struct Memory {
     bases: usize,
 }
 
-#[derive(Serialize, Default)]
+/// What feeding peers took that do not reassemble.
+#[derive(Serialize)]
 struct Pacing {
     proofs: u64,
     late: u64,
@@ -68,68 +88,79 @@ struct Pacing {
 
 /// All shards, added up.
 pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
-    let mut summary = Summary { version: view.version, ..Summary::default() };
-    for shard in view.asker.shards() {
-        let told = view.asker.ask(shard, |shard, _| (*shard.counters(), shard.usage())).await;
-        let (counters, usage) = told.ok_or(Refusal::Gone)?;
-        summary.shards += 1;
-        summary.routes += usage.routes;
-        summary.vnis += usage.vnis;
-        summary.since_start.add(&counters);
-        summary.memory_bytes.add(&usage);
-        summary.pacing.add(&counters.pacing);
-    }
-    collect::peers(view, |peer| {
-        summary.pacing.add(&peer.pacing);
-        if peer.remote.is_some() {
-            let peers = &mut summary.peers;
-            match peer.state {
-                State::Established => {
-                    peers.established += 1;
-                    peers.paced += usize::from(!peer.reassembles);
-                }
-                State::Closed | State::Retry => {}
-                _ => peers.connecting += 1,
-            }
-            peers.slow += usize::from(peer.slow_vnis > 0);
-        }
-    })
-    .await?;
-    Ok(Content::json(&summary))
+    let totals = Totals::collect(view, |_| {}).await?;
+    let peers = &totals.peers;
+    Ok(Content::json(&Summary {
+        version: view.version,
+        uptime_s: view.started_at.elapsed().unwrap_or_default().as_secs(),
+        shards: totals.shards.len(),
+        peers: Peers {
+            established: peers.established,
+            connecting: peers.connecting,
+            slow: peers.slow,
+            paced: peers.paced,
+            flapping: totals.flapping,
+        },
+        routes: totals.held(|usage| usage.routes),
+        vnis: totals.held(|usage| usage.vnis),
+        pending_bytes: peers.pending_bytes,
+        since_start: SinceStart::of(&totals, view),
+        disconnects: disconnects(&totals),
+        propagation_us: Propagation::of(&totals.propagation()),
+        memory_bytes: Memory {
+            logs: totals.held(|usage| usage.log_bytes),
+            laggards: totals.held(|usage| usage.laggard_bytes),
+            gathered: totals.held(|usage| usage.gathered_bytes),
+            bases: totals.held(|usage| usage.base_bytes),
+        },
+        pacing: Pacing::of(&peers.pacing),
+    }))
+}
+
+fn disconnects(totals: &Totals) -> BTreeMap<&'static str, u64> {
+    let counted = CloseReason::KINDS.into_iter().enumerate();
+    let counted = counted.map(|(at, kind)| (kind, totals.counted(|it| it.sessions_ended[at])));
+    counted.filter(|(_, count)| *count > 0).collect()
 }
 
 impl SinceStart {
-    fn add(&mut self, counters: &Counters) {
-        self.connections += counters.connections;
-        self.bytes_received += counters.bytes_received;
-        self.bytes_sent += counters.bytes_sent;
-        self.updates_received += counters.updates_received;
-        self.updates_invalid += counters.updates_invalid;
-        self.updates_refused += counters.updates_refused;
-        self.updates_without_effect += counters.updates_without_effect;
-        self.subscriptions_refused += counters.subscriptions_refused;
-        self.peers_over_budget += counters.peers_over_budget;
+    fn of(totals: &Totals, view: &View) -> SinceStart {
+        SinceStart {
+            connections: totals.counted(|it| it.connections),
+            connections_refused: view.asker.connections_refused(),
+            bytes_received: totals.counted(|it| it.bytes_received),
+            bytes_sent: totals.counted(|it| it.bytes_sent),
+            updates_received: totals.counted(|it| it.updates_received),
+            updates_sent: totals.counted(|it| it.updates_sent),
+            updates_invalid: totals.counted(|it| it.updates_invalid),
+            updates_refused: totals.counted(|it| it.updates_refused),
+            updates_without_effect: totals.counted(|it| it.updates_without_effect),
+            subscriptions_refused: totals.counted(|it| it.subscriptions_refused),
+            peers_over_budget: totals.counted(|it| it.peers_over_budget),
+            conflations: totals.counted(|it| it.conflations),
+        }
     }
 }
 
-impl Memory {
-    fn add(&mut self, usage: &Usage) {
-        self.logs += usage.log_bytes;
-        self.laggards += usage.laggard_bytes;
-        self.gathered += usage.gathered_bytes;
-        self.bases += usage.base_bytes;
+impl Propagation {
+    fn of(timings: &Timings) -> Propagation {
+        let us = |part| u64::try_from(timings.quantile(part).as_micros()).unwrap_or(u64::MAX);
+        Propagation { samples: timings.count(), p50: us(0.5), p99: us(0.99), max: us(1.0) }
     }
 }
 
 impl Pacing {
-    fn add(&mut self, counters: &PaceCounters) {
-        self.proofs += counters.proofs;
-        self.late += counters.late;
-        self.void += counters.void;
-        self.burn_frames += counters.burn_frames;
-        self.gate_waits += counters.gate_waits;
-        self.pads += counters.pads;
-        self.unread_closes += counters.unread_closes;
-        self.resets += counters.resets;
+    fn of(counters: &PaceCounters) -> Pacing {
+        let PaceCounters {
+            proofs,
+            late,
+            void,
+            burn_frames,
+            gate_waits,
+            pads,
+            unread_closes,
+            resets,
+        } = *counters;
+        Pacing { proofs, late, void, burn_frames, gate_waits, pads, unread_closes, resets }
     }
 }

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -98,6 +98,8 @@ pub(super) struct Dispatcher {
     shards: Vec<ShardHandle>,
     peers_max: usize,
     full: AtomicBool,
+    /// Connections closed at once, for there were as many as there may be.
+    pub(super) refused: Arc<AtomicU64>,
 }
 
 impl Dispatcher {
@@ -108,6 +110,7 @@ impl Dispatcher {
             shards,
             peers_max: usize::try_from(peers_max).unwrap_or(usize::MAX),
             full: AtomicBool::new(false),
+            refused: Arc::default(),
         }
     }
 
@@ -144,6 +147,7 @@ impl Dispatcher {
 
     fn hand_over(&self, socket: TcpStream, remote: SocketAddr) {
         if self.peers() >= self.peers_max {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             if !self.full.swap(true, Ordering::Relaxed) {
                 let peers_max = self.peers_max;
                 warn!(%remote, peers_max, "refusing connections: the maximum of peers is reached");

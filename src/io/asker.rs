@@ -4,6 +4,7 @@
 //! its peers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -17,12 +18,17 @@ pub struct Asker {
     shards: Vec<mpsc::UnboundedSender<Letter>>,
     /// Held while a shard is asked.
     asked: Arc<[Mutex<()>]>,
+    /// What the acceptor counts.
+    connections_refused: Arc<AtomicU64>,
 }
 
 impl Asker {
-    pub(super) fn new(shards: Vec<mpsc::UnboundedSender<Letter>>) -> Asker {
+    pub(super) fn new(
+        shards: Vec<mpsc::UnboundedSender<Letter>>,
+        connections_refused: Arc<AtomicU64>,
+    ) -> Asker {
         let asked = shards.iter().map(|_| Mutex::new(())).collect();
-        Asker { shards, asked }
+        Asker { shards, asked, connections_refused }
     }
 
     /// The shards.
@@ -33,6 +39,11 @@ impl Asker {
     /// The shard that keeps a VNI's table.
     pub fn home_of(&self, vni: Vni) -> ShardId {
         ShardId::home_of(vni, self.count())
+    }
+
+    /// Connections that were closed at once, for there were as many as there may be.
+    pub fn connections_refused(&self) -> u64 {
+        self.connections_refused.load(Ordering::Relaxed)
     }
 
     /// Tells the first shard something.

@@ -215,7 +215,7 @@ impl Running {
         for address in &local_addresses {
             info!(shards = threads.len(), "listening on {address}");
         }
-        let asker = Asker::new(dispatcher.mailboxes());
+        let asker = Asker::new(dispatcher.mailboxes(), Arc::clone(&dispatcher.refused));
         let (more_listeners, more) = mpsc::unbounded_channel();
         let acceptor = Acceptor { listeners, dispatcher, more, ended };
         Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker })

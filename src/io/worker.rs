@@ -93,7 +93,8 @@ impl Worker {
     /// One turn of the core and what it brings about. True if it wants another one soon.
     pub(super) fn take_turn(&self) -> bool {
         let mut shard = self.shard();
-        let mut work_left = shard.turn(self.now());
+        let begun_at = self.now();
+        let mut work_left = shard.turn(begun_at);
         while let Some((to, mail)) = shard.take_mail() {
             // Fails when that shard has stopped already: nobody is left there to tell.
             let _ = self.shards[to.index()].send(Letter::Mail(mail));
@@ -130,8 +131,10 @@ impl Worker {
             }
         }
         work_left |= shard.has_writers();
+        let now = self.now();
+        shard.note_turn(now.since(begun_at));
         // A wakeup that is due already must not spin between the timer and here.
-        work_left |= shard.next_wakeup() <= self.now();
+        work_left |= shard.next_wakeup() <= now;
         work_left
     }
 

@@ -137,6 +137,11 @@ impl KernelRoutes {
         self.shared.push(Command::Clear);
     }
 
+    /// Something to look at the numbers with, while others use the handle.
+    pub fn watch(&self) -> KernelWatch {
+        KernelWatch { shared: Arc::clone(&self.shared) }
+    }
+
     /// Waits until all that was asked for before is done, or failed and will be tried again later.
     /// Returns whether that was so within `timeout`.
     pub fn settle(&self, timeout: Duration) -> bool {
@@ -165,6 +170,19 @@ impl Drop for KernelRoutes {
         if self.thread.is_some() {
             self.shared.push(Command::Shutdown(Duration::ZERO));
         }
+    }
+}
+
+/// The numbers of a netlink thread, for whoever watches it.
+#[derive(Clone, Debug)]
+pub struct KernelWatch {
+    shared: Arc<Shared>,
+}
+
+impl KernelWatch {
+    /// As of the last batch.
+    pub fn counters(&self) -> Counters {
+        *lock(&self.shared.counters)
     }
 }
 

@@ -9,7 +9,9 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use super::runs::{Run, Scope, extend};
+use super::marks::Marks;
+use super::runs::{self, Runs, Scope, extend};
+use crate::types::ShortTime;
 
 /// The smallest chunk, in bytes.
 pub(super) const CHUNK_BYTES_MIN: usize = 1 << 10;
@@ -47,8 +49,11 @@ pub struct ChunkBytes {
 pub struct Chunk {
     start: u64,
     bytes: Rc<ChunkBytes>,
-    runs: RefCell<Vec<Run>>,
+    runs: RefCell<Runs>,
+    marks: RefCell<Marks>,
     next: RefCell<Option<Rc<Chunk>>>,
+    /// When the bytes were read from a peer that brought the first frames.
+    read_at: Cell<Option<ShortTime>>,
     live: LiveBytes,
     /// What it has added to `live`.
     counted: Cell<usize>,
@@ -129,16 +134,20 @@ impl Chunk {
     /// An empty chunk whose first byte has the log position `start`.
     pub fn new(start: u64, capacity: usize, live: &LiveBytes) -> Rc<Chunk> {
         let boxed: Box<[u8]> = vec![0; capacity].into_boxed_slice();
-        live.set(live.get() + capacity);
+        let marks = Marks::with_capacity(capacity);
+        let counted = capacity + marks.heap_bytes();
+        live.set(live.get() + counted);
         // The pointer is the only way to the bytes from here on; `drop` makes the box again.
         let bytes = NonNull::from(Box::leak(boxed)).cast();
         Rc::new(Chunk {
             start,
             bytes: Rc::new(ChunkBytes { bytes, capacity, len: Cell::new(0) }),
             runs: RefCell::default(),
+            marks: RefCell::new(marks),
             next: RefCell::default(),
+            read_at: Cell::default(),
             live: live.clone(),
-            counted: Cell::new(capacity),
+            counted: Cell::new(counted),
         })
     }
 
@@ -149,6 +158,7 @@ impl Chunk {
         bytes.len.set(0);
         chunk.start = start;
         chunk.runs.borrow_mut().clear();
+        chunk.marks.borrow_mut().clear();
         chunk.next.take();
         true
     }
@@ -174,15 +184,20 @@ impl Chunk {
     }
 
     /// The runs of its frames.
-    pub(super) fn runs(&self) -> Ref<'_, Vec<Run>> {
+    pub(super) fn runs(&self) -> Ref<'_, Runs> {
         self.runs.borrow()
     }
 
-    /// Appends frames for an audience.
+    /// When the bytes were read from a peer that brought the first frames, if some did.
+    pub(super) fn read_at(&self) -> Option<ShortTime> {
+        self.read_at.get()
+    }
+
+    /// Appends frames for an audience, that came with bytes read at `read_at`.
     ///
     /// # Panics
     /// If they do not fit.
-    pub fn append(&self, bytes: &[u8], scope: Scope) {
+    pub fn append(&self, bytes: &[u8], scope: Scope, read_at: Option<ShortTime>) {
         assert!(bytes.len() <= self.free(), "a chunk never grows");
         let len = &self.bytes.len;
         // SAFETY: the target lies within the allocation and behind `len`, where no slice handed out
@@ -192,11 +207,16 @@ impl Chunk {
             let target = self.bytes.bytes.as_ptr().add(len.get());
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
         }
+        if len.get() == 0 {
+            self.read_at.set(read_at);
+        }
         len.set(len.get() + bytes.len());
-        let mut runs = self.runs.borrow_mut();
-        let before = runs.capacity();
+        let (mut runs, mut marks) = (self.runs.borrow_mut(), self.marks.borrow_mut());
+        let beside = |runs: &Runs, marks: &Marks| runs::heap_bytes(runs) + marks.heap_bytes();
+        let before = beside(&runs, &marks);
         extend(&mut runs, len.get(), scope);
-        let grown = (runs.capacity() - before) * size_of::<Run>();
+        marks.append(bytes);
+        let grown = beside(&runs, &marks) - before;
         self.counted.set(self.counted.get() + grown);
         self.live.set(self.live.get() + grown);
     }
@@ -204,6 +224,14 @@ impl Chunk {
     /// The bytes at these offsets into the chunk: see [`ChunkBytes::slice`].
     pub fn slice(&self, range: Range<usize>) -> &[u8] {
         self.bytes.slice(range)
+    }
+
+    /// The end of the first frames of a range that are at most `bytes_max` together, one frame at least; and how
+    /// many they are.
+    pub(super) fn cut(&self, range: Range<usize>, bytes_max: usize) -> (usize, usize) {
+        let (bytes, marks) = (self.slice(0..range.end), self.marks.borrow());
+        let end = marks.cut(bytes, range.clone(), bytes_max);
+        (end, marks.count(bytes, range.start..end))
     }
 
     /// The chunk that follows, once there is one.
@@ -243,30 +271,34 @@ impl std::fmt::Debug for Chunk {
 mod tests {
     use super::*;
 
+    const ONE: &[u8] = &[1, 0, 0, 1];
+    const OTHER: &[u8] = &[1, 0, 0, 2];
+    const THIRD: &[u8] = &[1, 0, 0, 3];
+
     #[test]
     fn bytes_stay_where_they_are_while_more_is_appended() {
         let live = LiveBytes::default();
         let chunk = Chunk::new(100, 16, &live);
-        chunk.append(b"abcd", Scope::All);
+        chunk.append(ONE, Scope::All, None);
         let first = chunk.slice(0..4);
         let address = first.as_ptr();
-        chunk.append(b"efgh", Scope::All);
-        assert_eq!(first, b"abcd");
-        assert_eq!(chunk.slice(2..8), b"cdefgh");
+        chunk.append(OTHER, Scope::All, None);
+        assert_eq!(first, ONE);
+        assert_eq!(chunk.slice(2..8), [0, 1, 1, 0, 0, 2]);
         assert_eq!(chunk.slice(0..4).as_ptr(), address);
         assert_eq!((chunk.end(), chunk.free()), (108, 8));
-        assert_eq!(live.get(), 16 + 4 * size_of::<Run>());
+        assert_eq!(live.get(), 16);
     }
 
     #[test]
     fn a_long_chain_is_dropped_without_recursion() {
         let live = LiveBytes::default();
-        let first = Chunk::new(0, 1, &live);
-        first.append(b"x", Scope::All);
+        let first = Chunk::new(0, 4, &live);
+        first.append(ONE, Scope::All, None);
         let mut last = first.clone();
-        for start in 1..200_000 {
-            let next = Chunk::new(start, 1, &live);
-            next.append(b"x", Scope::All);
+        for number in 1..200_000 {
+            let next = Chunk::new(4 * number, 4, &live);
+            next.append(ONE, Scope::All, None);
             last.link(next.clone());
             last = next;
         }
@@ -279,21 +311,20 @@ mod tests {
     fn a_chunk_is_used_again_when_nobody_holds_its_bytes() {
         let pool = ChunkPool::default();
         let chunk = pool.chunk(0, CHUNK_BYTES_MIN);
-        chunk.append(b"abcd", Scope::All);
+        chunk.append(ONE, Scope::All, None);
         let in_flight = chunk.bytes().clone();
         pool.give_back(chunk);
         assert_eq!(pool.live_bytes(), 0);
         let other = pool.chunk(4, CHUNK_BYTES_MIN);
-        other.append(b"efgh", Scope::All);
-        assert_eq!(in_flight.slice(0..4), b"abcd");
+        other.append(OTHER, Scope::All, None);
+        assert_eq!(in_flight.slice(0..4), ONE);
         let address = in_flight.slice(0..4).as_ptr();
         drop(in_flight);
         let again = pool.chunk(8, CHUNK_BYTES_MIN);
         assert_eq!((again.start(), again.end(), again.free()), (8, 8, CHUNK_BYTES_MIN));
-        again.append(b"ijkl", Scope::All);
+        again.append(THIRD, Scope::All, None);
         assert_eq!(again.slice(0..4).as_ptr(), address);
-        let runs_bytes = 4 * size_of::<Run>();
-        assert_eq!(pool.live_bytes(), 2 * (CHUNK_BYTES_MIN + runs_bytes));
+        assert_eq!(pool.live_bytes(), 2 * CHUNK_BYTES_MIN);
         pool.give_back(again.clone());
         pool.give_back(pool.chunk(9, 2 * CHUNK_BYTES_MIN));
         assert_eq!(pool.spare.borrow().len(), 0, "held by a reader, or too large");
@@ -320,6 +351,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "a chunk never grows")]
     fn too_much_is_refused() {
-        Chunk::new(0, 2, &LiveBytes::default()).append(b"abc", Scope::All);
+        Chunk::new(0, 2, &LiveBytes::default()).append(ONE, Scope::All, None);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Owns who may see which frames. Must never look into a frame.
 
+use smallvec::SmallVec;
+
 use crate::types::SourceId;
 
 /// Who, among the subscribers of a group, a record is for (design: the visibility rule).
@@ -41,8 +43,16 @@ pub(super) struct Run {
     pub scope: Scope,
 }
 
+/// Runs one after the other: mostly one.
+pub(super) type Runs = SmallVec<[Run; 1]>;
+
+/// Memory that runs take, in bytes, beside what is counted with their owner.
+pub(super) fn heap_bytes(runs: &Runs) -> usize {
+    if runs.spilled() { runs.capacity() * size_of::<Run>() } else { 0 }
+}
+
 /// Declares the bytes up to `end`, behind the last run, to be for this audience.
-pub(super) fn extend(runs: &mut Vec<Run>, end: usize, scope: Scope) {
+pub(super) fn extend(runs: &mut Runs, end: usize, scope: Scope) {
     match runs.last_mut() {
         Some(last) if last.scope == scope => last.end = end,
         _ => runs.push(Run { end, scope }),

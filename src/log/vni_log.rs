@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkPool};
 use super::runs::{Place, Run, Scope};
-use crate::types::SourceId;
+use crate::types::{ShortTime, SourceId};
 use crate::wire::frame_len;
 
 /// An append-only sequence of frames. Positions count bytes since the log began.
@@ -38,12 +38,13 @@ impl VniLog {
         }
     }
 
-    /// Appends whole frames for an audience.
-    pub fn append(&mut self, mut frames: &[u8], scope: Scope) {
+    /// Appends whole frames for an audience; the peer's bytes that brought them were read at `read_at`, if they
+    /// were.
+    pub fn append(&mut self, mut frames: &[u8], scope: Scope, read_at: Option<ShortTime>) {
         while !frames.is_empty() {
             let chunk = self.anchor(frames);
             let fitting = whole_frames(frames, chunk.free());
-            chunk.append(&frames[..fitting], scope);
+            chunk.append(&frames[..fitting], scope, read_at);
             self.end = chunk.end();
             frames = &frames[fitting..];
         }
@@ -99,26 +100,21 @@ pub(super) fn whole_frames(frames: &[u8], bytes_max: usize) -> usize {
     }
 }
 
-/// The same, but for the first frame, which is taken however long it is.
-pub(crate) fn frames_within(frames: &[u8], bytes_max: usize) -> usize {
-    match whole_frames(frames, bytes_max) {
-        0 => frame_len(frames),
-        fitting => fitting,
-    }
-}
-
 /// The place of somebody who has something to read in a log. It keeps alive what that is.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     chunk: Rc<Chunk>,
     place: Place,
+    /// When the frames that it stands before were read from a peer, as long as that is known.
+    read_at: Option<ShortTime>,
 }
 
 impl Cursor {
-    /// Where the next frames are about to begin: see [`VniLog::anchor`].
-    pub fn at_end_of(chunk: &Rc<Chunk>) -> Cursor {
+    /// Where the next frames are about to begin: see [`VniLog::anchor`]; and when a peer's bytes that brought them
+    /// were read.
+    pub fn at_end_of(chunk: &Rc<Chunk>, read_at: Option<ShortTime>) -> Cursor {
         let place = Place::behind(&chunk.runs());
-        Cursor { chunk: chunk.clone(), place }
+        Cursor { chunk: chunk.clone(), place, read_at }
     }
 
     /// The chunk in which it stands.
@@ -147,6 +143,18 @@ impl Cursor {
         }
     }
 
+    /// The end of the first frames of such a range that are at most `bytes_max` together, one frame at least;
+    /// and how many they are.
+    pub fn cut(&self, range: Range<usize>, bytes_max: usize) -> (usize, usize) {
+        self.chunk.cut(range, bytes_max)
+    }
+
+    /// When a peer's bytes were read that brought the frames before which it stands: a sample, told once for who was
+    /// woken by them, and of the first ones of each chunk to all others.
+    pub fn take_read_at(&mut self) -> Option<ShortTime> {
+        self.read_at.take()
+    }
+
     /// Steps behind what was read, an offset into [`Cursor::chunk`].
     pub fn advance_to(&mut self, offset: usize) {
         assert!(self.chunk.start() + offset as u64 <= self.chunk.end(), "beyond the end");
@@ -161,6 +169,7 @@ impl Cursor {
     /// Goes on to the next chunk. False if there is none.
     pub(super) fn step(&mut self) -> bool {
         let Some(next) = self.chunk.next() else { return false };
+        self.read_at = next.read_at();
         self.chunk = next;
         self.place = Place::default();
         true
@@ -184,7 +193,7 @@ mod tests {
     }
 
     fn at_end(log: &mut VniLog, bytes_next: &[u8]) -> Cursor {
-        Cursor::at_end_of(&log.anchor(bytes_next))
+        Cursor::at_end_of(&log.anchor(bytes_next), None)
     }
 
     fn read_all(cursor: &mut Cursor, reader: SourceId) -> Vec<u8> {
@@ -203,12 +212,12 @@ mod tests {
         let mut early = at_end(&mut log, &frame(0));
         let mut expected = Vec::new();
         for number in 0..5_000 {
-            log.append(&frame(number), Scope::All);
+            log.append(&frame(number), Scope::All, None);
             expected.extend_from_slice(&frame(number));
         }
         let bytes = [frame(5_000), frame(5_001)].concat();
         let mut late = at_end(&mut log, &bytes);
-        log.append(&bytes, Scope::All);
+        log.append(&bytes, Scope::All, None);
         expected.extend_from_slice(&bytes);
         assert_eq!(read_all(&mut late, source(1)), bytes);
         assert_eq!(read_all(&mut early, source(1)), expected);
@@ -222,7 +231,7 @@ mod tests {
         let mut log = VniLog::new(Rc::default());
         let run: Vec<u8> = (0..9_000).flat_map(frame).collect();
         let mut cursor = at_end(&mut log, &run);
-        log.append(&run, Scope::All);
+        log.append(&run, Scope::All, None);
         let mut pieces = 0;
         while let Some(range) = cursor.readable(source(1), CHUNK_BYTES_MAX) {
             assert_eq!(range.len() % 44, 0, "whole frames");
@@ -244,7 +253,7 @@ mod tests {
         let mut expected = read.clone();
         for number in 0..8_000 {
             let scope = scopes[number as usize / 3 % scopes.len()];
-            log.append(&frame(number), scope);
+            log.append(&frame(number), scope, None);
             for (slot, expected) in (0..).zip(&mut expected) {
                 if scope.includes(source(slot)) {
                     expected.extend_from_slice(&frame(number));

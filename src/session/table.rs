@@ -184,6 +184,40 @@ pub enum CloseReason {
     Shutdown,
 }
 
+impl CloseReason {
+    /// A word for each kind, by [`CloseReason::kind`].
+    pub const KINDS: [&str; 11] = [
+        "unexpected_message",
+        "second_hello",
+        "hello_interval_zero",
+        "handshake_timeout",
+        "hold_timeout",
+        "send_hold_timeout",
+        "undecodable",
+        "remote_closed",
+        "over_budget",
+        "unread",
+        "closed_by_us",
+    ];
+
+    /// Which kind it is.
+    pub fn kind(self) -> usize {
+        match self {
+            CloseReason::Unexpected { .. } => 0,
+            CloseReason::SecondHello => 1,
+            CloseReason::HelloIntervalZero => 2,
+            CloseReason::HandshakeTimeout => 3,
+            CloseReason::HoldTimeout => 4,
+            CloseReason::SendHoldTimeout => 5,
+            CloseReason::Fault => 6,
+            CloseReason::RemoteClosed => 7,
+            CloseReason::OverBudget => 8,
+            CloseReason::Unread => 9,
+            CloseReason::Shutdown => 10,
+        }
+    }
+}
+
 /// The transition table (protocol section 3).
 #[rustfmt::skip]
 pub(crate) fn transition(direction: Direction, state: State, event: Event) -> (State, Step) {

@@ -159,7 +159,8 @@ fn a_loss_in_one_vni_takes_turns_and_comes_before_what_follows() {
     shard.outboxes.request(ShardId(0), Request::LostIn(source, VNI));
     for number in 0..2 {
         let (class, action) = (PeerClass::Client, Action::Add);
-        let change = Request::Change { source, class, action, vni: VNI, route: route(number) };
+        let (route, read_at) = (route(number), Time(0).into());
+        let change = Request::Change { source, class, action, vni: VNI, route, read_at };
         shard.outboxes.request(ShardId(0), change);
     }
     let mut routes = 1_000;

@@ -36,6 +36,10 @@ pub(super) struct Record {
     is_stranger: bool,
     refusals: Refusals,
     established_at: Option<Time>,
+    /// VNIs in which it is told the difference only, since when, and whether it takes nothing at all.
+    lagging_vnis: usize,
+    slow_since: Option<Time>,
+    stalls: bool,
     /// What the socket or the input says about the end, as long as there is none.
     detail: Option<String>,
     end: Option<SessionEnd>,
@@ -92,6 +96,9 @@ impl Record {
             is_stranger: false,
             refusals: Refusals::default(),
             established_at: None,
+            lagging_vnis: 0,
+            slow_since: None,
+            stalls: false,
             detail: None,
             end: None,
         }
@@ -164,6 +171,55 @@ impl Record {
     /// For how long its session has been established; None if it is not.
     pub(super) fn established_for(&self, now: Time) -> Option<Duration> {
         self.established_at.map(|established_at| now.since(established_at))
+    }
+
+    /// A SEND stands for long.
+    pub(super) fn stalls(&mut self, now: Time) {
+        if !std::mem::replace(&mut self.stalls, true) && self.established_at.is_some() {
+            self.slow_since.get_or_insert(now);
+            tracing::info!(remote = %self.remote, "slow: it does not take what it is sent");
+        }
+    }
+
+    /// A SEND ended.
+    pub(super) fn takes(&mut self, now: Time) {
+        if std::mem::take(&mut self.stalls) {
+            self.is_back(now);
+        }
+    }
+
+    /// One more of its subscriptions lags, or one less.
+    pub(super) fn lags(&mut self, now: Time, lags: bool) {
+        match lags {
+            true => self.lagging_vnis += 1,
+            false => self.lagging_vnis -= 1,
+        }
+        if lags && self.lagging_vnis == 1 && self.established_at.is_some() {
+            self.slow_since.get_or_insert(now);
+            tracing::info!(
+                remote = %self.remote,
+                "conflated: it reads too slowly, and will be told the difference only"
+            );
+        }
+        if !lags {
+            self.is_back(now);
+        }
+    }
+
+    fn is_back(&mut self, now: Time) {
+        if self.lagging_vnis == 0
+            && !self.stalls
+            && let Some(since) = self.slow_since.take()
+            && self.end.is_none()
+        {
+            let after_s = now.since(since).as_secs();
+            tracing::info!(remote = %self.remote, after_s, "back: it was told all");
+        }
+    }
+
+    /// For how long it has been slow: it takes nothing, or is told the difference only; None if it is not.
+    pub(super) fn slow_for(&self, now: Time) -> Option<Duration> {
+        self.slow_since.map(|since| now.since(since))
     }
 
     /// Remembers what is behind an end that is about to come, unless that is known already.

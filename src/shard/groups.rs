@@ -6,18 +6,16 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use ahash::RandomState;
 use slab::Slab;
 
-use super::piece::DIRECT_BYTES_MIN;
+use super::piece::{DIRECT_BYTES_MIN, Payload, Piece};
 use crate::log::{
-    Blocks, ChunkBytes, ChunkPool, Compaction, Cursor, Frames, FramesCursor, Laggard, LiveBytes,
-    Scope, VniLog, frames_within,
+    Blocks, ChunkPool, Compaction, Cursor, FramesCursor, Laggard, LiveBytes, Scope, VniLog,
 };
 use crate::rib::{Joined, UpdateGroup};
-use crate::types::{PeerId, SeededMap, SourceId};
+use crate::types::{PeerId, SeededMap, ShortTime, SourceId};
 use crate::wire::{frame_len, frames};
 
 /// What a laggard may pass over of its base at a time, in bytes: a look-up for each frame.
@@ -81,12 +79,11 @@ pub(super) struct Subscription {
 
 /// What a subscription has to send next.
 pub(super) enum Part {
-    /// From a base or what followed it.
-    Shared(Arc<Frames>, Range<usize>),
-    /// From the log.
-    Chunk(Rc<ChunkBytes>, Range<usize>),
-    /// What a laggard has to be told: was copied.
-    Copied,
+    /// As it lies: from a base or what followed it, or from the log.
+    /// And when what brought it was read from a peer, as far as that is known.
+    Lies(Piece, Option<ShortTime>),
+    /// What a laggard has to be told: so many bytes were copied.
+    Copied(usize),
     /// What lay there it is told otherwise: to be asked for once more.
     Passed,
     /// The next frame does not fit any more.
@@ -105,6 +102,16 @@ pub(super) struct Ready {
     pub is_urgent: bool,
 }
 
+/// Frames for one audience of a group.
+#[derive(Clone, Copy)]
+pub(super) struct Records<'a> {
+    pub frames: &'a [u8],
+    /// Routes of the VNI now.
+    pub routes: usize,
+    /// When the first of them was read, if it came from a peer.
+    pub read_at: Option<ShortTime>,
+}
+
 /// All groups and subscriptions of a shard.
 pub(super) struct Groups {
     pub(super) hasher: RandomState,
@@ -121,6 +128,8 @@ pub(super) struct Groups {
     pub(super) compacting: VecDeque<u32>,
     /// Bytes appended since the last look at them.
     pub(super) appended: usize,
+    /// Whose subscription began to lag (true), or lags no more.
+    lag_changes: Vec<(PeerId, bool)>,
     pub(super) live_bytes_seen: usize,
 }
 
@@ -142,6 +151,7 @@ impl Groups {
             compacted_bytes_per_turn,
             compacting: VecDeque::new(),
             appended: 0,
+            lag_changes: Vec::new(),
             live_bytes_seen: 0,
         }
     }
@@ -178,7 +188,13 @@ impl Groups {
     /// Removes a subscription. Some if it was the group's last one here.
     pub(super) fn unsubscribe(&mut self, sub: SubIndex) -> Option<UpdateGroup> {
         self.unlist(sub);
-        let Subscription { group, .. } = self.subscriptions.remove(sub as usize);
+        let removed = self.subscriptions.remove(sub as usize);
+        let group = removed.group;
+        if matches!(removed.stand, Stand::Lagging(_)) {
+            self.lag_changes.push((removed.peer, false));
+        }
+        // What it holds of the log goes before that is let go.
+        drop(removed);
         let local = &self.groups[group as usize];
         if local.members.iter().all(Vec::is_empty) {
             let key = local.key;
@@ -209,7 +225,7 @@ impl Groups {
         self.subscription(sub).ready(sub, head_bytes? > 0)
     }
 
-    /// Records for a group that now has so many routes. `named` is the subscription, of the group's VNI, of the
+    /// Records for a group. `named` is the subscription, of the group's VNI, of the
     /// peer that `scope` names, if this shard has it. Records for a group that nobody here follows any more are
     /// dropped; those whose join was not answered yet will find in the answer what comes before it. `ready` is
     /// told who has something to send now.
@@ -217,7 +233,7 @@ impl Groups {
         &mut self,
         key: UpdateGroup,
         scope: Scope,
-        (bytes, routes): (&[u8], usize),
+        records: Records,
         named: Option<SubIndex>,
         ready: impl FnMut(Ready),
     ) {
@@ -234,8 +250,9 @@ impl Groups {
             _ => scope,
         };
         let local = &mut self.groups[group as usize];
-        local.table_bytes = (routes * frame_len(bytes)) as u64;
-        let anchor = Cursor::at_end_of(&local.log.anchor(bytes));
+        let Records { frames, routes, read_at } = records;
+        local.table_bytes = (routes * frame_len(frames)) as u64;
+        let anchor = Cursor::at_end_of(&local.log.anchor(frames), read_at);
         self.wake(group, scope, named, &anchor, ready);
         let local = &mut self.groups[group as usize];
         if let Some(compaction) = &mut local.compaction {
@@ -246,8 +263,8 @@ impl Groups {
             drop(anchor);
             return self.let_go(group);
         }
-        local.log.append(bytes, scope);
-        self.appended += bytes.len();
+        local.log.append(frames, scope, read_at);
+        self.appended += frames.len();
         if !local.listed && (local.compaction.is_some() || local.log.end() >= local.check_at) {
             local.listed = true;
             self.compacting.push_back(group);
@@ -281,7 +298,9 @@ impl Groups {
                     return Part::Full;
                 }
                 block.advance_to(range.end);
-                return Part::Shared(block.frames().clone(), range);
+                let updates = block.count(range.clone());
+                let payload = Payload::Shared(block.frames().clone());
+                return Part::Lies(Piece::of_updates(payload, range, updates), None);
             }
             subscription.block = subscription.blocks.next().map(FramesCursor::new);
         }
@@ -290,7 +309,7 @@ impl Groups {
             laggard.has_read_base();
             match group.compaction().tell(laggard, reader, copied, copied_max) {
                 Some(0) => return Part::Full,
-                Some(_) => return Part::Copied,
+                Some(bytes) => return Part::Copied(bytes),
                 None => self.catch_up(sub),
             }
         }
@@ -309,13 +328,14 @@ impl Groups {
         {
             return Part::Full;
         }
-        let fitting = frames_within(cursor.chunk().slice(range.clone()), bytes_max);
-        if fitting > bytes_max && !copied.is_empty() {
+        let (end, updates) = cursor.cut(range.clone(), bytes_max);
+        let range = range.start..end;
+        if range.len() > bytes_max && !copied.is_empty() {
             return Part::Full;
         }
-        let range = range.start..range.start + fitting;
-        cursor.advance_to(range.end);
-        Part::Chunk(cursor.chunk().bytes().clone(), range)
+        cursor.advance_to(end);
+        let payload = Payload::Chunk(cursor.chunk().bytes().clone());
+        Part::Lies(Piece::of_updates(payload, range, updates), cursor.take_read_at())
     }
 
     /// Whether nothing is left to send: a look ahead.
@@ -328,6 +348,11 @@ impl Groups {
                 Stand::Reading(cursor) => cursor.position() == end,
                 Stand::Lagging(_) => false,
             }
+    }
+
+    /// Whose subscriptions began to lag, or lag no more, since this was last asked.
+    pub(super) fn take_lag_changes(&mut self) -> impl Iterator<Item = (PeerId, bool)> {
+        self.lag_changes.drain(..)
     }
 
     /// The subscription at an index, if it is still the same one.
@@ -359,8 +384,12 @@ impl Groups {
         let list = &mut self.groups[group as usize].members[stand.list()];
         subscription.at = list.len();
         let lags = matches!(stand, Stand::Lagging(_));
+        let lagged = matches!(subscription.stand, Stand::Lagging(_));
         subscription.stand = stand;
         list.push(sub);
+        if lags != lagged {
+            self.lag_changes.push((subscription.peer, lags));
+        }
         // Its group is being compacted: whether that goes on is not known here.
         if !lags {
             self.let_go(group);

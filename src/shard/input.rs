@@ -178,6 +178,7 @@ impl Shard {
             action: update.action,
             vni: update.vni,
             route: update.route,
+            read_at: now.into(),
         };
         self.counters.updates_received += 1;
         self.outboxes.request(home, change);
@@ -312,7 +313,14 @@ impl Shard {
             return;
         }
         peer.record.sum_up(&self.config.limits);
+        let is_established = peer.record.established_for(now).is_some();
         peer.record.end(now, id, reason, self.draining);
+        if is_established {
+            self.counters.sessions_ended[reason.kind()] += 1;
+            self.ends.note(now, peer.record.remote().ip());
+        } else {
+            self.counters.handshakes_failed[reason.kind()] += 1;
+        }
         // CLOSED is what we ended ourselves; what is lost is in RETRY.
         let may_return =
             peer.link.session().is_some_and(|session| session.state() != State::Closed);

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::log::Scope;
 use crate::rib::{Joined, RecordSink, UpdateGroup};
-use crate::types::{Action, PeerClass, PeerId, Route, ShardId, SourceId, Time, Vni};
+use crate::types::{Action, PeerClass, PeerId, Route, ShardId, ShortTime, SourceId, Time, Vni};
 
 /// Capacity of the emptied blocks that a shard keeps for use again, in bytes.
 const SPARE_BYTES_MAX: usize = 4 << 20;
@@ -16,7 +16,15 @@ const SPARE_BYTES_MAX: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) enum Request {
     /// A source announces or withdraws a route.
-    Change { source: SourceId, class: PeerClass, action: Action, vni: Vni, route: Route },
+    Change {
+        source: SourceId,
+        class: PeerClass,
+        action: Action,
+        vni: Vni,
+        route: Route,
+        /// When it was read.
+        read_at: ShortTime,
+    },
     /// A source is gone, and all its routes with it.
     Lost(SourceId),
     /// A source announces nothing in this VNI any more, for now.
@@ -41,8 +49,14 @@ impl Request {
 #[derive(Debug)]
 pub(super) enum Delivery {
     /// The next `length` bytes of the block: frames for those whom `scope` includes. The VNI has
-    /// this many routes now.
-    Records { group: UpdateGroup, scope: Scope, length: usize, routes: usize },
+    /// this many routes now. What brought the first of them was read at `read_at`, if it came from a peer.
+    Records {
+        group: UpdateGroup,
+        scope: Scope,
+        length: usize,
+        routes: usize,
+        read_at: Option<ShortTime>,
+    },
     /// The answer to a join.
     Joined(Box<Joined>),
 }
@@ -133,6 +147,8 @@ pub(super) struct Outboxes {
     full: usize,
     requests_max: usize,
     record_bytes_max: usize,
+    /// When what brings records now was read, if it came from a peer.
+    pub(super) read_at: Option<ShortTime>,
 }
 
 impl Outboxes {
@@ -154,6 +170,7 @@ impl Outboxes {
             full: 0,
             requests_max,
             record_bytes_max,
+            read_at: None,
         }
     }
 
@@ -263,7 +280,7 @@ impl RecordSink for Outboxes {
         let block = &mut self.blocks[shard.index()];
         block.bytes.extend_from_slice(frame);
         match block.deliveries.last_mut() {
-            Some(Delivery::Records { group: last, scope: same, length, routes })
+            Some(Delivery::Records { group: last, scope: same, length, routes, .. })
                 if *last == group && *same == scope =>
             {
                 *length += frame.len();
@@ -274,6 +291,7 @@ impl RecordSink for Outboxes {
                 scope,
                 length: frame.len(),
                 routes: routes_now,
+                read_at: self.read_at,
             }),
         }
     }

@@ -12,6 +12,7 @@
 //! then the chapters of what a [`Shard`] does.
 
 mod config;
+mod ends;
 mod events;
 mod failed;
 mod groups;
@@ -26,6 +27,7 @@ mod pacing;
 mod peer;
 mod piece;
 mod requests;
+mod timings;
 mod views;
 mod window;
 
@@ -46,19 +48,23 @@ use crate::rib::{BASE_KEPT, Rib};
 use crate::session::{CloseReason, Verdict};
 use crate::types::{PeerId, ShardId, Time};
 
+use ends::Ends;
 use failed::Failed;
 use groups::Groups;
 use mail::{Outboxes, Request};
 use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
 
 pub use config::{Budgets, Limits, ShardConfig};
+pub use ends::EndsPiece;
 pub use events::STRANGERS;
 pub use events::SessionEnd;
 pub use mail::Mail;
+pub(crate) use output::GATHERED_BYTES_MAX;
 pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
 use piece::Gathered;
 pub use piece::Piece;
+pub use timings::{TIMING_BOUNDS_US, Timings};
 pub use views::{PeerView, PeersPiece, SubscribersPiece, SubscribersView};
 
 pub use crate::rib::{RoutesPiece, VniView, VnisPiece};
@@ -94,6 +100,8 @@ pub struct Counters {
     pub bytes_sent: u64,
     /// UPDATEs passed on to the homes of their VNIs.
     pub updates_received: u64,
+    /// UPDATEs given to SENDs, of those to peers that have a connection.
+    pub updates_sent: u64,
     /// UPDATEs dropped because they make no sense.
     pub updates_invalid: u64,
     /// ADDs refused because of the limit on routes.
@@ -104,6 +112,12 @@ pub struct Counters {
     pub subscriptions_refused: u64,
     /// Peers closed because laggards took too much memory.
     pub peers_over_budget: u64,
+    /// Subscriptions that were so far behind that they were told the difference only from then on.
+    pub conflations: u64,
+    /// Sessions that ended, by [`CloseReason::kind`].
+    pub sessions_ended: [u64; CloseReason::KINDS.len()],
+    /// Connections that ended before a session was established, in the same way.
+    pub handshakes_failed: [u64; CloseReason::KINDS.len()],
     /// About peers that do not reassemble.
     pub pacing: PaceCounters,
 }
@@ -170,7 +184,10 @@ pub struct Shard {
     gathered_bytes: LiveBytes,
     /// Who failed though it was paced.
     failed: Failed,
+    ends: Ends,
     counters: Counters,
+    propagation: Timings,
+    turns: Timings,
 }
 
 impl Shard {
@@ -211,7 +228,10 @@ impl Shard {
             told: Vec::new(),
             gathered_bytes: LiveBytes::default(),
             failed: Failed::default(),
+            ends: Ends::default(),
             counters: Counters::default(),
+            propagation: Timings::default(),
+            turns: Timings::default(),
             config,
         }
     }
@@ -258,6 +278,7 @@ impl Shard {
         let slow_left = self.groups.compact(self.config.limits.log_bytes_max, |source, vni| {
             peers.find(source.0)?.subscriptions.get(&vni).copied()
         });
+        self.note_laggards(now);
         self.hold_budgets(now);
         self.resume_paused(now);
         self.fire_timers(now);
@@ -334,9 +355,31 @@ impl Shard {
         self.peers.len()
     }
 
+    /// Its limits.
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
     /// What was counted; of pacing what ended connections took.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How long records took from the reading of a peer's bytes to the SEND that carries them: a sample, taken for
+    /// each subscriber at the first record that finds it idle, and at the first one of each chunk otherwise. Those
+    /// that a slow peer is told otherwise are not in it.
+    pub fn propagation(&self) -> &Timings {
+        &self.propagation
+    }
+
+    /// How long turns took, as far as [`Shard::note_turn`] was told.
+    pub fn turns(&self) -> &Timings {
+        &self.turns
+    }
+
+    /// A turn, and what the driver did for it, took so long.
+    pub fn note_turn(&mut self, took: Duration) {
+        self.turns.note(took);
     }
 
     /// How far it goes. Walks all subscriptions: for tests.
@@ -422,11 +465,22 @@ impl Shard {
             if let Some(asks) = in_flight {
                 if asks {
                     self.woken.push_back((id, Wake::Sample));
+                    self.peers.find_mut(id).into_iter().for_each(|peer| peer.record.stalls(now));
                 }
                 self.next_sweep = self.next_sweep.min(now.after(SAMPLE_INTERVAL));
             }
         }
         self.next_sweep = self.next_sweep.max(now.after(SWEEP_INTERVAL_MIN));
+    }
+
+    /// Who began to lag, or lags no more.
+    fn note_laggards(&mut self, now: Time) {
+        for (id, lags) in self.groups.take_lag_changes() {
+            self.counters.conflations += u64::from(lags);
+            if let Some(peer) = self.peers.find_mut(id) {
+                peer.record.lags(now, lags);
+            }
+        }
     }
 
     /// Keeps what laggards take within its budget.

@@ -134,8 +134,8 @@ impl Shard {
                 Effect::Unsubscribe(id, vni) => self.unsubscribe(id, vni),
                 Effect::Withdraw(id, vni, route) => {
                     let (source, class) = (SourceId(id), PeerClass::Server);
-                    let action = Action::Remove;
-                    let change = Request::Change { source, class, action, vni, route };
+                    let (action, read_at) = (Action::Remove, now.into());
+                    let change = Request::Change { source, class, action, vni, route, read_at };
                     self.outboxes.request(self.home_of(vni), change);
                 }
                 Effect::WithdrawIn(id, vni) => {

@@ -10,17 +10,18 @@ use super::events::detail_of;
 use super::groups::{Part, SubIndex};
 use super::pacing::{BATCH_BYTES_MAX, Packer, Permit, SMALL_BYTES_MAX, TcpSample};
 use super::peer::{Due, Ending, Kind};
-use super::piece::{DIRECT_BYTES_MIN, Gathered, Payload, Piece};
+use super::piece::{DIRECT_BYTES_MIN, Gathered, Piece};
 use super::{Shard, Wake};
 use crate::log::CHUNK_BYTES_MAX;
 use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, Time};
+use crate::wire::frames;
 
 /// Buffers to gather in that are kept for later.
 pub(super) const SPARE_MAX: usize = 128;
 /// What buffers to gather in may take, in bytes. Beyond that they are small ones: a SEND of 4 KiB costs a few times
 /// as much a frame as one of 64, but 10,000 peers that come back at once must not take 640 MiB.
-pub(super) const GATHERED_BYTES_MAX: usize = 32 << 20;
+pub(crate) const GATHERED_BYTES_MAX: usize = 32 << 20;
 const GATHERED_SMALL: usize = 4 << 10;
 /// Parts of 64 KiB that a peer may pass over, for it is told of them otherwise, before others have their turn.
 const PASSED_MAX: usize = 4;
@@ -59,7 +60,11 @@ impl Shard {
         let Some(next) = next.or_else(behind) else {
             return self.nothing_to_send(id);
         };
+        let before = peer.outbound.updates_sent();
         let piece = peer.outbound.send(now, &peer.link, next);
+        if peer.link.session().is_some() {
+            self.counters.updates_sent += peer.outbound.updates_sent() - before;
+        }
         peer.link.tell(|session| session.send_pending(now));
         self.note_deadline(id);
         Transmit::Send(piece)
@@ -81,6 +86,7 @@ impl Shard {
         if peer.ending == Ending::Closed {
             return;
         }
+        peer.record.takes(now);
         let goes_on = peer.outbound.may_go_on();
         if peer.outbound.has_output() || peer.ending == Ending::Gracefully {
             if !peer.outbound.was_control() {
@@ -249,7 +255,7 @@ impl Shard {
         }
         self.told = told;
         self.peers.find_mut(id)?.outbound.padded(packer.pads());
-        self.finish(packed, true)
+        self.finish(packed, turn.updates, true)
     }
 
     /// One contiguous part if it is large or all there is, else several copied together.
@@ -283,7 +289,7 @@ impl Shard {
                 }
             }
         }
-        self.finish(gathered, end_of_record)
+        self.finish(gathered, turn.updates, end_of_record)
     }
 
     /// An empty buffer to copy to, and how much of `bytes_max` may be.
@@ -297,14 +303,19 @@ impl Shard {
     }
 
     /// What was copied, if it was something.
-    fn finish(&mut self, mut buffer: Rc<Gathered>, end_of_record: bool) -> Option<Piece> {
+    fn finish(
+        &mut self,
+        mut buffer: Rc<Gathered>,
+        updates: usize,
+        end_of_record: bool,
+    ) -> Option<Piece> {
         let gathered = Rc::get_mut(&mut buffer).expect("nobody else holds a spare one");
         gathered.count();
         if gathered.bytes.is_empty() {
             keep(&mut self.gathered, buffer);
             return None;
         }
-        Some(Piece::gathered(buffer, end_of_record))
+        Some(Piece::gathered(buffer, updates, end_of_record))
     }
 
     /// The next part of at most so many bytes as it lies, or copied behind what was; None if there is nothing
@@ -325,7 +336,7 @@ impl Shard {
                 continue;
             }
             turn.sub = sub;
-            let (payload, range) = match self.groups.next_part(sub, copied, bytes_max, copied_max) {
+            let piece = match self.groups.next_part(sub, copied, bytes_max, copied_max) {
                 Part::Nothing => {
                     peer.outbound.drop_first();
                     self.groups.subscription(sub).queued = false;
@@ -340,13 +351,21 @@ impl Shard {
                     turn.passed += 1;
                     continue;
                 }
-                Part::Copied => return Some(Taken::Copied),
-                Part::Shared(frames, range) => (Payload::Shared(frames), range),
-                Part::Chunk(chunk, range) => (Payload::Chunk(chunk), range),
+                Part::Copied(bytes) => {
+                    turn.updates += frames(&copied[copied.len() - bytes..]).count();
+                    return Some(Taken::Copied);
+                }
+                Part::Lies(piece, read_at) => {
+                    if let Some(read_at) = read_at {
+                        self.propagation.note(read_at.age(now));
+                    }
+                    piece
+                }
             };
             // A subscription's turn is over after a part.
             peer.outbound.end_turn();
-            return Some(Taken::Lies(Piece::new(payload, range, false)));
+            turn.updates += piece.updates as usize;
+            return Some(Taken::Lies(piece));
         }
     }
 
@@ -368,6 +387,8 @@ enum Taken {
 /// One look for something to send.
 #[derive(Default)]
 struct Turn {
+    /// UPDATEs in what was found so far.
+    updates: usize,
     /// The subscription that was read last.
     sub: SubIndex,
     /// Parts that were passed over.

@@ -19,6 +19,8 @@ pub struct Piece {
     range: Range<usize>,
     /// Whether it must be a segment of its own (`MSG_EOR`), and go out whole.
     pub end_of_record: bool,
+    /// UPDATEs in it, as it was at first.
+    pub(super) updates: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -59,20 +61,23 @@ impl Drop for Gathered {
 }
 
 impl Piece {
-    pub(super) fn new(payload: Payload, range: Range<usize>, end_of_record: bool) -> Piece {
-        Piece { payload, range, end_of_record }
+    /// UPDATEs as they lie.
+    pub(super) fn of_updates(payload: Payload, range: Range<usize>, updates: usize) -> Piece {
+        let updates = u32::try_from(updates).expect("a piece is a part of what memory holds");
+        Piece { payload, range, end_of_record: false, updates }
     }
 
     /// Control frames.
     pub(super) fn control(bytes: Vec<u8>, end_of_record: bool) -> Piece {
         let range = 0..bytes.len();
-        Piece::new(Payload::Control(Rc::new(bytes)), range, end_of_record)
+        let payload = Payload::Control(Rc::new(bytes));
+        Piece { payload, range, end_of_record, updates: 0 }
     }
 
-    /// The whole of a buffer.
-    pub(super) fn gathered(buffer: Rc<Gathered>, end_of_record: bool) -> Piece {
+    /// The whole of a buffer, with so many UPDATEs.
+    pub(super) fn gathered(buffer: Rc<Gathered>, updates: usize, end_of_record: bool) -> Piece {
         let range = 0..buffer.bytes.len();
-        Piece::new(Payload::Gathered(buffer), range, end_of_record)
+        Piece { end_of_record, ..Piece::of_updates(Payload::Gathered(buffer), range, updates) }
     }
 
     /// The bytes. Moving the piece does not move them.

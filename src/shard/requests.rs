@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use super::Shard;
+use super::groups::Records;
 use super::mail::{Delivery, Mail, Request};
 use super::peer::Ending;
 use crate::rib::{FORESIGHT, Join};
@@ -101,7 +102,8 @@ impl Shard {
 
     fn serve_one(&mut self, from: ShardId, request: Request, now: Time) {
         match request {
-            Request::Change { source, class, action, vni, route } => {
+            Request::Change { source, class, action, vni, route, read_at } => {
+                self.outboxes.read_at = Some(read_at);
                 let sink = &mut self.outboxes;
                 let is_add = action == Action::Add;
                 let changed = match action {
@@ -113,6 +115,7 @@ impl Shard {
                     (true, true) => 1,
                     (true, false) => -1,
                 };
+                self.outboxes.read_at = None;
                 self.counters.updates_without_effect += u64::from(!changed);
                 self.outboxes.settle(from, source, is_add, stored);
             }
@@ -130,14 +133,15 @@ impl Shard {
         self.outboxes.block(from).record_bytes_taken += bytes.len();
         for delivery in deliveries.drain(..) {
             match delivery {
-                Delivery::Records { group, scope, length, routes } => {
+                Delivery::Records { group, scope, length, routes, read_at } => {
                     let (records, rest) = bytes.split_at(length);
                     bytes = rest;
                     let peer = scope.named().and_then(|source| self.peers.find(source.0));
                     let named = peer.and_then(|it| it.subscriptions.get(&group.vni).copied());
                     let peers = &mut self.peers;
                     let ready = |it| peers.queue(it);
-                    self.groups.append(group, scope, (records, routes), named, ready);
+                    let records = Records { frames: records, routes, read_at };
+                    self.groups.append(group, scope, records, named, ready);
                 }
                 Delivery::Joined(joined) => {
                     let id = joined.peer;
@@ -190,6 +194,7 @@ mod tests {
                 destination: Destination { prefix: [10, 0, 0, number].into(), length: 32 },
                 next_hop,
             },
+            read_at: Time(0).into(),
         };
         let leave = || Request::Leave(UpdateGroup::new(Vni(7), GroupClass::Client));
         let mut requests: VecDeque<Request> = (1..FORESIGHT).map(|_| leave()).collect();

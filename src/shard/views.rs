@@ -2,9 +2,10 @@
 //!
 //! Owns the pieces in which that is told: each is small, since updates wait meanwhile. Must never change anything.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::ends::EndsPiece;
 use super::groups::{Groups, Stand, SubIndex};
 use super::peer::Peer;
 use super::{PaceCounters, Shard};
@@ -36,10 +37,16 @@ pub struct PeerView {
     pub vnis: Vec<Vni>,
     /// Routes that it announces.
     pub routes: u64,
+    /// UPDATEs that it sent, those not counted that were refused or make no sense.
+    pub updates_received: u64,
+    /// UPDATEs that it was sent.
+    pub updates_sent: u64,
     /// Bytes that it has still to be sent, as far as they lie in a log or a base; for VNIs in which it is slow, not.
     pub pending_bytes: u64,
     /// VNIs in which it is so far behind that it will be told the difference only.
     pub slow_vnis: usize,
+    /// For how long it has been slow, in this or another way.
+    pub slow_for: Option<Duration>,
     /// Whether it is not heard for now, since its changes are not dealt with yet.
     pub is_paused: bool,
     /// Whether it puts frames together that come in parts.
@@ -101,6 +108,11 @@ impl Shard {
         piece
     }
 
+    /// Sessions that ended here within the last hour, from behind an address on.
+    pub fn ends_piece(&self, now: Time, behind: Option<IpAddr>) -> EndsPiece {
+        self.ends.piece(now, behind)
+    }
+
     /// The VNIs of which it is the home; see [`VnisPiece`].
     pub fn vnis_piece(&self, at: usize) -> VnisPiece {
         self.rib.vnis_piece(at)
@@ -135,8 +147,11 @@ impl Shard {
             keepalive_interval_s: session.map_or(0, Session::keepalive_interval_s),
             vnis: peer.subscriptions.keys().copied().collect(),
             routes: peer.inbound.routes(),
+            updates_received: peer.inbound.updates_received(),
+            updates_sent: peer.outbound.updates_sent(),
             pending_bytes,
             slow_vnis,
+            slow_for: peer.record.slow_for(now),
             is_paused: peer.inbound.is_paused(),
             reassembles: peer.link.reassembles(),
             pace: self.config.pace,

@@ -7,6 +7,8 @@
 #[path = "../../benches/common/config.rs"]
 mod config;
 pub mod corpus;
+pub mod http;
+pub mod openmetrics;
 pub mod process;
 
 use std::collections::BTreeSet;

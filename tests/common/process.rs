@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 
+/// What a view says when it is there.
+const HTTP: &str = "HTTP on http://";
+
 /// A running binary; killed when dropped.
 pub struct Process {
     child: Child,
@@ -20,7 +23,7 @@ impl Process {
     pub fn serve(arguments: &[&str]) -> Process {
         let mut command = Command::new(binary());
         command.args(["server", "--listen", "[::1]:0"]).args(arguments);
-        Process::start(command)
+        Process::start(command, "listening on ")
     }
 
     /// The same at another address, and maybe of another build: the program that `METALBOND_LEGACY_SERVER` names.
@@ -28,7 +31,7 @@ impl Process {
         let program = std::env::var("METALBOND_LEGACY_SERVER").unwrap_or(binary().to_owned());
         let mut command = Command::new(program);
         command.args(["server", "--listen", listen]).args(arguments);
-        Process::start(command)
+        Process::start(command, "listening on ")
     }
 
     /// The same with a limit of open descriptors.
@@ -36,7 +39,7 @@ impl Process {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
         command.args(["-c", &script, binary(), "server", "--listen", "[::1]:0"]).args(arguments);
-        Process::start(command)
+        Process::start(command, "listening on ")
     }
 
     /// The same with more in its environment.
@@ -44,10 +47,23 @@ impl Process {
         let mut command = Command::new(binary());
         command.args(["server", "--listen", "[::1]:0"]).args(arguments);
         command.envs(environment.iter().copied());
-        Process::start(command)
+        Process::start(command, "listening on ")
     }
 
-    fn start(mut command: Command) -> Process {
+    /// Starts `metalbond-uring client ARGUMENTS --http [::1]:0`; its address is that of its view.
+    pub fn client(arguments: &[&str]) -> Process {
+        let mut command = Command::new(binary());
+        command.arg("client").args(arguments).args(["--http", "[::1]:0"]);
+        Process::start(command, HTTP)
+    }
+
+    /// The address of the view of one that has `--http`.
+    pub fn http_address(&self) -> SocketAddr {
+        self.wait_for(HTTP);
+        address_behind(HTTP, &self.log()).unwrap()
+    }
+
+    fn start(mut command: Command, words: &'static str) -> Process {
         let mut child = command
             .env("RUST_LOG", "info")
             .env("NO_COLOR", "1")
@@ -63,9 +79,8 @@ impl Process {
         std::thread::Builder::new()
             .spawn(move || {
                 for line in stderr.lines().map_while(Result::ok) {
-                    if let Some((_, rest)) = line.split_once("listening on ") {
-                        let text = rest.split_whitespace().next().unwrap();
-                        let _ = listening.send(text.parse().unwrap());
+                    if let Some(address) = address_behind(words, &line) {
+                        let _ = listening.send(address);
                     }
                     lines.lock().unwrap().push(line);
                 }
@@ -166,6 +181,11 @@ pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), stderr)
+}
+
+fn address_behind(words: &str, text: &str) -> Option<SocketAddr> {
+    let (_, rest) = text.split_once(words)?;
+    rest.split(|c: char| c.is_whitespace() || c == '"').next()?.parse().ok()
 }
 
 fn binary() -> &'static str {

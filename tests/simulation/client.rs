@@ -39,6 +39,8 @@ pub struct Connection {
     pub keepalives_received: u64,
     pub views: BTreeMap<Vni, View>,
     pub announced: BTreeSet<(Vni, Route)>,
+    /// UPDATEs said, and heard.
+    pub updates: (u64, u64),
 }
 
 pub struct Client {
@@ -65,6 +67,7 @@ impl Connection {
             keepalives_received: 0,
             views: BTreeMap::new(),
             announced: BTreeSet::new(),
+            updates: (0, 0),
         };
         let keepalive_interval_s = 1_000_000;
         connection.say(&Message::Hello(Hello { keepalive_interval_s, is_server, reassembles }));
@@ -76,6 +79,7 @@ impl Connection {
         message.encode(&mut bytes);
         self.to_server.extend(bytes);
         self.keepalives_sent += u64::from(*message == Message::Keepalive);
+        self.updates.0 += u64::from(matches!(message, Message::Update(_)));
     }
 
     pub fn is_live(&self) -> bool {
@@ -140,7 +144,10 @@ impl Connection {
                         self.id
                     );
                 }
-                Message::Update(update) => self.learn(&update, is_server),
+                Message::Update(update) => {
+                    self.updates.1 += 1;
+                    self.learn(&update, is_server);
+                }
                 other => panic!("a server does not send {other:?}"),
             }
         }

@@ -47,13 +47,17 @@ pub fn check<'a>(
 fn check_peers(now: Time, shard: &Shard, peers: &mut BTreeMap<PeerId, &Connection>) {
     let piece = shard.peers_piece(now, 0);
     assert_eq!(piece.next, None, "there are few");
-    for PeerView { id, state, routes, vnis, pending_bytes, slow_vnis, reassembles, .. } in
-        piece.peers
-    {
+    for peer in piece.peers {
+        let PeerView { id, state, routes, vnis, pending_bytes, slow_vnis, reassembles, .. } = peer;
         let connection = peers.remove(&id).expect("it is connected");
         let expected = if connection.established { State::Established } else { state };
         assert_eq!((state, pending_bytes, slow_vnis), (expected, 0, 0), "{id}");
         assert_eq!(routes, connection.announced.len() as u64, "{id}");
+        assert_eq!(peer.slow_for, None, "{id}");
+        let (said, heard) = connection.updates;
+        assert_eq!(peer.updates_sent, heard, "{id} {reassembles}");
+        // Some may be refused.
+        assert!((routes..=said).contains(&peer.updates_received), "{id}");
         assert!(vnis.is_sorted() && !vnis.windows(2).any(|pair| pair[0] == pair[1]));
         let views = connection.views.iter().filter(|(_, view)| view.subscribed);
         assert_eq!(vnis, views.map(|(vni, _)| *vni).collect::<Vec<_>>(), "{id} {reassembles}");

@@ -78,8 +78,8 @@ impl World {
             _ => return,
         };
         let frame = update(action, number);
-        let begin = Cursor::at_end_of(&self.log.anchor(&frame));
-        self.log.append(&frame, scope);
+        let begin = Cursor::at_end_of(&self.log.anchor(&frame), None);
+        self.log.append(&frame, scope, None);
         // Those who keep up have read it at once.
         for reader in 0..self.views.len() as u32 {
             if self.laggards[reader as usize].is_none() && scope.includes(source(reader)) {
@@ -101,7 +101,7 @@ impl World {
     fn lag(&mut self, reader: usize) {
         if self.laggards[reader].is_none() {
             let (hasher, live) = (RandomState::with_seeds(1, 2, 3, 4), self.live.clone());
-            let begin = Cursor::at_end_of(&self.log.anchor(&update(Action::Add, 0)));
+            let begin = Cursor::at_end_of(&self.log.anchor(&update(Action::Add, 0)), None);
             let compaction =
                 self.compaction.get_or_insert_with(|| Compaction::new(begin, hasher, live));
             self.laggards[reader] = Some(compaction.laggard());

@@ -41,6 +41,7 @@ pub(in crate::shard) struct Inbound {
     backlog: Vec<u8>,
     pause: Option<Pause>,
     quota: Quota,
+    updates_received: u64,
 }
 
 /// How many routes a peer may announce, and how many it does as far as is known.
@@ -61,6 +62,7 @@ impl Inbound {
             backlog: Vec::new(),
             pause: None,
             quota: Quota { routes_max, routes: 0, adds_under_way: 0, changes_under_way: 0 },
+            updates_received: 0,
         }
     }
 
@@ -96,6 +98,11 @@ impl Inbound {
     /// Routes that the peer announces, as far as their homes have said.
     pub(crate) fn routes(&self) -> u64 {
         u64::try_from(self.quota.routes).unwrap_or(0)
+    }
+
+    /// UPDATEs that were passed on.
+    pub(crate) fn updates_received(&self) -> u64 {
+        self.updates_received
     }
 
     /// Whether the peer is paused.
@@ -134,6 +141,7 @@ impl Inbound {
         }
         self.quota.adds_under_way += i64::from(is_add);
         self.quota.changes_under_way += 1;
+        self.updates_received += 1;
         Admission::Passes
     }
 

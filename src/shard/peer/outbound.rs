@@ -64,6 +64,7 @@ pub(in crate::shard) struct Outbound {
     rest: Option<Piece>,
     in_flight_since: Time,
     is_control: bool,
+    updates_sent: u64,
     path: Path,
 }
 
@@ -84,6 +85,7 @@ impl Outbound {
             rest: None,
             in_flight_since: now,
             is_control: false,
+            updates_sent: 0,
             path: Path::new(pace, !commands, is_cautious),
         }
     }
@@ -288,6 +290,11 @@ impl Outbound {
         self.path.on_timer(now, at)
     }
 
+    /// UPDATEs given to SENDs.
+    pub(crate) fn updates_sent(&self) -> u64 {
+        self.updates_sent
+    }
+
     /// What was counted of the pacer's doings.
     pub(crate) fn pace_counters(&self) -> &PaceCounters {
         self.path.counters()
@@ -314,6 +321,7 @@ impl Outbound {
             self.path.sent(now, session, &piece, kind);
         }
         if kind != Kind::Rest {
+            self.updates_sent += u64::from(piece.updates);
             self.is_control = kind == Kind::Control;
             let bytes = piece.as_slice().len();
             if piece.end_of_record
