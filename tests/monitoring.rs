@@ -13,7 +13,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::http::ask;
+use common::Peer;
+use common::http::{ask, ask_with};
 use common::process::Process;
 use serde_json::Value;
 
@@ -33,11 +34,12 @@ fn all_is_shown() {
     let to = server.address().to_string();
     let installing = ["--server", &to, "--install-routes", "7#100", "--tun", netns::TUNNEL];
     let client = Process::client(&installing);
-    let mut shown = BTreeSet::new();
+    let (mut shown, mut samples) = (BTreeSet::new(), String::new());
     for address in [server.http_address(), client.http_address()] {
         let (head, scraped) = ask(address, "GET", "/metrics");
         assert!(head.starts_with("HTTP/1.0 200 "), "{head}");
         shown.extend(names_shown(&scraped));
+        samples += &scraped;
     }
     let mut asked = names_in(&read(RULES));
     let expressions = expressions();
@@ -49,6 +51,15 @@ fn all_is_shown() {
     // And what the alerts are tested with.
     let missing: Vec<_> = names_in(&read(TESTS)).difference(&shown).cloned().collect();
     assert!(missing.is_empty(), "nobody shows {missing:?}");
+    // An alert for a value that no label ever has would never fire.
+    let texts = [read(RULES), read(TESTS), expressions.join("\n")].concat();
+    let wanted = label_values(&texts);
+    assert!(wanted.len() > 10, "{wanted:?}");
+    for (name, label, value) in wanted {
+        let is_meant =
+            |line: &str| line.starts_with(&name) && line.contains(&format!("{label}=\"{value}\""));
+        assert!(samples.lines().any(is_meant), "nobody shows {name} with {label}=\"{value}\"");
+    }
 }
 
 #[test]
@@ -61,10 +72,15 @@ fn prometheus_understands_the_rules_and_the_dashboard() {
         );
         return;
     };
-    let run = |arguments: &[&str], file: &Path| {
-        let output = Command::new(&promtool).args(arguments).arg(file).output().unwrap();
+    let end = |command: &mut Command| {
+        let output = command.output().unwrap();
         let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+        let said = String::from_utf8_lossy(&said);
+        assert!(output.status.success(), "{said}");
+        said.into_owned()
+    };
+    let run = |arguments: &[&str], file: &Path| {
+        end(Command::new(&promtool).args(arguments).arg(file));
     };
     run(&["check", "rules"], &root().join(RULES));
     run(&["test", "rules"], &root().join(TESTS));
@@ -77,6 +93,16 @@ fn prometheus_understands_the_rules_and_the_dashboard() {
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("dashboard.rules.yml");
     std::fs::write(&file, rules).unwrap();
     run(&["check", "rules"], &file);
+    let server = Process::serve(&["--http", "[::1]:0", "--metrics-per-peer"]);
+    let _peer = Peer::established(server.address(), 60, true);
+    let accept = "Accept: text/plain\r\n";
+    let (_, scraped) = ask_with(server.http_address(), "GET", "/metrics", accept);
+    assert!(scraped.contains("metalbond_peer_routes{"), "{scraped}");
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("scrape.txt");
+    std::fs::write(&file, scraped).unwrap();
+    // Also what it only advises.
+    let input = std::fs::File::open(&file).unwrap();
+    assert_eq!(end(Command::new(&promtool).args(["check", "metrics"]).stdin(input)), "");
 }
 
 #[test]
@@ -119,6 +145,28 @@ fn names_in(text: &str) -> BTreeSet<String> {
         .filter(|word| word.starts_with("metalbond_"))
         .map(|word| word.strip_suffix("_bucket").unwrap_or(word).to_owned())
         .collect()
+}
+
+/// What metrics' labels are compared with: name, label, value. Not those that Prometheus adds, or that stand for any.
+fn label_values(text: &str) -> BTreeSet<(String, String, String)> {
+    let mut found = BTreeSet::new();
+    for (at, _) in text.match_indices("metalbond_") {
+        let end = text[at..].find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap();
+        let (name, rest) = text[at..].split_at(end);
+        let Some((labels, _)) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
+            continue;
+        };
+        // label="value", label=~"one|another"
+        let mut words = labels.split('"');
+        while let (Some(label), Some(values)) = (words.next(), words.next()) {
+            let label = label.trim_matches(|c: char| !c.is_ascii_lowercase());
+            let ours = !["job", "instance", "version", "le", "shard"].contains(&label);
+            for value in values.split('|').filter(|_| ours) {
+                found.insert((name.to_owned(), label.to_owned(), value.to_owned()));
+            }
+        }
+    }
+    found
 }
 
 /// The names in a scrape. OpenMetrics names a counter without its `_total` in TYPE, and with it in each sample.
