@@ -12,6 +12,7 @@ use common::openmetrics::Metrics;
 use common::process::Process;
 use common::{Peer, add, frame, keepalive, remove, route, subscribe};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 fn serve(arguments: &[&str]) -> (Process, SocketAddr) {
     let process = Process::serve(&[arguments, &["--http", "[::1]:0"]].concat());
@@ -69,6 +70,8 @@ fn what_peers_do_is_counted() {
         ("metalbond_connections_total", 4.0),
         ("metalbond_dropped_messages_total{reason=\"invalid\"}", 1.0),
         ("metalbond_pending_bytes", 0.0),
+        ("metalbond_memory_bytes{pool=\"input\"}", 0.0),
+        ("metalbond_memory_max_bytes{pool=\"input\"}", 4.0 * (1192.0 + 65_536.0)),
         ("metalbond_memory_max_bytes{pool=\"laggards\"}", f64::from(1 << 30)),
     ] {
         assert_eq!(metrics.value(series), value, "{series}");
@@ -167,11 +170,10 @@ fn ready_is_who_does_what_it_is_there_for() {
     let status = |http| ask(http, "GET", "/readyz");
     let (head, body) = status(http);
     assert!(head.starts_with("HTTP/1.0 200 ") && body == "ready\n", "{head} {body}");
-    // A port on which nobody listens.
-    let nobody = {
-        let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
-        listener.local_addr().unwrap().to_string()
-    };
+    // A port that is taken, and on which nobody listens.
+    let taken = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+    taken.bind(&"[::1]:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    let nobody = taken.local_addr().unwrap().as_socket().unwrap().to_string();
     let client = Process::client(&["--server", &nobody]);
     let http = client.address();
     let (head, body) = status(http);

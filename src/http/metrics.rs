@@ -17,7 +17,7 @@ use super::answer::{Content, Refusal};
 use super::totals::Totals;
 use crate::kernel;
 use crate::session::{CloseReason, State};
-use crate::shard::{PeerView, TIMING_BOUNDS_US, Timings};
+use crate::shard::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX, PeerView, TIMING_BOUNDS_US, Timings};
 
 /// The two text formats that there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -176,20 +176,26 @@ impl Node {
             ("laggards", self.held(|it| it.laggard_bytes)),
             ("gathered", self.held(|it| it.gathered_bytes)),
             ("bases", self.held(|it| it.base_bytes)),
+            ("requests", self.held(|it| it.request_bytes)),
+            ("input", self.totals.peers.input_bytes),
         ];
         let help = "Memory that is held for peers: logs of UPDATEs, what slow peers have missed, buffers to \
-                    gather in, and tables on their way to new subscribers.";
+                    gather in, tables on their way to new subscribers, changes that wait to be dealt with, and input \
+                    that waits.";
         out.gauges("memory_bytes", help, held.map(|(pool, bytes)| ([("pool", pool)], bytes)))?;
-        let shards = &self.totals.shards;
+        let Totals { shards, peers, .. } = &self.totals;
         let logs: usize = shards.iter().map(|shard| shard.limits.log_bytes_max).sum();
         let laggards: u64 = shards.iter().map(|shard| shard.limits.queue_bytes_max).sum();
         let bounds = [
             ("logs", logs),
             ("laggards", laggards as usize),
-            ("gathered", shards.len() * crate::shard::GATHERED_BYTES_MAX),
+            ("gathered", shards.len() * GATHERED_BYTES_MAX),
+            ("requests", shards.iter().map(|shard| shard.request_bytes_max).sum()),
+            ("input", (peers.established + peers.connecting) * INPUT_BYTES_MAX),
         ];
         let help = "Bounds of metalbond_memory_bytes. Beyond that of logs, readers become slow peers; beyond that \
-                    of laggards (--queue-mib-max), the slowest are closed; beyond that of gathered, buffers are small.";
+                    of laggards (--queue-mib-max), the slowest are closed; beyond that of gathered, buffers are small; \
+                    at that of requests and input, peers are not read.";
         out.gauges("memory_max_bytes", help, bounds.map(|(pool, bytes)| ([("pool", pool)], bytes)))
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Owns its shape. Must never ask a peer anything.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::answer::{Content, Refusal};
@@ -23,6 +25,8 @@ struct Peer {
     class: &'static str,
     state: &'static str,
     direction: &'static str,
+    /// Since when it is established.
+    since: Option<String>,
     established_for_s: Option<u64>,
     keepalive_interval_s: u32,
     reassembles: bool,
@@ -70,6 +74,7 @@ fn shape(peer: PeerView, reconnections_last_hour: u32) -> Peer {
         },
         state: state(peer.state),
         direction: if peer.is_dialled { "outgoing" } else { "incoming" },
+        since: peer.established_for.map(since),
         established_for_s: peer.established_for.map(|time| time.as_secs()),
         keepalive_interval_s: peer.keepalive_interval_s,
         reassembles: peer.reassembles,
@@ -90,6 +95,13 @@ fn shape(peer: PeerView, reconnections_last_hour: u32) -> Peer {
         paused: peer.is_paused,
         vnis: peer.vnis.into_iter().map(|vni| vni.0).collect(),
     }
+}
+
+/// So long ago, to the second.
+fn since(time: Duration) -> String {
+    let now = jiff::Timestamp::now();
+    let since = now.checked_sub(time).unwrap_or(now);
+    since.round(jiff::Unit::Second).unwrap_or(since).to_string()
 }
 
 pub(super) fn state(state: State) -> &'static str {

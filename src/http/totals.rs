@@ -12,6 +12,7 @@ pub(super) struct ShardTotals {
     pub counters: Counters,
     pub usage: Usage,
     pub limits: Limits,
+    pub request_bytes_max: usize,
     pub propagation: Timings,
     pub turns: Timings,
 }
@@ -28,6 +29,7 @@ pub(super) struct PeerTotals {
     pub paced: usize,
     pub subscriptions: usize,
     pub pending_bytes: u64,
+    pub input_bytes: usize,
     /// What feeding those took that do not reassemble.
     pub pacing: PaceCounters,
 }
@@ -55,6 +57,7 @@ impl Totals {
                 counters: *shard.counters(),
                 usage: shard.usage(),
                 limits: *shard.limits(),
+                request_bytes_max: shard.request_bytes_max(),
                 propagation: *shard.propagation(),
                 turns: *shard.turns(),
             });
@@ -106,5 +109,6 @@ impl PeerTotals {
         self.slow += usize::from(peer.slow_vnis > 0 || peer.slow_for.is_some());
         self.subscriptions += peer.vnis.len();
         self.pending_bytes += peer.pending_bytes;
+        self.input_bytes += peer.input_bytes;
     }
 }

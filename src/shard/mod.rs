@@ -59,8 +59,8 @@ pub use ends::EndsPiece;
 pub use events::STRANGERS;
 pub use events::SessionEnd;
 pub use mail::Mail;
-pub(crate) use output::GATHERED_BYTES_MAX;
 pub use output::Transmit;
+pub(crate) use output::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX};
 pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
 use piece::Gathered;
 pub use piece::Piece;
@@ -138,6 +138,8 @@ pub struct Usage {
     /// Bases and what followed them, of the VNIs whose home it is: as far as they are to be read by
     /// peers of any shard, or are kept for the next joiner.
     pub base_bytes: usize,
+    /// Requests of all shards that wait here, for VNIs whose home it is.
+    pub request_bytes: usize,
     /// Lost connections to servers whose routes stay for now: a few for each server.
     pub lost_connections: usize,
 }
@@ -355,6 +357,12 @@ impl Shard {
         self.peers.len()
     }
 
+    /// What [`Usage::request_bytes`] may be: so many may be under way to it from each shard before it pauses.
+    pub fn request_bytes_max(&self) -> usize {
+        let requests_max = self.config.budgets.requests_under_way_max;
+        usize::from(self.config.shards) * requests_max * size_of::<Request>()
+    }
+
     /// Its limits.
     pub fn limits(&self) -> &Limits {
         &self.config.limits
@@ -399,6 +407,7 @@ impl Shard {
             laggard_bytes: self.groups.laggard_bytes(),
             gathered_bytes: self.gathered_bytes.get(),
             base_bytes: self.rib.base_bytes(),
+            request_bytes: self.inbox.iter().map(|it| it.len() * size_of::<Request>()).sum(),
             lost_connections: self.node.lost_connections(),
         }
     }

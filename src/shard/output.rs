@@ -15,7 +15,10 @@ use super::{Shard, Wake};
 use crate::log::CHUNK_BYTES_MAX;
 use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, Time};
-use crate::wire::frames;
+use crate::wire::{FRAME_BYTES_MAX, frames};
+
+/// What is kept of a peer's input, in bytes: a partial frame, and one read while it is paused.
+pub(crate) const INPUT_BYTES_MAX: usize = FRAME_BYTES_MAX + (64 << 10);
 
 /// Buffers to gather in that are kept for later.
 pub(super) const SPARE_MAX: usize = 128;

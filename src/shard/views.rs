@@ -43,6 +43,8 @@ pub struct PeerView {
     pub updates_sent: u64,
     /// Bytes that it has still to be sent, as far as they lie in a log or a base; for VNIs in which it is slow, not.
     pub pending_bytes: u64,
+    /// Bytes of its input that wait: partial frames, and what came while it was paused.
+    pub input_bytes: usize,
     /// VNIs in which it is so far behind that it will be told the difference only.
     pub slow_vnis: usize,
     /// For how long it has been slow, in this or another way.
@@ -150,6 +152,7 @@ impl Shard {
             updates_received: peer.inbound.updates_received(),
             updates_sent: peer.outbound.updates_sent(),
             pending_bytes,
+            input_bytes: peer.inbound.kept_bytes(),
             slow_vnis,
             slow_for: peer.record.slow_for(now),
             is_paused: peer.inbound.is_paused(),

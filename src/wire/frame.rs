@@ -9,6 +9,8 @@ use thiserror::Error;
 pub const HEADER_BYTES: usize = 4;
 /// The longest payload that a peer may send.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 1188;
+/// The most that a frame takes: protocol section 1.
+pub(crate) const FRAME_BYTES_MAX: usize = HEADER_BYTES + PAYLOAD_BYTES_MAX;
 /// A KEEPALIVE: the only frame that is always the same.
 pub const KEEPALIVE_FRAME: [u8; HEADER_BYTES] = [VERSION, 0, 0, MessageType::Keepalive as u8];
 

@@ -18,6 +18,7 @@ mod protobuf;
 mod strategies;
 mod update;
 
+pub(crate) use frame::FRAME_BYTES_MAX;
 pub use frame::{
     Deframer, Frame, FrameError, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, frame_len, frames,
 };

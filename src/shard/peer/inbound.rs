@@ -100,6 +100,11 @@ impl Inbound {
         u64::try_from(self.quota.routes).unwrap_or(0)
     }
 
+    /// Bytes that wait, of partial frames and while the peer is paused.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.backlog.len() + self.deframer.buffered_bytes()
+    }
+
     /// UPDATEs that were passed on.
     pub(crate) fn updates_received(&self) -> u64 {
         self.updates_received
