@@ -3,7 +3,7 @@
 //! Owns what goes to NOTIFY_SOCKET. Must never wait long for whoever reads there, and never call a node alive whose
 //! shards do not all answer.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -26,11 +26,13 @@ const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// # Errors
 /// If the watchdog's thread cannot start.
 pub fn ready(asker: &Asker) -> io::Result<()> {
-    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    if socket().is_none() {
+        return Ok(());
+    }
     tell("READY=1\n");
     let set = |name| std::env::var(name).ok();
     let patience = patience(set("WATCHDOG_USEC"), set("WATCHDOG_PID"), std::process::id());
-    if let Some(patience) = patience.filter(|_| !socket.is_empty()) {
+    if let Some(patience) = patience {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let asker = asker.clone();
         let body = move || runtime.block_on(watch(&asker, patience));
@@ -46,12 +48,15 @@ pub fn stopping() {
 
 /// Says it, if there is a manager. What it does not take is lost.
 fn tell(words: &str) {
-    let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
-        return;
-    };
+    let Some(socket) = socket() else { return };
     if let Err(error) = send(&socket, words.as_bytes()) {
         warn!("the service manager at NOTIFY_SOCKET={socket:?} was not told {words:?}: {error}");
     }
+}
+
+/// Where the manager reads, if there is one.
+fn socket() -> Option<OsString> {
+    std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())
 }
 
 fn send(name: &OsStr, words: &[u8]) -> io::Result<()> {
