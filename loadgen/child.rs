@@ -175,7 +175,8 @@ pub fn serve(flags: &[&str]) -> ExitCode {
         std::process::exit(0);
     });
     let served = watch.map_err(|error| error.to_string()).and_then(|_| {
-        io::serve(options.server, |_| Ok::<_, io::ServeError>(()))
+        let signals = io::Signals::watch(|| {}).map_err(|error| error.to_string())?;
+        io::serve(options.server, signals, |_| Ok::<_, io::ServeError>(()))
             .map_err(|error| error.to_string())
     });
     match served {

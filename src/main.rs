@@ -6,6 +6,7 @@ mod ask;
 mod diagnostics;
 mod diff;
 mod show;
+mod supervisor;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -20,6 +21,9 @@ use metalbond_uring::internals::io;
 
 /// What is said when the log's thread cannot start.
 const NO_LOG: &str = "cannot start the log";
+
+/// What is said when the watchdog's thread cannot start.
+const NO_WATCHDOG: &str = "cannot tell the watchdog that all is well";
 
 fn main() -> ExitCode {
     let args: Vec<String> =
@@ -39,18 +43,21 @@ fn serve(options: ServerOptions) -> anyhow::Result<()> {
     diagnostics::start(options.log_format, options.verbose).context(NO_LOG)?;
     let http = options.http.map(|address| HttpListener::bind(&address)).transpose();
     let http = http.context("--http")?;
-    io::serve(options.server, |asker| {
+    let signals = io::Signals::watch(supervisor::stopping)?;
+    io::serve(options.server, signals, |asker| {
         let mut view = View::new(asker.clone(), cli::VERSION);
         if options.metrics_per_peer {
             view = view.with_metrics_per_peer();
         }
-        http.map(|listener| listener.serve(view)).transpose().context("--http")
+        let http = http.map(|listener| listener.serve(view)).transpose().context("--http")?;
+        supervisor::ready(asker).context(NO_WATCHDOG)?;
+        Ok(http)
     })
 }
 
 fn client(options: ClientOptions) -> anyhow::Result<()> {
     diagnostics::start(options.log_format, options.verbose).context(NO_LOG)?;
-    let signals = io::Signals::watch()?;
+    let signals = io::Signals::watch(supervisor::stopping)?;
     let mut http =
         HttpOptions { metrics_per_peer: options.metrics_per_peer, ..HttpOptions::default() };
     let metalbond = match options.kernel {
@@ -74,6 +81,7 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     if let Some(address) = options.http {
         metalbond.start_http_server_with(&address.to_string(), http).context("--http")?;
     }
+    supervisor::ready(metalbond.asker()).context(NO_WATCHDOG)?;
     signals.wait();
     match options.cleanup {
         true => metalbond.shutdown_and_cleanup(),

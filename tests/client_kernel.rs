@@ -110,6 +110,58 @@ fn a_restart_of_the_reflector_is_not_seen_in_the_kernel() {
     });
 }
 
+/// As units and images call the Go program, through a link.
+#[test]
+fn called_metalbond_it_takes_the_go_programs_place() {
+    in_namespace("called_metalbond_it_takes_the_go_programs_place", || {
+        ip("link set lo up");
+        let link = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("link-{}", std::process::id()))
+            .join("metalbond");
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_metalbond-uring"), &link).unwrap();
+        let start = |line: &str| {
+            let mut command = Command::new(&link);
+            command.args(line.split_whitespace()).stdin(Stdio::null()).stderr(Stdio::null());
+            Program(command.spawn().unwrap())
+        };
+        let server = start("server --listen [::1]:4711 --http [::1]:4712 --keepalive 3");
+        let other = start("server --listen [::1]:4811 --http [::1]:4812 --keepalive 3 --verbose");
+        let announcer = start(
+            "client --server [::1]:4711 --server [::1]:4811 --keepalive 2 -v --http [::1]:4713 \
+             --announce 23#10.0.1.0/24#2001:db8::1 --announce 23#10.0.2.0/24#2001:db8::2#NAT#1#32767 \
+             --announce 23#10.0.3.0/24#2001:db8::3#lb,24#2001:db8:9::/64#2001:db8::4",
+        );
+        let installer = start(&format!(
+            "client --server [::1]:4711,[::1]:4811 --subscribe 23,24 --subscribe 25 --ipv4-only --cleanup \
+             --install-routes 23#100 --install-routes 24#0 --tun {TUNNEL} --http=[::1]:4714"
+        ));
+        let prefixes = ["10.0.1.0/24", "10.0.2.0/24", "10.0.3.0/24"];
+        let installed = || prefixes.iter().all(|prefix| shown().contains(prefix));
+        eventually("the routes", installed);
+        assert!(!ip("-6 route show table all").contains("2001:db8:9::"), "--ipv4-only");
+        for address in ["[::1]:4712", "[::1]:4812", "[::1]:4714"] {
+            eventually("the routes over HTTP", || {
+                let mut stream = std::net::TcpStream::connect(address).unwrap();
+                std::io::Write::write_all(&mut stream, b"GET /routes.json HTTP/1.0\r\n\r\n")
+                    .unwrap();
+                let mut answer = String::new();
+                std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+                prefixes.iter().all(|prefix| answer.contains(prefix))
+            });
+        }
+        // One server less is not seen.
+        server.terminate();
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(installed());
+        installer.terminate();
+        assert_eq!(shown(), "", "cleaned up");
+        drop((announcer, other));
+        std::fs::remove_dir_all(link.parent().unwrap()).unwrap();
+    });
+}
+
 #[test]
 fn what_is_left_out_is_said() {
     in_namespace("what_is_left_out_is_said", || {

@@ -12,7 +12,7 @@ const BELOW_IO: [&str; 8] = ["vital", "types", "wire", "session", "log", "rib", 
 
 /// Each room (a file or folder in `src`), and what it may use: what is below it, and the rooms beside it
 /// not at all.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("vital", &[]),
     ("types", &[]),
     ("wire", &["types"]),
@@ -40,6 +40,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
         ],
     ),
     ("diagnostics", &["vital", "types", "shard", "cli"]),
+    ("supervisor", &["vital", "io"]),
     ("ask", &["types"]),
     ("show", &["types", "cli", "ask"]),
     ("diff", &["types", "cli", "ask"]),

@@ -15,7 +15,7 @@ use super::client_thread::{self, ClientEvent};
 use crate::client::{Installer, RouteClient};
 #[cfg(feature = "http")]
 use crate::http::{HttpError, HttpListener, HttpServer, View};
-use crate::io::{ServeError, Server, ServerConfig, ServerState};
+use crate::io::{Asker, ServeError, Server, ServerConfig, ServerState};
 #[cfg(feature = "http")]
 use crate::kernel::KernelWatch;
 use crate::session::State;
@@ -180,6 +180,12 @@ impl MetalBond {
         let address = server.local_addr();
         lock(&self.http).push(server);
         Ok(address)
+    }
+
+    /// Asks its shards. For the program alone.
+    #[doc(hidden)]
+    pub fn asker(&self) -> &Asker {
+        self.io.asker()
     }
 
     /// Connects to a server ([`HostPort::of_server`] has the grammar), from `local_ip` if given, and again

@@ -25,17 +25,16 @@ use crate::shard::{Budgets, Limits, Shard, ShardConfig};
 use crate::types::{ShardId, Time};
 use crate::vital;
 
-/// Serves until SIGINT or SIGTERM, then shuts down gracefully; a second signal ends the process at once. What
-/// `started` returns is kept meanwhile.
+/// Serves until SIGINT or SIGTERM, then shuts down gracefully. What `started` returns is kept meanwhile.
 ///
 /// # Errors
 /// If the server cannot start: see [`ServeError`].
 pub fn serve<T, E: From<ServeError>>(
     config: ServerConfig,
+    mut signals: Signals,
     started: impl FnOnce(&Asker) -> Result<T, E>,
 ) -> Result<(), E> {
     let runtime = acceptor_runtime()?;
-    let mut signals = Signals::watch()?;
     runtime.block_on(async {
         if config.listen.is_empty() {
             return Err(ServeError::NoAddress.into());

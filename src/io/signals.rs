@@ -20,11 +20,12 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Watches, on a thread of its own, until the process ends.
+    /// Watches, on a thread of its own, until the process ends. The first signal is told to `ending`, which must
+    /// return soon.
     ///
     /// # Errors
     /// [`ServeError::Start`] if signals cannot be watched.
-    pub fn watch() -> Result<Signals, ServeError> {
+    pub fn watch(ending: impl FnOnce() + Send + 'static) -> Result<Signals, ServeError> {
         let failed = |source| ServeError::Start { what: "watching signals", source };
         let runtime = acceptor_runtime()?;
         let mut watched = {
@@ -36,6 +37,7 @@ impl Signals {
             runtime.block_on(async {
                 let name = watched.next_end().await;
                 info!("{name} received");
+                ending();
                 let _ = sender.send(name);
                 let name = watched.next_end().await;
                 warn!("{name} received again: not waiting for the peers");

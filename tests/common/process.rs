@@ -42,6 +42,14 @@ impl Process {
         Process::start(command, "listening on ")
     }
 
+    /// The same with more in its environment.
+    pub fn serve_with_environment(environment: &[(&str, &str)], arguments: &[&str]) -> Process {
+        let mut command = Command::new(binary());
+        command.args(["server", "--listen", "[::1]:0"]).args(arguments);
+        command.envs(environment.iter().copied());
+        Process::start(command, "listening on ")
+    }
+
     /// Starts `metalbond-uring client ARGUMENTS --http [::1]:0`; its address is that of its view.
     pub fn client(arguments: &[&str]) -> Process {
         let mut command = Command::new(binary());
