@@ -15,17 +15,22 @@ use super::answer::Content;
 /// `Content-Type` of the page, and of nothing else.
 pub(super) const KIND: &str = "text/html; charset=utf-8";
 
-const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
 
-/// The page.
+/// The page: one answer, with its style and its script.
 pub(super) fn page() -> Content {
-    Content::whole(KIND, PAGE)
+    static PAGE: LazyLock<String> = LazyLock::new(|| {
+        let page = include_str!("page.html").replacen("{style}", STYLE, 1);
+        page.replacen("{script}", SCRIPT, 1)
+    });
+    Content::whole(KIND, PAGE.as_str())
 }
 
 /// `Content-Security-Policy` of the page.
 pub(super) fn policy() -> HeaderValue {
     static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
-        let [style, script] = ["style", "script"].map(hash);
+        let [style, script] = [STYLE, SCRIPT].map(hash);
         let policy = format!(
             "default-src 'none'; style-src '{style}'; script-src '{script}'; connect-src 'self'; img-src data:; \
              base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
@@ -35,9 +40,7 @@ pub(super) fn policy() -> HeaderValue {
     POLICY.clone()
 }
 
-/// What lets the page's one element of this name in: the hash of what stands in it.
-fn hash(element: &str) -> String {
-    let (_, rest) = PAGE.split_once(&format!("<{element}>")).expect("the page has one");
-    let (inside, _) = rest.split_once(&format!("</{element}>")).expect("and it ends");
+/// What lets an element in: the hash of what stands in it.
+fn hash(inside: &str) -> String {
     format!("sha256-{}", BASE64_STANDARD.encode(Sha256::digest(inside)))
 }
