@@ -395,6 +395,8 @@ fn answer(mut stream: TcpStream, head: &str, page: &str, history: &Value) {
             { "vni": h, "destination": h,
               "next_hop": { "address": h, "type": h, "vni": h, "nat_port_from": h, "nat_port_to": h },
               "announced_by": list, "seen_by": list, "not_subscribed": list,
+              "perhaps_not_yet": { "count": h, "reasons": [{ "why": h, "count": h, "peers": list["peers"] }, {}] },
+              "connecting": { "count": 1, "peers": list["peers"] },
               "not_seen_by": { "count": h, "reasons": [{ "why": h, "count": h, "peers": list["peers"] }, {}] } },
             {},
         ] }).to_string()),

@@ -466,8 +466,10 @@
     if (hop.nat_port_from || hop.nat_port_to) about.push(`ports ${hop.nat_port_from} to ${hop.nat_port_to}`);
     const announced = route.announced_by ?? {}, lost = announced.count - list(announced.peers).length;
     const part = (title, group) => [make("dt", null, `${title} (${plain(group?.count)})`), make("dd", null, addresses(group))];
-    const reasons = list(route.not_seen_by?.reasons).map((group) => make("div", null,
+    const reasons = (grouped) => list(grouped?.reasons).map((group) => make("div", null,
       make("p", { class: "why" }, `${plain(group.count)}: ${plain(group.why)}`), addresses(group)));
+    const for_now = reasons(route.perhaps_not_yet), not_seen = reasons(route.not_seen_by);
+    const strangers = route.connecting?.count > 0 ? part("Not established yet", route.connecting) : [];
     return make("article", { class: "route" },
       make("h3", null, `${plain(route.destination)} via ${plain(hop.address)}`), make("p", { class: "why" }, about.join(" · ")),
       make("dl", null,
@@ -475,9 +477,10 @@
         make("dd", null, addresses({ count: list(announced.peers).length, peers: announced.peers }),
           lost > 0 ? make("p", { class: "why" }, `and ${count(lost, "other", "others")}: not listed, or not connected any more`) : null),
         ...part("Seen by", route.seen_by),
+        ...(for_now.length ? [make("dt", null, `Perhaps not yet (${plain(route.perhaps_not_yet.count)})`), make("dd", null, ...for_now)] : []),
         make("dt", null, `Not seen by (${plain(route.not_seen_by?.count)})`),
-        make("dd", null, ...(reasons.length ? reasons : ["nobody who subscribes"])),
-        ...part("Does not subscribe", route.not_subscribed)));
+        make("dd", null, ...(not_seen.length ? not_seen : ["nobody who subscribes"])),
+        ...part("Does not subscribe", route.not_subscribed), ...strangers));
   };
   let asked = 0;
   const search = async () => {
@@ -493,7 +496,7 @@
       found = list(answer.routes).map(routeShown);
       const where = vni === "" ? "" : ` in VNI ${vni}`;
       words = found.length === 0 ? `No route for ${prefix}${where}.`
-        : `${answer.cut ? "The first " : ""}${count(found.length, "route", "routes")} for ${prefix}${where}${answer.cut ? "; there are more: give the VNI" : ""}.`;
+        : `${answer.cut ? "The first " : ""}${count(found.length, "route", "routes")} for ${prefix}${where}${answer.cut ? (vni === "" ? "; there are more: give the VNI" : "; there are more, which are not shown") : ""}.`;
     } catch (error) {
       words = error instanceof Refused ? error.message : "The daemon cannot be reached.";
     }

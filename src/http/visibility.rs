@@ -1,7 +1,7 @@
 //! `/visibility.json`: who announces a route, who sees it, and who does not and why.
 //!
-//! Owns its shape, and the words for the reasons. Must never decide who sees what: the shard that keeps the table is
-//! asked, which tells its peers by the same rule.
+//! Owns its shape, and the words for the reasons. Must never decide who sees what: that is the rule by which the tables'
+//! homes tell their peers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,10 +15,10 @@ use super::routes::{hop_key, key};
 use super::{View, collect};
 use crate::session::State;
 use crate::shard::{Audience, Sight, Sources, Standing, StandingView};
-use crate::types::{GroupClass, PeerClass, PeerId, Route, SourceId, Vni};
+use crate::types::{GroupClass, PeerClass, PeerId, ReflectOwn, Route, SourceId, Vni};
 
 /// Routes that one answer tells of.
-const ROUTES_MAX: usize = 100;
+const ROUTES_MAX: usize = 20;
 /// Addresses in one list; the count beside it is of all.
 const ADDRESSES_MAX: usize = 200;
 
@@ -35,8 +35,14 @@ struct Row {
     destination: String,
     next_hop: Hop,
     announced_by: List,
+    /// Those for whom it is, and who were sent all there is of the VNI.
     seen_by: List,
-    not_seen_by: NotSeen,
+    /// Those for whom it is, and who have still to be sent something of the VNI, be it this route or another.
+    perhaps_not_yet: Grouped,
+    /// Those for whom it is not.
+    not_seen_by: Grouped,
+    /// Peers that are not established yet: what they will subscribe to is not known.
+    connecting: List,
     /// Established peers that do not want to know of the VNI.
     not_subscribed: List,
 }
@@ -57,7 +63,7 @@ struct List {
 }
 
 #[derive(Serialize)]
-struct NotSeen {
+struct Grouped {
     count: usize,
     reasons: Vec<Group>,
 }
@@ -87,7 +93,6 @@ enum Reason {
     Joining,
     Behind,
     Slow,
-    NotEstablished,
 }
 
 impl Reason {
@@ -102,15 +107,17 @@ impl Reason {
             Reason::OwnServer => {
                 "this node is its client, and tells it only what it announces itself"
             }
-            Reason::Joining => "it has just subscribed, and is about to be sent the table",
-            Reason::Behind => {
-                "it may not know of it yet: of this VNI so many bytes have still to be sent to it"
-            }
-            Reason::Slow => {
-                "it may not know of it yet: it is slow, and will be told the difference as soon as it reads on"
-            }
-            Reason::NotEstablished => "its session is not established yet",
+            Reason::Joining => "it is about to be sent the table",
+            Reason::Behind => "so many bytes of this VNI have still to be sent to it",
+            Reason::Slow => "it is slow, and will be told the difference as soon as it reads on",
         }
+    }
+}
+
+impl Reason {
+    /// Whether it is for the peer, which may know of it already.
+    fn is_for_now(self) -> bool {
+        matches!(self, Reason::Joining | Reason::Behind | Reason::Slow)
     }
 }
 
@@ -118,7 +125,7 @@ impl Reason {
 pub(super) async fn visibility(view: &Arc<View>, filter: &Filter) -> Result<Content, Refusal> {
     let missing = QueryError::Missing("prefix", "it takes ADDRESS/LENGTH, or an ADDRESS");
     let prefix = filter.prefix.ok_or(Refusal::Query(missing))?;
-    let _turn = view.tables.try_acquire().map_err(|_| Refusal::Busy)?;
+    let _walk = view.walks.acquire().await.map_err(|_| Refusal::Gone)?;
     let mut answer = Answer { routes: Vec::new(), cut: false };
     let vnis: Vec<Vni> = match filter.vnis.is_empty() {
         true => collect::vnis(view).await?.into_keys().collect(),
@@ -163,26 +170,25 @@ async fn rows(
     vni: Vni,
     routes: Vec<(Route, Sources)>,
 ) -> Result<impl Iterator<Item = Row>, Refusal> {
-    let asked = view.asker.ask(view.asker.home_of(vni), move |shard, _| {
-        let with_audience = |(route, sources): (Route, Sources)| {
-            let audience = shard.audience(&route, &sources);
-            Tally::new(route, &sources, audience)
-        };
-        routes.into_iter().map(with_audience).collect::<Vec<_>>()
-    });
-    let mut tallies = asked.await.ok_or(Refusal::Gone)?;
-    let mut others = Names::default();
+    let asked = view.asker.ask(view.asker.home_of(vni), |shard, _| shard.reflect_own());
+    let reflect = asked.await.ok_or(Refusal::Gone)?;
+    let tally = |(route, sources): (Route, Sources)| Tally::new(reflect, route, &sources);
+    let mut tallies: Vec<Tally> = routes.into_iter().map(tally).collect();
+    let (mut others, mut connecting) = (Names::default(), Names::default());
     collect::standings(&view.asker, vni, |peer| {
         if matches!(peer.state, State::Closed | State::Retry) {
             return;
         }
-        if peer.subscribed.is_none() && peer.state == State::Established && is_free(&peer) {
+        if peer.state != State::Established {
+            return connecting.add(&peer, None);
+        }
+        if peer.subscribed.is_none() && is_free(&peer) {
             others.add(&peer, None);
         }
         tallies.iter_mut().for_each(|tally| tally.count(&peer));
     })
     .await?;
-    Ok(tallies.into_iter().map(move |tally| tally.into_row(vni, &others)))
+    Ok(tallies.into_iter().map(move |tally| tally.into_row(vni, &others, &connecting)))
 }
 
 /// Whether it is up to the peer what it subscribes to.
@@ -202,7 +208,8 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(route: Route, sources: &Sources, audience: Audience) -> Tally {
+    fn new(reflect: ReflectOwn, route: Route, sources: &Sources) -> Tally {
+        let audience = Audience::of(reflect, &route, sources);
         let mut sources: Vec<PeerId> = sources.iter().map(|(source, _)| source.0).collect();
         sources.sort_unstable();
         Tally {
@@ -232,11 +239,8 @@ impl Tally {
         }
     }
 
-    /// Why a peer does not see the route, if it does not; None if it does not want to.
+    /// Why an established peer does not see the route, if it does not; None if it does not want to.
     fn reason(&self, peer: &StandingView) -> Option<Result<(), Reason>> {
-        if peer.state != State::Established {
-            return Some(Err(Reason::NotEstablished));
-        }
         let (class, standing) = match peer.subscribed {
             Some(subscribed) => subscribed,
             // A server of ours does not choose: it is told what is for it.
@@ -254,17 +258,15 @@ impl Tally {
         })
     }
 
-    fn into_row(self, vni: Vni, others: &Names) -> Row {
+    fn into_row(self, vni: Vni, others: &Names, connecting: &Names) -> Row {
         let hop = &self.route.next_hop;
         let mut announced_by = self.announced_by.list();
         // Those that are not connected any more count as well: their routes stay for now.
         announced_by.count = self.sources.len();
-        let reasons = self.not_seen_by.into_iter().map(|(reason, names)| Group {
-            reason,
-            why: reason.why(),
-            list: names.list(),
-        });
-        let reasons: Vec<Group> = reasons.collect();
+        let grouped = |is_for_now| {
+            let reasons = self.not_seen_by.iter().filter(|(it, _)| it.is_for_now() == is_for_now);
+            Grouped::of(reasons)
+        };
         Row {
             vni: vni.0,
             destination: self.route.destination.to_string(),
@@ -277,12 +279,23 @@ impl Tally {
             },
             announced_by,
             seen_by: self.seen_by.list(),
-            not_seen_by: NotSeen {
-                count: reasons.iter().map(|group| group.list.count).sum(),
-                reasons,
-            },
+            perhaps_not_yet: grouped(true),
+            not_seen_by: grouped(false),
+            connecting: connecting.list(),
             not_subscribed: others.list(),
         }
+    }
+}
+
+impl Grouped {
+    fn of<'a>(reasons: impl Iterator<Item = (&'a Reason, &'a Names)>) -> Grouped {
+        let group = |(reason, names): (&Reason, &Names)| Group {
+            reason: *reason,
+            why: reason.why(),
+            list: names.list(),
+        };
+        let reasons: Vec<Group> = reasons.map(group).collect();
+        Grouped { count: reasons.iter().map(|group| group.list.count).sum(), reasons }
     }
 }
 

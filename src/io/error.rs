@@ -29,7 +29,7 @@ pub enum ServeError {
     /// Somebody listens there.
     #[error(
         "address in use: {address}: another program listens there (`ss -ltnp` tells which). Stop it, or \
-         choose another address with --listen"
+         choose another address"
     )]
     AddressInUse {
         /// The address asked for.

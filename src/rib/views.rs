@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::Rib;
 use super::visibility::Visibility;
-use crate::types::{Digest, GroupClass, PeerClass, PeerId, Route, SourceId, Vni};
+use crate::types::{Digest, GroupClass, PeerClass, PeerId, ReflectOwn, Route, SourceId, Vni};
 
 /// Places of a table, and their sources, that one piece looks at; one route may go beyond.
 const PER_PIECE: usize = 4_096;
@@ -66,6 +66,13 @@ pub enum Sight {
 }
 
 impl Audience {
+    /// Of a route that these announce, at a node with this setting.
+    pub fn of(reflect: ReflectOwn, route: &Route, sources: &[(SourceId, PeerClass)]) -> Audience {
+        let reflected = reflect.permits(route.next_hop.kind);
+        let of = |class| Visibility::of(sources.iter().copied(), class, reflected);
+        Audience(GroupClass::ALL.map(of))
+    }
+
     /// What the rule says of a subscriber.
     pub fn sight(&self, class: GroupClass, subscriber: PeerId) -> Sight {
         match self.0[class.index()].scope() {
@@ -77,13 +84,6 @@ impl Audience {
 }
 
 impl Rib {
-    /// Whom a route is for that these announce.
-    pub fn audience(&self, route: &Route, sources: &[(SourceId, PeerClass)]) -> Audience {
-        let reflected = self.common.rules.reflect.permits(route.next_hop.kind);
-        let of = |class| Visibility::of(sources.iter().copied(), class, reflected);
-        Audience(GroupClass::ALL.map(of))
-    }
-
     /// The VNIs of one piece: [`VnisPiece::pieces`] says how many there are.
     pub fn vnis_piece(&self, at: usize) -> VnisPiece {
         let vnis = self.homes.part(at).map(|(vni, home)| VniView {

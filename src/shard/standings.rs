@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 use super::Shard;
 use super::groups::{Groups, Stand, SubIndex};
 use super::peer::Peer;
-use crate::rib::Audience;
 use crate::session::{Session, State};
-use crate::types::{GroupClass, PeerClass, PeerId, Route, SourceId, Vni};
+use crate::types::{GroupClass, PeerId, ReflectOwn, Vni};
 
 /// Peers that one piece looks at: for each the VNI is looked up.
 const PER_PIECE: usize = 4_096;
@@ -63,9 +62,9 @@ impl Shard {
         StandingsPiece { peers: peers.collect(), next: (to < slots).then_some(to) }
     }
 
-    /// Whom a route is for that these announce.
-    pub fn audience(&self, route: &Route, sources: &[(SourceId, PeerClass)]) -> Audience {
-        self.rib.audience(route, sources)
+    /// Which of its own routes a peer gets back: what [`Audience::of`] has to know.
+    pub fn reflect_own(&self) -> ReflectOwn {
+        self.config.reflect_own
     }
 
     fn standing_of(&self, id: PeerId, peer: &Peer, vni: Vni) -> StandingView {

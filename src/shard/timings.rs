@@ -62,7 +62,8 @@ impl Timings {
                 let upper = TIMING_BOUNDS_US.get(at).copied().unwrap_or(lower);
                 let within = ((rank - before as f64) / bucket as f64).clamp(0.0, 1.0);
                 let us = lower as f64 + within * (upper - lower) as f64;
-                return Duration::from_micros(us as u64);
+                // None took longer than the longest.
+                return Duration::from_micros((us as u64).min(self.max_us));
             }
             before += bucket;
         }
@@ -121,6 +122,9 @@ mod tests {
             let told = timings.quantile(part).as_micros() as i64;
             assert!((told - us).abs() <= 5, "{part}: {told}");
         }
+        let mut one = Timings::default();
+        one.note(Duration::from_micros(13));
+        assert_eq!((one.quantile(0.99), one.max()), (Duration::from_micros(13), one.sum()));
         let mut twice = timings;
         twice.add(&timings);
         assert_eq!(twice.quantile(0.9), timings.quantile(0.9));
