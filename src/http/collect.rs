@@ -9,44 +9,30 @@ use std::ops::ControlFlow;
 use super::View;
 use super::answer::Refusal;
 use crate::io::Asker;
-use crate::shard::{PeerView, StandingView, SubscribersView, VniView};
-use crate::types::{PeerClass, PeerId, Route, SourceId, Vni};
+use crate::shard::{PeerView, Shard, StandingView, SubscribersView, VniView};
+use crate::types::{PeerClass, PeerId, Route, SourceId, Time, Vni};
 
 /// How often a table is walked anew that is moved about meanwhile.
 const WALKS_MAX: usize = 8;
 
 /// Calls `each` with all peers, shard by shard.
-pub(super) async fn peers(view: &View, mut each: impl FnMut(PeerView)) -> Result<(), Refusal> {
-    for shard in view.asker.shards() {
-        let mut from = Some(0);
-        while let Some(at) = from {
-            let piece = view.asker.ask(shard, move |shard, now| shard.peers_piece(now, at)).await;
-            let piece = piece.ok_or(Refusal::Gone)?;
-            piece.peers.into_iter().for_each(&mut each);
-            from = piece.next;
-        }
-    }
-    Ok(())
+pub(super) async fn peers(view: &View, each: impl FnMut(PeerView)) -> Result<(), Refusal> {
+    let piece = |shard: &Shard, now, from| {
+        let piece = shard.peers_piece(now, from);
+        (piece.peers, piece.next)
+    };
+    pieces(&view.asker, 0, piece, each).await
 }
 
 /// How many sessions ended within the last hour, by address.
 pub(super) async fn ends(view: &View) -> Result<BTreeMap<IpAddr, u32>, Refusal> {
     let mut ends: BTreeMap<IpAddr, u32> = BTreeMap::new();
-    for shard in view.asker.shards() {
-        let mut behind = None;
-        loop {
-            let piece =
-                view.asker.ask(shard, move |shard, now| shard.ends_piece(now, behind)).await;
-            let piece = piece.ok_or(Refusal::Gone)?;
-            for (address, ended) in piece.ended {
-                *ends.entry(address).or_default() += ended;
-            }
-            behind = piece.next;
-            if behind.is_none() {
-                break;
-            }
-        }
-    }
+    let piece = |shard: &Shard, now, behind| {
+        let piece = shard.ends_piece(now, behind);
+        (piece.ended, piece.next.map(Some))
+    };
+    pieces(&view.asker, None, piece, |(address, ended)| *ends.entry(address).or_default() += ended)
+        .await?;
     Ok(ends)
 }
 
@@ -77,36 +63,26 @@ pub(super) async fn vnis(view: &View) -> Result<BTreeMap<Vni, VniView>, Refusal>
 /// Calls `each` with the subscribers of all groups.
 pub(super) async fn subscribers(
     view: &View,
-    mut each: impl FnMut(SubscribersView),
+    each: impl FnMut(SubscribersView),
 ) -> Result<(), Refusal> {
-    for shard in view.asker.shards() {
-        let mut from = Some(0);
-        while let Some(at) = from {
-            let piece = view.asker.ask(shard, move |shard, _| shard.subscribers_piece(at)).await;
-            let piece = piece.ok_or(Refusal::Gone)?;
-            piece.groups.into_iter().for_each(&mut each);
-            from = piece.next;
-        }
-    }
-    Ok(())
+    let piece = |shard: &Shard, _, from| {
+        let piece = shard.subscribers_piece(from);
+        (piece.groups, piece.next)
+    };
+    pieces(&view.asker, 0, piece, each).await
 }
 
 /// Calls `each` with all peers, and how they stand in a VNI, shard by shard.
 pub(super) async fn standings(
     asker: &Asker,
     vni: Vni,
-    mut each: impl FnMut(StandingView),
+    each: impl FnMut(StandingView),
 ) -> Result<(), Refusal> {
-    for shard in asker.shards() {
-        let mut from = Some(0);
-        while let Some(at) = from {
-            let piece = asker.ask(shard, move |shard, _| shard.standings_piece(vni, at)).await;
-            let piece = piece.ok_or(Refusal::Gone)?;
-            piece.peers.into_iter().for_each(&mut each);
-            from = piece.next;
-        }
-    }
-    Ok(())
+    let piece = move |shard: &Shard, _, from| {
+        let piece = shard.standings_piece(vni, from);
+        (piece.peers, piece.next)
+    };
+    pieces(asker, 0, piece, each).await
 }
 
 /// The routes of a VNI, each with whoever announces it, as `keep` picks them.
@@ -123,6 +99,25 @@ pub(super) async fn routes<T>(
             ControlFlow::Continue(()) => {}
         }
     }
+}
+
+/// Asks each shard for one piece after the other, from its `first` place on.
+async fn pieces<P: Copy + Send + 'static, T: Send + 'static>(
+    asker: &Asker,
+    first: P,
+    piece: impl Fn(&Shard, Time, P) -> (Vec<T>, Option<P>) + Copy + Send + 'static,
+    mut each: impl FnMut(T),
+) -> Result<(), Refusal> {
+    for shard in asker.shards() {
+        let mut from = Some(first);
+        while let Some(place) = from {
+            let asked = asker.ask(shard, move |shard, now| piece(shard, now, place));
+            let (told, next) = asked.await.ok_or(Refusal::Gone)?;
+            told.into_iter().for_each(&mut each);
+            from = next;
+        }
+    }
+    Ok(())
 }
 
 async fn walk<T>(
