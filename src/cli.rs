@@ -98,7 +98,9 @@ pub fn parse(args: &[&str]) -> Result<Invocation, Exit> {
         ["help", "client"] => client::parse(&["--help"]).map(Invocation::Client),
         ["help", "show", ..] => show::parse(&["--help"]).map(Invocation::Show),
         ["help", "diff"] => diff::parse(&["--help"]).map(Invocation::Diff),
-        ["help", "completions" | "man"] => server(&["--help"]),
+        ["help", command @ ("completions" | "man")] => {
+            Err(manual::MANUAL.text(&[command, "--help"]))
+        }
         ["help", command, ..] => Err(no_command(command)),
         ["server", rest @ ..] => server(rest),
         ["show", rest @ ..] => show::parse(rest).map(Invocation::Show),
@@ -147,7 +149,8 @@ type Addresses = Vec<SocketAddr>;
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
     description = "A route reflector for the MetalBond protocol: it passes routes between the\n\
-                   hypervisors that connect to it.\n\n\
+                   hypervisors that connect to it. Without a command it is the server, and takes\n\
+                   the flags of `server`.\n\n\
                    Commands:\n\
                    \x20 server            be the reflector; the word may be left out\n\
                    \x20 client            connect to servers: announce routes, and install those that\n\
@@ -165,7 +168,7 @@ type Addresses = Vec<SocketAddr>;
              {command_name} diff <address> <address>... [flags]\n       \
              {command_name} help [server|client|show|diff]",
     help_triggers("-h", "--help"),
-    note = "These are the flags of the server. A value may also follow a `=`.",
+    note = "A value may also follow a `=`.",
     example = "{command_name} --listen \"[::]:4711\" --cores 4"
 )]
 #[allow(rustdoc::broken_intra_doc_links)] // argh prints the texts as they stand

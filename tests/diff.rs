@@ -16,17 +16,23 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use asking::{Asked, Said, assert_harmless, command, run};
+use common::process::Process;
 use common::{add, remove, route};
 use fake_http::{FakeHttp, Reply};
 use serde_json::Value;
 
-/// Runs a comparison: exit code, stdout, stderr.
+/// Behind differences of one look.
+const ADVICE: &str = "metalbond-uring diff: routes that were on their way differ too: --for 30s tells only what lasts\n";
+
+/// Runs a comparison: exit code, stdout, stderr without the advice.
 fn diff(arguments: &[&str]) -> (i32, String, String) {
     let Said { code, out, err } = run(&[&["diff"], arguments].concat());
     assert!(!err.contains("panicked"), "{err}");
     assert_harmless(&out);
     assert_harmless(&err);
-    (code.unwrap(), out, err)
+    let is_one_look = code == Some(1) && !arguments.contains(&"--for");
+    assert_eq!(err.ends_with(ADVICE), is_one_look, "{err}");
+    (code.unwrap(), out, err.replace(ADVICE, ""))
 }
 
 #[test]
@@ -121,6 +127,9 @@ fn three_reflectors_and_a_file() {
             )
         )
     );
+    std::fs::write(&file, "").unwrap();
+    let (_, _, err) = diff(&[name, b]);
+    assert_eq!(err, format!("metalbond-uring diff: cannot read {name}: the file is empty\n"));
     std::fs::remove_file(&file).unwrap();
     let (code, _, err) = diff(&[name, b]);
     assert_eq!(
@@ -204,11 +213,11 @@ fn only_vnis_that_differ_are_asked_for() {
     // Digests differ, and then the tables agree: an update was on its way.
     let expected = (0, "equal: 3 routes in 3 VNIs\n".to_owned(), String::new());
     assert_eq!(diff(&[&a.name(), &b.name()]), expected);
-    assert_eq!(a.asked(), ["/vnis.json", "/routes.json?vni=7"]);
+    assert_eq!(a.asked(), ["/vnis.json", "/summary.json", "/routes.json?vni=7"]);
     assert_eq!(b.asked(), a.asked());
     let c = side(ONE);
     assert_eq!(diff(&[&a.name(), &c.name(), "--vni", "7,9"]).0, 0);
-    assert_eq!(c.asked(), ["/vnis.json?vni=7&vni=9"]);
+    assert_eq!(c.asked(), ["/vnis.json?vni=7&vni=9", "/summary.json"]);
 }
 
 /// The Go program: `/routes.json` so, and a page for any other path.
@@ -374,6 +383,9 @@ fn what_changes_meanwhile_is_not_told() {
             if path == "/vnis.json" {
                 return vnis_json(&[(7, if is_first { ONE } else { OTHER })]);
             }
+            if path == "/summary.json" {
+                return Reply::json("{}");
+            }
             let look = if is_first {
                 looks.fetch_add(1, Ordering::SeqCst)
             } else {
@@ -470,6 +482,8 @@ fn very_many_differences_are_counted() {
         let told: Value = serde_json::from_str(&diff(&["--json"]).1).unwrap();
         assert_eq!(told["differences"].as_array().unwrap().len(), 1_000);
         assert_eq!((&told["left_out"], &told["differing_routes"]), (&234.into(), &1_234.into()));
+        let lasting = if patience.is_empty() { None } else { Some(1_234) };
+        assert_eq!(told.get("lasting_routes").and_then(Value::as_u64), lasting);
     }
     // Whoever reads may have enough.
     let mut child = command(&["diff", &a.http, &b.http, "--all"])
@@ -499,9 +513,79 @@ fn hostile_answers_do_no_harm() {
         "{\"vnet\":".repeat(100_000),
         format!("{{\"vnet\": {{\"7\": {{\"{{{}\": []}}}}}}", "[".repeat(1_000)),
         harm.to_owned(),
+        format!("{{\"vnet\": {{\"7\": {{\"{}\": []}}}}}}", "x".repeat(5_000)),
+        format!("{{\"vnet\": {{}}, \"x\": {}", "[".repeat(100_000)),
     ] {
         let fake = FakeHttp::start(move |_| Reply::json(body.clone()));
         let (code, ..) = diff(&[&ours.http, &format!("http://{}/routes.json", fake.name())]);
         assert!(code == 2 || code == 0, "{code}");
+    } // Numbers and digests of VNIs that nobody can have.
+    for rows in [
+        "{\"vni\": 1, \"routes\": 18446744073709551615, \"digest\": \"0123456789abcdef\"},
+         {\"vni\": 2, \"routes\": 18446744073709551615, \"digest\": \"0123456789abcdef\"}",
+        "{\"vni\": 1, \"routes\": 18446744073709551615, \"digest\": \"0123456789abcdef\"},
+         {\"vni\": 1, \"routes\": 1, \"digest\": \"ffffffffffffffff\"}",
+    ] {
+        let side = || FakeHttp::start(move |_| Reply::json(format!("{{\"vnis\": [{rows}]}}")));
+        let (code, out, _) = diff(&[&side().name(), &side().name()]);
+        assert!(code == 0 && out.starts_with("equal: "), "{out}");
+        let is_two = rows.contains("\"vni\": 2");
+        assert!(!is_two || out.starts_with("equal: 18446744073709551615 routes in 2"), "{out}");
+        assert_eq!(diff(&[&ours.http, &side().name()]).0, 2, "its /routes.json is none");
+    }
+}
+
+/// Digests of a client count its own routes too, which its table of received routes has not.
+#[test]
+fn a_client_is_compared_by_what_it_has_received() {
+    let ours = Asked::start();
+    let _peer = ours.peer(&add(&route(7, 1, 1)));
+    let server = ours.process.address().to_string();
+    let announce = "7#10.0.0.9/32#2001:db8::9";
+    let client =
+        Process::client(&["--server", &server, "--subscribe", "7", "--announce", announce]);
+    let http = &*client.address().to_string();
+    ours.wait_for_routes(2);
+    let whole = format!("http://{http}/routes.json");
+    let deadline = Instant::now() + common::PATIENCE;
+    while !run(&["show", "routes", "--http", http]).out.contains("10.0.0.1/32") {
+        assert!(Instant::now() < deadline, "{}", client.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let note = format!(
+        "metalbond-uring diff: {http} is a client: it is compared by the routes that it has received\n"
+    );
+    let expected = "VNI 7 10.0.0.9/32 via 2001:db8::9\n1 route differs in 1 of 1 VNI\n".to_owned();
+    let expected = format!("only at {}: {expected}", ours.http);
+    assert_eq!(diff(&[&ours.http, http]), (1, expected.clone(), note));
+    assert_eq!(diff(&[&ours.http, &whole]), (1, expected, String::new()));
+    assert_eq!(diff(&[http, &whole, "--vni", "7"]).0, 0);
+}
+
+/// An answer without an end, for which nobody waits.
+#[test]
+fn who_does_not_come_to_an_end_is_told_of() {
+    let ours = Asked::start();
+    for path in ["/vnis.json", "/summary.json", "/routes.json"] {
+        let fake = FakeHttp::start(move |asked| match asked.split('?').next().unwrap() {
+            asked if asked == path => Reply::Trickle,
+            "/vnis.json" => vnis_json(&[(7, ONE)]),
+            "/summary.json" => Reply::json("{}"),
+            _ => full(&[]),
+        });
+        let name = fake.name();
+        let (code, out, err) = diff(&[&ours.http, &name, "--for", "1s", "--timeout", "2s"]);
+        assert!(code == 2 && out.is_empty(), "{code} {out}");
+        assert!(err.contains("the answer was not whole after"), "{err}");
+    }
+}
+
+#[test]
+fn one_side_by_two_names_is_refused() {
+    let ours = Asked::start();
+    let (_, port) = ours.http.rsplit_once(':').unwrap();
+    for other in [format!("localhost:{port}"), format!("[0:0::1]:{port}"), format!(":{port}")] {
+        let (code, out, err) = diff(&[&ours.http, &other]);
+        assert!(code == 2 && out.is_empty() && err.contains("was given twice"), "{other}: {err}");
     }
 }

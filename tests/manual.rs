@@ -87,6 +87,19 @@ fn pages_are_right_and_have_each_flag() {
             !page.contains("sabotage"),
             "what help does not tell of is no business of the manual"
         );
+        if name == "metalbond-uring" {
+            let synopsis = page.split(".SH ").find(|part| part.starts_with("SYNOPSIS")).unwrap();
+            for words in [
+                "client\n.B \\-\\-server\n.I ADDRESS\n[flags]",
+                "show\n.I WHAT\n[flags]",
+                "diff\n.I SIDE\n.I SIDE...\n[flags]",
+                "completions\n.I SHELL\n",
+                "man\n",
+                "help\n.I [COMMAND]\n",
+            ] {
+                assert!(synopsis.contains(words), "{words}: {synopsis}");
+            }
+        }
         if let Some(said) = checked(name, &page, &["mandoc", "-T", "lint", "-W", "warning"]) {
             // Pages are the same however late they are made.
             let warnings = said.lines().filter(|line| !line.contains("missing date"));

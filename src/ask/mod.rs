@@ -3,12 +3,13 @@
 //! Owns connections, silences and their ends. Must never believe an answer: it may be cut short, garbage, or meant to
 //! harm a terminal.
 
+mod bounds;
 mod plain;
 mod routes;
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
@@ -19,14 +20,22 @@ use metalbond_uring::types::HostPort;
 use thiserror::Error;
 use tokio::runtime::Runtime;
 
-pub(crate) use plain::plain;
+pub(crate) use bounds::Bounded;
 use plain::plain_words;
+pub(crate) use plain::{is_harmless, plain};
 pub(crate) use routes::{Shape, Told, read_routes};
 
 /// How long a connection may take to come about, at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait before a node that is busy is asked again.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// How long an answer may take as a whole: a node itself gives up after 120 s. Who allows a shorter silence than a
+/// second waits so many silences.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(150);
+const ANSWER_SILENCES_MAX: u32 = 150;
+/// Bytes of an answer that is kept as a whole, which all are but tables of routes: several hundred bytes for each of
+/// 100,000 peers or VNIs.
+const KEPT_BYTES_MAX: u64 = 128 << 20;
 /// Bytes of a refusal that are read.
 const REFUSAL_BYTES_MAX: u64 = 1_024;
 
@@ -42,6 +51,9 @@ pub(crate) enum AskError {
     /// Nothing came for so long.
     #[error("{url}: nothing came for {} s", time.as_secs_f64())]
     Silent { url: String, time: Duration },
+    /// It says something now and then, and does not come to an end.
+    #[error("{url}: the answer was not whole after {:.1} s", time.as_secs_f64())]
+    Endless { url: String, time: Duration },
     /// It refuses, in words of its own.
     #[error("{url}: status {status}: {words}")]
     Refused { url: String, status: u16, words: String },
@@ -69,6 +81,8 @@ pub(crate) struct Node {
     pub(crate) address: HostPort,
     /// How long it may be silent.
     pub(crate) timeout: Duration,
+    /// When all answers have to be whole, if there is such a time.
+    pub(crate) until: Option<Instant>,
 }
 
 /// What a node said.
@@ -79,6 +93,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// The kind of content, if it was said; plain text.
     pub(crate) kind: String,
+    is_table: bool,
     body: Body,
 }
 
@@ -86,6 +101,9 @@ pub(crate) struct Answer {
 struct Body {
     url: String,
     silence_max: Duration,
+    /// When it was asked for, and when it has to be whole.
+    asked_at: Instant,
+    until: Instant,
     /// What has come and was not read yet.
     chunk: Bytes,
     incoming: Incoming,
@@ -105,23 +123,28 @@ impl Node {
             words.extend_pairs(query);
             target = format!("{path}?{}", words.finish());
         }
-        let mut waited = Duration::ZERO;
+        let begun = now();
         loop {
             let (answer, is_busy) = self.ask_once(&target)?;
-            if !is_busy || waited >= self.timeout {
+            if !is_busy || begun.elapsed() >= self.timeout {
                 return Ok(answer);
             }
             drop(answer);
-            let pause = BUSY_PAUSE.min(self.timeout);
-            std::thread::sleep(pause);
-            waited += pause;
+            std::thread::sleep(BUSY_PAUSE.min(self.timeout));
         }
     }
 
     /// The answer, and whether the node wants to be asked again.
     fn ask_once(&self, target: &str) -> Result<(Answer, bool), AskError> {
         let url = format!("http://{}{target}", self.address);
-        let stream = self.connect()?;
+        let asked_at = now();
+        let until = self.answer_by(asked_at);
+        let left = until.saturating_duration_since(asked_at);
+        if left.is_zero() {
+            return Err(AskError::Endless { url, time: left });
+        }
+        let silence_max = self.timeout.min(left);
+        let stream = self.connect(silence_max)?;
         stream.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let request = Request::get(target)
@@ -139,22 +162,36 @@ impl Node {
                 tokio::spawn(connection);
                 sender.send_request(request).await.map_err(no_http)
             };
-            tokio::time::timeout(self.timeout, talk)
+            tokio::time::timeout(silence_max, talk)
                 .await
-                .unwrap_or_else(|_| Err(AskError::Silent { url: url.clone(), time: self.timeout }))
+                .unwrap_or_else(|_| Err(AskError::Silent { url: url.clone(), time: silence_max }))
         })?;
         let (head, incoming) = response.into_parts();
         let is_busy = head.status.as_u16() == 503 && head.headers.contains_key(RETRY_AFTER);
         let body = Body {
             url: url.clone(),
             silence_max: self.timeout,
+            asked_at,
+            until,
             chunk: Bytes::new(),
             incoming,
             runtime,
         };
-        let answer =
-            Answer { url, status: head.status.as_u16(), kind: kind_of(&head.headers), body };
+        let answer = Answer {
+            url,
+            status: head.status.as_u16(),
+            kind: kind_of(&head.headers),
+            is_table: target.starts_with("/routes.json"),
+            body,
+        };
         Ok((answer, is_busy))
+    }
+
+    /// When an answer that is asked for now has to be whole.
+    fn answer_by(&self, asked_at: Instant) -> Instant {
+        let time = self.timeout.saturating_mul(ANSWER_SILENCES_MAX);
+        let by = asked_at + time.min(ANSWER_TIME_MAX.max(self.timeout));
+        self.until.map_or(by, |until| until.min(by))
     }
 
     /// The address as a server knows it: without a zone, which means something here only.
@@ -165,22 +202,13 @@ impl Node {
     }
 
     /// A connection to the first of the name's addresses that takes one.
-    fn connect(&self) -> Result<TcpStream, AskError> {
+    fn connect(&self, time_max: Duration) -> Result<TcpStream, AskError> {
         let nobody = |why: String| AskError::Nobody { address: self.address.clone(), why };
-        let HostPort { host, port } = &self.address;
-        let mut addresses: Vec<SocketAddr> = if host == "localhost" {
-            // Whatever the system's tables say: the node may listen on either.
-            [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()]
-                .map(|address: IpAddr| SocketAddr::from((address, *port)))
-                .to_vec()
-        } else {
-            let found = (host.as_str(), *port).to_socket_addrs();
-            found.map_err(|error| nobody(plain(&error.to_string())))?.collect()
-        };
-        addresses.dedup();
+        let addresses =
+            addresses_of(&self.address).map_err(|error| nobody(plain(&error.to_string())))?;
         let mut why = "the name has no address".to_owned();
         for address in addresses {
-            match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT.min(self.timeout)) {
+            match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT.min(time_max)) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => why = error_text(&error),
             }
@@ -201,7 +229,9 @@ impl Answer {
         if !self.is_json() {
             return Err(AskError::NoJson { url: self.url, kind: self.kind });
         }
-        Ok(std::io::BufReader::with_capacity(64 << 10, self.body))
+        let bytes_max = if self.is_table { u64::MAX } else { KEPT_BYTES_MAX };
+        let bounded = Bounded::new(self.body, &self.url, bytes_max);
+        Ok(std::io::BufReader::with_capacity(64 << 10, bounded))
     }
 
     /// Whether it says that it is JSON.
@@ -247,12 +277,19 @@ impl Read for Body {
             if self.incoming.is_end_stream() {
                 return Ok(0);
             }
-            let (silence_max, frame) = (self.silence_max, self.incoming.frame());
+            let left = self.until.saturating_duration_since(now());
+            if left.is_zero() {
+                let (url, time) = (self.url.clone(), self.asked_at.elapsed());
+                return Err(std::io::Error::other(AskError::Endless { url, time }));
+            }
+            let (silence_max, frame) = (self.silence_max.min(left), self.incoming.frame());
             // Made within the runtime, whose timer it needs.
             let timed = async { tokio::time::timeout(silence_max, frame).await };
             let next = self.runtime.block_on(timed);
             let url = self.url.clone();
             let fault = match next {
+                // The time for the whole is over.
+                Err(_) if silence_max < self.silence_max => continue,
                 Err(_) => AskError::Silent { url, time: self.silence_max },
                 Ok(None) => return Ok(0),
                 Ok(Some(Err(error))) => AskError::Cut { url, why: deepest(&error) },
@@ -268,6 +305,24 @@ impl Read for Body {
         buffer[..length].copy_from_slice(&self.chunk.split_to(length));
         Ok(length)
     }
+}
+
+/// The addresses of a node.
+pub(crate) fn addresses_of(node: &HostPort) -> std::io::Result<Vec<SocketAddr>> {
+    let HostPort { host, port } = node;
+    if host == "localhost" {
+        // Whatever the system's tables say: the node may listen on either.
+        let both: [IpAddr; 2] = [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
+        return Ok(both.map(|address| SocketAddr::from((address, *port))).to_vec());
+    }
+    let mut addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+#[allow(clippy::disallowed_methods)] // a program that waits has a clock
+fn now() -> Instant {
+    Instant::now()
 }
 
 fn kind_of(headers: &HeaderMap) -> String {

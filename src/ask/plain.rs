@@ -21,10 +21,13 @@ pub(crate) fn plain_words(text: &str) -> String {
     format!("{}{end}", plain(&words))
 }
 
-fn is_harmless(c: char) -> bool {
-    let turns_order = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let ends_line = matches!(c, '\u{2028}' | '\u{2029}');
-    !c.is_control() && !turns_order && !ends_line
+/// Whether it is shown as what it is, and moves or hides nothing.
+pub(crate) fn is_harmless(c: char) -> bool {
+    // 2028 to 202e: ends of lines, and what turns the order of letters, as some of the others do.
+    let is_unseen = matches!(c, '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{feff}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+    !c.is_control() && !is_unseen
 }
 
 #[cfg(test)]
@@ -45,9 +48,25 @@ mod tests {
             plain("rr1.example [2001:db8::1]:4711 – ü 網"),
             "rr1.example [2001:db8::1]:4711 – ü 網"
         );
-        for harm in
-            ["\x1b[2J", "\x07", "\r", "\n", "\u{9b}2J", "\x7f", "\u{202e}", "\u{2066}", "\t", "\0"]
-        {
+        for harm in [
+            "\x1b[2J",
+            "\x07",
+            "\r",
+            "\n",
+            "\u{9b}2J",
+            "\x7f",
+            "\u{202e}",
+            "\u{2066}",
+            "\t",
+            "\0",
+            "\u{200b}",
+            "\u{200d}",
+            "\u{2060}",
+            "\u{feff}",
+            "\u{ad}",
+            "\u{e0041}",
+            "\u{2028}",
+        ] {
             let text = plain(&format!("a{harm}b"));
             assert!(text.starts_with("a\u{fffd}") && text.ends_with('b'), "{text:?}");
         }

@@ -63,9 +63,16 @@ pub struct DiffOptions {
                    What has a / in it, or .json at its end, is a file: a saved /routes.json.",
     usage = "<side> <side>... [flags]",
     help_triggers("-h", "--help"),
-    note = "Digests of VNIs are compared first, then the routes of those that differ. Of\n\
-            next hops v0.3.0 of the Go program tells only addresses: beside it, nothing\n\
-            else of them is compared.",
+    note = "Digests of VNIs are compared first, then the routes of those that differ.\n\
+            Equal means that each VNI agreed at some moment. Whoever chooses routes on\n\
+            purpose can make digests meet; with http://ADDRESS/routes.json for a side,\n\
+            routes are compared one by one.\n\n\
+            A client is compared by the routes that it has received. Of next hops\n\
+            v0.3.0 of the Go program tells only addresses: beside it, nothing else of\n\
+            them is compared.\n\n\
+            An answer may take 150 s as a whole, or 150 times --timeout where that is\n\
+            less than 1 s. With --for, who has not answered --timeout after that time\n\
+            is given up: status 2.",
     example = "{command_name} \"[2001:db8::1]:4712\" \"[2001:db8::2]:4712\"",
     example = "{command_name} :4712 rr2.example:4712 rr3.example:4712 --for 30s",
     example = "{command_name} :4712 ./saved/routes.json",
@@ -163,6 +170,11 @@ fn side_at(text: &str) -> Result<SideAt, String> {
             None => http_address(text).map(SideAt::Reflector),
         };
     }
+    if let Some((address, _)) = text.split_once('/')
+        && http_address(address).is_ok()
+    {
+        return Err(format!("for what a node shows write http://{text}, for a file ./{text}"));
+    }
     if text.contains('/') || text.ends_with(".json") {
         return Ok(SideAt::File(PathBuf::from(text)));
     }
@@ -206,6 +218,8 @@ mod tests {
             (":1 https://rr:1", "no TLS"),
             (":1 http://rr:1/metrics", "is no port"),
             (&many, "65 are too many"),
+            (":1 [::1]:2/routes.json", "write http://[::1]:2/routes.json"),
+            (":1 :2/routes.json", "write http://:2/routes.json"),
             (":1 :2 --for soon", "--for takes a time"),
             (":1 :2 --for 25h", "--for takes a time"),
             (":1 :2 --vni -1", "--vni"),

@@ -19,18 +19,25 @@ pub(super) fn man(program: &Program) -> String {
     );
     page.push_str(".SH SYNOPSIS\n");
     if program.commands.is_empty() {
-        synopsis(&mut page, name, program.own);
+        synopsis(&mut page, name, "", "[flags]");
     }
     for (at, command) in program.commands.iter().enumerate() {
         if at > 0 {
             page.push_str(".br\n");
         }
-        synopsis(&mut page, &format!("{name} {}", command.name), command.grammar);
+        synopsis(&mut page, &format!("{name} {}", command.name), command.needs, "[flags]");
+    }
+    for (command, needs) in [("completions", "SHELL"), ("man", ""), ("help", "[COMMAND]")] {
+        if program.commands().iter().any(|(name, _)| *name == command) {
+            page.push_str(".br\n");
+            synopsis(&mut page, &format!("{name} {command}"), needs, "");
+        }
     }
     page.push_str(".SH DESCRIPTION\n");
     paragraphs(&mut page, (program.own.args)().description);
     if program.commands.is_empty() {
         page.push_str(".SH OPTIONS\n");
+        notes(&mut page, program.own);
         options(&mut page, program.own);
         details(&mut page, name, program.own);
     }
@@ -40,6 +47,7 @@ pub(super) fn man(program: &Program) -> String {
         if !std::ptr::eq(command.grammar, program.own) {
             paragraphs(&mut page, (command.grammar.args)().description);
         }
+        notes(&mut page, command.grammar);
         options(&mut page, command.grammar);
         details(&mut page, &whole, command.grammar);
     }
@@ -54,12 +62,15 @@ pub(super) fn man(program: &Program) -> String {
     page
 }
 
-fn synopsis(page: &mut String, whole: &str, grammar: &Grammar) {
+fn synopsis(page: &mut String, whole: &str, needs: &str, more: &str) {
     let _ = writeln!(page, ".B {}", escaped(whole));
-    if let Some((word, _)) = grammar.words {
-        let _ = writeln!(page, ".I {}\\fR...", escaped(word));
+    for word in needs.split_whitespace() {
+        let font = if word.starts_with("--") { "B" } else { "I" };
+        let _ = writeln!(page, ".{font} {}", escaped(word));
     }
-    page.push_str("[flags]\n");
+    if !more.is_empty() {
+        let _ = writeln!(page, "{}", escaped(more));
+    }
 }
 
 fn options(page: &mut String, grammar: &Grammar) {
@@ -77,13 +88,20 @@ fn options(page: &mut String, grammar: &Grammar) {
     }
 }
 
-/// Notes, examples and exit codes.
-fn details(page: &mut String, whole: &str, grammar: &Grammar) {
-    let info = (grammar.args)();
-    for note in info.notes {
-        page.push_str(".PP\n");
+/// What there is to say before the flags.
+fn notes(page: &mut String, grammar: &Grammar) {
+    for note in (grammar.args)().notes {
+        // A heading begins a paragraph.
+        if !page.lines().next_back().is_some_and(|line| line.starts_with(".SH ")) {
+            page.push_str(".PP\n");
+        }
         paragraphs(page, note);
     }
+}
+
+/// Examples and exit codes.
+fn details(page: &mut String, whole: &str, grammar: &Grammar) {
+    let info = (grammar.args)();
     if !info.examples.is_empty() {
         page.push_str(".SS Examples\n.nf\n");
         for example in info.examples {

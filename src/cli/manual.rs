@@ -14,20 +14,23 @@ pub(super) static MANUAL: Program = Program {
     summary: "a route reflector for the MetalBond protocol",
     own: &GRAMMAR,
     commands: &[
-        Command { name: "server", summary: "be the reflector", grammar: &GRAMMAR },
+        Command { name: "server", summary: "be the reflector", needs: "", grammar: &GRAMMAR },
         Command {
             name: "client",
             summary: "connect to servers, announce and install routes",
+            needs: "--server ADDRESS",
             grammar: &client::GRAMMAR,
         },
         Command {
             name: "show",
             summary: "show what a running server or client knows",
+            needs: "WHAT",
             grammar: &show::GRAMMAR,
         },
         Command {
             name: "diff",
             summary: "say whether reflectors have the same routes",
+            needs: "SIDE SIDE...",
             grammar: &diff::GRAMMAR,
         },
     ],

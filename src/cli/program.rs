@@ -26,6 +26,8 @@ pub struct Command {
     pub name: &'static str,
     /// What it does, in half a sentence.
     pub summary: &'static str,
+    /// What has to follow it: flags as they stand, and words in capitals for what is chosen.
+    pub needs: &'static str,
     /// Its flags.
     pub grammar: &'static Grammar,
 }

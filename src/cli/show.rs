@@ -63,7 +63,8 @@ const SUBJECTS: &[&str] = &["summary", "peers", "peer", "routes", "vnis"];
     usage = "<what> [flags]",
     help_triggers("-h", "--help"),
     note = "Tables are cut to the terminal's width. Into a pipe they are written whole and\n\
-            without colours; an empty field is a dash.",
+            without colours; an empty field is a dash. An answer may take 150 s\n\
+            as a whole.",
     example = "{command_name} peers",
     example = "{command_name} peer 2001:db8::7",
     example = "{command_name} routes --vni 100 --prefix 10.0.1.7",

@@ -263,6 +263,9 @@ fn help_and_version() {
         assert_eq!(said(args), of_server, "{args:?}");
     }
     assert!(of_server.contains("\n  client            connect to servers"), "{of_server}");
+    let of_completions = said(&["help", "completions"]);
+    assert!(of_completions.starts_with("Usage: metalbond-uring completions <bash"));
+    assert_eq!(said(&["help", "man"]), of_completions);
     let of_client = said(&["client", "--help"]);
     for args in [&["client", "-h"][..], &["help", "client"], &["client", "-v", "--help"]] {
         assert_eq!(said(args), of_client, "{args:?}");

@@ -4,6 +4,7 @@
 //! a side than [`ROUTES_MAX`], or one VNI.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use metalbond_uring::internals::cli::DiffOptions;
 use metalbond_uring::types::{Route, Vni};
@@ -37,6 +38,8 @@ pub(super) struct Look {
     pub(super) differences: u64,
     /// Routes of the first side.
     pub(super) routes: u64,
+    /// The places of sides that are clients, and were asked for received routes.
+    pub(super) clients: Vec<usize>,
     /// The places of sides that tell addresses only, and what each told that is no route.
     pub(super) bare: Vec<usize>,
     pub(super) unreadable: Vec<u64>,
@@ -48,13 +51,15 @@ impl Holders {
     }
 }
 
-/// Looks at all sides, and calls `each` with what differs, by VNI and route.
+/// Looks at all sides, and calls `each` with what differs, by VNI and route. Nobody is asked after `until`.
 pub(super) fn look(
     options: &DiffOptions,
+    until: Option<Instant>,
     each: &mut dyn FnMut(&Difference, Identity),
 ) -> Result<Look, AskError> {
     let mut indices =
-        at_once(&options.sides, |side| Index::of(side, &options.vnis, options.timeout))?;
+        at_once(&options.sides, |side| Index::of(side, &options.vnis, options.timeout, until))?;
+    let clients: Vec<usize> = (0..indices.len()).filter(|at| indices[*at].is_client).collect();
     let bare: Vec<usize> =
         (0..indices.len()).filter(|at| indices[*at].has_bare_addresses).collect();
     let identity = if bare.is_empty() { Identity::Full } else { Identity::Addresses };
@@ -99,7 +104,10 @@ pub(super) fn look(
         vnis: vnis.len(),
         vnis_that_differ,
         differences,
-        routes: indices[0].vnis.values().map(|summary| summary.routes).sum(),
+        // A node may claim any number.
+        routes: (indices[0].vnis.values())
+            .fold(0, |sum, summary| sum.saturating_add(summary.routes)),
+        clients,
         bare,
         unreadable: indices.iter().map(|index| index.unreadable).collect(),
     })

@@ -7,11 +7,12 @@ mod side;
 mod tell;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use metalbond_uring::internals::cli::{DiffOptions, Exit, PROGRAM, Stream};
+use metalbond_uring::internals::cli::{DiffOptions, Exit, PROGRAM, SideAt, Stream};
 
-use crate::ask::{AskError, error_text, plain};
+use crate::ask::{AskError, addresses_of, error_text, plain};
 use look::{Lasting, Look, look};
 use side::Identity;
 use tell::{Teller, Verdict, listed};
@@ -37,9 +38,10 @@ pub(crate) fn run(options: &DiffOptions) -> Result<(), Exit> {
 
 /// Whether they are equal, or why that cannot be told.
 fn compare(options: &DiffOptions) -> Result<bool, String> {
+    refuse_twins(options)?;
     let mut teller = Teller::new(options);
     let seen = if options.patience.is_zero() {
-        look(options, &mut |difference, identity| teller.difference(difference, identity))
+        look(options, None, &mut |difference, identity| teller.difference(difference, identity))
     } else {
         wait(options).map(|(seen, lasting)| {
             if seen.differences > 0 {
@@ -55,25 +57,60 @@ fn compare(options: &DiffOptions) -> Result<bool, String> {
         _ if options.patience.is_zero() => Verdict::Differ(&seen),
         _ => Verdict::NeverAgreed(&seen),
     };
+    let is_one_look = matches!(verdict, Verdict::Differ(_));
     match teller.end(&verdict) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(format!("cannot write: {}", error_text(&error)))
         }
-        _ => Ok(seen.differences == 0),
+        // Whoever has enough of the rest needs no advice.
+        Err(_) => Ok(seen.differences == 0),
+        Ok(()) => {
+            if is_one_look {
+                say("routes that were on their way differ too: --for 30s tells only what lasts");
+            }
+            Ok(seen.differences == 0)
+        }
     }
+}
+
+/// Two names of one address are one side, which agrees with itself.
+fn refuse_twins(options: &DiffOptions) -> Result<(), String> {
+    let mut seen: Vec<(bool, SocketAddr, &str)> = Vec::new();
+    for side in &options.sides {
+        let (is_whole, at) = match &side.at {
+            SideAt::Reflector(at) => (false, at),
+            SideAt::Routes(at) => (true, at),
+            SideAt::File(_) => continue,
+        };
+        // A name that nobody knows is told of when it is asked.
+        let addresses = addresses_of(at).unwrap_or_default();
+        for address in &addresses {
+            let twin = seen.iter().find(|(kind, of, _)| *kind == is_whole && of == address);
+            if let Some((.., twin)) = twin {
+                return Err(format!(
+                    "{:?} was given twice, as {twin:?} too: both are {address}, which would agree with itself",
+                    side.name
+                ));
+            }
+        }
+        seen.extend(addresses.into_iter().map(|address| (is_whole, address, side.name.as_str())));
+    }
+    Ok(())
 }
 
 /// Looks again and again until they agree or the time is over. The last look, and what differed in all of them.
 #[allow(clippy::disallowed_methods)] // a program that waits has a clock
 fn wait(options: &DiffOptions) -> Result<(Look, Lasting), AskError> {
     let begun = Instant::now();
+    // Enough for a last look, unless somebody does not come to an end.
+    let until = Some(begun + options.patience + options.timeout);
     let mut lasting = Lasting::default();
     let mut was_seen = false;
     loop {
         let look_begun = Instant::now();
         // The last look begins when the time is over, or later.
         let is_last = begun.elapsed() >= options.patience;
-        match look(options, &mut |difference, _| lasting.note(difference)) {
+        match look(options, until, &mut |difference, _| lasting.note(difference)) {
             Ok(seen) => {
                 lasting.end_look();
                 was_seen = true;
@@ -93,6 +130,12 @@ fn wait(options: &DiffOptions) -> Result<(Look, Lasting), AskError> {
 /// What one has to know of the comparison.
 fn notes(options: &DiffOptions, seen: &Look) {
     let name = |at: &usize| options.sides[*at].name.clone();
+    for at in &seen.clients {
+        say(&format!(
+            "{} is a client: it is compared by the routes that it has received",
+            name(at)
+        ));
+    }
     if seen.identity == Identity::Addresses {
         let bare = listed(&seen.bare.iter().map(name).collect::<Vec<_>>());
         say(&format!(

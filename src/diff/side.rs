@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metalbond_uring::internals::cli::{Side, SideAt};
 use metalbond_uring::types::{Digest, NextHop, NextHopType, Route, Vni};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use crate::ask::{Answer, AskError, Node, Told, error_text, read_routes};
+use crate::ask::{Answer, AskError, Bounded, Node, Told, error_text, read_routes};
 
 /// VNIs that one question names: more would make a long URL.
 const VNIS_PER_QUESTION: usize = 256;
@@ -30,6 +31,8 @@ pub(super) enum Identity {
 pub(super) struct Index {
     /// VNIs with a route.
     pub(super) vnis: BTreeMap<Vni, Summary>,
+    /// Whether it is a client, whose digests count its own routes too.
+    pub(super) is_client: bool,
     /// Where it is asked for routes.
     pub(super) source: Source,
     /// Whether it tells only addresses of next hops.
@@ -58,6 +61,14 @@ pub(super) enum Source {
     File(String),
 }
 
+/// `/summary.json`.
+#[derive(Deserialize)]
+struct Summarised {
+    /// Those of a client; nothing at a reflector.
+    #[serde(default)]
+    servers: Option<IgnoredAny>,
+}
+
 #[derive(Deserialize)]
 struct Vnis {
     vnis: Vec<Row>,
@@ -77,8 +88,9 @@ impl Index {
         side: &Side,
         vnis: &BTreeSet<Vni>,
         timeout: Duration,
+        until: Option<Instant>,
     ) -> Result<Index, AskError> {
-        let node = |address: &_| Node { address: Clone::clone(address), timeout };
+        let node = |address: &_| Node { address: Clone::clone(address), timeout, until };
         match &side.at {
             SideAt::File(path) => {
                 Index::by_reading(Source::File(path.to_string_lossy().into_owned()), vnis)
@@ -91,7 +103,12 @@ impl Index {
                 let is_other = answer.status == 404 || answer.status == 200 && !answer.is_json();
                 let rows = if is_other { None } else { rows(answer)? };
                 match rows {
+                    Some(_) if is_client(&node)? => {
+                        let index = Index::by_reading(Source::ByVni(node), vnis)?;
+                        Ok(Index { is_client: true, ..index })
+                    }
                     Some(rows) => Ok(Index {
+                        is_client: false,
                         vnis: rows,
                         source: Source::ByVni(node),
                         has_bare_addresses: false,
@@ -114,6 +131,7 @@ impl Index {
             summary.digest_of_addresses.get_or_insert_default().add(&bare);
         })?;
         Ok(Index {
+            is_client: false,
             vnis: found,
             source,
             has_bare_addresses: told.has_bare_addresses,
@@ -173,6 +191,11 @@ impl Source {
                     path: path.clone(),
                     why: error_text(&error),
                 })?;
+                if file.metadata().is_ok_and(|it| it.is_file() && it.len() == 0) {
+                    let why = "the file is empty".to_owned();
+                    return Err(AskError::File { path: path.clone(), why });
+                }
+                let file = Bounded::new(file, path, u64::MAX);
                 all = read(BufReader::with_capacity(64 << 10, file), path, &mut each)?;
             }
             Source::Whole(node) => all = ask(node, &[], &mut each)?,
@@ -209,6 +232,18 @@ impl Identity {
 
 fn query<'a>(vnis: impl IntoIterator<Item = &'a Vni>) -> Vec<(&'static str, String)> {
     vnis.into_iter().map(|vni| ("vni", vni.to_string())).collect()
+}
+
+/// Whether it says that it is a client. What has no summary is none.
+fn is_client(node: &Node) -> Result<bool, AskError> {
+    let answer = node.ask("/summary.json", &[])?;
+    if answer.status != 200 || !answer.is_json() {
+        return Ok(false);
+    }
+    let url = answer.url.clone();
+    let told: Summarised =
+        serde_json::from_reader(answer.json()?).map_err(|error| AskError::of(&url, error))?;
+    Ok(told.servers.is_some())
 }
 
 /// VNIs with a route, and their digests. None if there is one without.

@@ -71,8 +71,11 @@ struct Whole<'a> {
     compared: &'static str,
     vnis: usize,
     differing_vnis: usize,
-    /// Routes that differed in the last look.
+    /// Routes that differed in the last look, as did those VNIs.
     differing_routes: u64,
+    /// With `--for`: routes that differed in each look, in the same way. `differences` are these, then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lasting_routes: Option<u64>,
     /// Those of `differences` that are not listed.
     left_out: u64,
     differences: &'a [Entry],
@@ -128,6 +131,7 @@ impl<'a> Teller<'a> {
                 vnis: look.vnis,
                 differing_vnis: look.vnis_that_differ,
                 differing_routes: look.differences,
+                lasting_routes: (!self.options.patience.is_zero()).then_some(self.differences),
                 left_out,
                 differences: &self.kept,
             };

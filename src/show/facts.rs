@@ -11,7 +11,20 @@ use super::table::{Cell, Colour, Column, Layout};
 use super::{ShowError, units};
 
 /// What comes first in a summary; anything else follows.
-const SUMMARY: &[&str] = &["version", "uptime_s", "shards", "peers", "routes", "vnis"];
+const SUMMARY: &[&str] = &[
+    "version",
+    "uptime_s",
+    "peers/established",
+    "peers/slow",
+    "routes",
+    "vnis",
+    "pending_bytes",
+    "propagation_us",
+    "since_start/updates_received",
+    "since_start/updates_sent",
+];
+/// What is left out of a summary where it says nothing: pacing that never was, servers that only a client has.
+const SILENT: &[&str] = &["pacing", "servers"];
 /// The same of a peer.
 const PEER: &[&str] = &["address", "id", "state", "class", "direction", "established_for_s"];
 /// Columns of a pipe that a list is broken at.
@@ -26,7 +39,9 @@ const COLUMNS: &[Column] = &[
 
 /// The node in figures.
 pub(super) fn summary(told: &Map<String, Value>, screen: &mut Screen) -> Result<(), ShowError> {
-    write(told, SUMMARY, screen)
+    let mut told = told.clone();
+    told.retain(|name, value| !SILENT.contains(&name.as_str()) || !says_nothing(value));
+    write(&told, SUMMARY, screen)
 }
 
 /// One connection.
@@ -37,12 +52,14 @@ pub(super) fn peer(told: &Value, screen: &mut Screen) -> Result<(), ShowError> {
 
 fn write(told: &Map<String, Value>, first: &[&str], screen: &mut Screen) -> Result<(), ShowError> {
     let mut facts = Vec::new();
-    let rank = |name: &str| first.iter().position(|it| *it == name).unwrap_or(first.len());
-    let mut names: Vec<&String> = told.keys().collect();
-    names.sort_by_key(|name| rank(name));
-    for name in names {
-        collect(name, &told[name], &mut facts);
+    for (name, value) in told {
+        collect(name, value, &mut facts);
     }
+    let is_of = |path: &str, it: &str| {
+        path.strip_prefix(it).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let rank = |path: &str| first.iter().position(|it| is_of(path, it)).unwrap_or(first.len());
+    facts.sort_by_key(|fact| rank(&fact.path));
     let label_width = facts.iter().map(|fact| fact.label.width()).max().unwrap_or(0);
     let room = screen.width.unwrap_or(PIPE_WIDTH).saturating_sub(label_width + 2);
     let number_width =
@@ -70,12 +87,21 @@ fn write(told: &Map<String, Value>, first: &[&str], screen: &mut Screen) -> Resu
     Ok(())
 }
 
+/// Null, 0, or nothing but those.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.values().all(says_nothing),
+        value => value.is_null() || value.as_u64() == Some(0),
+    }
+}
+
 /// A label, which may be empty: a list goes on.
 fn blank(label: &str) -> Cell {
     Cell::new(if label.is_empty() { " " } else { label })
 }
 
 struct Fact {
+    path: String,
     label: String,
     text: String,
     is_number: bool,
@@ -100,6 +126,7 @@ fn collect(path: &str, value: &Value, facts: &mut Vec<Fact>) {
     };
     let is_state = path == "state";
     facts.push(Fact {
+        path: path.to_owned(),
         label,
         is_number: value.is_number(),
         colour: is_state.then(|| Colour::of_state(&text)),

@@ -40,7 +40,7 @@ enum ShowError {
 /// # Errors
 /// What to say, and the exit code, if it cannot be shown.
 pub(crate) fn run(options: &ShowOptions) -> Result<(), Exit> {
-    let node = Node { address: options.http.clone(), timeout: options.timeout };
+    let node = Node { address: options.http.clone(), timeout: options.timeout, until: None };
     let mut screen = Screen::new(options.watch && !options.json);
     match show_all(options, &node, &mut screen) {
         Err(ShowError::Write(error)) if is_closed(&error) => Ok(()),
@@ -98,10 +98,36 @@ fn show(options: &ShowOptions, node: &Node, screen: &mut Screen) -> Result<(), S
     }
     match options.subject {
         Subject::Summary => facts::summary(&read(body, &url)?, screen),
-        Subject::Peers | Subject::Peer => peers::all(read(body, &url)?, screen),
-        Subject::Routes => routes::routes(body, &url, screen),
-        Subject::Vnis => vnis::vnis(read(body, &url)?, screen),
+        Subject::Peers | Subject::Peer => {
+            let told = peers::all(read(body, &url)?, screen)?;
+            note_nothing(options, told, screen)
+        }
+        Subject::Routes => {
+            let told = routes::routes(body, &url, screen)?;
+            note_nothing(options, told, screen)
+        }
+        Subject::Vnis => {
+            let told = vnis::vnis(read(body, &url)?, screen)?;
+            note_nothing(options, told, screen)
+        }
     }
+}
+
+/// Says so if filters have left nothing of a table.
+fn note_nothing(options: &ShowOptions, rows: u64, screen: &mut Screen) -> Result<(), ShowError> {
+    if rows > 0 || options.filter.is_empty() {
+        return Ok(());
+    }
+    let has_prefix = options.filter.iter().any(|(word, _)| *word == "prefix");
+    let text = match options.subject {
+        Subject::Routes if has_prefix => {
+            "no route matches (ADDRESS/LENGTH means exactly that one; an ADDRESS alone finds the longest)"
+        }
+        Subject::Routes => "no route matches",
+        Subject::Vnis => "no such VNI has a route or a subscriber",
+        _ => "no peer matches",
+    };
+    Ok(screen.note(text)?)
 }
 
 /// An answer as a whole.

@@ -40,6 +40,8 @@ struct Peer {
     #[serde(default)]
     slow_vnis: Option<u64>,
     #[serde(default)]
+    slow_for_s: Option<u64>,
+    #[serde(default)]
     paused: Option<bool>,
     #[serde(default)]
     pace: Option<String>,
@@ -52,19 +54,21 @@ const COLUMNS: &[Column] = &[
     Column { name: "RECONNECTS/H", is_number: true, rank: 5 },
     Column { name: "ROUTES", is_number: true, rank: 2 },
     Column { name: "VNIS", is_number: true, rank: 6 },
-    Column { name: "RECEIVED", is_number: true, rank: 7 },
-    Column { name: "SENT", is_number: true, rank: 8 },
+    Column { name: "UPDATES-IN", is_number: true, rank: 8 },
+    Column { name: "UPDATES-OUT", is_number: true, rank: 9 },
     Column { name: "PENDING", is_number: true, rank: 3 },
     Column { name: "SLOW-VNIS", is_number: true, rank: 4 },
-    Column { name: "PAUSED", is_number: false, rank: 9 },
-    Column { name: "DIRECTION", is_number: false, rank: 10 },
-    Column { name: "PACE", is_number: false, rank: 11 },
+    Column { name: "SLOW-FOR", is_number: true, rank: 7 },
+    Column { name: "PAUSED", is_number: false, rank: 10 },
+    Column { name: "DIRECTION", is_number: false, rank: 11 },
+    Column { name: "PACE", is_number: false, rank: 12 },
 ];
 
-/// A line for each.
-pub(super) fn all(told: Peers, screen: &mut Screen) -> Result<(), ShowError> {
+/// A line for each; returns how many there are.
+pub(super) fn all(told: Peers, screen: &mut Screen) -> Result<u64, ShowError> {
     let rows: Vec<Vec<Cell>> = told.peers.into_iter().map(row).collect();
-    write_table(COLUMNS, &rows, screen)
+    write_table(COLUMNS, &rows, screen)?;
+    Ok(rows.len() as u64)
 }
 
 /// All about each connection of one address. Says so if there is none.
@@ -109,6 +113,8 @@ fn row(peer: Peer) -> Vec<Cell> {
         Cell::of(peer.updates_sent),
         Cell::of(peer.pending_bytes.map(units::bytes)),
         Cell::of(peer.slow_vnis).coloured(unsettled(slow)),
+        Cell::of(peer.slow_for_s.map(units::seconds))
+            .coloured(unsettled(peer.slow_for_s.is_some())),
         Cell::of(paused).coloured(unsettled(paused == Some("yes"))),
         Cell::of(peer.direction),
         Cell::of(peer.pace),

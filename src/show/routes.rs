@@ -23,7 +23,8 @@ const COLUMNS: &[Column] = &[
     Column { name: "TARGET-VNI", is_number: true, rank: 3 },
 ];
 
-pub(super) fn routes(body: impl Read, url: &str, screen: &mut Screen) -> Result<(), ShowError> {
+/// A line for each; returns how many there are, as far as they were read.
+pub(super) fn routes(body: impl Read, url: &str, screen: &mut Screen) -> Result<u64, ShowError> {
     let mut list = List { screen, waiting: Vec::new(), layout: None, fault: None };
     let read = read_routes(body, &mut |vni, route, shape| list.take(row(vni, route, shape)));
     let is_enough = list.fault.is_some();
@@ -31,7 +32,7 @@ pub(super) fn routes(body: impl Read, url: &str, screen: &mut Screen) -> Result<
         list.write_waiting()?;
     }
     match (list.fault, read) {
-        (Some(Stop::Full), _) => Ok(()),
+        (Some(Stop::Full), _) => Ok(ROWS_MEASURED as u64),
         (Some(Stop::Write(error)), _) => Err(error.into()),
         (None, Err(error)) => {
             // What came before stands above.
@@ -44,7 +45,7 @@ pub(super) fn routes(body: impl Read, url: &str, screen: &mut Screen) -> Result<
                 list.screen
                     .note(&format!("left out, for they are no routes: {entries} entries"))?;
             }
-            Ok(())
+            Ok(told.routes + told.unreadable)
         }
     }
 }

@@ -37,7 +37,8 @@ const COLUMNS: &[Column] = &[
     Column { name: "DIGEST", is_number: false, rank: 5 },
 ];
 
-pub(super) fn vnis(told: Vnis, screen: &mut Screen) -> Result<(), ShowError> {
+/// A line for each; returns how many there are.
+pub(super) fn vnis(told: Vnis, screen: &mut Screen) -> Result<u64, ShowError> {
     let row = |row: Row| {
         let slow = row.slow_subscribers.is_some_and(|slow| slow > 0);
         vec![
@@ -50,5 +51,6 @@ pub(super) fn vnis(told: Vnis, screen: &mut Screen) -> Result<(), ShowError> {
         ]
     };
     let rows: Vec<Vec<Cell>> = told.vnis.into_iter().map(row).collect();
-    write_table(COLUMNS, &rows, screen)
+    write_table(COLUMNS, &rows, screen)?;
+    Ok(rows.len() as u64)
 }

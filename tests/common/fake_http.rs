@@ -19,6 +19,8 @@ pub enum Reply {
     Raw(Vec<u8>),
     /// These bytes, and then nothing, for longer than anybody waits.
     Hang(&'static str),
+    /// The beginning of an answer, and a space each few milliseconds: never silent, never whole.
+    Trickle,
     /// "Try again", by a status of 503.
     Busy,
     /// JSON that is made as it is sent.
@@ -105,6 +107,14 @@ fn reply(mut stream: TcpStream, reply: Reply) -> std::io::Result<()> {
             stream.write_all(bytes.as_bytes())?;
             std::thread::sleep(Duration::from_secs(600));
             Ok(())
+        }
+        Reply::Trickle => {
+            let head = "HTTP/1.1 200 X\r\nContent-Type: application/json\r\n\r\n{";
+            stream.write_all(head.as_bytes())?;
+            loop {
+                stream.write_all(b" ")?;
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         Reply::Busy => {
             let head = "HTTP/1.1 503 X\r\nRetry-After: 1\r\nContent-Length: 10\r\n\r\ntry again\n";
