@@ -21,6 +21,7 @@ mod vnis;
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -50,8 +51,9 @@ const TABLES_MAX: usize = 2;
 /// Pages that look at all peers, that are made at a time; others wait.
 const WALKS_MAX: usize = 4;
 /// From this age on a connection makes room for a new one, if there are as many as there may be: nobody who reads
-/// slowly is to keep health checks out.
+/// slowly is to keep health checks out, and even less who has not asked anything yet.
 const AGE_SPARED: Duration = Duration::from_secs(10);
+const AGE_SPARED_UNASKED: Duration = Duration::from_millis(250);
 /// How long a request's head may take to arrive, and an idle connection may stay.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take in all, which is for one answer. One that takes longer is cut short.
@@ -247,9 +249,13 @@ async fn serve(listener: TcpListener, view: Arc<View>) {
             }
         };
         let view = Arc::clone(&view);
-        connections.add(async move {
+        let has_asked = Arc::<AtomicBool>::default();
+        connections.add(Arc::clone(&has_asked), async move {
             let _end = vital::EndOnPanic;
-            let answer = service_fn(move |request| respond::respond(Arc::clone(&view), request));
+            let answer = service_fn(move |request| {
+                has_asked.store(true, Ordering::Relaxed);
+                respond::respond(Arc::clone(&view), request)
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .keep_alive(false)
@@ -266,31 +272,51 @@ async fn serve(listener: TcpListener, view: Arc<View>) {
 struct Connections {
     tasks: JoinSet<()>,
     /// The oldest first; those that have ended too.
-    begun: VecDeque<(Instant, AbortHandle)>,
+    begun: VecDeque<Begun>,
+}
+
+struct Begun {
+    at: Instant,
+    has_asked: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Begun {
+    /// From when on it makes room.
+    fn spared_until(&self) -> Instant {
+        let has_asked = self.has_asked.load(Ordering::Relaxed);
+        self.at + if has_asked { AGE_SPARED } else { AGE_SPARED_UNASKED }
+    }
 }
 
 impl Connections {
-    fn add(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+    fn add(
+        &mut self,
+        has_asked: Arc<AtomicBool>,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
         let task = self.tasks.spawn(connection);
-        self.begun.push_back((Instant::now(), task));
+        self.begun.push_back(Begun { at: Instant::now(), has_asked, task });
     }
 
     /// Waits until there is room for one more.
     async fn make_room(&mut self) {
         while self.tasks.try_join_next().is_some() {}
         while self.tasks.len() >= CONNECTIONS_MAX {
-            self.begun.retain(|(_, task)| !task.is_finished());
-            let Some((begun, oldest)) = self.begun.front() else { return };
+            self.begun.retain(|begun| !begun.task.is_finished());
+            let Some(first) = self.begun.iter().min_by_key(|begun| begun.spared_until()) else {
+                return;
+            };
             tokio::select! {
                 _ = self.tasks.join_next() => {}
-                () = tokio::time::sleep_until(*begun + AGE_SPARED) => {
-                    oldest.abort();
+                () = tokio::time::sleep_until(first.spared_until()) => {
+                    first.task.abort();
                     let _ = self.tasks.join_next().await;
                 }
             }
         }
         if self.begun.len() > 2 * CONNECTIONS_MAX {
-            self.begun.retain(|(_, task)| !task.is_finished());
+            self.begun.retain(|begun| !begun.task.is_finished());
         }
     }
 }
