@@ -49,7 +49,8 @@ fn help_goes_to_stdout_and_mistakes_to_stderr() {
         (&["show", "-h"], "Usage: metalbond-uring show <what>"),
         (&["help", "show", "peers"], "Usage: metalbond-uring show <what>"),
         (&["help", "diff"], "Usage: metalbond-uring diff <side> <side>..."),
-        (&["help", "man"], "Usage: metalbond-uring [server]"),
+        (&["help", "man"], "Usage: metalbond-uring completions"),
+        (&["help", "completions"], "Usage: metalbond-uring completions"),
     ] {
         let output = output(arguments);
         assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}");

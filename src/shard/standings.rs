@@ -62,7 +62,7 @@ impl Shard {
         StandingsPiece { peers: peers.collect(), next: (to < slots).then_some(to) }
     }
 
-    /// Which of its own routes a peer gets back: what [`Audience::of`] has to know.
+    /// Which of its own routes a peer gets back: what [`Audience::of`](super::Audience::of) has to know.
     pub fn reflect_own(&self) -> ReflectOwn {
         self.config.reflect_own
     }
