@@ -61,7 +61,7 @@ impl Shard {
         let Some(peer) = self.peers.find_mut(id) else { return Transmit::Idle };
         let behind = || if is_held { None } else { peer.outbound.behind_updates(&peer.link) };
         let Some(next) = next.or_else(behind) else {
-            return self.nothing_to_send(id);
+            return self.nothing_to_send(now, id);
         };
         let before = peer.outbound.updates_sent();
         let piece = peer.outbound.send(now, &peer.link, next);
@@ -172,7 +172,9 @@ impl Shard {
         }
     }
 
-    fn nothing_to_send(&mut self, id: PeerId) -> Transmit {
+    fn nothing_to_send(&mut self, now: Time, id: PeerId) -> Transmit {
+        // It may have been told all that it had missed just now.
+        self.note_laggards(now);
         let Some(peer) = self.peers.find_mut(id) else { return Transmit::Idle };
         if peer.ending == Ending::Gracefully && !peer.outbound.has_output() {
             let groups = &mut self.groups;
@@ -182,6 +184,9 @@ impl Shard {
         }
         peer.outbound.idle();
         peer.note_idle();
+        if !peer.outbound.has_output() {
+            peer.record.takes_all(now, id);
+        }
         Transmit::Idle
     }
 
