@@ -98,7 +98,8 @@ async fn watch(asker: &Asker, patience: Duration) {
 /// Asks each shard, and waits for a late one, however long. None if one has ended.
 async fn all_answer(asker: &Asker, patience: Duration) -> Option<()> {
     for shard in asker.shards() {
-        let answer = asker.ask(shard, |_, _| ());
+        // Whatever others ask it meanwhile.
+        let answer = asker.pulse(shard);
         tokio::pin!(answer);
         let answered = match tokio::time::timeout(patience, &mut answer).await {
             Ok(answered) => answered,
