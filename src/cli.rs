@@ -23,8 +23,8 @@ use crate::io::ServerConfig;
 use crate::shard::Limits;
 use crate::types::{HostPort, Pace, ReflectOwn};
 use values::{
-    at_least_one, cores, host_port, keepalive, listen, listen_default, log_format, mss, pace,
-    peers_max, queue_mib_default, reflect_own,
+    at_least_one, cores, host_port, keepalive, listen, listen_default, log_format, mss, network,
+    pace, peers_max, queue_mib_default, reflect_own,
 };
 
 pub use client::ClientOptions;
@@ -117,7 +117,10 @@ fn server(args: &[&str]) -> Result<Invocation, Exit> {
         return Err(version_of(PROGRAM));
     }
     metrics_need_http(&GRAMMAR, flags.metrics_per_peer, &flags.http)?;
-    Ok(Invocation::Server(flags.into()))
+    let allow = GRAMMAR.unique("--allow", &flags.allow, network)?;
+    let mut options = ServerOptions::from(flags);
+    options.server.allow = allow.into_iter().collect();
+    Ok(Invocation::Server(options))
 }
 
 /// Series that nobody can ask for are a mistake.
@@ -230,6 +233,9 @@ struct ServerFlags {
         default = "ServerConfig::default().peers_max"
     )]
     peers_max: u32,
+    /// addresses or networks that may connect, all without it; a list
+    #[argh(option, arg_name = "cidr")]
+    allow: Vec<String>,
     /// memory for what slow peers have not read yet, in MiB, default 1024
     #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "queue_mib_default()")]
     queue_mib_max: u32,
@@ -281,7 +287,7 @@ impl From<ServerFlags> for ServerOptions {
 static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
     values: VALUES,
-    lists: &[],
+    lists: &["--allow"],
     switches: &["--metrics-per-peer", "--verbose", "-v", "--version", "-V", "--help", "-h"],
     aliases: &[],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
@@ -304,6 +310,7 @@ static VALUES: &[Takes] = &[
     Takes("--routes-per-peer-max", "a number from 1 to 4294967295", "100000"),
     Takes("--vnis-per-peer-max", "a number from 1 to 4294967295", "16384"),
     Takes("--peers-max", "a number from 1 to 1048576", "65536"),
+    Takes("--allow", "networks or addresses", "10.0.0.0/8,2001:db8::/32"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
     Takes("--http", "an address and a port", "[::]:4712"),
     LOG_FORMAT_TAKES,

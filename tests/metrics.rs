@@ -127,7 +127,7 @@ fn ends_are_told_by_reason_and_address() {
     let mut refused = Peer::connect(address);
     refused.read_until_closed();
     let metrics = scrape(http);
-    assert_eq!(metrics.value("metalbond_connections_refused_total"), 1.0);
+    assert_eq!(metrics.value("metalbond_connections_refused_total{reason=\"peers_max\"}"), 1.0);
 }
 
 #[test]
@@ -152,6 +152,22 @@ fn series_of_each_peer_are_for_those_who_want_them() {
     scrape_until(http, "nothing of who is gone", |it| {
         !it.samples.keys().any(|series| series.contains(remote))
     });
+}
+
+#[test]
+fn only_who_is_allowed_comes_in() {
+    let process = Process::serve_at("[::]:0", &["--http", "[::1]:0", "--allow", "127.0.0.0/8"]);
+    let http = process.http_address();
+    let port = process.address().port();
+    let _peer = Peer::established(SocketAddr::from(([127, 0, 0, 1], port)), 60, true);
+    let mut stranger = Peer::connect(format!("[::1]:{port}").parse().unwrap());
+    stranger.read_until_closed();
+    process.wait_for("refused: its address is not among those of --allow remote=[::1]:");
+    let metrics = scrape(http);
+    let refused = "metalbond_connections_refused_total{reason=\"not_allowed\"}";
+    assert_eq!(metrics.value(refused), 1.0);
+    assert_eq!(metrics.value("metalbond_peers{state=\"established\"}"), 1.0);
+    assert_eq!(json(http, "/summary.json")["since_start"]["connections_refused"], 1);
 }
 
 /// By its own address, at a socket that takes both.

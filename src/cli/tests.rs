@@ -40,6 +40,7 @@ fn defaults() {
                     ..Limits::default()
                 },
                 stale_time: std::time::Duration::ZERO,
+                allow: vec![],
             },
             http: None,
             metrics_per_peer: false,
@@ -64,6 +65,7 @@ fn every_flag_in_both_spellings() {
         ("--vnis-per-peer-max", "2"),
         ("--peers-max", "1048576"),
         ("--queue-mib-max", "4294967295"),
+        ("--allow", "10.0.0.7/8,::ffff:192.0.2.0/120,2001:db8::1"),
         ("--http", ":4712"),
         ("--log-format", "logfmt"),
     ];
@@ -83,6 +85,10 @@ fn every_flag_in_both_spellings() {
                 ..Limits::default()
             },
             stale_time: std::time::Duration::ZERO,
+            // In their order, without host bits; IPv4 in IPv6 dress is IPv4.
+            allow: ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::1/128"]
+                .map(|net| net.parse().unwrap())
+                .into(),
         },
         http: Some(HostPort { host: String::new(), port: 4712 }),
         metrics_per_peer: true,
@@ -175,7 +181,8 @@ fn wrong_values_name_the_flag_the_value_and_what_it_takes() {
 
 #[test]
 fn examples_and_missing_or_doubled_values() {
-    for Takes(flag, takes, example) in VALUES {
+    let is_no_list = |Takes(flag, ..): &&Takes| !GRAMMAR.lists.contains(flag);
+    for Takes(flag, takes, example) in VALUES.iter().filter(is_no_list) {
         server(&[flag, example]);
         let text = wrong(&["server", flag]);
         assert!(text.contains(&format!("'{flag}'")) && text.contains(takes), "{text}");
@@ -185,6 +192,23 @@ fn examples_and_missing_or_doubled_values() {
         let text = wrong(&[flag, "--verbose"]);
         assert!(text.contains(&format!("'{flag}': --verbose follows")), "{text}");
         assert!(text.contains(takes), "{text}");
+    }
+}
+
+#[test]
+fn who_is_allowed_is_a_list() {
+    let allow = |args: &[&str]| server(args).server.allow.len();
+    assert_eq!(allow(&["--allow", "10.0.0.0/8,192.0.2.1", "--allow=::1"]), 3);
+    for (value, why) in [
+        ("10.0.0.0/33", "no address and no network"),
+        ("example.org", "no address and no network"),
+        ("10.0.0.0/8,10.0.0.1/8", "given twice"),
+        ("", "commas"),
+        ("10.0.0.0/8,", "commas"),
+    ] {
+        let text = wrong(&["--allow", value]);
+        assert!(text.contains("--allow") && text.contains(why), "{value}: {text}");
+        assert!(text.contains("for example: metalbond-uring --allow 10.0.0.0/8,"), "{text}");
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Owns what the commands have in common. Must never know which flag a value belongs to.
 
-use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+use ipnet::IpNet;
 use std::time::Duration;
 
 use crate::io::{CORES_MAX, SEGMENT_BYTES};
@@ -40,6 +42,25 @@ pub(super) fn listen(value: &str) -> Result<Vec<SocketAddr>, String> {
     listen.sort();
     listen.dedup();
     if listen.is_empty() { Err("the name has no address".into()) } else { Ok(listen) }
+}
+
+/// A network, or a single address. One of IPv4 in IPv6 dress is IPv4: so its peers are known.
+pub(super) fn network(value: &str) -> Result<IpNet, String> {
+    let net = match value.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => {
+            value.parse::<IpNet>().map_err(|_| "it is no address and no network".to_owned())?
+        }
+    };
+    let mapped = match net.addr() {
+        IpAddr::V6(address) if net.prefix_len() >= 96 => address.to_ipv4_mapped(),
+        _ => None,
+    };
+    let net = match mapped {
+        Some(address) => IpNet::new(address.into(), net.prefix_len() - 96).unwrap_or(net),
+        None => net,
+    };
+    Ok(net.trunc())
 }
 
 pub(super) fn host_port(value: &str) -> Result<HostPort, String> {

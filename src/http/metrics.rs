@@ -88,7 +88,7 @@ struct Node {
     local: String,
     started_at: SystemTime,
     peers_max: u32,
-    connections_refused: u64,
+    connections_refused: [(&'static str, u64); 2],
     servers: Vec<State>,
     kernel: Option<kernel::Counters>,
 }
@@ -168,8 +168,9 @@ impl Node {
         out.gauge("peers_max", "The bound of connections: --peers-max.", self.peers_max as usize)?;
         let connections = self.totals.counted(|it| it.connections);
         out.counter("connections", "Connections taken over.", connections)?;
-        let help = "Connections closed at once, since there were as many as --peers-max.";
-        out.counter("connections_refused", help, self.connections_refused)?;
+        let help = "Connections closed at once: there were as many as --peers-max, or --allow does not name them.";
+        let refused = self.connections_refused.map(|(reason, count)| ([("reason", reason)], count));
+        out.counters("connections_refused", help, refused)?;
         let help = "Sessions that ended, by reason.";
         let ended = |at: usize| self.totals.counted(|it| it.sessions_ended[at]);
         out.counters("peer_disconnects", help, by_reason(ended))?;

@@ -143,7 +143,12 @@ impl SinceStart {
     fn of(totals: &Totals, view: &View) -> SinceStart {
         SinceStart {
             connections: totals.counted(|it| it.connections),
-            connections_refused: view.asker.connections_refused(),
+            connections_refused: view
+                .asker
+                .connections_refused()
+                .iter()
+                .map(|(_, count)| count)
+                .sum(),
             bytes_received: totals.counted(|it| it.bytes_received),
             bytes_sent: totals.counted(|it| it.bytes_sent),
             updates_received: totals.counted(|it| it.updates_received),

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use super::letter::Letter;
+use crate::shard::STRANGERS;
 
 /// How long to wait before trying again when no descriptor is free.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -97,18 +99,29 @@ impl Acceptor {
 pub(super) struct Dispatcher {
     shards: Vec<ShardHandle>,
     peers_max: usize,
+    allow: Vec<IpNet>,
     full: AtomicBool,
-    /// Connections closed at once, for there were as many as there may be.
-    pub(super) refused: Arc<AtomicU64>,
+    pub(super) refused: Arc<Refused>,
+}
+
+/// Connections that were closed at once.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    /// There were as many as there may be.
+    pub(super) peers_max: AtomicU64,
+    /// Their addresses are not among those that may come.
+    pub(super) not_allowed: AtomicU64,
 }
 
 impl Dispatcher {
-    /// For at least one shard, and at most `peers_max` peers on all of them.
-    pub(super) fn new(shards: Vec<ShardHandle>, peers_max: u32) -> Dispatcher {
+    /// For at least one shard, and at most `peers_max` peers on all of them, from the addresses of `allow` (empty:
+    /// from all).
+    pub(super) fn new(shards: Vec<ShardHandle>, peers_max: u32, allow: Vec<IpNet>) -> Dispatcher {
         assert!(!shards.is_empty());
         Dispatcher {
             shards,
             peers_max: usize::try_from(peers_max).unwrap_or(usize::MAX),
+            allow,
             full: AtomicBool::new(false),
             refused: Arc::default(),
         }
@@ -146,8 +159,14 @@ impl Dispatcher {
     }
 
     fn hand_over(&self, socket: TcpStream, remote: SocketAddr) {
+        if !self.allow.is_empty() && !self.allow.iter().any(|net| net.contains(&remote.ip())) {
+            self.refused.not_allowed.fetch_add(1, Ordering::Relaxed);
+            // The socket is closed as it is dropped.
+            info!(target: STRANGERS, %remote, "refused: its address is not among those of --allow");
+            return;
+        }
         if self.peers() >= self.peers_max {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.refused.peers_max.fetch_add(1, Ordering::Relaxed);
             if !self.full.swap(true, Ordering::Relaxed) {
                 let peers_max = self.peers_max;
                 warn!(%remote, peers_max, "refusing connections: the maximum of peers is reached");
@@ -224,7 +243,7 @@ mod tests {
                 (ShardHandle { mailbox, peers }, receiver)
             })
             .unzip();
-        (Dispatcher::new(handles, peers_max), mailboxes)
+        (Dispatcher::new(handles, peers_max, Vec::new()), mailboxes)
     }
 
     fn pair() -> (TcpStream, TcpStream) {
@@ -254,5 +273,30 @@ mod tests {
         dispatcher.hand_over(pair().1, remote);
         assert!(!dispatcher.full.load(Ordering::Relaxed));
         assert_eq!(mailboxes[2].len(), 3);
+    }
+
+    #[test]
+    fn only_who_is_allowed_comes_in() {
+        let (mut dispatcher, mut mailboxes) = dispatcher(1, 7);
+        dispatcher.allow = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        let mut refused = Vec::new();
+        for (remote, is_allowed) in [
+            ("10.255.0.1:7", true),
+            ("11.0.0.1:7", false),
+            ("[2001:db8:1::7]:7", true),
+            ("[2001:db9::7]:7", false),
+            ("[::1]:7", false),
+            ("[::ffff:10.0.0.1]:7", true),
+        ] {
+            let (client, server) = pair();
+            dispatcher.hand_over(server, canonical(remote.parse().unwrap()));
+            assert_eq!(mailboxes[0].try_recv().is_ok(), is_allowed, "{remote}");
+            refused.extend((!is_allowed).then_some(client));
+        }
+        assert_eq!(dispatcher.refused.not_allowed.load(Ordering::Relaxed), 3);
+        assert_eq!(dispatcher.refused.peers_max.load(Ordering::Relaxed), 0);
+        for mut client in refused {
+            assert_eq!(io::Read::read(&mut client, &mut [0]).unwrap(), 0);
+        }
     }
 }

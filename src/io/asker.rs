@@ -5,11 +5,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::acceptor::Refused;
 use super::letter::Letter;
 use crate::shard::Shard;
 use crate::types::{ShardId, Time, Vni};
@@ -33,7 +34,7 @@ pub(super) struct About {
     pub(super) local_addresses: Vec<SocketAddr>,
     pub(super) peers_max: u32,
     /// What the acceptor counts.
-    pub(super) connections_refused: Arc<AtomicU64>,
+    pub(super) refused: Arc<Refused>,
 }
 
 impl Asker {
@@ -63,9 +64,11 @@ impl Asker {
         self.about.peers_max
     }
 
-    /// Connections that were closed at once, for there were as many as there may be.
-    pub fn connections_refused(&self) -> u64 {
-        self.about.connections_refused.load(Ordering::Relaxed)
+    /// Connections that were closed at once, by reason.
+    pub fn connections_refused(&self) -> [(&'static str, u64); 2] {
+        let Refused { peers_max, not_allowed } = &*self.about.refused;
+        [("peers_max", peers_max), ("not_allowed", not_allowed)]
+            .map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))
     }
 
     /// A time of the shards as others know it.

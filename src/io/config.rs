@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::error::ServeError;
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::shard::Limits;
@@ -44,6 +46,8 @@ pub struct ServerConfig {
     pub pace: Pace,
     /// Connections at a time, 1..=1048576; more are closed at once.
     pub peers_max: u32,
+    /// From which addresses connections are taken; others are closed at once. Empty: from all.
+    pub allow: Vec<IpNet>,
     /// What one peer may ask for, and the memory that slow peers may take; of the bytes of queues each shard
     /// has an equal part.
     pub limits: Limits,
@@ -62,6 +66,7 @@ impl Default for ServerConfig {
             reflect_own: ReflectOwn::None,
             pace: Pace::Auto,
             peers_max: 65_536,
+            allow: Vec::new(),
             limits: Limits::default(),
             stale_time: Duration::ZERO,
         }

@@ -220,7 +220,7 @@ impl Running {
             began_at: clock.began_at(),
             local_addresses: local_addresses.clone(),
             peers_max: config.peers_max,
-            connections_refused: Arc::clone(&dispatcher.refused),
+            refused: Arc::clone(&dispatcher.refused),
         };
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
@@ -290,7 +290,7 @@ fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeErr
         join(threads);
         return Err(error);
     }
-    Ok((Dispatcher::new(handles, config.peers_max), threads, all_ended))
+    Ok((Dispatcher::new(handles, config.peers_max, config.allow.clone()), threads, all_ended))
 }
 
 fn shard_count(cores: u16) -> u16 {
