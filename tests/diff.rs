@@ -323,7 +323,7 @@ fn who_cannot_be_asked_is_told_of_by_status_2() {
         }
     };
     check(&nobody, "connection refused; is it running with --http?");
-    check(&ours.process.address().to_string(), "gives no HTTP answer");
+    check(&ours.address().to_string(), "gives no HTTP answer");
     type Case = (&'static str, fn() -> Reply, &'static str);
     let cases: [Case; 9] = [
         ("/vnis.json", || Reply::json("garbage"), "not an answer that makes sense"),
@@ -540,7 +540,7 @@ fn hostile_answers_do_no_harm() {
 fn a_client_is_compared_by_what_it_has_received() {
     let ours = Asked::start();
     let _peer = ours.peer(&add(&route(7, 1, 1)));
-    let server = ours.process.address().to_string();
+    let server = ours.address().to_string();
     let announce = "7#10.0.0.9/32#2001:db8::9";
     let client =
         Process::client(&["--server", &server, "--subscribe", "7", "--announce", announce]);

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use common::http::{ask, ask_with, json, wait_until};
 use common::openmetrics::Metrics;
 use common::process::Process;
+use common::served::Served;
 use common::{Peer, add, frame, hello, keepalive, remove, route, server_config, subscribe};
 use metalbond_uring::internals::http::{HttpListener, View};
 use metalbond_uring::internals::io::Server;
@@ -18,8 +19,7 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 fn serve(arguments: &[&str]) -> (Process, SocketAddr) {
-    let process = Process::serve(&[arguments, &["--http", "[::1]:0"]].concat());
-    let http = process.http_address();
+    let Served { process, http } = Served::start(arguments);
     (process, http)
 }
 

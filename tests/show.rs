@@ -214,7 +214,7 @@ fn what_does_not_answer_as_it_should_is_told_of() {
     assert!(said.err.contains("cannot ask http://no-such-host.invalid:1: "), "{}", said.err);
     // The protocol's own port is a likely mistake.
     let asked = Asked::start();
-    let said = run(&["show", "peers", "--http", &asked.process.address().to_string()]);
+    let said = run(&["show", "peers", "--http", &asked.address().to_string()]);
     assert_eq!(said.code, Some(1));
     assert!(said.err.contains("gives no HTTP answer"), "{}", said.err);
     assert!(said.err.contains("is it the address of --http?"), "{}", said.err);

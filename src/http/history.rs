@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::View;
 use super::answer::{Content, Refusal};
 use super::query::Filter;
+use super::totals::Shards;
 use crate::shard::Timings;
 
 /// From one sample to the next.
@@ -95,18 +96,13 @@ pub(super) async fn keep(view: &View) {
 }
 
 async fn counted(view: &View) -> Result<Counted, Refusal> {
-    let mut counted = Counted::default();
-    for shard in view.asker.shards() {
-        let told = view
-            .asker
-            .ask(shard, |shard, _| (*shard.counters(), shard.usage().routes, *shard.propagation()));
-        let (counters, routes, propagation) = told.await.ok_or(Refusal::Gone)?;
-        counted.updates_received += counters.updates_received;
-        counted.updates_sent += counters.updates_sent;
-        counted.routes += routes;
-        counted.propagation.add(&propagation);
-    }
-    Ok(counted)
+    let shards = Shards::collect(view).await?;
+    Ok(Counted {
+        updates_received: shards.counted(|it| it.updates_received),
+        updates_sent: shards.counted(|it| it.updates_sent),
+        routes: shards.held(|it| it.routes),
+        propagation: shards.propagation(),
+    })
 }
 
 fn sample(earlier: &Counted, now: &Counted, time: Duration) -> Sample {

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::View;
 use super::answer::{Content, Refusal};
-use super::totals::Totals;
+use super::totals::{Shards, Totals};
 use crate::kernel;
 use crate::session::{CloseReason, State};
 use crate::shard::{MemoryBounds, PeerView, TIMING_BOUNDS_US, Timings};
@@ -166,22 +166,23 @@ impl Node {
         let help = "Bytes that peers have still to be sent, at most, where they are not told the difference only.";
         out.gauge("pending_bytes", help, peers.pending_bytes as usize)?;
         out.gauge("peers_max", "The bound of connections: --peers-max.", self.peers_max as usize)?;
-        let connections = self.totals.counted(|it| it.connections);
+        let connections = self.totals.shards.counted(|it| it.connections);
         out.counter("connections", "Connections taken over.", connections)?;
         let help = "Connections closed at once: there were as many as --peers-max, or --allow does not name them.";
         let refused = self.connections_refused.map(|(reason, count)| ([("reason", reason)], count));
         out.counters("connections_refused", help, refused)?;
         let help = "Sessions that ended, by reason.";
-        let ended = |at: usize| self.totals.counted(|it| it.sessions_ended[at]);
+        let ended = |at: usize| self.totals.shards.counted(|it| it.sessions_ended[at]);
         out.counters("peer_disconnects", help, by_reason(ended))?;
         let help = "Connections that ended before a session was established, by reason; those of health checks \
                     count as remote_closed.";
-        let failed = |at: usize| self.totals.counted(|it| it.handshakes_failed[at]);
+        let failed = |at: usize| self.totals.shards.counted(|it| it.handshakes_failed[at]);
         out.counters("handshakes_failed", help, by_reason(failed))
     }
 
     fn traffic(&self, out: &mut Out) -> fmt::Result {
-        let count = |counter: fn(&crate::shard::Counters) -> u64| self.totals.counted(counter);
+        let count =
+            |counter: fn(&crate::shard::Counters) -> u64| self.totals.shards.counted(counter);
         let help = "UPDATEs taken from peers.";
         out.counter("updates_received", help, count(|it| it.updates_received))?;
         let help = "UPDATEs passed on to peers, each counted for each of them.";
@@ -195,7 +196,7 @@ impl Node {
             ("routes_limit", count(|it| it.updates_refused)),
             ("vnis_limit", count(|it| it.subscriptions_refused)),
         ];
-        let limits = self.totals.shards.first().map(|shard| shard.limits).unwrap_or_default();
+        let limits = self.totals.shards.0.first().map(|shard| shard.limits).unwrap_or_default();
         let help = "The bound of routes that a peer announces: --routes-per-peer-max.";
         out.gauge("peer_routes_max", help, limits.routes_per_peer_max as usize)?;
         let help = "The bound of VNIs that a peer subscribes to: --vnis-per-peer-max.";
@@ -221,7 +222,7 @@ impl Node {
                     gather in, tables on their way to new subscribers, changes that wait to be dealt with, and input \
                     that waits.";
         out.gauges("memory_bytes", help, held.map(|(pool, bytes)| ([("pool", pool)], bytes)))?;
-        let Totals { shards, peers, .. } = &self.totals;
+        let Totals { shards: Shards(shards), peers, .. } = &self.totals;
         let sum =
             |bound: fn(&MemoryBounds) -> usize| shards.iter().map(|it| bound(&it.bounds)).sum();
         let input = shards.first().map_or(0, |shard| shard.bounds.input_bytes_per_peer);
@@ -240,8 +241,8 @@ impl Node {
 
     fn timings(&self, out: &mut Out) -> fmt::Result {
         let help = "From the reading of an UPDATE to the SEND that carries it on, in samples.";
-        out.histogram("propagation_seconds", help, &self.totals.propagation())?;
-        let turns = self.totals.shards.iter().zip(0_u16..);
+        out.histogram("propagation_seconds", help, &self.totals.shards.propagation())?;
+        let turns = self.totals.shards.0.iter().zip(0_u16..);
         let turns = turns.map(|(shard, at)| ([("shard", at)], shard.turns));
         let help = "How long a shard's turns took, with what it was asked: reading and sending wait meanwhile.";
         out.histograms("turn_seconds", help, turns)
@@ -356,7 +357,7 @@ impl Node {
     }
 
     fn held(&self, held: impl Fn(&crate::shard::Usage) -> usize) -> usize {
-        self.totals.held(held)
+        self.totals.shards.held(held)
     }
 }
 

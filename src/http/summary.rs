@@ -102,7 +102,7 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
         version: view.version,
         uptime_s: view.started_at.elapsed().unwrap_or_default().as_secs(),
         servers: view.servers.as_ref().map(|servers| ServersTold::of(&servers())),
-        shards: totals.shards.len(),
+        shards: totals.shards.0.len(),
         peers: Peers {
             established: peers.established,
             connecting: peers.connecting,
@@ -110,17 +110,17 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
             paced: peers.paced,
             flapping: totals.flapping,
         },
-        routes: totals.held(|usage| usage.routes),
-        vnis: totals.held(|usage| usage.vnis),
+        routes: totals.shards.held(|usage| usage.routes),
+        vnis: totals.shards.held(|usage| usage.vnis),
         pending_bytes: peers.pending_bytes,
         since_start: SinceStart::of(&totals, view),
         disconnects: disconnects(&totals),
-        propagation_us: Propagation::of(&totals.propagation()),
+        propagation_us: Propagation::of(&totals.shards.propagation()),
         memory_bytes: Memory {
-            logs: totals.held(|usage| usage.log_bytes),
-            laggards: totals.held(|usage| usage.laggard_bytes),
-            gathered: totals.held(|usage| usage.gathered_bytes),
-            bases: totals.held(|usage| usage.base_bytes),
+            logs: totals.shards.held(|usage| usage.log_bytes),
+            laggards: totals.shards.held(|usage| usage.laggard_bytes),
+            gathered: totals.shards.held(|usage| usage.gathered_bytes),
+            bases: totals.shards.held(|usage| usage.base_bytes),
         },
         pacing: Pacing::of(&peers.pacing),
     }))
@@ -128,7 +128,8 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
 
 fn disconnects(totals: &Totals) -> BTreeMap<&'static str, u64> {
     let counted = CloseReason::KINDS.into_iter().enumerate();
-    let counted = counted.map(|(at, kind)| (kind, totals.counted(|it| it.sessions_ended[at])));
+    let counted =
+        counted.map(|(at, kind)| (kind, totals.shards.counted(|it| it.sessions_ended[at])));
     counted.filter(|(_, count)| *count > 0).collect()
 }
 
@@ -142,23 +143,23 @@ impl ServersTold {
 impl SinceStart {
     fn of(totals: &Totals, view: &View) -> SinceStart {
         SinceStart {
-            connections: totals.counted(|it| it.connections),
+            connections: totals.shards.counted(|it| it.connections),
             connections_refused: view
                 .asker
                 .connections_refused()
                 .iter()
                 .map(|(_, count)| count)
                 .sum(),
-            bytes_received: totals.counted(|it| it.bytes_received),
-            bytes_sent: totals.counted(|it| it.bytes_sent),
-            updates_received: totals.counted(|it| it.updates_received),
-            updates_sent: totals.counted(|it| it.updates_sent),
-            updates_invalid: totals.counted(|it| it.updates_invalid),
-            updates_refused: totals.counted(|it| it.updates_refused),
-            updates_without_effect: totals.counted(|it| it.updates_without_effect),
-            subscriptions_refused: totals.counted(|it| it.subscriptions_refused),
-            peers_over_budget: totals.counted(|it| it.peers_over_budget),
-            conflations: totals.counted(|it| it.conflations),
+            bytes_received: totals.shards.counted(|it| it.bytes_received),
+            bytes_sent: totals.shards.counted(|it| it.bytes_sent),
+            updates_received: totals.shards.counted(|it| it.updates_received),
+            updates_sent: totals.shards.counted(|it| it.updates_sent),
+            updates_invalid: totals.shards.counted(|it| it.updates_invalid),
+            updates_refused: totals.shards.counted(|it| it.updates_refused),
+            updates_without_effect: totals.shards.counted(|it| it.updates_without_effect),
+            subscriptions_refused: totals.shards.counted(|it| it.subscriptions_refused),
+            peers_over_budget: totals.shards.counted(|it| it.peers_over_budget),
+            conflations: totals.shards.counted(|it| it.conflations),
         }
     }
 }

@@ -17,6 +17,9 @@ pub(super) struct ShardTotals {
     pub turns: Timings,
 }
 
+/// All shards, by index.
+pub(super) struct Shards(pub Vec<ShardTotals>);
+
 /// All peers that have a connection.
 #[derive(Default)]
 pub(super) struct PeerTotals {
@@ -36,7 +39,7 @@ pub(super) struct PeerTotals {
 
 /// All of it.
 pub(super) struct Totals {
-    pub shards: Vec<ShardTotals>,
+    pub shards: Shards,
     pub peers: PeerTotals,
     /// Addresses of which more than [`RECONNECTIONS_FINE_MAX`] sessions ended within the last hour.
     pub flapping: usize,
@@ -45,13 +48,9 @@ pub(super) struct Totals {
 /// So many reconnections within an hour are nothing special.
 pub(super) const RECONNECTIONS_FINE_MAX: u32 = 3;
 
-impl Totals {
-    /// Asks all shards. `each` is shown every peer that has a connection.
-    pub(super) async fn collect(
-        view: &View,
-        mut each: impl FnMut(&PeerView),
-    ) -> Result<Totals, Refusal> {
-        let _walk = view.walks.acquire().await.map_err(|_| Refusal::Gone)?;
+impl Shards {
+    /// Asks each of them.
+    pub(super) async fn collect(view: &View) -> Result<Shards, Refusal> {
         let mut shards = Vec::new();
         for shard in view.asker.shards() {
             let told = view.asker.ask(shard, |shard, _| ShardTotals {
@@ -64,8 +63,37 @@ impl Totals {
             });
             shards.push(told.await.ok_or(Refusal::Gone)?);
         }
+        Ok(Shards(shards))
+    }
+
+    /// What is counted, of all shards.
+    pub(super) fn counted(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
+        self.0.iter().map(|shard| counter(&shard.counters)).sum()
+    }
+
+    /// What is held, by all shards.
+    pub(super) fn held(&self, held: impl Fn(&Usage) -> usize) -> usize {
+        self.0.iter().map(|shard| held(&shard.usage)).sum()
+    }
+
+    /// From a read to the SEND, on all shards.
+    pub(super) fn propagation(&self) -> Timings {
+        let mut all = Timings::default();
+        self.0.iter().for_each(|shard| all.add(&shard.propagation));
+        all
+    }
+}
+
+impl Totals {
+    /// Asks all shards. `each` is shown every peer that has a connection.
+    pub(super) async fn collect(
+        view: &View,
+        mut each: impl FnMut(&PeerView),
+    ) -> Result<Totals, Refusal> {
+        let _walk = view.walks.acquire().await.map_err(|_| Refusal::Gone)?;
+        let shards = Shards::collect(view).await?;
         let mut peers = PeerTotals::default();
-        shards.iter().for_each(|shard| peers.pacing.add(&shard.counters.pacing));
+        shards.0.iter().for_each(|shard| peers.pacing.add(&shard.counters.pacing));
         collect::peers(view, |peer| {
             peers.pacing.add(&peer.pacing);
             if peer.remote.is_some() {
@@ -77,23 +105,6 @@ impl Totals {
         let ended = collect::ends(view).await?;
         let flapping = ended.into_values().filter(|ended| *ended > RECONNECTIONS_FINE_MAX).count();
         Ok(Totals { shards, peers, flapping })
-    }
-
-    /// What is counted, of all shards.
-    pub(super) fn counted(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
-        self.shards.iter().map(|shard| counter(&shard.counters)).sum()
-    }
-
-    /// What is held, by all shards.
-    pub(super) fn held(&self, held: impl Fn(&Usage) -> usize) -> usize {
-        self.shards.iter().map(|shard| held(&shard.usage)).sum()
-    }
-
-    /// From a read to the SEND, on all shards.
-    pub(super) fn propagation(&self) -> Timings {
-        let mut all = Timings::default();
-        self.shards.iter().for_each(|shard| all.add(&shard.propagation));
-        all
     }
 }
 

@@ -192,22 +192,27 @@ impl Record {
     /// One more of its subscriptions lags, or one less.
     pub(super) fn lag_changes(&mut self, now: Time, id: PeerId, change: LagChange) {
         match change {
-            LagChange::Begins => self.lagging_vnis += 1,
-            LagChange::Told | LagChange::Gone => self.lagging_vnis -= 1,
-        }
-        if change == LagChange::Begins && self.lagging_vnis == 1 && self.established_at.is_some() {
-            self.slow_since.get_or_insert(now);
-            tracing::info!(
-                %id, remote = %self.remote,
-                "conflated: it reads too slowly, and will be told the difference only"
-            );
-        }
-        match change {
-            LagChange::Begins => {}
-            LagChange::Told => self.is_back(now, id),
-            // It wants to hear nothing of that any more: no line.
-            LagChange::Gone if self.lagging_vnis == 0 && !self.stalls => self.slow_since = None,
-            LagChange::Gone => {}
+            LagChange::Begins => {
+                self.lagging_vnis += 1;
+                if self.lagging_vnis == 1 && self.established_at.is_some() {
+                    self.slow_since.get_or_insert(now);
+                    tracing::info!(
+                        %id, remote = %self.remote,
+                        "conflated: it reads too slowly, and will be told the difference only"
+                    );
+                }
+            }
+            LagChange::Told => {
+                self.lagging_vnis -= 1;
+                self.is_back(now, id);
+            }
+            LagChange::Gone => {
+                self.lagging_vnis -= 1;
+                if self.lagging_vnis == 0 && !self.stalls {
+                    // It wants to hear nothing of that any more: no line.
+                    self.slow_since = None;
+                }
+            }
         }
     }
 

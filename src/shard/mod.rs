@@ -400,9 +400,9 @@ impl Shard {
     }
 
     /// How long records took from the reading of a peer's bytes (input that waits while the peer is paused counts
-    /// from the pause on) to the SEND that carries them: a sample, taken for
-    /// each subscriber at the first record that finds it idle, and at the first one of each chunk otherwise. Those
-    /// that a slow peer is told otherwise are not in it.
+    /// from the pause on) to the SEND that carries them: a sample, taken for each subscriber at the first record that
+    /// finds it idle, and at the first one of each chunk otherwise. Those that a slow peer is told otherwise are not
+    /// in it.
     pub fn propagation(&self) -> &Timings {
         &self.propagation
     }
@@ -501,10 +501,9 @@ impl Shard {
             if let Some(asks) = in_flight {
                 if asks {
                     self.woken.push_back((id, Wake::Sample));
-                    self.peers
-                        .find_mut(id)
-                        .into_iter()
-                        .for_each(|peer| peer.record.stalls(now, id));
+                    if let Some(peer) = self.peers.find_mut(id) {
+                        peer.record.stalls(now, id);
+                    }
                 }
                 self.next_sweep = self.next_sweep.min(now.after(SAMPLE_INTERVAL));
             }

@@ -63,10 +63,9 @@ impl Shard {
         let Some(next) = next.or_else(behind) else {
             return self.nothing_to_send(now, id);
         };
-        let before = peer.outbound.updates_sent();
         let piece = peer.outbound.send(now, &peer.link, next);
         if peer.link.session().is_some() {
-            self.counters.updates_sent += peer.outbound.updates_sent() - before;
+            self.counters.updates_sent += u64::from(piece.updates);
         }
         peer.link.tell(|session| session.send_pending(now));
         self.note_deadline(id);

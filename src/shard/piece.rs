@@ -19,7 +19,7 @@ pub struct Piece {
     range: Range<usize>,
     /// Whether it must be a segment of its own (`MSG_EOR`), and go out whole.
     pub end_of_record: bool,
-    /// UPDATEs in it, as it was at first.
+    /// UPDATEs in it; what is left of one that was sent in part has none more.
     pub(super) updates: u32,
 }
 
@@ -95,6 +95,7 @@ impl Piece {
     pub(super) fn rest(mut self, sent: usize) -> (Option<Piece>, Option<Rc<Gathered>>) {
         assert!(sent <= self.range.len(), "no more is sent than was given");
         self.range.start += sent;
+        self.updates = 0;
         if !self.range.is_empty() {
             return (Some(self), None);
         }

@@ -1,17 +1,17 @@
 //! What the tests of `show` and `diff` share: a reflector with its view, and the commands run to their ends.
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
-use crate::common::process::Process;
-use crate::common::{PATIENCE, Peer};
+use crate::common::Peer;
+use crate::common::served::Served;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_metalbond-uring");
 
 /// A reflector that can be asked.
 pub struct Asked {
-    pub process: Process,
+    served: Served,
     /// Where, as an operand of a command.
     pub http: String,
 }
@@ -25,38 +25,25 @@ pub struct Said {
 
 impl Asked {
     pub fn start() -> Asked {
-        let arguments = ["--cores", "2", "--routes-per-peer-max", "10000000", "--http", "[::1]:0"];
-        let process = Process::serve(&arguments);
-        process.wait_for("HTTP on ");
-        let log = process.log();
-        let (_, rest) = log.split_once("HTTP on http://").unwrap();
-        let http = rest.split_whitespace().next().unwrap().to_owned();
-        Asked { process, http }
+        let served = Served::start(&["--cores", "2", "--routes-per-peer-max", "10000000"]);
+        Asked { http: served.http.to_string(), served }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.served.process.address()
     }
 
     /// An established peer that has said this, and the server has dealt with it.
     pub fn peer(&self, said: &[u8]) -> Peer {
-        let mut peer = Peer::established(self.process.address(), 3_600, true);
+        let mut peer = Peer::established(self.address(), 3_600, true);
         peer.send(said);
         peer.barrier();
         peer
     }
 
     /// Waits until so many routes have reached their homes.
-    #[track_caller]
     pub fn wait_for_routes(&self, routes: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let said = run(&["show", "vnis", "--json", "--http", &self.http]);
-            let told: serde_json::Value = serde_json::from_str(&said.out).expect(&said.err);
-            let rows = told["vnis"].as_array().unwrap();
-            let found: u64 = rows.iter().map(|row| row["routes"].as_u64().unwrap()).sum();
-            if found == routes as u64 {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{found} of {routes}");
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        self.served.wait_for_routes(routes);
     }
 }
 

@@ -320,8 +320,8 @@ impl Outbound {
         if let Some(session) = link.session() {
             self.path.sent(now, session, &piece, kind);
         }
+        self.updates_sent += u64::from(piece.updates);
         if kind != Kind::Rest {
-            self.updates_sent += u64::from(piece.updates);
             self.is_control = kind == Kind::Control;
             let bytes = piece.as_slice().len();
             if piece.end_of_record
