@@ -16,10 +16,12 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use metalbond_uring::internals::log::{
     Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Scope, VniLog,
 };
-use metalbond_uring::internals::rib::{BASE_KEPT, Join, Joined, RecordSink, Rib, UpdateGroup};
+use metalbond_uring::internals::rib::{
+    BASE_KEPT, Join, Joined, RecordSink, Rib, Rules, UpdateGroup,
+};
 use metalbond_uring::internals::wire::frames;
 use metalbond_uring::types::{
-    Action, GroupClass, PeerClass, PeerId, ReflectOwn, ShardId, SourceId, Time, Vni,
+    Action, GroupClass, PeerClass, PeerId, ShardId, SourceId, Time, Vni,
 };
 
 const VNI: Vni = Vni(7);
@@ -84,7 +86,7 @@ impl RecordSink for Answers {
 /// A subscriber joins a table that has no base yet.
 fn base(criterion: &mut Criterion<ThreadCpu>) {
     const ROUTES: u32 = 100_000;
-    let mut rib = Rib::new(hasher(), ReflectOwn::None, 16 << 10);
+    let mut rib = Rib::new(Rules { tail_bytes_min: 16 << 10, ..Rules::new(hasher()) });
     let mut answers = Answers::default();
     for number in 0..ROUTES {
         rib.add(source(number % 10), PeerClass::Client, VNI, &route(number), &mut answers);

@@ -14,8 +14,8 @@ use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use metalbond_uring::internals::log::Scope;
-use metalbond_uring::internals::rib::{Joined, RecordSink, Rib, UpdateGroup};
-use metalbond_uring::types::{PeerClass, PeerId, ReflectOwn, Route, ShardId, SourceId, Vni};
+use metalbond_uring::internals::rib::{Joined, RecordSink, Rib, Rules, UpdateGroup};
+use metalbond_uring::types::{PeerClass, PeerId, Route, ShardId, SourceId, Vni};
 
 const VNI: Vni = Vni(7);
 
@@ -44,7 +44,10 @@ impl Table {
         // A prime, so every route comes once; far apart, so no cache line is met twice in a row.
         let stride = |at: u32| (u64::from(at) * 15_485_863 % u64::from(length)) as u32;
         Table {
-            rib: Rib::new(RandomState::with_seeds(1, 2, 3, 4), ReflectOwn::None, 16 << 10),
+            rib: Rib::new(Rules {
+                tail_bytes_min: 16 << 10,
+                ..Rules::new(RandomState::with_seeds(1, 2, 3, 4))
+            }),
             routes: (0..length).map(route).collect(),
             shuffled: (0..length).map(stride).map(route).collect(),
         }

@@ -34,17 +34,20 @@ pub mod log {
     };
 }
 pub mod rib {
-    pub use crate::rib::{BASE_KEPT, Join, Joined, RecordSink, Rib, UpdateGroup};
+    pub use crate::rib::{
+        BASE_KEPT, Join, Joined, Ledger, Pressure, RecordSink, Rib, Rules, UpdateGroup,
+    };
 }
 pub mod session {
     pub use crate::session::{CloseReason, State};
 }
 pub mod shard {
     pub use crate::shard::{
-        Audience, BATCH_BYTES_MAX, Budgets, EndsPiece, Limits, Mail, MemoryBounds, PaceCounters,
-        PeerView, PeersPiece, Piece, RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, Sight,
-        Sources, Standing, StandingView, StandingsPiece, SubscribersPiece, SubscribersView,
-        TIMING_BOUNDS_US, TcpSample, Timings, Transmit, VniView, VnisPiece, Wake,
+        Audience, BATCH_BYTES_MAX, Budgets, EndsPiece, Ledger, Limits, Mail, MemoryBounds,
+        PaceCounters, PeerView, PeersPiece, Piece, Pressure, RoutesPiece, STRANGERS, SessionEnd,
+        Shard, ShardConfig, Sight, Sources, Standing, StandingView, StandingsPiece,
+        SubscribersPiece, SubscribersView, TIMING_BOUNDS_US, TcpSample, Timings, Transmit, VniView,
+        VnisPiece, Wake,
     };
 }
 pub mod vital {

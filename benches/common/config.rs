@@ -2,6 +2,7 @@
 //!
 //! Owns one configuration, of a core that drops nobody by itself. Must never be what a user gets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metalbond_uring::internals::shard::{Budgets, Limits, ShardConfig};
@@ -19,5 +20,6 @@ pub fn shard_config(id: u16, shards: u16) -> ShardConfig {
         limits: Limits::default(),
         stale_time: Duration::ZERO,
         budgets: Budgets::default(),
+        ledger: Arc::default(),
     }
 }

@@ -21,7 +21,7 @@ use super::letter::{Feed, Letter};
 use super::signals::{Signals, acceptor_runtime};
 use super::turns::ThreadStart;
 use super::{listener, probe, sys, turns};
-use crate::shard::{Budgets, Limits, Shard, ShardConfig};
+use crate::shard::{Budgets, Ledger, Limits, Shard, ShardConfig};
 use crate::types::{ShardId, Time};
 use crate::vital;
 
@@ -248,6 +248,7 @@ type Started = (Dispatcher, Vec<JoinHandle<()>>, mpsc::UnboundedReceiver<()>);
 /// Starts all shards and waits until each has its ring. Those already started end when one fails.
 fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeError> {
     let shards = shard_count(config.cores);
+    let ledger = Arc::<Ledger>::default();
     let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..shards)
         .map(|_| {
             let (mailbox, receiver) = mpsc::unbounded_channel();
@@ -261,7 +262,7 @@ fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeErr
     let mut started = Ok(());
     for (index, mailbox) in (0..shards).zip(mailboxes) {
         let start = ThreadStart {
-            shard: shard_config(config, ShardId(index), shards),
+            shard: shard_config(config, ShardId(index), shards, Arc::clone(&ledger)),
             clock,
             mailbox,
             shards: handles.iter().map(|shard| shard.mailbox.clone()).collect(),
@@ -301,7 +302,12 @@ fn shard_count(cores: u16) -> u16 {
     u16::try_from(cpus).unwrap_or(u16::MAX).min(CORES_MAX)
 }
 
-fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig {
+fn shard_config(
+    config: &ServerConfig,
+    id: ShardId,
+    shards: u16,
+    ledger: Arc<Ledger>,
+) -> ShardConfig {
     ShardConfig {
         id,
         shards,
@@ -316,6 +322,7 @@ fn shard_config(config: &ServerConfig, id: ShardId, shards: u16) -> ShardConfig 
         },
         stale_time: config.stale_time,
         budgets: Budgets::default(),
+        ledger,
     }
 }
 

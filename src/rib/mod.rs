@@ -6,6 +6,7 @@
 mod build;
 mod feed;
 mod jobs;
+mod ledger;
 mod table;
 mod views;
 mod visibility;
@@ -13,21 +14,20 @@ mod vni;
 
 use std::collections::VecDeque;
 
-use ahash::RandomState;
 use smallvec::SmallVec;
 
-use crate::log::{Blocks, Scope, SharedBytes};
-use crate::types::{
-    GroupClass, PeerClass, PeerId, ReflectOwn, Route, ShardId, SourceId, SplitMap, Time, Vni,
-};
+use crate::log::{Blocks, Scope};
+use crate::types::{GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, SplitMap, Time, Vni};
 
 use feed::Feed;
 pub use feed::{BASE_KEPT, Join};
 use jobs::{Job, Jobs};
+pub use ledger::{Ledger, Pressure};
 use table::{RouteHash, VniTable};
 pub use views::{Audience, RoutesPiece, Sight, Sources, VniView, VnisPiece};
 
-use vni::{Common, Rules, VniRib};
+pub use vni::Rules;
+use vni::{Common, VniRib};
 
 /// Bases that are looked at at a time for whether they may be forgotten.
 const BASES_PER_TURN: usize = 1_024;
@@ -89,14 +89,12 @@ pub struct Rib {
 }
 
 impl Rib {
-    /// No routes. `hasher` is the seed of all its tables. Records since a base are kept as long as
-    /// they are shorter than `tail_bytes_min` or half the base.
-    pub fn new(hasher: RandomState, reflect: ReflectOwn, tail_bytes_min: usize) -> Rib {
-        let shared = SharedBytes::default();
+    /// No routes.
+    pub fn new(rules: Rules) -> Rib {
         Rib {
             homes: SplitMap::default(),
             vnis_of: SplitMap::default(),
-            common: Common::new(Rules { hasher, reflect, tail_bytes_min, shared }),
+            common: Common::new(rules),
             jobs: Jobs::default(),
             with_base: VecDeque::new(),
         }

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::log::{Frames, FramesCursor};
-use crate::types::{Action, Destination, NextHop, NextHopType};
+use crate::types::{Action, Destination, NextHop, NextHopType, ReflectOwn};
 use crate::wire::encode_update;
 use crate::wire::{action_and_key, frames};
+use ahash::RandomState;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,7 +50,7 @@ fn hasher() -> RandomState {
 }
 
 pub(super) fn rib(tail_bytes_min: usize) -> Rib {
-    Rib::new(hasher(), ReflectOwn::None, tail_bytes_min)
+    Rib::new(Rules { tail_bytes_min, ..Rules::new(hasher()) })
 }
 
 pub(super) fn join(rib: &mut Rib, sink: &mut Sink, slot: u32) -> Joined {
@@ -180,7 +181,8 @@ proptest! {
         reflected in any::<bool>(),
     ) {
         let reflect = if reflected { ReflectOwn::AllButNat } else { ReflectOwn::None };
-        let mut rib = Rib::new(RandomState::with_seeds(5, 6, 7, 8), reflect, 0);
+        let hasher = RandomState::with_seeds(5, 6, 7, 8);
+        let mut rib = Rib::new(Rules { reflect, ..Rules::new(hasher) });
         let class = |slot: u32| if slot % 3 == 2 { PeerClass::Server } else { PeerClass::Client };
         let group = |slot: u32| match class(slot) {
             PeerClass::Server => GroupClass::Server,

@@ -3,9 +3,12 @@
 //! Owns the order of things when a source comes or goes: table, visibility, record. Must never know
 //! another VNI.
 
+use std::sync::Arc;
+
 use ahash::RandomState;
 
 use super::feed::{Feed, Record};
+use super::ledger::Ledger;
 use super::table::{RouteHash, VniTable};
 use super::visibility::Visibility;
 use super::{RecordSink, UpdateGroup};
@@ -16,15 +19,38 @@ use crate::wire::encode_update;
 const CLASSES: usize = GroupClass::ALL.len();
 
 /// What holds for all VNIs of a home shard.
-pub(super) struct Rules {
+#[derive(Clone)]
+pub struct Rules {
     /// The seed of all tables.
     pub hasher: RandomState,
     /// Which routes are shown to their own source.
     pub reflect: ReflectOwn,
-    /// Records behind a base that are worth keeping however small the base is, in bytes.
+    /// Records behind a base that are worth keeping however small the base is, in bytes: they are kept as long as
+    /// they are shorter than that or half the base.
     pub tail_bytes_min: usize,
+    /// Routes that a VNI may have, and all tables of the node.
+    pub routes_per_vni_max: u32,
+    /// See `routes_per_vni_max`.
+    pub routes_max: u64,
+    /// What the node's shards have in common.
+    pub ledger: Arc<Ledger>,
     /// Counts the bytes of bases, and of what is behind them.
     pub shared: SharedBytes,
+}
+
+impl Rules {
+    /// Without limits, and without reflected routes.
+    pub fn new(hasher: RandomState) -> Rules {
+        Rules {
+            hasher,
+            reflect: ReflectOwn::None,
+            tail_bytes_min: 0,
+            routes_per_vni_max: u32::MAX,
+            routes_max: u64::MAX,
+            ledger: Arc::default(),
+            shared: SharedBytes::default(),
+        }
+    }
 }
 
 /// What all VNIs of a home shard have in common.

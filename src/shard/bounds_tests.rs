@@ -2,6 +2,8 @@
 //!
 //! Owns no code of the shard. Must never look at a time.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::types::{
     Action, Destination, NextHop, NextHopType, Pace, PeerClass, ReflectOwn, Route, SourceId, Vni,
@@ -23,6 +25,7 @@ pub(super) fn shard(limits: Limits) -> Shard {
         limits,
         stale_time: Duration::ZERO,
         budgets: Budgets::default(),
+        ledger: Arc::default(),
     };
     Shard::new(config, NOW)
 }

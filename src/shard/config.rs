@@ -2,17 +2,32 @@
 //!
 //! Owns the defaults. Must never change while the shard runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::rib::Ledger;
 use crate::types::{Pace, ReflectOwn, ShardId};
+
+/// A peer that was quiet for so long may send what it may send in this time at once: its whole table, mostly.
+pub(super) const BURST_TIME: Duration = Duration::from_secs(10);
 
 /// Limits that keep one peer from filling the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Routes that one peer may announce; further ADDs are refused.
     pub routes_per_peer_max: u32,
+    /// Routes that a VNI may have; further ones are refused.
+    pub routes_per_vni_max: u32,
+    /// Routes that all tables of the node may have; further ones are refused.
+    pub routes_max: u64,
     /// VNIs that one peer may subscribe to; further SUBSCRIBEs are refused.
     pub vnis_per_peer_max: u32,
+    /// Subscriptions that all peers of the node may have; further SUBSCRIBEs are refused.
+    pub subscriptions_max: u64,
+    /// UPDATEs a second of one peer, on the average of [`BURST_TIME`]; beyond, it is read more slowly.
+    pub updates_per_s_max: u32,
+    /// Bytes that are kept for one laggard alone; beyond, it is closed.
+    pub queue_bytes_per_peer_max: u64,
     /// Bytes that are kept for laggards of this shard; beyond, the peer that takes most is closed.
     pub queue_bytes_max: u64,
     /// Bytes of a log that a reader may be behind before it becomes a laggard.
@@ -25,7 +40,12 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             routes_per_peer_max: 100_000,
+            routes_per_vni_max: 2_000_000,
+            routes_max: 10_000_000,
             vnis_per_peer_max: 16_384,
+            subscriptions_max: 2_000_000,
+            updates_per_s_max: 100_000,
+            queue_bytes_per_peer_max: 128 << 20,
             queue_bytes_max: 1 << 30,
             lag_bytes_max: 4 << 20,
             log_bytes_max: 256 << 20,
@@ -84,4 +104,6 @@ pub struct ShardConfig {
     pub stale_time: Duration,
     /// How much is done at a time.
     pub budgets: Budgets,
+    /// What all shards of the node have in common.
+    pub ledger: Arc<Ledger>,
 }

@@ -45,7 +45,7 @@ use ahash::RandomState;
 
 use crate::client::Node;
 use crate::log::LiveBytes;
-use crate::rib::{BASE_KEPT, Rib};
+use crate::rib::{BASE_KEPT, Rib, Rules};
 use crate::session::{CloseReason, Verdict};
 use crate::types::{PeerId, ShardId, Time};
 
@@ -69,7 +69,7 @@ pub use standings::{Standing, StandingView, StandingsPiece};
 pub use timings::{TIMING_BOUNDS_US, Timings};
 pub use views::{PeerView, PeersPiece, SubscribersPiece, SubscribersView};
 
-pub use crate::rib::{Audience, RoutesPiece, Sight, Sources, VniView, VnisPiece};
+pub use crate::rib::{Audience, Ledger, Pressure, RoutesPiece, Sight, Sources, VniView, VnisPiece};
 
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -224,7 +224,14 @@ impl Shard {
                 config.limits.lag_bytes_max,
                 config.budgets.compacted_bytes_per_turn,
             ),
-            rib: Rib::new(hasher, config.reflect_own, config.budgets.tail_bytes_min),
+            rib: Rib::new(Rules {
+                reflect: config.reflect_own,
+                tail_bytes_min: config.budgets.tail_bytes_min,
+                routes_per_vni_max: config.limits.routes_per_vni_max,
+                routes_max: config.limits.routes_max,
+                ledger: config.ledger.clone(),
+                ..Rules::new(hasher)
+            }),
             inbox: (0..shards).map(|_| VecDeque::new()).collect(),
             served_first: 0,
             outboxes: Outboxes::new(

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
 
 use metalbond_uring::internals::shard::{
-    Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
+    Budgets, Ledger, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
 use metalbond_uring::internals::wire::Message;
 use metalbond_uring::types::{
@@ -50,6 +51,7 @@ impl World {
             queue_bytes_max: [1 << 30, 1 << 30, 20_000, 2_000][rng.below(4)],
             lag_bytes_max: [256, 1_024, 8_192, 1 << 20][rng.below(4)],
             log_bytes_max: [4 << 10, 32 << 10, 64 << 20][rng.below(3)],
+            ..Limits::default()
         };
         let budgets = Budgets {
             requests_per_turn: 1 + rng.below(40),
@@ -63,6 +65,7 @@ impl World {
             [[0, 0, 1, 2][rng.below(4)]];
         let pace = [Pace::Off, Pace::RoutesPerS(500), Pace::Auto][rng.below(3)];
         let hash_seed = [rng.next(), rng.next(), rng.next(), rng.next()];
+        let ledger = Arc::<Ledger>::default();
         let nodes = (0..shards).map(|at| {
             let id = ShardId(at);
             let keepalive_interval_s = 86_400;
@@ -76,6 +79,7 @@ impl World {
                 limits,
                 stale_time: std::time::Duration::ZERO,
                 budgets,
+                ledger: Arc::clone(&ledger),
             };
             Node {
                 shard: Shard::new(config, Time(1)),

@@ -5,6 +5,7 @@
 mod model;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use metalbond_uring::internals::shard::{
@@ -111,6 +112,7 @@ impl Field {
                 limits,
                 stale_time: Duration::ZERO,
                 budgets,
+                ledger: Arc::default(),
             };
             Node {
                 shard: Shard::new(config, Time(1)),

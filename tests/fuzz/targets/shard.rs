@@ -3,11 +3,12 @@
 #![no_main]
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use metalbond_uring::internals::shard::{
-    Budgets, Limits, Mail, Piece, Shard, ShardConfig, TcpSample, Transmit, Wake,
+    Budgets, Ledger, Limits, Mail, Piece, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
 use metalbond_uring::internals::wire::{Deframer, Hello, Message, Update, decode};
 use metalbond_uring::types::{
@@ -68,6 +69,7 @@ struct World {
 impl World {
     fn new(kind: u8) -> World {
         let small = kind & 1 == 1;
+        let ledger = Arc::<Ledger>::default();
         let config = |id| ShardConfig {
             id: ShardId(id),
             shards: SHARDS,
@@ -92,6 +94,7 @@ impl World {
                 tail_bytes_min: 0,
             },
             stale_time: Duration::from_secs(if kind & 128 == 0 { 0 } else { 1 }),
+            ledger: Arc::clone(&ledger),
         };
         let node = |id| Node { shard: Shard::new(config(id), Time(1)), mail: VecDeque::new() };
         let nodes = (0..SHARDS).map(node).collect();
