@@ -20,9 +20,7 @@ use metalbond_uring::internals::rib::{
     BASE_KEPT, Join, Joined, RecordSink, Rib, Rules, UpdateGroup,
 };
 use metalbond_uring::internals::wire::frames;
-use metalbond_uring::types::{
-    Action, GroupClass, PeerClass, PeerId, ShardId, SourceId, Time, Vni,
-};
+use metalbond_uring::types::{Action, GroupClass, PeerClass, PeerId, ShardId, SourceId, Time, Vni};
 
 const VNI: Vni = Vni(7);
 

@@ -21,7 +21,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use crate::io::ServerConfig;
 use crate::shard::Limits;
-use crate::types::{HostPort, Pace, ReflectOwn};
+use crate::types::{HostPort, Pace, ReflectOwn, nearest};
 use values::{
     at_least_one, cores, host_port, keepalive, listen, listen_default, log_format, mss, network,
     pace, peers_max, queue_mib_default, reflect_own,
@@ -138,7 +138,7 @@ fn metrics_need_http(
 /// A first word that is no command.
 fn no_command(word: &str) -> Exit {
     let commands = manual::MANUAL.commands().into_iter().map(|(command, _)| command);
-    let meant = flags::nearest(word, commands.clone().chain(GRAMMAR.flags()));
+    let meant = nearest(word, commands.clone().chain(GRAMMAR.flags()));
     let meant = meant.map(|meant| format!("Did you mean {meant}?\n")).unwrap_or_default();
     let commands = commands.collect::<Vec<_>>().join(", ");
     let text =

@@ -33,6 +33,12 @@ pub mod log {
         Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Scope, VniLog,
     };
 }
+pub mod policy {
+    pub use crate::policy::{
+        AnnouncePolicy, Denial, FILE_BYTES_MAX, Judge, NextHopPolicy, Policy, PolicyError,
+        RULES_MAX,
+    };
+}
 pub mod rib {
     pub use crate::rib::{
         BASE_KEPT, Join, Joined, Ledger, Pressure, RecordSink, Rib, Rules, UpdateGroup,
