@@ -23,6 +23,7 @@ mod error;
 mod feed;
 mod letter;
 mod listener;
+mod policy;
 mod probe;
 mod send;
 mod server;
@@ -42,6 +43,7 @@ pub use self::error::ServeError;
 pub(crate) use self::letter::Feed;
 #[cfg(feature = "http")]
 pub(crate) use self::listener::listen;
+pub use self::policy::{PolicyConfig, PolicyFileError};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::server::{Server, serve};
 pub use self::signals::Signals;

@@ -214,11 +214,18 @@ impl Denial {
     }
 }
 
+impl Difference {
+    /// Whether nothing differs.
+    pub fn is_none(self) -> bool {
+        self == Difference { new: 0, gone: 0, reordered: false }
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Difference { new: 0, gone: 0, reordered: false } => f.write_str("nothing differs"),
-            Difference { new: 0, gone: 0, reordered: true } => f.write_str("their order differs"),
+            _ if self.is_none() => f.write_str("nothing differs"),
+            Difference { reordered: true, .. } => f.write_str("the order of the rules differs"),
             Difference { new, gone, .. } => write!(f, "{new} are new, {gone} are gone"),
         }
     }

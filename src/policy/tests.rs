@@ -236,7 +236,7 @@ fn differences_are_counted() {
     let said = |former: &str, later: &str| parse(later).since(&parse(former)).to_string();
     assert_eq!(said("permit\ndeny", "# x\npermit\n\ndeny"), "nothing differs");
     assert_eq!(said("permit vni 2,1", "permit vni 1-2"), "nothing differs");
-    assert_eq!(said("permit\ndeny", "deny\npermit"), "their order differs");
+    assert_eq!(said("permit\ndeny", "deny\npermit"), "the order of the rules differs");
     assert_eq!(said("permit\ndeny", "permit\npermit vni 1\npermit"), "2 are new, 1 are gone");
 }
 
