@@ -46,6 +46,8 @@ mod kernel;
 #[cfg(target_os = "linux")]
 mod log;
 #[cfg(target_os = "linux")]
+mod policy;
+#[cfg(target_os = "linux")]
 mod rib;
 #[cfg(target_os = "linux")]
 mod session;

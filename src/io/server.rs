@@ -322,6 +322,7 @@ fn shard_config(
         },
         stale_time: config.stale_time,
         budgets: Budgets::default(),
+        policy: None,
         ledger,
     }
 }
