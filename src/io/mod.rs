@@ -25,6 +25,7 @@ mod letter;
 mod listener;
 mod policy;
 mod probe;
+mod reload;
 mod send;
 mod server;
 mod signals;

@@ -8,7 +8,7 @@ use crate::types::NextHopType;
 
 /// What a peer may announce by this file: the line that permits it, or why not.
 #[track_caller]
-fn ask(file: &str, peer: &str, vni: u32, route: &str) -> Result<usize, Denial> {
+fn ask(file: &str, peer: &str, vni: u32, route: &str) -> Result<u32, Denial> {
     let rules = AnnouncePolicy::parse(file.as_bytes()).unwrap();
     let policy = Policy::new(NextHopPolicy::Any, Some(Arc::new(rules))).unwrap();
     let judge = policy.judge_of(peer.parse().unwrap());
@@ -24,7 +24,7 @@ fn route_of(text: &str) -> Route {
     Route { destination: words[0].parse().unwrap(), next_hop }
 }
 
-fn denied(line: usize) -> Result<usize, Denial> {
+fn denied(line: u32) -> Result<u32, Denial> {
     Err(Denial::Denied { line })
 }
 

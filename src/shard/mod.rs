@@ -261,6 +261,17 @@ impl Shard {
         let [a, b, c, d] = config.hash_seed;
         let hasher = RandomState::with_seeds(a, b, c, d);
         let shards = config.shards;
+        let mut rib = Rib::new(Rules {
+            reflect: config.reflect_own,
+            tail_bytes_min: config.budgets.tail_bytes_min,
+            routes_per_vni_max: config.limits.routes_per_vni_max,
+            routes_max: config.limits.routes_max,
+            ledger: config.ledger.clone(),
+            ..Rules::new(hasher.clone())
+        });
+        if config.policy.is_some() {
+            rib.set_policy(config.policy.clone());
+        }
         Shard {
             peers: Peers::new(config.id),
             groups: Groups::new(
@@ -268,14 +279,7 @@ impl Shard {
                 config.limits.lag_bytes_max,
                 config.budgets.compacted_bytes_per_turn,
             ),
-            rib: Rib::new(Rules {
-                reflect: config.reflect_own,
-                tail_bytes_min: config.budgets.tail_bytes_min,
-                routes_per_vni_max: config.limits.routes_per_vni_max,
-                routes_max: config.limits.routes_max,
-                ledger: config.ledger.clone(),
-                ..Rules::new(hasher.clone())
-            }),
+            rib,
             inbox: (0..shards).map(|_| VecDeque::new()).collect(),
             served_first: 0,
             outboxes: Outboxes::new(
