@@ -47,12 +47,13 @@ pub use crate::client::{DummyClient, RouteClient, RouteError};
 pub use crate::http::HttpError;
 #[doc(inline)]
 pub use crate::io::ServerConfig as Config;
-pub use crate::io::{ProbeError, RETRY_INTERVAL, ServeError};
+pub use crate::io::{PolicyConfig, PolicyFileError, ProbeError, RETRY_INTERVAL, ServeError};
 #[doc(inline)]
 pub use crate::kernel::KernelConfig as NetlinkClientConfig;
 pub use crate::kernel::{
     HOPS_DEFAULT, HOPS_MAX, KernelError, KernelWatch, METALBOND_RT_PROTO, NexthopObjects,
 };
+pub use crate::policy::{Mistake, NextHopPolicy, NextHopPolicyError, PolicyError};
 pub use crate::session::State;
 pub use crate::shard::Limits;
 pub use crate::types::{

@@ -41,6 +41,7 @@ fn defaults() {
                 },
                 stale_time: std::time::Duration::ZERO,
                 allow: vec![],
+                policy: PolicyConfig::default(),
             },
             http: None,
             metrics_per_peer: false,
@@ -66,6 +67,8 @@ fn every_flag_in_both_spellings() {
         ("--peers-max", "1048576"),
         ("--queue-mib-max", "4294967295"),
         ("--allow", "10.0.0.7/8,::ffff:192.0.2.0/120,2001:db8::1"),
+        ("--nexthop-policy", "own-prefix/64"),
+        ("--announce-policy", "/etc/policy"),
         ("--http", ":4712"),
         ("--log-format", "logfmt"),
     ];
@@ -89,6 +92,10 @@ fn every_flag_in_both_spellings() {
             allow: ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::1/128"]
                 .map(|net| net.parse().unwrap())
                 .into(),
+            policy: PolicyConfig {
+                next_hops: NextHopPolicy::OwnPrefix(64),
+                announce_file: Some("/etc/policy".into()),
+            },
         },
         http: Some(HostPort { host: String::new(), port: 4712 }),
         metrics_per_peer: true,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::ServeError;
+use super::policy::PolicyConfig;
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::shard::Limits;
 use crate::types::{Pace, PeerId, ReflectOwn, ShardId};
@@ -48,6 +49,8 @@ pub struct ServerConfig {
     pub peers_max: u32,
     /// From which addresses connections are taken; others are closed at once. Empty: from all.
     pub allow: Vec<IpNet>,
+    /// What peers that connect to this node may announce.
+    pub policy: PolicyConfig,
     /// What one peer may ask for, and the memory that slow peers may take; of the bytes of queues each shard
     /// has an equal part.
     pub limits: Limits,
@@ -67,6 +70,7 @@ impl Default for ServerConfig {
             pace: Pace::Auto,
             peers_max: 65_536,
             allow: Vec::new(),
+            policy: PolicyConfig::default(),
             limits: Limits::default(),
             stale_time: Duration::ZERO,
         }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use thiserror::Error;
 
 use super::address::{is_absent, is_tentative, lacks_family};
+use super::policy::PolicyFileError;
 use super::probe::ProbeError;
 
 /// Why a server could not start.
@@ -46,6 +47,9 @@ pub enum ServeError {
     /// No address was given.
     #[error("no address to listen on")]
     NoAddress,
+    /// The policy cannot be had.
+    #[error(transparent)]
+    Policy(#[from] PolicyFileError),
     /// No io_uring.
     #[error(transparent)]
     Ring(#[from] ProbeError),

@@ -23,7 +23,9 @@ mod error;
 mod feed;
 mod letter;
 mod listener;
+mod policy;
 mod probe;
+mod reload;
 mod send;
 mod server;
 mod signals;
@@ -42,6 +44,7 @@ pub use self::error::ServeError;
 pub(crate) use self::letter::Feed;
 #[cfg(feature = "http")]
 pub(crate) use self::listener::listen;
+pub use self::policy::{PolicyConfig, PolicyFileError};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::server::{Server, serve};
 pub use self::signals::Signals;

@@ -20,7 +20,8 @@ use super::error::ServeError;
 use super::letter::{Feed, Letter};
 use super::signals::{Signals, acceptor_runtime};
 use super::turns::ThreadStart;
-use super::{listener, probe, sys, turns};
+use super::{listener, probe, reload, sys, turns};
+use crate::policy::{AnnouncePolicy, Policy};
 use crate::shard::{Budgets, Ledger, Limits, Shard, ShardConfig};
 use crate::types::{ShardId, Time};
 use crate::vital;
@@ -39,12 +40,17 @@ pub fn serve<T, E: From<ServeError>>(
         if config.listen.is_empty() {
             return Err(ServeError::NoAddress.into());
         }
+        // Before the file is read: a SIGHUP meanwhile has it read again.
+        let reload_asked = config.policy.announce_file.is_some().then(|| signals.reload_asked());
         let running = tokio::select! {
             running = Running::start(&config) => running?,
             // It waits for an address.
             () = signals.received() => return Ok(()),
         };
-        let Running { acceptor, threads, asker, .. } = running;
+        let Running { acceptor, threads, asker, rules, .. } = running;
+        if let (Some(asked), Some(rules)) = (reload_asked, rules) {
+            reload::when_asked(config.policy, rules, asker.clone(), asked)?;
+        }
         let _kept = started(&asker)?;
         let result = acceptor.run(signals.received()).await;
         join(threads);
@@ -73,7 +79,7 @@ impl Server {
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
-        let Running { acceptor, threads, local_addresses, listeners, asker } =
+        let Running { acceptor, threads, local_addresses, listeners, asker, .. } =
             runtime.block_on(Running::start(&config))?;
         let segment_bytes_max = config.segment_bytes_max;
         let (stop, stopped) = oneshot::channel();
@@ -192,11 +198,14 @@ struct Running {
     local_addresses: Vec<SocketAddr>,
     listeners: mpsc::UnboundedSender<TcpListener>,
     asker: Asker,
+    /// Those of the policy's file.
+    rules: Option<Arc<AnnouncePolicy>>,
 }
 
 impl Running {
     async fn start(config: &ServerConfig) -> Result<Running, ServeError> {
         config.judge()?;
+        let (rules, policy) = config.policy.load()?;
         probe::probe()?;
         let descriptors = sys::raise_descriptor_limit();
         let listeners = match config.listen[..] {
@@ -207,7 +216,7 @@ impl Running {
         let local_addresses: Vec<_> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let clock = Clock::start();
-        let (dispatcher, threads, ended) = start_shards(config, clock)?;
+        let (dispatcher, threads, ended) = start_shards(config, policy.as_ref(), clock)?;
         match descriptors {
             Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
             Ok(_) => {}
@@ -225,7 +234,7 @@ impl Running {
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
         let acceptor = Acceptor { listeners, dispatcher, more, ended };
-        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker })
+        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker, rules })
     }
 }
 
@@ -246,7 +255,11 @@ fn warn_of_few_descriptors(limit: u64, peers_max: u32) {
 type Started = (Dispatcher, Vec<JoinHandle<()>>, mpsc::UnboundedReceiver<()>);
 
 /// Starts all shards and waits until each has its ring. Those already started end when one fails.
-fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeError> {
+fn start_shards(
+    config: &ServerConfig,
+    policy: Option<&Arc<Policy>>,
+    clock: Clock,
+) -> Result<Started, ServeError> {
     let shards = shard_count(config.cores);
     let ledger = Arc::<Ledger>::default();
     let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..shards)
@@ -262,7 +275,13 @@ fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeErr
     let mut started = Ok(());
     for (index, mailbox) in (0..shards).zip(mailboxes) {
         let start = ThreadStart {
-            shard: shard_config(config, ShardId(index), shards, Arc::clone(&ledger)),
+            shard: shard_config(
+                config,
+                ShardId(index),
+                shards,
+                policy.cloned(),
+                Arc::clone(&ledger),
+            ),
             clock,
             mailbox,
             shards: handles.iter().map(|shard| shard.mailbox.clone()).collect(),
@@ -306,6 +325,7 @@ fn shard_config(
     config: &ServerConfig,
     id: ShardId,
     shards: u16,
+    policy: Option<Arc<Policy>>,
     ledger: Arc<Ledger>,
 ) -> ShardConfig {
     ShardConfig {
@@ -322,6 +342,7 @@ fn shard_config(
         },
         stale_time: config.stale_time,
         budgets: Budgets::default(),
+        policy,
         ledger,
     }
 }
