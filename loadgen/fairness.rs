@@ -29,7 +29,8 @@ pub fn summary(stages: &[Stage], hostility: Hostility) -> Option<String> {
         })
     };
     let (alone, beside) = (of(ALONE)?, of(BESIDE)?);
-    let (name, rounds) = (hostility.name(), stages.iter().filter(|one| one.stage.starts_with(BESIDE)));
+    let (name, rounds) =
+        (hostility.name(), stages.iter().filter(|one| one.stage.starts_with(BESIDE)));
     let mut text = format!(
         "{name}: p99 {:.2} ms alone, {:.2} ms beside it: {:.2} times; p50 {:.2} and {:.2} ms: {:.2} times \
          (medians of {} rounds)\n",
@@ -51,7 +52,8 @@ pub fn summary(stages: &[Stage], hostility: Hostility) -> Option<String> {
         );
     }
     let per_s = median(rounds.clone().filter_map(|stage| stage.hostile_per_s));
-    let share = median(rounds.clone().filter_map(|stage| Some(stage.hostile_cpu_s? / stage.wall_s)));
+    let share =
+        median(rounds.clone().filter_map(|stage| Some(stage.hostile_cpu_s? / stage.wall_s)));
     let server = median(rounds.filter_map(|stage| Some(stage.server_cpu_s? / stage.wall_s)));
     let percent = |share: Option<f64>| share.unwrap_or_default() * 100.0;
     text += &format!(
@@ -122,12 +124,16 @@ mod tests {
         let words = "garbage: p99 2.00 ms alone, 3.00 ms beside it: 1.50 times; p50 1.00 and 1.50 ms: 1.50 times \
                      (medians of 3 rounds)\n";
         assert!(text.starts_with(words), "{text}");
-        let words = "garbage: 7000 a second; the hostile peers took 25 % of a CPU, the server 50 %\n";
+        let words =
+            "garbage: 7000 a second; the hostile peers took 25 % of a CPU, the server 50 %\n";
         assert!(text.ends_with(words), "{text}");
         assert!(!text.contains("another server"), "{text}");
         let apart = [&stages[..], &[stage("apart 1", 2.4)]].concat();
         let text = summary(&apart, Hostility::Garbage).unwrap();
-        assert!(text.contains("at another server on the same CPU: p99 2.40 ms, 1.20 times"), "{text}");
+        assert!(
+            text.contains("at another server on the same CPU: p99 2.40 ms, 1.20 times"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -34,6 +34,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Updates a second of `flood`.
 const FLOOD_PER_S: u64 = 1_000_000;
+/// Times a second that `resubscribe` does, and how many at a time.
+const RESUBSCRIBE_PER_S: u64 = 10_000;
+const RESUBSCRIBE_BATCH: usize = 10;
 /// Routes of the VNI that `resubscribe` subscribes to.
 const TABLE_ROUTES: u32 = 100_000;
 /// Peers of `subscriptions`, and VNIs of each.
@@ -48,7 +51,7 @@ pub enum Hostility {
     /// One announces and withdraws a route, a million times a second.
     #[default]
     Flood,
-    /// One subscribes to a VNI of 100,000 routes and unsubscribes again, as fast as it can.
+    /// One subscribes to a VNI of 100,000 routes and unsubscribes again, 10,000 times a second.
     Resubscribe,
     /// 500 peers subscribe to 16,384 VNIs each; when all have, they leave and begin anew.
     Subscriptions,
@@ -183,10 +186,12 @@ impl Gang {
             }
             Hostility::Resubscribe => {
                 gang.companion = Some(table(target, &clock)?);
-                for message in [Message::Subscribe(vni), Message::Unsubscribe(vni)] {
-                    message.encode(&mut gang.phrase);
+                // In this order, so that it is subscribed from one phrase to the next.
+                for _ in 0..RESUBSCRIBE_BATCH {
+                    Message::Unsubscribe(vni).encode(&mut gang.phrase);
+                    Message::Subscribe(vni).encode(&mut gang.phrase);
                 }
-                gang.phrase_deeds = 2;
+                gang.phrase_deeds = RESUBSCRIBE_BATCH as u64;
                 gang.peers.push(Peer::connect(target, &clock)?);
             }
             Hostility::Subscriptions => {
@@ -205,7 +210,9 @@ impl Gang {
             let active = orders.active.load(Ordering::Relaxed);
             if active && self.since.is_none() {
                 self.since = Some((self.clock.now_ns(), 0));
-            } else if !active && self.since.take().is_some() && self.kind == Hostility::Subscriptions
+            } else if !active
+                && self.since.take().is_some()
+                && self.kind == Hostility::Subscriptions
             {
                 self.peers.clear();
             }
@@ -225,11 +232,10 @@ impl Gang {
     /// Does what is due. False if that is nothing for now.
     fn act(&mut self) -> bool {
         match self.kind {
-            Hostility::Flood => {
-                let due = self.due(FLOOD_PER_S) >= self.phrase_deeds;
-                due && self.repeat()
+            Hostility::Flood => self.due(FLOOD_PER_S) >= self.phrase_deeds && self.repeat(),
+            Hostility::Resubscribe => {
+                self.due(RESUBSCRIBE_PER_S) >= self.phrase_deeds && self.repeat()
             }
-            Hostility::Resubscribe => self.repeat(),
             Hostility::Subscriptions => self.subscribe(),
             Hostility::Garbage => self.garbage(),
         }

@@ -30,9 +30,7 @@ pub fn plan(scenario: Scenario, sizes: &Sizes, vni_base: u32) -> Plan {
         | Scenario::Latency
         | Scenario::Churn
         | Scenario::Slow
-        | Scenario::Fairness => {
-            star(sizes, sizes.subscribers, sizes.routes, vni_base)
-        }
+        | Scenario::Fairness => star(sizes, sizes.subscribers, sizes.routes, vni_base),
         Scenario::Join => star(sizes, sizes.joiners, sizes.routes, vni_base),
         // Those of one half are there at a time.
         Scenario::Loss => star(sizes, sizes.subscribers, 2 * sizes.routes, vni_base),

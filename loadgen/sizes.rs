@@ -126,14 +126,9 @@ fn flags_of(scenario: Scenario) -> &'static [&'static str] {
         Scenario::Fanout => &["--announcers", "--routes", "--subscribers", "--rate"],
         Scenario::Join => &["--announcers", "--routes", "--joiners", "--rate"],
         Scenario::Latency => &["--announcers", "--subscribers", "--rate", "--duration-s"],
-        Scenario::Fairness => &[
-            "--hostile",
-            "--announcers",
-            "--subscribers",
-            "--rate",
-            "--duration-s",
-            "--rounds",
-        ],
+        Scenario::Fairness => {
+            &["--hostile", "--announcers", "--subscribers", "--rate", "--duration-s", "--rounds"]
+        }
         Scenario::Churn => &["--announcers", "--routes", "--subscribers", "--rounds", "--rate"],
         Scenario::Loss => &["--announcers", "--routes", "--subscribers"],
         Scenario::Slow => &["--announcers", "--subscribers", "--rate", "--duration-s", "--stall-s"],

@@ -16,6 +16,8 @@ use serde_json::Value;
 mod decode;
 #[path = "fuzz/targets/netlink.rs"]
 mod netlink;
+#[path = "fuzz/targets/policy.rs"]
+mod policy;
 #[path = "fuzz/targets/session.rs"]
 mod session;
 #[path = "fuzz/targets/shard.rs"]
@@ -25,9 +27,10 @@ mod update;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 5] = [
+const TARGETS: [(&str, Target); 6] = [
     ("decode", decode::run),
     ("netlink", netlink::run),
+    ("policy", policy::run),
     ("session", session::run),
     ("shard", shard::run),
     ("update", update::run),
@@ -44,6 +47,11 @@ fn decode_seeds() {
 #[test]
 fn netlink_seeds() {
     replay("netlink");
+}
+
+#[test]
+fn policy_seeds() {
+    replay("policy");
 }
 
 #[test]
@@ -106,7 +114,10 @@ fn no_target_is_left_out() {
         assert!(of_loop.split([' ', ';']).any(|word| word == *name), "{name}: .ci/run");
     }
     let bytes: u64 = names("seeds", "hex").iter().map(|name| seed_file(name).len() as u64).sum();
-    assert!(bytes < SEED_BYTES_MAX, "{bytes} bytes of seeds: minimise them (tests/fuzz/run --keep)");
+    assert!(
+        bytes < SEED_BYTES_MAX,
+        "{bytes} bytes of seeds: minimise them (tests/fuzz/run --keep)"
+    );
 }
 
 /// A replay that cannot fail would be worth nothing.
@@ -168,9 +179,9 @@ fn streams() -> Vec<Vec<u8>> {
         let events = transcript["events"].as_array().unwrap();
         for connection in 1..10 {
             for direction in ["c2s", "s2c"] {
-                let said = events.iter().filter(|event| {
-                    event["conn"] == connection && event["dir"] == direction
-                });
+                let said = events
+                    .iter()
+                    .filter(|event| event["conn"] == connection && event["dir"] == direction);
                 let stream: Vec<u8> = said.filter_map(bytes).flatten().collect();
                 if !stream.is_empty() {
                     streams.push(stream);
@@ -189,8 +200,8 @@ fn session_of(config: u8, stream: &[u8]) -> Vec<u8> {
 
 /// As the target takes it: a peer says it to a shard, while turns pass.
 fn shard_of(stream: &[u8]) -> Vec<u8> {
-    let chunks = stream.chunks(39).flat_map(|chunk| {
-        [&[9, 0, chunk.len() as u8], chunk, &[1, 0, 2, 1, 1, 1, 2, 0]].concat()
-    });
+    let chunks = stream
+        .chunks(39)
+        .flat_map(|chunk| [&[9, 0, chunk.len() as u8], chunk, &[1, 0, 2, 1, 1, 1, 2, 0]].concat());
     [0, 0, 0, 0].into_iter().chain(chunks).collect()
 }

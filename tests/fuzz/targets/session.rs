@@ -170,7 +170,11 @@ impl World {
             assert_eq!((after, verdict), (before, Verdict::Ignore), "over is over");
         }
         let closes = matches!(verdict, Verdict::Close(_));
-        assert_eq!(closes, !before.is_over() && after.is_over(), "{before} to {after}: {verdict:?}");
+        assert_eq!(
+            closes,
+            !before.is_over() && after.is_over(),
+            "{before} to {after}: {verdict:?}"
+        );
         assert!(after.is_over() || before as u8 <= after as u8, "back from {before} to {after}");
         let retries = after == State::Retry;
         assert!(!retries || self.config.direction == Direction::Outgoing, "nobody to dial again");
@@ -199,7 +203,11 @@ impl World {
             self.now = self.now.max(deadline);
             let before = self.session.clone();
             let verdict = self.session.on_timer(self.now);
-            assert_ne!(verdict, Verdict::Ignore, "woken for nothing, due before: {is_due}, {before:?}");
+            assert_ne!(
+                verdict,
+                Verdict::Ignore,
+                "woken for nothing, due before: {is_due}, {before:?}"
+            );
             self.judge(before.state(), verdict);
         }
         self.timers();

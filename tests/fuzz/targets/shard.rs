@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use metalbond_uring::internals::policy::{AnnouncePolicy, NextHopPolicy, Policy};
 use metalbond_uring::internals::shard::{
     Budgets, Ledger, Limits, Mail, Piece, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
@@ -18,6 +19,12 @@ use metalbond_uring::types::{
 const HOSTILE: usize = 4;
 /// Where the honest peer announces and the bystander subscribes, and the hostile ones too.
 const VNIS: [Vni; 2] = [Vni(1), Vni(2)];
+/// The honest ones may say anything (those of 127.0.0.9), the others (of 127.0.0.1) not always.
+const POLICIES: [&str; 3] = [
+    "permit peer 127.0.0.9\npermit vni 1",
+    "permit peer 127.0.0.9\npermit destination 10.0.0.0/30 next-hop 192.0.2.0/31",
+    "permit peer 127.0.0.9",
+];
 /// An honest peer says that it lives each time that this has passed.
 const BEAT_US: u64 = 2_000_000;
 
@@ -131,6 +138,17 @@ impl World {
         }
     }
 
+    /// All shards learn of it by and by, as they learn of all else.
+    fn change_policy(&mut self, which: usize) {
+        let rules = |text: &&str| {
+            let rules = AnnouncePolicy::parse(text.as_bytes()).expect("rules");
+            Policy::new(NextHopPolicy::Any, Some(Arc::new(rules)))
+        };
+        let policy = POLICIES.get(which).and_then(rules);
+        let nodes = &mut self.nodes;
+        nodes.iter_mut().for_each(|node| node.shard.set_policy(self.now, policy.clone()));
+    }
+
     /// The honest ones come first.
     fn begin(&mut self) {
         for node in [0, 1] {
@@ -197,6 +215,7 @@ impl World {
             2 => return self.deliver(at % self.nodes.len()),
             3 => return self.pass_time(input.byte()),
             4 if what == 0xf4 => return self.drain(),
+            4 if what == 0xe4 => return self.change_policy(at),
             4 => return self.read_some(input.byte()),
             _ => {}
         }
