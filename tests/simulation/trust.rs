@@ -43,7 +43,7 @@ impl Trust {
         let stale_time = Duration::from_secs([0, 0, 1, 4][rng.below(4)]);
         let is_limited = rng.chance(20);
         if is_limited {
-            limits.routes_per_peer_max = 1_000;
+            limits.routes_per_peer_max = 1_000_000;
             limits.routes_per_vni_max = 1 + rng.below(20) as u32;
             limits.routes_max = 1 + rng.below(60) as u64;
         }
