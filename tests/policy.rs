@@ -333,6 +333,7 @@ fn peers_are_told_apart_by_their_addresses() {
     reload(&server, &file, "permit peer 127.0.0.0/8 next-hop own\npermit peer 127.0.0.3");
     sees(&mut peers[0], &view(&["10.9.0.1", "127.0.0.2"]));
     sees(&mut peers[1], &view(&["127.0.0.2"]));
+    sees(&mut seeing, &view(&["10.9.0.1", "127.0.0.2"]));
     let updates = seeing.updates;
     // Now the second one alone: who is neither hears of nothing.
     reload(&server, &file, "permit peer 127.0.0.3");

@@ -250,6 +250,27 @@ fn each_kind_has_its_word() {
     assert_eq!(kinds.len(), Denial::KINDS.len());
 }
 
+/// What operators copy does what it says.
+#[test]
+fn the_example_of_the_documents() {
+    let text = include_str!("../../docs/POLICY.md");
+    let (_, behind) = text.split_once("### An example").unwrap();
+    let example = behind.split("```").nth(1).unwrap().strip_prefix("text\n").unwrap();
+    let ask = |peer, vni, route| ask(example, peer, vni, route).is_ok();
+    let (gateway, controller, hypervisor) = ("2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:a::7");
+    assert!(ask(gateway, 7, "0.0.0.0/0 2001:db8:0:1::1"));
+    assert!(!ask(gateway, 7, "0.0.0.0/0 2001:db8:0:1::2"));
+    assert!(ask(controller, 7, "10.0.0.0/24 2001:db8:a::9"));
+    assert!(!ask(controller, 7, "0.0.0.0/0 2001:db8:a::9"));
+    assert!(ask(hypervisor, 100, "10.1.0.0/24 2001:db8:a::7"));
+    assert!(!ask(hypervisor, 99, "10.1.0.0/24 2001:db8:a::7"));
+    assert!(!ask(hypervisor, 100, "10.0.0.0/8 2001:db8:a::7"));
+    assert!(!ask(hypervisor, 100, "::/0 2001:db8:a::7"));
+    assert!(!ask(hypervisor, 100, "10.1.0.0/24 2001:db8:a::8"));
+    assert!(!ask(hypervisor, 100, "10.1.0.0/24 2001:db8:a::7 0 200"));
+    assert!(!ask("2001:db8:b::1", 100, "10.1.0.0/24 2001:db8:b::1"));
+}
+
 /// A rule for each of 10,000 hypervisors, and for each of 10,000 VNIs: few are looked at.
 #[test]
 fn a_judge_has_few_rules_to_look_at() {
