@@ -23,8 +23,8 @@ use crate::io::ServerConfig;
 use crate::shard::Limits;
 use crate::types::{HostPort, Pace, ReflectOwn};
 use values::{
-    at_least_one, cores, host_port, keepalive, listen, listen_default, log_format, mss, network,
-    pace, peers_max, queue_mib_default, reflect_own,
+    at_least_one, connections, cores, host_port, keepalive, listen, listen_default, log_format,
+    mss, network, pace, queue_mib_default, reflect_own,
 };
 
 pub use client::ClientOptions;
@@ -229,10 +229,26 @@ struct ServerFlags {
     #[argh(
         option,
         arg_name = "n",
-        from_str_fn(peers_max),
+        from_str_fn(connections),
         default = "ServerConfig::default().peers_max"
     )]
     peers_max: u32,
+    /// connections from one address at a time, default 16384
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(connections),
+        default = "ServerConfig::default().peers_per_address_max"
+    )]
+    peers_per_address_max: u32,
+    /// connections at a time that have no session yet, default 32768
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(connections),
+        default = "ServerConfig::default().handshakes_max"
+    )]
+    handshakes_max: u32,
     /// addresses or networks that may connect, all without it; a list
     #[argh(option, arg_name = "cidr")]
     allow: Vec<String>,
@@ -266,6 +282,8 @@ impl From<ServerFlags> for ServerOptions {
             reflect_own: flags.reflect_own,
             pace: flags.pace,
             peers_max: flags.peers_max,
+            peers_per_address_max: flags.peers_per_address_max,
+            handshakes_max: flags.handshakes_max,
             limits: Limits {
                 routes_per_peer_max: flags.routes_per_peer_max,
                 vnis_per_peer_max: flags.vnis_per_peer_max,
@@ -310,6 +328,8 @@ static VALUES: &[Takes] = &[
     Takes("--routes-per-peer-max", "a number from 1 to 4294967295", "100000"),
     Takes("--vnis-per-peer-max", "a number from 1 to 4294967295", "16384"),
     Takes("--peers-max", "a number from 1 to 1048576", "65536"),
+    Takes("--peers-per-address-max", "a number from 1 to 1048576", "16384"),
+    Takes("--handshakes-max", "a number from 1 to 1048576", "32768"),
     Takes("--allow", "networks or addresses", "10.0.0.0/8,2001:db8::/32"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
     Takes("--http", "an address and a port", "[::]:4712"),

@@ -104,7 +104,7 @@ pub(super) fn keepalive(value: &str) -> Result<u32, String> {
     number(value, 0, KEEPALIVE_INTERVAL_S_MAX)
 }
 
-pub(super) fn peers_max(value: &str) -> Result<u32, String> {
+pub(super) fn connections(value: &str) -> Result<u32, String> {
     number(value, 1, PeerId::SLOTS)
 }
 

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use super::View;
 use super::answer::{Content, Refusal};
 use super::totals::{Shards, Totals};
+use crate::io::ConnectionsMax;
 use crate::kernel;
 use crate::session::{CloseReason, State};
 use crate::shard::{MemoryBounds, PeerView, TIMING_BOUNDS_US, Timings};
@@ -57,8 +58,8 @@ pub(super) async fn metrics(view: &View, exposition: Exposition) -> Result<Conte
         version: view.version,
         local: view.local(),
         started_at: view.started_at,
-        peers_max: view.asker.peers_max(),
-        connections_refused: view.asker.connections_refused(),
+        connections_max: view.asker.connections_max(),
+        connections_refused: view.asker.connections_refused().collect(),
         servers: view.servers(),
         kernel: view.kernel_counters(),
     };
@@ -87,8 +88,8 @@ struct Node {
     version: &'static str,
     local: String,
     started_at: SystemTime,
-    peers_max: u32,
-    connections_refused: [(&'static str, u64); 2],
+    connections_max: ConnectionsMax,
+    connections_refused: Vec<(&'static str, u64)>,
     servers: Vec<State>,
     kernel: Option<kernel::Counters>,
 }
@@ -165,11 +166,18 @@ impl Node {
         out.gauge("subscriptions", "Subscriptions of VNIs by peers.", peers.subscriptions)?;
         let help = "Bytes that peers have still to be sent, at most, where they are not told the difference only.";
         out.gauge("pending_bytes", help, peers.pending_bytes as usize)?;
-        out.gauge("peers_max", "The bound of connections: --peers-max.", self.peers_max as usize)?;
+        let max = self.connections_max;
+        out.gauge("peers_max", "The bound of connections: --peers-max.", max.all)?;
+        let help = "The bound of connections from one address: --peers-per-address-max.";
+        out.gauge("peers_per_address_max", help, max.of_one_address)?;
+        let help = "The bound of connections without a session: --handshakes-max.";
+        out.gauge("handshakes_max", help, max.handshakes)?;
         let connections = self.totals.shards.counted(|it| it.connections);
         out.counter("connections", "Connections taken over.", connections)?;
-        let help = "Connections closed at once: there were as many as --peers-max, or --allow does not name them.";
-        let refused = self.connections_refused.map(|(reason, count)| ([("reason", reason)], count));
+        let help = "Connections closed at once, by reason: --peers-max, --peers-per-address-max, --handshakes-max, \
+                    --allow, --memory-max.";
+        let refused = self.connections_refused.iter();
+        let refused = refused.map(|(reason, count)| ([("reason", *reason)], *count));
         out.counters("connections_refused", help, refused)?;
         let help = "Sessions that ended, by reason.";
         let ended = |at: usize| self.totals.shards.counted(|it| it.sessions_ended[at]);

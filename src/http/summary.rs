@@ -25,6 +25,8 @@ struct Summary {
     /// What peers have still to be sent, as far as it lies in a log or a base.
     pending_bytes: u64,
     since_start: SinceStart,
+    /// Connections that were closed at once, by reason.
+    connections_refused: BTreeMap<&'static str, u64>,
     /// Sessions that ended, by reason.
     disconnects: BTreeMap<&'static str, u64>,
     /// From the reading of an UPDATE to the SEND that carries it on, since the start.
@@ -114,6 +116,7 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
         vnis: totals.shards.held(|usage| usage.vnis),
         pending_bytes: peers.pending_bytes,
         since_start: SinceStart::of(&totals, view),
+        connections_refused: at_least_one(view.asker.connections_refused()),
         disconnects: disconnects(&totals),
         propagation_us: Propagation::of(&totals.shards.propagation()),
         memory_bytes: Memory {
@@ -130,6 +133,10 @@ fn disconnects(totals: &Totals) -> BTreeMap<&'static str, u64> {
     let counted = CloseReason::KINDS.into_iter().enumerate();
     let counted =
         counted.map(|(at, kind)| (kind, totals.shards.counted(|it| it.sessions_ended[at])));
+    at_least_one(counted)
+}
+
+fn at_least_one(counted: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<&'static str, u64> {
     counted.filter(|(_, count)| *count > 0).collect()
 }
 
@@ -144,12 +151,7 @@ impl SinceStart {
     fn of(totals: &Totals, view: &View) -> SinceStart {
         SinceStart {
             connections: totals.shards.counted(|it| it.connections),
-            connections_refused: view
-                .asker
-                .connections_refused()
-                .iter()
-                .map(|(_, count)| count)
-                .sum(),
+            connections_refused: view.asker.connections_refused().map(|(_, count)| count).sum(),
             bytes_received: totals.shards.counted(|it| it.bytes_received),
             bytes_sent: totals.shards.counted(|it| it.bytes_sent),
             updates_received: totals.shards.counted(|it| it.updates_received),

@@ -46,6 +46,12 @@ pub struct ServerConfig {
     pub pace: Pace,
     /// Connections at a time, 1..=1048576; more are closed at once.
     pub peers_max: u32,
+    /// Connections from one address at a time, 1..=1048576; more are closed at once. Each IPv6 address counts by
+    /// itself, so a host with a network of its own has many.
+    pub peers_per_address_max: u32,
+    /// Connections whose session is not established yet, 1..=1048576; more are closed at once. A handshake takes 10 s
+    /// at most.
+    pub handshakes_max: u32,
     /// From which addresses connections are taken; others are closed at once. Empty: from all.
     pub allow: Vec<IpNet>,
     /// What one peer may ask for, and the memory that slow peers may take; of the bytes of queues each shard
@@ -66,6 +72,9 @@ impl Default for ServerConfig {
             reflect_own: ReflectOwn::None,
             pace: Pace::Auto,
             peers_max: 65_536,
+            peers_per_address_max: 16_384,
+            // Twice as many, so that one address alone cannot keep others out.
+            handshakes_max: 32_768,
             allow: Vec::new(),
             limits: Limits::default(),
             stale_time: Duration::ZERO,
@@ -93,6 +102,8 @@ impl ServerConfig {
             ("keepalive_interval_s", self.keepalive_interval_s, 0, KEEPALIVE_INTERVAL_S_MAX),
             ("pace", pace, 1, u32::MAX),
             ("peers_max", self.peers_max, 1, PeerId::SLOTS),
+            ("peers_per_address_max", self.peers_per_address_max, 1, PeerId::SLOTS),
+            ("handshakes_max", self.handshakes_max, 1, PeerId::SLOTS),
             ("segment_bytes_max", segment.into(), segment_min.into(), segment_max.into()),
         ];
         for (setting, value, min, max) in settings {

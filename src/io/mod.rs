@@ -19,6 +19,7 @@ mod config;
 mod connection;
 mod dial;
 mod dialled;
+mod door;
 mod error;
 mod feed;
 mod letter;
@@ -38,6 +39,8 @@ pub(crate) use self::config::{CORES_MAX, SEGMENT_BYTES};
 pub use self::config::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
 pub use self::dial::RETRY_INTERVAL;
 pub(crate) use self::dialled::ServerState;
+#[cfg(feature = "http")]
+pub(crate) use self::door::ConnectionsMax;
 pub use self::error::ServeError;
 pub(crate) use self::letter::Feed;
 #[cfg(feature = "http")]

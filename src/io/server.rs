@@ -16,6 +16,7 @@ use super::asker::{About, Asker};
 use super::clock::Clock;
 use super::config::{CORES_MAX, ServerConfig};
 use super::dialled::{DialOrder, ServerState};
+use super::door::{ConnectionsMax, Door, Vacated};
 use super::error::ServeError;
 use super::letter::{Feed, Letter};
 use super::signals::{Signals, acceptor_runtime};
@@ -207,7 +208,7 @@ impl Running {
         let local_addresses: Vec<_> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let clock = Clock::start();
-        let (dispatcher, threads, ended) = start_shards(config, clock)?;
+        let Started { dispatcher, vacated, threads, ended } = start_shards(config, clock)?;
         match descriptors {
             Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
             Ok(_) => {}
@@ -219,12 +220,12 @@ impl Running {
         let about = About {
             began_at: clock.began_at(),
             local_addresses: local_addresses.clone(),
-            peers_max: config.peers_max,
-            refused: Arc::clone(&dispatcher.refused),
+            connections_max: ConnectionsMax::of(config),
+            refused: dispatcher.refused(),
         };
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
-        let acceptor = Acceptor { listeners, dispatcher, more, ended };
+        let acceptor = Acceptor { listeners, dispatcher, vacated, more, ended };
         Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker })
     }
 }
@@ -243,7 +244,14 @@ fn warn_of_few_descriptors(limit: u64, peers_max: u32) {
     }
 }
 
-type Started = (Dispatcher, Vec<JoinHandle<()>>, mpsc::UnboundedReceiver<()>);
+/// Shards that run, and what the acceptor gives them sockets by.
+struct Started {
+    dispatcher: Dispatcher,
+    vacated: Vacated,
+    threads: Vec<JoinHandle<()>>,
+    /// Yields None when all have ended.
+    ended: mpsc::UnboundedReceiver<()>,
+}
 
 /// Starts all shards and waits until each has its ring. Those already started end when one fails.
 fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeError> {
@@ -256,7 +264,7 @@ fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeErr
             (ShardHandle { mailbox, peers }, receiver)
         })
         .unzip();
-    let (ended, all_ended) = mpsc::unbounded_channel();
+    let (end, ended) = mpsc::unbounded_channel();
     let (ready, readiness) = std_mpsc::channel();
     let mut threads = Vec::new();
     let mut started = Ok(());
@@ -268,7 +276,7 @@ fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeErr
             shards: handles.iter().map(|shard| shard.mailbox.clone()).collect(),
             peers: handles[usize::from(index)].peers.clone(),
             ready: ready.clone(),
-            ended: ended.clone(),
+            ended: end.clone(),
         };
         match vital::spawn(format!("shard-{index}"), move || turns::run(start)) {
             Ok(thread) => threads.push(thread),
@@ -278,7 +286,7 @@ fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeErr
             }
         }
     }
-    drop((ready, ended));
+    drop((ready, end));
     for result in readiness.iter().take(threads.len()) {
         if let Err(error) = result {
             started = Err(probe::explain(&error).into());
@@ -291,7 +299,8 @@ fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeErr
         join(threads);
         return Err(error);
     }
-    Ok((Dispatcher::new(handles, config.peers_max, config.allow.clone()), threads, all_ended))
+    let (door, vacated) = Door::new(config, ledger);
+    Ok(Started { dispatcher: Dispatcher::new(handles, door), vacated, threads, ended })
 }
 
 fn shard_count(cores: u16) -> u16 {

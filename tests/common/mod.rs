@@ -200,14 +200,15 @@ impl Peer {
         socket.set_recv_buffer_size(bytes).unwrap();
         socket.set_tcp_mss(1440).unwrap();
         socket.connect(&address.into()).unwrap();
-        Peer::of(socket.into())
+        Peer::over(socket.into())
     }
 
     pub fn connect(address: SocketAddr) -> Peer {
-        Peer::of(TcpStream::connect(address).unwrap())
+        Peer::over(TcpStream::connect(address).unwrap())
     }
 
-    fn of(stream: TcpStream) -> Peer {
+    /// Over a connection that was made already.
+    pub fn over(stream: TcpStream) -> Peer {
         stream.set_nodelay(true).unwrap();
         Peer {
             stream,
