@@ -114,7 +114,10 @@ fn handshakes_have_a_limit_that_sessions_do_not_count_for() {
     // What ends without a session makes room: here by bytes that nobody understands.
     silent.pop().unwrap().write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
     peers.push(let_in(|| Peer::connect(address)));
+    let before = refused(&process, "handshakes_max");
+    silent.push(from(1, &process));
     Peer::connect(address).read_until_closed();
+    assert_eq!(refused(&process, "handshakes_max"), before + 1.0);
 }
 
 /// Strangers leave nothing behind: no place, no descriptor, not a line each. Whoever has a session sees nothing of them.
@@ -156,10 +159,7 @@ fn a_flood_of_strangers_leaves_nothing_behind() {
     });
     wait_until("their descriptors", || (descriptors() <= before + 1).then_some(()));
     // Each of their addresses has all its places again.
-    let mut inside: Vec<Peer> = (0..64).map(|_| Peer::over(from(1, &process))).collect();
-    for peer in &mut inside {
-        peer.handshake(&hello(60, false, true));
-    }
+    let _inside: Vec<Peer> = (0..64).map(|_| let_in(|| Peer::over(from(1, &process)))).collect();
     Peer::over(from(1, &process)).read_until_closed();
     for peer in [&mut announcer, &mut listener] {
         peer.barrier();
