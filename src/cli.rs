@@ -19,12 +19,12 @@ use std::net::SocketAddr;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::io::ServerConfig;
+use crate::io::{Md5Key, ServerConfig};
 use crate::shard::Limits;
 use crate::types::{HostPort, Pace, ReflectOwn};
 use values::{
     at_least_one, connections, cores, host_port, keepalive, listen, listen_default, log_format,
-    mss, network, pace, queue_mib_default, reflect_own,
+    mss, network, network_and_file, pace, queue_mib_default, reflect_own,
 };
 
 pub use client::ClientOptions;
@@ -118,7 +118,9 @@ fn server(args: &[&str]) -> Result<Invocation, Exit> {
     }
     metrics_need_http(&GRAMMAR, flags.metrics_per_peer, &flags.http)?;
     let allow = GRAMMAR.unique("--allow", &flags.allow, network)?;
+    let tcp_md5 = md5_keys(&GRAMMAR, &flags.tcp_md5)?;
     let mut options = ServerOptions::from(flags);
+    options.server.tcp_md5 = tcp_md5;
     options.server.allow = allow.into_iter().collect();
     Ok(Invocation::Server(options))
 }
@@ -133,6 +135,19 @@ fn metrics_need_http(
         true => Err(grammar.wrong("--http", "", "--metrics-per-peer needs it: /metrics is there")),
         false => Ok(()),
     }
+}
+
+/// What `--tcp-md5` says. The files are read when the node starts.
+fn md5_keys(grammar: &Grammar, given: &[String]) -> Result<Vec<Md5Key>, Exit> {
+    let mut keys: Vec<Md5Key> = Vec::new();
+    for (network, file) in grammar.unique("--tcp-md5", given, network_and_file)? {
+        if keys.iter().any(|key| key.network() == network) {
+            let why = format!("{network} has two key files: give it one");
+            return Err(grammar.wrong("--tcp-md5", "", &why));
+        }
+        keys.push(Md5Key::from_file(network, file));
+    }
+    Ok(keys)
 }
 
 /// A first word that is no command.
@@ -252,6 +267,10 @@ struct ServerFlags {
     /// addresses or networks that may connect, all without it; a list
     #[argh(option, arg_name = "cidr")]
     allow: Vec<String>,
+    /// networks whose connections are signed (TCP MD5), each with the file that has its key:
+    /// cidr=file; a list
+    #[argh(option, arg_name = "key")]
+    tcp_md5: Vec<String>,
     /// memory for what slow peers have not read yet, in MiB, default 1024
     #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "queue_mib_default()")]
     queue_mib_max: u32,
@@ -305,7 +324,7 @@ impl From<ServerFlags> for ServerOptions {
 static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
     values: VALUES,
-    lists: &["--allow"],
+    lists: &["--allow", "--tcp-md5"],
     switches: &["--metrics-per-peer", "--verbose", "-v", "--version", "-V", "--help", "-h"],
     aliases: &[],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
@@ -317,6 +336,12 @@ const MSS_TAKES: Takes =
     Takes("--mss", "bytes from 536 to 32767, or auto for what the path takes", "1220");
 
 const LOG_FORMAT_TAKES: Takes = Takes("--log-format", "text, json or logfmt", "json");
+
+const MD5_TAKES: Takes = Takes(
+    "--tcp-md5",
+    "networks or addresses, each with the file that has its key behind a =",
+    "10.0.0.0/8=/etc/metalbond-uring/key",
+);
 
 static VALUES: &[Takes] = &[
     Takes("--listen", "an address and a port", "[::]:4711"),
@@ -331,6 +356,7 @@ static VALUES: &[Takes] = &[
     Takes("--peers-per-address-max", "a number from 1 to 1048576", "16384"),
     Takes("--handshakes-max", "a number from 1 to 1048576", "32768"),
     Takes("--allow", "networks or addresses", "10.0.0.0/8,2001:db8::/32"),
+    MD5_TAKES,
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
     Takes("--http", "an address and a port", "[::]:4712"),
     LOG_FORMAT_TAKES,

@@ -43,6 +43,7 @@ fn defaults() {
                 },
                 stale_time: std::time::Duration::ZERO,
                 allow: vec![],
+                tcp_md5: vec![],
             },
             http: None,
             metrics_per_peer: false,
@@ -70,6 +71,7 @@ fn every_flag_in_both_spellings() {
         ("--handshakes-max", "8"),
         ("--queue-mib-max", "4294967295"),
         ("--allow", "10.0.0.7/8,::ffff:192.0.2.0/120,2001:db8::1"),
+        ("--tcp-md5", "::/0=a=b,10.0.0.7/8=/k"),
         ("--http", ":4712"),
         ("--log-format", "logfmt"),
     ];
@@ -94,6 +96,9 @@ fn every_flag_in_both_spellings() {
             // In their order, without host bits; IPv4 in IPv6 dress is IPv4.
             allow: ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::1/128"]
                 .map(|net| net.parse().unwrap())
+                .into(),
+            tcp_md5: [("10.0.0.0/8", "/k"), ("::/0", "a=b")]
+                .map(|(net, file)| Md5Key::from_file(net.parse().unwrap(), file))
                 .into(),
         },
         http: Some(HostPort { host: String::new(), port: 4712 }),
@@ -219,6 +224,24 @@ fn who_is_allowed_is_a_list() {
         let text = wrong(&["--allow", value]);
         assert!(text.contains("--allow") && text.contains(why), "{value}: {text}");
         assert!(text.contains("for example: metalbond-uring --allow 10.0.0.0/8,"), "{text}");
+    }
+}
+
+#[test]
+fn keys_are_files_of_networks() {
+    for (value, why) in [
+        ("10.0.0.0/8", "no = between"),
+        ("10.0.0.0/8=", "no file behind"),
+        ("=/etc/key", "no address and no network"),
+        ("10.0.0.0/33=/etc/key", "no address and no network"),
+        ("10.0.0.0/8=a,10.0.0.1/8=b", "10.0.0.0/8 has two key files"),
+        ("10.0.0.0/8=a,::ffff:10.0.0.0/104=b", "10.0.0.0/8 has two key files"),
+        ("10.0.0.0/8=a,10.0.0.0/8=a", "given twice"),
+        ("10.0.0.0/8=a,", "commas"),
+    ] {
+        let text = wrong(&["--tcp-md5", value]);
+        assert!(text.contains("--tcp-md5") && text.contains(why), "{value}: {text}");
+        assert!(text.contains("for example: metalbond-uring --tcp-md5 10.0.0.0/8=/"), "{text}");
     }
 }
 

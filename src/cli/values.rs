@@ -63,6 +63,15 @@ pub(super) fn network(value: &str) -> Result<IpNet, String> {
     Ok(net.trunc())
 }
 
+/// A network and a file, with a `=` between.
+pub(super) fn network_and_file(value: &str) -> Result<(IpNet, String), String> {
+    let (net, file) = value.split_once('=').ok_or("no = between the network and the file")?;
+    if file.is_empty() {
+        return Err("no file behind the =".to_owned());
+    }
+    Ok((network(net)?, file.to_owned()))
+}
+
 pub(super) fn host_port(value: &str) -> Result<HostPort, String> {
     value.parse().map_err(|error: HostPortError| error.to_string())
 }

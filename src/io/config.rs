@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::ServeError;
+use super::md5::Md5Key;
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::shard::Limits;
 use crate::types::{Pace, PeerId, ReflectOwn, ShardId};
@@ -54,6 +55,10 @@ pub struct ServerConfig {
     pub handshakes_max: u32,
     /// From which addresses connections are taken; others are closed at once. Empty: from all.
     pub allow: Vec<IpNet>,
+    /// Keys that connections are signed with (TCP MD5 signatures): of peers at the addresses that it listens on, and of
+    /// servers that it connects to. An address that has none connects unsigned. Networks of IPv6 do not stand for
+    /// IPv4.
+    pub tcp_md5: Vec<Md5Key>,
     /// What one peer may ask for, and the memory that slow peers may take; of the bytes of queues each shard
     /// has an equal part.
     pub limits: Limits,
@@ -76,6 +81,7 @@ impl Default for ServerConfig {
             // Twice as many, so that one address alone cannot keep others out.
             handshakes_max: 32_768,
             allow: Vec::new(),
+            tcp_md5: Vec::new(),
             limits: Limits::default(),
             stale_time: Duration::ZERO,
         }

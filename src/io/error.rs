@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use thiserror::Error;
 
 use super::address::{is_absent, is_tentative, lacks_family};
+use super::md5::Md5Error;
 use super::probe::ProbeError;
 
 /// Why a server could not start.
@@ -46,6 +47,9 @@ pub enum ServeError {
     /// No address was given.
     #[error("no address to listen on")]
     NoAddress,
+    /// The keys of connections.
+    #[error("--tcp-md5: {0}")]
+    Md5(#[from] Md5Error),
     /// No io_uring.
     #[error(transparent)]
     Ring(#[from] ProbeError),

@@ -24,6 +24,7 @@ mod error;
 mod feed;
 mod letter;
 mod listener;
+mod md5;
 mod probe;
 mod send;
 mod server;
@@ -45,6 +46,9 @@ pub use self::error::ServeError;
 pub(crate) use self::letter::Feed;
 #[cfg(feature = "http")]
 pub(crate) use self::listener::listen;
+#[cfg(feature = "http")]
+pub(crate) use self::md5::Md5Keys;
+pub use self::md5::{MD5_KEY_BYTES_MAX, Md5Error, Md5Key};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::server::{Server, serve};
 pub use self::signals::Signals;

@@ -19,6 +19,7 @@ use super::dialled::{DialOrder, ServerState};
 use super::door::{ConnectionsMax, Door, Vacated};
 use super::error::ServeError;
 use super::letter::{Feed, Letter};
+use super::md5::Md5Keys;
 use super::signals::{Signals, acceptor_runtime};
 use super::turns::ThreadStart;
 use super::{listener, probe, sys, turns};
@@ -59,6 +60,7 @@ pub fn serve<T, E: From<ServeError>>(
 pub struct Server {
     local_addresses: Vec<SocketAddr>,
     segment_bytes_max: u16,
+    keys: Md5Keys,
     /// Takes sockets to listen on.
     listeners: mpsc::UnboundedSender<TcpListener>,
     asker: Asker,
@@ -74,7 +76,7 @@ impl Server {
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
-        let Running { acceptor, threads, local_addresses, listeners, asker } =
+        let Running { acceptor, threads, local_addresses, listeners, asker, keys } =
             runtime.block_on(Running::start(&config))?;
         let segment_bytes_max = config.segment_bytes_max;
         let (stop, stopped) = oneshot::channel();
@@ -92,6 +94,7 @@ impl Server {
         Ok(Server {
             local_addresses,
             segment_bytes_max,
+            keys,
             listeners,
             asker,
             stop: Some(stop),
@@ -112,7 +115,7 @@ impl Server {
     /// # Errors
     /// [`ServeError::AddressInUse`] or [`ServeError::Bind`].
     pub fn listen(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
-        let listener = listener::listen(address, self.segment_bytes_max)?;
+        let listener = listener::listen(address, self.segment_bytes_max, &self.keys)?;
         let address = listener.local_addr().unwrap_or(address);
         // Fails only while it shuts down.
         let _ = self.listeners.send(listener);
@@ -129,8 +132,13 @@ impl Server {
     /// again whenever the connection is lost.
     pub fn dial(&self, server: String, local_ip: Option<IpAddr>) -> Arc<ServerState> {
         let state = Arc::<ServerState>::default();
-        let segment_bytes_max = self.segment_bytes_max;
-        let order = DialOrder { server, local_ip, segment_bytes_max, state: Arc::clone(&state) };
+        let order = DialOrder {
+            server,
+            local_ip,
+            segment_bytes_max: self.segment_bytes_max,
+            keys: self.keys.clone(),
+            state: Arc::clone(&state),
+        };
         self.tell(Letter::Dial(order));
         state
     }
@@ -193,17 +201,19 @@ struct Running {
     local_addresses: Vec<SocketAddr>,
     listeners: mpsc::UnboundedSender<TcpListener>,
     asker: Asker,
+    keys: Md5Keys,
 }
 
 impl Running {
     async fn start(config: &ServerConfig) -> Result<Running, ServeError> {
         config.judge()?;
         probe::probe()?;
+        let keys = Md5Keys::read(&config.tcp_md5)?;
         let descriptors = sys::raise_descriptor_limit();
         let listeners = match config.listen[..] {
             // Of a node that only dials.
             [] => Vec::new(),
-            _ => listener::listen_all(&config.listen, config.segment_bytes_max).await?,
+            _ => listener::listen_all(&config.listen, config.segment_bytes_max, &keys).await?,
         };
         let local_addresses: Vec<_> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
@@ -213,6 +223,9 @@ impl Running {
             Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
             Ok(_) => {}
             Err(error) => warn!(%error, "the limit of open descriptors stays as it is"),
+        }
+        if !keys.is_empty() {
+            info!("connections with addresses of --tcp-md5 are signed (TCP MD5)");
         }
         for address in &local_addresses {
             info!(shards = threads.len(), "listening on {address}");
@@ -226,7 +239,7 @@ impl Running {
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
         let acceptor = Acceptor { listeners, dispatcher, vacated, more, ended };
-        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker })
+        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker, keys })
     }
 }
 
