@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::io::{Md5Key, ServerConfig};
+use crate::io::{Md5Key, MemoryMax, ServerConfig};
 use crate::shard::Limits;
 use crate::types::{HostPort, Pace, ReflectOwn};
 use values::{
@@ -271,6 +271,10 @@ struct ServerFlags {
     /// cidr=file; a list
     #[argh(option, arg_name = "key")]
     tcp_md5: Vec<String>,
+    /// memory that may be used, in MiB from 32 to 16777216, or auto: 80 % of the control group's limit or
+    /// of the machine's (default); near it more and more is refused
+    #[argh(option, arg_name = "mib", from_str_fn(memory), default = "MemoryMax::Auto")]
+    memory_max: MemoryMax,
     /// memory for what slow peers have not read yet, in MiB, default 1024
     #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "queue_mib_default()")]
     queue_mib_max: u32,
@@ -303,6 +307,7 @@ impl From<ServerFlags> for ServerOptions {
             peers_max: flags.peers_max,
             peers_per_address_max: flags.peers_per_address_max,
             handshakes_max: flags.handshakes_max,
+            memory_max: flags.memory_max,
             limits: Limits {
                 routes_per_peer_max: flags.routes_per_peer_max,
                 vnis_per_peer_max: flags.vnis_per_peer_max,
@@ -357,6 +362,7 @@ static VALUES: &[Takes] = &[
     Takes("--handshakes-max", "a number from 1 to 1048576", "32768"),
     Takes("--allow", "networks or addresses", "10.0.0.0/8,2001:db8::/32"),
     MD5_TAKES,
+    Takes("--memory-max", "MiB from 32 to 16777216, or auto", "2048"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
     Takes("--http", "an address and a port", "[::]:4712"),
     LOG_FORMAT_TAKES,

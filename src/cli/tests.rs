@@ -44,6 +44,7 @@ fn defaults() {
                 stale_time: std::time::Duration::ZERO,
                 allow: vec![],
                 tcp_md5: vec![],
+                memory_max: MemoryMax::Auto,
             },
             http: None,
             metrics_per_peer: false,
@@ -71,6 +72,7 @@ fn every_flag_in_both_spellings() {
         ("--handshakes-max", "8"),
         ("--queue-mib-max", "4294967295"),
         ("--allow", "10.0.0.7/8,::ffff:192.0.2.0/120,2001:db8::1"),
+        ("--memory-max", "16777216"),
         ("--tcp-md5", "::/0=a=b,10.0.0.7/8=/k"),
         ("--http", ":4712"),
         ("--log-format", "logfmt"),
@@ -97,6 +99,7 @@ fn every_flag_in_both_spellings() {
             allow: ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::1/128"]
                 .map(|net| net.parse().unwrap())
                 .into(),
+            memory_max: MemoryMax::Mib(1 << 24),
             tcp_md5: [("10.0.0.0/8", "/k"), ("::/0", "a=b")]
                 .map(|(net, file)| Md5Key::from_file(net.parse().unwrap(), file))
                 .into(),
@@ -124,6 +127,7 @@ fn words() {
     assert_eq!(server(&["--pace", "auto"]).server.pace, Pace::Auto);
     assert_eq!(server(&["--keepalive", "0"]).server.keepalive_interval_s, 0);
     assert_eq!(server(&["--keepalive", "86400"]).server.keepalive_interval_s, 86_400);
+    assert_eq!(server(&["--memory-max", "auto"]).server.memory_max, MemoryMax::Auto);
     assert_eq!(server(&["--cores", "1024"]).server.cores, 1024);
 }
 
@@ -181,6 +185,10 @@ fn wrong_values_name_the_flag_the_value_and_what_it_takes() {
         ("--peers-per-address-max", "1048577", "1 to 1048576"),
         ("--handshakes-max", "0", "1 to 1048576"),
         ("--handshakes-max", "-1", "1 to 1048576"),
+        ("--memory-max", "31", "32 to 16777216, or auto"),
+        ("--memory-max", "16777217", "32 to 16777216, or auto"),
+        ("--memory-max", "Auto", "32 to 16777216, or auto"),
+        ("--memory-max", "512M", "32 to 16777216, or auto"),
         ("--queue-mib-max", "0", "1 to 4294967295"),
         ("--queue-mib-max", "1.5", "1 to 4294967295"),
     ] {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use ipnet::IpNet;
 use std::time::Duration;
 
-use crate::io::{CORES_MAX, SEGMENT_BYTES};
+use crate::io::{CORES_MAX, MEMORY_MIB, MemoryMax, SEGMENT_BYTES};
 use crate::session::KEEPALIVE_INTERVAL_S_MAX;
 use crate::shard::Limits;
 use crate::types::{HostPort, HostPortError, Pace, PeerId, ReflectOwn, Vni};
@@ -98,6 +98,13 @@ pub(super) fn at_least_one(value: &str) -> Result<u32, String> {
 
 pub(super) fn cores(value: &str) -> Result<u16, String> {
     number(value, 1, u32::from(CORES_MAX)).map(|cores| cores as u16)
+}
+
+pub(super) fn memory(value: &str) -> Result<MemoryMax, String> {
+    match value {
+        "auto" => Ok(MemoryMax::Auto),
+        _ => number(value, *MEMORY_MIB.start(), *MEMORY_MIB.end()).map(MemoryMax::Mib),
+    }
 }
 
 /// 0 is for what the path takes.

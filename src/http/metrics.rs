@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use super::View;
 use super::answer::{Content, Refusal};
 use super::totals::{Shards, Totals};
-use crate::io::ConnectionsMax;
+use crate::io::{ConnectionsMax, MemoryView};
 use crate::kernel;
 use crate::session::{CloseReason, State};
 use crate::shard::{MemoryBounds, PeerView, TIMING_BOUNDS_US, Timings};
@@ -60,6 +60,7 @@ pub(super) async fn metrics(view: &View, exposition: Exposition) -> Result<Conte
         started_at: view.started_at,
         connections_max: view.asker.connections_max(),
         connections_refused: view.asker.connections_refused().collect(),
+        memory: view.asker.memory(),
         servers: view.servers(),
         kernel: view.kernel_counters(),
     };
@@ -90,6 +91,7 @@ struct Node {
     started_at: SystemTime,
     connections_max: ConnectionsMax,
     connections_refused: Vec<(&'static str, u64)>,
+    memory: Option<MemoryView>,
     servers: Vec<State>,
     kernel: Option<kernel::Counters>,
 }
@@ -226,6 +228,16 @@ impl Node {
             ("requests", self.held(|it| it.request_bytes)),
             ("input", self.totals.peers.input_bytes),
         ];
+        if let Some(memory) = self.memory {
+            let help = "Memory in use: of the process, or of a control group that it is in if that is nearer to its \
+                        limit.";
+            out.gauge("memory_used_bytes", help, memory.used_bytes as usize)?;
+            let help = "What metalbond_memory_used_bytes may come to: --memory-max, or the control group's limit.";
+            out.gauge("memory_budget_bytes", help, memory.budget_bytes as usize)?;
+            let help = "How short memory is: 0 not at all; 1 slow peers are told the difference only; 2 no new \
+                        routes either; 3 no new subscriptions; 4 no new connections.";
+            out.gauge("memory_pressure", help, memory.pressure as usize)?;
+        }
         let help = "Memory that is held for peers: logs of UPDATEs, what slow peers have missed, buffers to \
                     gather in, tables on their way to new subscribers, changes that wait to be dealt with, and input \
                     that waits.";

@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::View;
 use super::answer::{Content, Refusal};
 use super::totals::Totals;
+use crate::io::MemoryView;
 use crate::session::{CloseReason, State};
-use crate::shard::{PaceCounters, Timings};
+use crate::shard::{PaceCounters, Pressure, Timings};
 
 #[derive(Serialize)]
 struct Summary {
@@ -32,6 +33,8 @@ struct Summary {
     /// From the reading of an UPDATE to the SEND that carries it on, since the start.
     propagation_us: Propagation,
     memory_bytes: Memory,
+    /// What there may be in all, and how short it is; none if nobody watches that.
+    memory: Option<MemoryTold>,
     pacing: Pacing,
 }
 
@@ -83,6 +86,15 @@ struct Memory {
     bases: usize,
 }
 
+#[derive(Serialize)]
+struct MemoryTold {
+    used_bytes: u64,
+    budget_bytes: u64,
+    /// What is refused: `none`, `conflate` (slow peers are told the difference only), `routes`, `joins`, `connections`,
+    /// each with those before it.
+    pressure: &'static str,
+}
+
 /// What feeding peers took that do not reassemble.
 #[derive(Serialize)]
 struct Pacing {
@@ -125,6 +137,7 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
             gathered: totals.shards.held(|usage| usage.gathered_bytes),
             bases: totals.shards.held(|usage| usage.base_bytes),
         },
+        memory: view.asker.memory().map(MemoryTold::of),
         pacing: Pacing::of(&peers.pacing),
     }))
 }
@@ -163,6 +176,20 @@ impl SinceStart {
             peers_over_budget: totals.shards.counted(|it| it.peers_over_budget),
             conflations: totals.shards.counted(|it| it.conflations),
         }
+    }
+}
+
+impl MemoryTold {
+    fn of(memory: MemoryView) -> MemoryTold {
+        let MemoryView { used_bytes, budget_bytes, pressure } = memory;
+        let pressure = match pressure {
+            Pressure::None => "none",
+            Pressure::Conflate => "conflate",
+            Pressure::Routes => "routes",
+            Pressure::Joins => "joins",
+            Pressure::Connections => "connections",
+        };
+        MemoryTold { used_bytes, budget_bytes, pressure }
     }
 }
 

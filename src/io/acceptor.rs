@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::door::{Door, Place, Refusal, Refused, Vacated};
 use super::letter::Letter;
+use super::memory::MemoryWatch;
 use crate::shard::STRANGERS;
 
 /// How long to wait before trying again when no descriptor is free.
@@ -48,6 +49,8 @@ pub(super) struct Acceptor {
     pub(super) more: UnboundedReceiver<TcpListener>,
     /// Yields None when all shards have ended.
     pub(super) ended: UnboundedReceiver<()>,
+    /// Watches as long as there is an acceptor.
+    pub(super) _memory: MemoryWatch,
 }
 
 impl Acceptor {

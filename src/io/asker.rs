@@ -11,7 +11,8 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::door::{ConnectionsMax, Refused};
 use super::letter::Letter;
-use crate::shard::Shard;
+use super::memory::{MemoryView, Seen};
+use crate::shard::{Ledger, Shard};
 use crate::types::{ShardId, Time, Vni};
 
 /// Asks the shards of one node.
@@ -34,6 +35,8 @@ pub(super) struct About {
     pub(super) connections_max: ConnectionsMax,
     /// What the door counts.
     pub(super) refused: Arc<Refused>,
+    pub(super) memory: Arc<Seen>,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 impl Asker {
@@ -66,6 +69,11 @@ impl Asker {
     /// Connections that were closed at once, by reason.
     pub fn connections_refused(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         self.about.refused.counts().into_iter()
+    }
+
+    /// How much memory is in use, and how short it is; None if nobody watches that.
+    pub fn memory(&self) -> Option<MemoryView> {
+        self.about.memory.view(&self.about.ledger)
     }
 
     /// A time of the shards as others know it.

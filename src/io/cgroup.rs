@@ -208,8 +208,7 @@ mod tests {
         write("memory.current", "1000\n");
         assert_eq!(of(Version::V2), None);
         write("memory.max", "5000\n");
-        let memory =
-            |limit_bytes, used_bytes| Some(GroupMemory { limit_bytes, used_bytes });
+        let memory = |limit_bytes, used_bytes| Some(GroupMemory { limit_bytes, used_bytes });
         assert_eq!(of(Version::V2), memory(5000, 1000));
         write("memory.stat", "anon 700\nfile 200\nkernel 100\ninactive_file 150\nsock 5\n");
         assert_eq!(of(Version::V2), memory(5000, 850));

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::error::ServeError;
 use super::md5::Md5Key;
+use super::memory::MemoryMax;
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::shard::Limits;
 use crate::types::{Pace, PeerId, ReflectOwn, ShardId};
@@ -20,6 +21,9 @@ pub const SEGMENT_BYTES_MAX_DEFAULT: u16 = 1220;
 
 /// What a limit of segments may be. The kernel takes less and more; below, routes would not fit.
 pub(crate) const SEGMENT_BYTES: RangeInclusive<u16> = 536..=32_767;
+
+/// What may be said of memory, in MiB. Below, hardly anything could be served.
+pub(crate) const MEMORY_MIB: RangeInclusive<u32> = 32..=1 << 24;
 
 /// The most shards that there may be.
 pub(crate) const CORES_MAX: u16 = ShardId::MAX.0 + 1;
@@ -59,6 +63,9 @@ pub struct ServerConfig {
     /// servers that it connects to. An address that has none connects unsigned. Networks of IPv6 do not stand for
     /// IPv4.
     pub tcp_md5: Vec<Md5Key>,
+    /// The memory that the process may use, 32..=16777216 MiB. Near it slow peers are told the difference only, then
+    /// new routes, subscriptions and connections are refused.
+    pub memory_max: MemoryMax,
     /// What one peer may ask for, and the memory that slow peers may take; of the bytes of queues each shard
     /// has an equal part.
     pub limits: Limits,
@@ -82,6 +89,7 @@ impl Default for ServerConfig {
             handshakes_max: 32_768,
             allow: Vec::new(),
             tcp_md5: Vec::new(),
+            memory_max: MemoryMax::Unlimited,
             limits: Limits::default(),
             stale_time: Duration::ZERO,
         }
@@ -103,7 +111,12 @@ impl ServerConfig {
             0 => segment_max,
             bytes_max => bytes_max,
         };
+        let memory_mib = match self.memory_max {
+            MemoryMax::Mib(mib) => mib,
+            MemoryMax::Unlimited | MemoryMax::Auto => *MEMORY_MIB.start(),
+        };
         let settings = [
+            ("memory_max", memory_mib, *MEMORY_MIB.start(), *MEMORY_MIB.end()),
             ("cores", u32::from(self.cores), 0, u32::from(CORES_MAX)),
             ("keepalive_interval_s", self.keepalive_interval_s, 0, KEEPALIVE_INTERVAL_S_MAX),
             ("pace", pace, 1, u32::MAX),

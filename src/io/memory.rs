@@ -236,11 +236,17 @@ impl Gauge {
         match (self.max, smallest) {
             (MemoryMax::Mib(_), Some((memory, folder))) if budget > mib(memory.limit_bytes) => {
                 let (limit, folder) = (mib(memory.limit_bytes), folder.display());
-                warn!("--memory-max is {budget} MiB, but {folder} allows {limit} MiB, which counts");
+                warn!(
+                    "--memory-max is {budget} MiB, but {folder} allows {limit} MiB, which counts"
+                );
             }
-            (MemoryMax::Auto, Some((memory, folder))) if memory.limit_bytes < self.machine_bytes => {
+            (MemoryMax::Auto, Some((memory, folder)))
+                if memory.limit_bytes < self.machine_bytes =>
+            {
                 let (limit, folder) = (mib(memory.limit_bytes), folder.display());
-                info!("memory: up to {budget} MiB, {AUTO} % of the {limit} MiB that {folder} allows");
+                info!(
+                    "memory: up to {budget} MiB, {AUTO} % of the {limit} MiB that {folder} allows"
+                );
             }
             (MemoryMax::Auto, _) => {
                 let machine = mib(self.machine_bytes);

@@ -14,6 +14,7 @@ mod address;
 mod alarm;
 mod asker;
 mod buffers;
+mod cgroup;
 mod clock;
 mod config;
 mod connection;
@@ -25,6 +26,7 @@ mod feed;
 mod letter;
 mod listener;
 mod md5;
+mod memory;
 mod probe;
 mod send;
 mod server;
@@ -36,7 +38,7 @@ mod worker;
 
 pub use self::asker::Asker;
 #[cfg(feature = "cli")]
-pub(crate) use self::config::{CORES_MAX, SEGMENT_BYTES};
+pub(crate) use self::config::{CORES_MAX, MEMORY_MIB, SEGMENT_BYTES};
 pub use self::config::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
 pub use self::dial::RETRY_INTERVAL;
 pub(crate) use self::dialled::ServerState;
@@ -49,6 +51,9 @@ pub(crate) use self::listener::listen;
 #[cfg(feature = "http")]
 pub(crate) use self::md5::Md5Keys;
 pub use self::md5::{MD5_KEY_BYTES_MAX, Md5Error, Md5Key};
+pub use self::memory::MemoryMax;
+#[cfg(feature = "http")]
+pub(crate) use self::memory::MemoryView;
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::server::{Server, serve};
 pub use self::signals::Signals;

@@ -20,6 +20,7 @@ use super::door::{ConnectionsMax, Door, Vacated};
 use super::error::ServeError;
 use super::letter::{Feed, Letter};
 use super::md5::Md5Keys;
+use super::memory::MemoryWatch;
 use super::signals::{Signals, acceptor_runtime};
 use super::turns::ThreadStart;
 use super::{listener, probe, sys, turns};
@@ -218,7 +219,10 @@ impl Running {
         let local_addresses: Vec<_> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let clock = Clock::start();
-        let Started { dispatcher, vacated, threads, ended } = start_shards(config, clock)?;
+        let ledger = Arc::<Ledger>::default();
+        let Started { dispatcher, vacated, threads, ended } =
+            start_shards(config, clock, Arc::clone(&ledger))?;
+        let memory = MemoryWatch::start(config.memory_max, clock, Arc::clone(&ledger))?;
         match descriptors {
             Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
             Ok(_) => {}
@@ -235,10 +239,12 @@ impl Running {
             local_addresses: local_addresses.clone(),
             connections_max: ConnectionsMax::of(config),
             refused: dispatcher.refused(),
+            memory: memory.seen(),
+            ledger,
         };
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
-        let acceptor = Acceptor { listeners, dispatcher, vacated, more, ended };
+        let acceptor = Acceptor { listeners, dispatcher, vacated, more, ended, _memory: memory };
         Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker, keys })
     }
 }
@@ -267,9 +273,12 @@ struct Started {
 }
 
 /// Starts all shards and waits until each has its ring. Those already started end when one fails.
-fn start_shards(config: &ServerConfig, clock: Clock) -> Result<Started, ServeError> {
+fn start_shards(
+    config: &ServerConfig,
+    clock: Clock,
+    ledger: Arc<Ledger>,
+) -> Result<Started, ServeError> {
     let shards = shard_count(config.cores);
-    let ledger = Arc::<Ledger>::default();
     let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..shards)
         .map(|_| {
             let (mailbox, receiver) = mpsc::unbounded_channel();

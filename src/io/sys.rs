@@ -1,4 +1,5 @@
-//! System calls: TCP_INFO, keys of signatures and a signal to ignore, which no crate wraps, and some that one does.
+//! System calls: TCP_INFO, keys of signatures, a signal to ignore and the allocator, which no crate wraps, and some
+//! that one does.
 //!
 //! Owns the unsafe code of this module. Must never block, and never keep a descriptor.
 
@@ -150,6 +151,15 @@ pub fn receive_ready(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<us
 pub fn survive_file_size_limit() {
     // SAFETY: SIG_IGN runs no code, and nothing else in this program cares for the signal.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Has the allocator give back to the system what is free. It locks its arenas one by one meanwhile.
+pub(super) fn give_back_free_memory() {
+    // SAFETY: the call takes no pointer, and may be made from any thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Raises the limit of open descriptors to what the administrator allows, and returns it.
