@@ -16,12 +16,13 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use metalbond_uring::internals::log::{
     Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Scope, VniLog,
 };
+use metalbond_uring::internals::policy::Denial;
 use metalbond_uring::internals::rib::{
     BASE_KEPT, Join, Joined, RecordSink, Rib, Rules, UpdateGroup,
 };
 use metalbond_uring::internals::wire::frames;
 use metalbond_uring::types::{
-    Action, GroupClass, PeerClass, PeerId, ShardId, SourceId, Time, Vni,
+    Action, GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, Time, Vni,
 };
 
 const VNI: Vni = Vni(7);
@@ -81,6 +82,8 @@ impl RecordSink for Answers {
     fn joined(&mut self, _: ShardId, joined: Joined) {
         self.0.push(joined);
     }
+    fn swept(&mut self, _: ShardId, _: SourceId, _: u32, _: u32) {}
+    fn judged(&mut self, _: ShardId, _: SourceId, _: Vni, _: &Route, _: Option<Denial>) {}
 }
 
 /// A subscriber joins a table that has no base yet.

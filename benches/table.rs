@@ -14,6 +14,7 @@ use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use metalbond_uring::internals::log::Scope;
+use metalbond_uring::internals::policy::Denial;
 use metalbond_uring::internals::rib::{Joined, RecordSink, Rib, Rules, UpdateGroup};
 use metalbond_uring::types::{PeerClass, PeerId, Route, ShardId, SourceId, Vni};
 
@@ -30,6 +31,8 @@ impl RecordSink for Silence {
     fn joined(&mut self, _: ShardId, _: Joined) {
         panic!("nobody joins");
     }
+    fn swept(&mut self, _: ShardId, _: SourceId, _: u32, _: u32) {}
+    fn judged(&mut self, _: ShardId, _: SourceId, _: Vni, _: &Route, _: Option<Denial>) {}
 }
 
 /// A table, its routes in the order of adding, and in another order.
@@ -56,7 +59,8 @@ impl Table {
     fn add(&mut self, from: u32) -> Duration {
         let start = thread_cpu();
         for route in &self.routes {
-            assert!(self.rib.add(source(from), PeerClass::Client, VNI, route, &mut Silence));
+            let added = self.rib.add(source(from), PeerClass::Client, VNI, route, &mut Silence);
+            assert!(added.is_change());
         }
         thread_cpu() - start
     }
@@ -64,7 +68,7 @@ impl Table {
     fn remove(&mut self, from: u32) -> Duration {
         let start = thread_cpu();
         for route in &self.shuffled {
-            assert!(self.rib.remove(source(from), VNI, route, &mut Silence));
+            assert!(self.rib.remove(source(from), VNI, route, &mut Silence).is_change());
         }
         thread_cpu() - start
     }

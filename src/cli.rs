@@ -16,15 +16,18 @@ mod show;
 mod values;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::io::{Md5Key, MemoryMax, ServerConfig};
+use crate::io::{Md5Key, MemoryMax, PolicyConfig, ServerConfig};
+use crate::policy::NextHopPolicy;
 use crate::shard::Limits;
-use crate::types::{HostPort, Pace, ReflectOwn};
+use crate::types::{HostPort, Pace, ReflectOwn, nearest};
 use values::{
     at_least_one, connections, cores, host_port, keepalive, listen, listen_default, log_format,
-    mss, network, network_and_file, pace, queue_mib_default, reflect_own,
+    memory, mss, network, network_and_file, next_hop_policy, pace, policy_file, queue_mib_default,
+    reflect_own,
 };
 
 pub use client::ClientOptions;
@@ -153,7 +156,7 @@ fn md5_keys(grammar: &Grammar, given: &[String]) -> Result<Vec<Md5Key>, Exit> {
 /// A first word that is no command.
 fn no_command(word: &str) -> Exit {
     let commands = manual::MANUAL.commands().into_iter().map(|(command, _)| command);
-    let meant = flags::nearest(word, commands.clone().chain(GRAMMAR.flags()));
+    let meant = nearest(word, commands.clone().chain(GRAMMAR.flags()));
     let meant = meant.map(|meant| format!("Did you mean {meant}?\n")).unwrap_or_default();
     let commands = commands.collect::<Vec<_>>().join(", ");
     let text =
@@ -275,6 +278,17 @@ struct ServerFlags {
     /// of the machine's (default); near it more and more is refused
     #[argh(option, arg_name = "mib", from_str_fn(memory), default = "MemoryMax::Auto")]
     memory_max: MemoryMax,
+    /// next hops that a peer may announce: any (default), own-address, or own-prefix/LEN for those in its prefix
+    #[argh(
+        option,
+        arg_name = "which",
+        from_str_fn(next_hop_policy),
+        default = "NextHopPolicy::Any"
+    )]
+    nexthop_policy: NextHopPolicy,
+    /// file that says what peers may announce, read again at SIGHUP
+    #[argh(option, arg_name = "file", from_str_fn(policy_file))]
+    announce_policy: Option<PathBuf>,
     /// memory for what slow peers have not read yet, in MiB, default 1024
     #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "queue_mib_default()")]
     queue_mib_max: u32,
@@ -313,6 +327,10 @@ impl From<ServerFlags> for ServerOptions {
                 vnis_per_peer_max: flags.vnis_per_peer_max,
                 queue_bytes_max: u64::from(flags.queue_mib_max) << 20,
                 ..Limits::default()
+            },
+            policy: PolicyConfig {
+                next_hops: flags.nexthop_policy,
+                announce_file: flags.announce_policy,
             },
             ..ServerConfig::default()
         };
@@ -363,6 +381,12 @@ static VALUES: &[Takes] = &[
     Takes("--allow", "networks or addresses", "10.0.0.0/8,2001:db8::/32"),
     MD5_TAKES,
     Takes("--memory-max", "MiB from 32 to 16777216, or auto", "2048"),
+    Takes(
+        "--nexthop-policy",
+        "any, own-address or own-prefix/LEN, with LEN from 1 to 128",
+        "own-prefix/64",
+    ),
+    Takes("--announce-policy", "a file of rules", "/etc/metalbond-uring/policy"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
     Takes("--http", "an address and a port", "[::]:4712"),
     LOG_FORMAT_TAKES,

@@ -33,9 +33,16 @@ pub mod log {
         Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Scope, VniLog,
     };
 }
+pub mod policy {
+    pub use crate::policy::{
+        AnnouncePolicy, Denial, FILE_BYTES_MAX, Judge, NextHopPolicy, Policy, PolicyError,
+        RULES_MAX,
+    };
+}
 pub mod rib {
     pub use crate::rib::{
-        BASE_KEPT, Join, Joined, Ledger, Pressure, RecordSink, Rib, Rules, UpdateGroup,
+        BASE_KEPT, Introduction, Join, Joined, Ledger, Outcome, Pressure, RecordSink, Refusal, Rib,
+        Rules, UpdateGroup,
     };
 }
 pub mod session {
@@ -43,11 +50,11 @@ pub mod session {
 }
 pub mod shard {
     pub use crate::shard::{
-        Audience, BATCH_BYTES_MAX, Budgets, EndsPiece, Ledger, Limits, Mail, MemoryBounds,
-        PaceCounters, PeerView, PeersPiece, Piece, Pressure, RoutesPiece, STRANGERS, SessionEnd,
-        Shard, ShardConfig, Sight, Sources, Standing, StandingView, StandingsPiece,
-        SubscribersPiece, SubscribersView, TIMING_BOUNDS_US, TcpSample, Timings, Transmit, VniView,
-        VnisPiece, Wake,
+        Audience, BATCH_BYTES_MAX, Budgets, Counters, EndsPiece, Ledger, Limits, Mail,
+        MemoryBounds, PaceCounters, PeerView, PeersPiece, Piece, Pressure, RefusedWhat,
+        RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, Sight, Sources, Standing,
+        StandingView, StandingsPiece, SubscribersPiece, SubscribersView, TIMING_BOUNDS_US,
+        TcpSample, Timings, Transmit, VniView, VnisPiece, Wake,
     };
 }
 pub mod vital {

@@ -9,6 +9,7 @@
 //! | `wire` | frames and messages, and what is wrong with them |
 //! | `session` | the state machine of one connection and its timers |
 //! | `log` | encoded updates on their way: logs with cursors and what laggards missed, bases |
+//! | `policy` | what peers may announce: rules, and who judges a peer's routes |
 //! | `rib` | route tables, sources, and the records that changes make |
 //! | `client` | this node as a client: its wishes, the servers that it dialled, what is kept of lost ones, what its route client is told |
 //! | `shard` | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
@@ -45,6 +46,8 @@ mod io;
 mod kernel;
 #[cfg(target_os = "linux")]
 mod log;
+#[cfg(target_os = "linux")]
+mod policy;
 #[cfg(target_os = "linux")]
 mod rib;
 #[cfg(target_os = "linux")]

@@ -6,6 +6,7 @@
 mod digest;
 mod growing;
 mod host_port;
+mod nearest;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -18,6 +19,7 @@ use ipnet::IpNet;
 pub use digest::Digest;
 pub(crate) use growing::{Pages, Place, SplitMap, SplitTable, wide};
 pub use host_port::{HostPort, HostPortError};
+pub(crate) use nearest::nearest;
 
 /// A hash map whose seed its owner passes in (random in `io`, the run's seed in the simulator).
 pub type SeededMap<K, V> = hashbrown::HashMap<K, V, ahash::RandomState>;

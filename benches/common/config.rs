@@ -20,6 +20,7 @@ pub fn shard_config(id: u16, shards: u16) -> ShardConfig {
         limits: Limits::default(),
         stale_time: Duration::ZERO,
         budgets: Budgets::default(),
+        policy: None,
         ledger: Arc::default(),
     }
 }

@@ -48,13 +48,15 @@ pub use crate::http::HttpError;
 #[doc(inline)]
 pub use crate::io::ServerConfig as Config;
 pub use crate::io::{
-    MD5_KEY_BYTES_MAX, Md5Error, Md5Key, MemoryMax, ProbeError, RETRY_INTERVAL, ServeError,
+    MD5_KEY_BYTES_MAX, Md5Error, Md5Key, MemoryMax, PolicyConfig, PolicyFileError, ProbeError,
+    RETRY_INTERVAL, ServeError,
 };
 #[doc(inline)]
 pub use crate::kernel::KernelConfig as NetlinkClientConfig;
 pub use crate::kernel::{
     HOPS_DEFAULT, HOPS_MAX, KernelError, KernelWatch, METALBOND_RT_PROTO, NexthopObjects,
 };
+pub use crate::policy::{Mistake, NextHopPolicy, NextHopPolicyError, PolicyError};
 pub use crate::session::State;
 pub use crate::shard::Limits;
 pub use crate::types::{

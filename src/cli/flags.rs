@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use argh::{CommandInfoWithArgs, FromArgs};
 
 use super::{Exit, Stream};
+use crate::types::nearest;
 
 /// What the programs print after their name: the version, and the commit if it was built from a clone.
 pub const VERSION: &str = env!("METALBOND_VERSION");
@@ -57,36 +58,6 @@ pub fn usage_of(program: &str, text: &str) -> Exit {
 /// What `--version` says.
 pub fn version_of(program: &str) -> Exit {
     Exit { code: 0, text: format!("{program} {VERSION}\n"), stream: Stream::Stdout }
-}
-
-/// The candidate that is meant by a mistyped word, if it is like one; dashes in front do not count.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let plain = |text: &str| text.trim_start_matches('-').replace('_', "-").to_lowercase();
-    let word = plain(word);
-    if word.is_empty() {
-        return None;
-    }
-    let distance = |candidate: &str| {
-        let candidate = plain(candidate);
-        let begins = word.len() > 2 && candidate.starts_with(&word);
-        if begins {
-            usize::from(candidate != word)
-        } else {
-            strsim::osa_distance(&word, &candidate)
-        }
-    };
-    let errors_max = 1 + word.len() / 4;
-    candidates
-        // A short flag is like any other letter.
-        .filter(|candidate| plain(candidate).len() > 1)
-        .map(|candidate| (distance(candidate), candidate))
-        // Of equals the first.
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= errors_max)
-        .map(|(_, candidate)| candidate)
 }
 
 impl Takes {

@@ -3,10 +3,10 @@
 //! Owns what is said about wrong words behind them.
 
 use super::completions::{SHELLS, completions};
-use super::flags::nearest;
 use super::man::man;
 use super::program::{Command, Program};
 use super::{Exit, GRAMMAR, PROGRAM, Stream, client, diff, show, usage_of};
+use crate::types::nearest;
 
 /// All that this program can be asked for.
 pub(super) static MANUAL: Program = Program {

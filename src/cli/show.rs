@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use super::flags::nearest;
 use super::values::{duration, http_address, vni};
 use super::{Exit, Grammar, PROGRAM, Takes, parse_flags, usage_of, version_of};
 use crate::http::{is_peer, is_prefix};
 use crate::types::HostPort;
+use crate::types::nearest;
 
 /// How long a node may be silent while it is asked.
 pub(super) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);

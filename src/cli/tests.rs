@@ -45,6 +45,7 @@ fn defaults() {
                 allow: vec![],
                 tcp_md5: vec![],
                 memory_max: MemoryMax::Auto,
+                policy: PolicyConfig::default(),
             },
             http: None,
             metrics_per_peer: false,
@@ -74,6 +75,8 @@ fn every_flag_in_both_spellings() {
         ("--allow", "10.0.0.7/8,::ffff:192.0.2.0/120,2001:db8::1"),
         ("--memory-max", "16777216"),
         ("--tcp-md5", "::/0=a=b,10.0.0.7/8=/k"),
+        ("--nexthop-policy", "own-prefix/64"),
+        ("--announce-policy", "/etc/policy"),
         ("--http", ":4712"),
         ("--log-format", "logfmt"),
     ];
@@ -103,6 +106,10 @@ fn every_flag_in_both_spellings() {
             tcp_md5: [("10.0.0.0/8", "/k"), ("::/0", "a=b")]
                 .map(|(net, file)| Md5Key::from_file(net.parse().unwrap(), file))
                 .into(),
+            policy: PolicyConfig {
+                next_hops: NextHopPolicy::OwnPrefix(64),
+                announce_file: Some("/etc/policy".into()),
+            },
         },
         http: Some(HostPort { host: String::new(), port: 4712 }),
         metrics_per_peer: true,

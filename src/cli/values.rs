@@ -5,9 +5,11 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use ipnet::IpNet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::io::{CORES_MAX, MEMORY_MIB, MemoryMax, SEGMENT_BYTES};
+use crate::policy::{NextHopPolicy, NextHopPolicyError};
 use crate::session::KEEPALIVE_INTERVAL_S_MAX;
 use crate::shard::Limits;
 use crate::types::{HostPort, HostPortError, Pace, PeerId, ReflectOwn, Vni};
@@ -131,6 +133,15 @@ pub(super) fn reflect_own(value: &str) -> Result<ReflectOwn, String> {
         "all-but-nat" => Ok(ReflectOwn::AllButNat),
         _ => Err("none of its words".into()),
     }
+}
+
+pub(super) fn next_hop_policy(value: &str) -> Result<NextHopPolicy, String> {
+    value.parse().map_err(|error: NextHopPolicyError| error.to_string())
+}
+
+/// It is read when the server starts.
+pub(super) fn policy_file(value: &str) -> Result<PathBuf, String> {
+    if value.is_empty() { Err("no file is named".into()) } else { Ok(value.into()) }
 }
 
 pub(super) fn pace(value: &str) -> Result<Pace, String> {

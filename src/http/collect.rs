@@ -10,7 +10,7 @@ use super::View;
 use super::answer::Refusal;
 use crate::io::Asker;
 use crate::shard::{PeerView, Shard, StandingView, SubscribersView, VniView};
-use crate::types::{PeerClass, PeerId, Route, SourceId, Time, Vni};
+use crate::types::{PeerClass, Route, SourceId, Time, Vni};
 
 /// How often a table is walked anew that is moved about meanwhile.
 const WALKS_MAX: usize = 8;
@@ -142,17 +142,17 @@ async fn walk<T>(
     }
 }
 
-/// The ids of the peers that the filter names.
-pub(super) async fn ids(
+/// What the peers that the filter names are as sources of routes.
+pub(super) async fn sources(
     view: &View,
     is_meant: impl Fn(&PeerView) -> bool,
-) -> Result<BTreeSet<PeerId>, Refusal> {
-    let mut ids = BTreeSet::new();
+) -> Result<BTreeSet<SourceId>, Refusal> {
+    let mut sources = BTreeSet::new();
     peers(view, |peer| {
         if is_meant(&peer) {
-            ids.insert(peer.id);
+            sources.insert(peer.source);
         }
     })
     .await?;
-    Ok(ids)
+    Ok(sources)
 }

@@ -19,7 +19,7 @@ use super::totals::{Shards, Totals};
 use crate::io::{ConnectionsMax, MemoryView};
 use crate::kernel;
 use crate::session::{CloseReason, State};
-use crate::shard::{MemoryBounds, PeerView, TIMING_BOUNDS_US, Timings};
+use crate::shard::{Counters, MemoryBounds, PeerView, TIMING_BOUNDS_US, Timings};
 
 /// The two text formats that there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -201,11 +201,9 @@ impl Node {
         out.counter("updates_without_effect", help, count(|it| it.updates_without_effect))?;
         out.counter("received_bytes", "Bytes read from peers.", count(|it| it.bytes_received))?;
         out.counter("sent_bytes", "Bytes sent to peers.", count(|it| it.bytes_sent))?;
-        let dropped = [
-            ("invalid", count(|it| it.updates_invalid)),
-            ("routes_limit", count(|it| it.updates_refused)),
-            ("vnis_limit", count(|it| it.subscriptions_refused)),
-        ];
+        let dropped = Counters::REFUSED.iter().enumerate().map(|(at, (reason, _))| {
+            ([("reason", *reason)], self.totals.shards.counted(|it| it.refused[at]))
+        });
         let limits = self.totals.shards.0.first().map(|shard| shard.limits).unwrap_or_default();
         let help = "The bound of routes that a peer announces: --routes-per-peer-max.";
         out.gauge("peer_routes_max", help, limits.routes_per_peer_max as usize)?;
@@ -213,7 +211,6 @@ impl Node {
         out.gauge("peer_subscriptions_max", help, limits.vnis_per_peer_max as usize)?;
         let help = "Messages that had no effect: UPDATEs that make no sense, and what is beyond \
                     --routes-per-peer-max or --vnis-per-peer-max.";
-        let dropped = dropped.map(|(reason, count)| ([("reason", reason)], count));
         out.counters("dropped_messages", help, dropped)?;
         let help = "Subscriptions of slow peers that were told the difference only from then on.";
         out.counter("conflations", help, count(|it| it.conflations))

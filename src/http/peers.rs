@@ -2,6 +2,7 @@
 //!
 //! Owns its shape. Must never ask a peer anything.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -33,6 +34,9 @@ struct Peer {
     pace: String,
     reconnections_last_hour: u32,
     routes: u64,
+    routes_withheld: u64,
+    stale: bool,
+    refused: BTreeMap<&'static str, u64>,
     updates_received: u64,
     updates_sent: u64,
     pending_bytes: u64,
@@ -88,6 +92,9 @@ fn shape(peer: PeerView, since: Option<SystemTime>, reconnections_last_hour: u32
         },
         reconnections_last_hour,
         routes: peer.routes,
+        routes_withheld: peer.routes_withheld,
+        stale: peer.is_stale,
+        refused: peer.refused.into_iter().collect(),
         updates_received: peer.updates_received,
         updates_sent: peer.updates_sent,
         pending_bytes: peer.pending_bytes,

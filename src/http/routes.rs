@@ -17,7 +17,7 @@ use super::answer::{Content, Refusal};
 use super::query::{Filter, Prefix};
 use super::{View, collect};
 use crate::shard::PeerView;
-use crate::types::{Destination, NextHop, PeerClass, PeerId, Route, SourceId, Vni};
+use crate::types::{Destination, NextHop, PeerClass, Route, SourceId, Vni};
 
 /// Text that is sent together, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -40,7 +40,7 @@ pub(super) async fn routes(
         None => None,
         Some(address) => {
             let is_meant = |peer: &PeerView| peer.remote.is_some_and(|remote| address.is(remote));
-            Some(collect::ids(view, is_meant).await?)
+            Some(collect::sources(view, is_meant).await?)
         }
     };
     let mut vnis: Vec<Vni> = match filter.vnis.is_empty() {
@@ -88,7 +88,7 @@ struct Text {
     /// VNIs that are not written yet.
     vnis: std::vec::IntoIter<Vni>,
     prefix: Option<Prefix>,
-    announcers: Option<BTreeSet<PeerId>>,
+    announcers: Option<BTreeSet<SourceId>>,
     /// What is left of the one that is being written, and the destination written last.
     table: std::vec::IntoIter<(Key, Route)>,
     last: Option<String>,
@@ -144,7 +144,7 @@ impl Text {
         let (prefix, announcers) = (self.prefix, &self.announcers);
         let keep = |route: &Route, sources: &[(SourceId, PeerClass)]| {
             let is_announced = announcers.as_ref().is_none_or(|announcers| {
-                sources.iter().any(|(source, _)| announcers.contains(&source.0))
+                sources.iter().any(|(source, _)| announcers.contains(source))
             });
             // A node's own routes are not received ones.
             let is_received = sources.iter().any(|(_, class)| *class != PeerClass::Own);

@@ -11,7 +11,7 @@ use super::answer::{Content, Refusal};
 use super::totals::Totals;
 use crate::io::MemoryView;
 use crate::session::{CloseReason, State};
-use crate::shard::{PaceCounters, Pressure, Timings};
+use crate::shard::{PaceCounters, Pressure, RefusedWhat, Timings};
 
 #[derive(Serialize)]
 struct Summary {
@@ -169,10 +169,12 @@ impl SinceStart {
             bytes_sent: totals.shards.counted(|it| it.bytes_sent),
             updates_received: totals.shards.counted(|it| it.updates_received),
             updates_sent: totals.shards.counted(|it| it.updates_sent),
-            updates_invalid: totals.shards.counted(|it| it.updates_invalid),
-            updates_refused: totals.shards.counted(|it| it.updates_refused),
+            updates_invalid: totals.shards.counted(|it| it.refused(RefusedWhat::Invalid)),
+            updates_refused: totals.shards.counted(|it| it.refused(RefusedWhat::Route)),
             updates_without_effect: totals.shards.counted(|it| it.updates_without_effect),
-            subscriptions_refused: totals.shards.counted(|it| it.subscriptions_refused),
+            subscriptions_refused: totals
+                .shards
+                .counted(|it| it.refused(RefusedWhat::Subscription)),
             peers_over_budget: totals.shards.counted(|it| it.peers_over_budget),
             conflations: totals.shards.counted(|it| it.conflations),
         }

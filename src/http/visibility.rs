@@ -201,7 +201,7 @@ struct Tally {
     route: Route,
     audience: Audience,
     /// Who announces it, ascending.
-    sources: Vec<PeerId>,
+    sources: Vec<SourceId>,
     announced_by: Names,
     seen_by: Names,
     not_seen_by: BTreeMap<Reason, Names>,
@@ -210,7 +210,7 @@ struct Tally {
 impl Tally {
     fn new(reflect: ReflectOwn, route: Route, sources: &Sources) -> Tally {
         let audience = Audience::of(reflect, &route, sources);
-        let mut sources: Vec<PeerId> = sources.iter().map(|(source, _)| source.0).collect();
+        let mut sources: Vec<SourceId> = sources.iter().map(|(source, _)| *source).collect();
         sources.sort_unstable();
         Tally {
             route,
@@ -223,7 +223,7 @@ impl Tally {
     }
 
     fn count(&mut self, peer: &StandingView) {
-        if self.sources.binary_search(&peer.id).is_ok() {
+        if self.sources.binary_search(&peer.source).is_ok() {
             self.announced_by.add(peer, None);
         }
         match self.reason(peer) {
@@ -247,7 +247,7 @@ impl Tally {
             None if peer.is_dialled => (GroupClass::Uplink, Standing::Joining),
             None => return None,
         };
-        Some(match (self.audience.sight(class, peer.id), standing) {
+        Some(match (self.audience.sight(class, peer.source), standing) {
             (Sight::OnlyOwn, _) => Err(Reason::Own),
             (Sight::NoSource, _) if class == GroupClass::Uplink => Err(Reason::OwnServer),
             (Sight::NoSource, _) => Err(Reason::BetweenServers),

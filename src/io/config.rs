@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::error::ServeError;
 use super::md5::Md5Key;
 use super::memory::MemoryMax;
+use super::policy::PolicyConfig;
 use crate::session::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
 use crate::shard::Limits;
 use crate::types::{Pace, PeerId, ReflectOwn, ShardId};
@@ -66,6 +67,8 @@ pub struct ServerConfig {
     /// The memory that the process may use, 32..=16777216 MiB. Near it slow peers are told the difference only, then
     /// new routes, subscriptions and connections are refused.
     pub memory_max: MemoryMax,
+    /// What peers that connect to this node may announce.
+    pub policy: PolicyConfig,
     /// What one peer may ask for, and the memory that slow peers may take; of the bytes of queues each shard
     /// has an equal part.
     pub limits: Limits,
@@ -90,6 +93,7 @@ impl Default for ServerConfig {
             allow: Vec::new(),
             tcp_md5: Vec::new(),
             memory_max: MemoryMax::Unlimited,
+            policy: PolicyConfig::default(),
             limits: Limits::default(),
             stale_time: Duration::ZERO,
         }

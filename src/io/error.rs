@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::address::{is_absent, is_tentative, lacks_family};
 use super::md5::Md5Error;
+use super::policy::PolicyFileError;
 use super::probe::ProbeError;
 
 /// Why a server could not start.
@@ -50,6 +51,9 @@ pub enum ServeError {
     /// The keys of connections.
     #[error("--tcp-md5: {0}")]
     Md5(#[from] Md5Error),
+    /// The policy cannot be had.
+    #[error(transparent)]
+    Policy(#[from] PolicyFileError),
     /// No io_uring.
     #[error(transparent)]
     Ring(#[from] ProbeError),

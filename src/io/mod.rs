@@ -27,6 +27,7 @@ mod letter;
 mod listener;
 mod md5;
 mod memory;
+mod policy;
 mod probe;
 mod send;
 mod server;
@@ -54,6 +55,7 @@ pub use self::md5::{MD5_KEY_BYTES_MAX, Md5Error, Md5Key};
 pub use self::memory::MemoryMax;
 #[cfg(feature = "http")]
 pub(crate) use self::memory::MemoryView;
+pub use self::policy::{PolicyConfig, PolicyFileError};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::server::{Server, serve};
 pub use self::signals::Signals;

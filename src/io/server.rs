@@ -23,7 +23,8 @@ use super::md5::Md5Keys;
 use super::memory::MemoryWatch;
 use super::signals::{Signals, acceptor_runtime};
 use super::turns::ThreadStart;
-use super::{listener, probe, sys, turns};
+use super::{listener, policy, probe, sys, turns};
+use crate::policy::{AnnouncePolicy, Policy};
 use crate::shard::{Budgets, Ledger, Limits, Shard, ShardConfig};
 use crate::types::{ShardId, Time};
 use crate::vital;
@@ -42,12 +43,17 @@ pub fn serve<T, E: From<ServeError>>(
         if config.listen.is_empty() {
             return Err(ServeError::NoAddress.into());
         }
+        // Before the file is read: a SIGHUP meanwhile has it read again.
+        let reload_asked = config.policy.announce_file.is_some().then(|| signals.reload_asked());
         let running = tokio::select! {
             running = Running::start(&config) => running?,
             // It waits for an address.
             () = signals.received() => return Ok(()),
         };
-        let Running { acceptor, threads, asker, .. } = running;
+        let Running { acceptor, threads, asker, rules, .. } = running;
+        if let (Some(asked), Some(rules)) = (reload_asked, rules) {
+            policy::reload_when_asked(config.policy, rules, asker.clone(), asked)?;
+        }
         let _kept = started(&asker)?;
         let result = acceptor.run(signals.received()).await;
         join(threads);
@@ -77,7 +83,7 @@ impl Server {
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
-        let Running { acceptor, threads, local_addresses, listeners, asker, keys } =
+        let Running { acceptor, threads, local_addresses, listeners, asker, keys, .. } =
             runtime.block_on(Running::start(&config))?;
         let segment_bytes_max = config.segment_bytes_max;
         let (stop, stopped) = oneshot::channel();
@@ -203,11 +209,14 @@ struct Running {
     listeners: mpsc::UnboundedSender<TcpListener>,
     asker: Asker,
     keys: Md5Keys,
+    /// Those of the policy's file.
+    rules: Option<Arc<AnnouncePolicy>>,
 }
 
 impl Running {
     async fn start(config: &ServerConfig) -> Result<Running, ServeError> {
         config.judge()?;
+        let (rules, policy) = config.policy.load()?;
         probe::probe()?;
         let keys = Md5Keys::read(&config.tcp_md5)?;
         let descriptors = sys::raise_descriptor_limit();
@@ -221,7 +230,7 @@ impl Running {
         let clock = Clock::start();
         let ledger = Arc::<Ledger>::default();
         let Started { dispatcher, vacated, threads, ended } =
-            start_shards(config, clock, Arc::clone(&ledger))?;
+            start_shards(config, policy.as_ref(), clock, Arc::clone(&ledger))?;
         let memory = MemoryWatch::start(config.memory_max, clock, Arc::clone(&ledger))?;
         match descriptors {
             Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
@@ -245,7 +254,8 @@ impl Running {
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
         let acceptor = Acceptor { listeners, dispatcher, vacated, more, ended, _memory: memory };
-        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker, keys })
+        let listeners = more_listeners;
+        Ok(Running { acceptor, threads, local_addresses, listeners, asker, keys, rules })
     }
 }
 
@@ -275,6 +285,7 @@ struct Started {
 /// Starts all shards and waits until each has its ring. Those already started end when one fails.
 fn start_shards(
     config: &ServerConfig,
+    policy: Option<&Arc<Policy>>,
     clock: Clock,
     ledger: Arc<Ledger>,
 ) -> Result<Started, ServeError> {
@@ -292,7 +303,13 @@ fn start_shards(
     let mut started = Ok(());
     for (index, mailbox) in (0..shards).zip(mailboxes) {
         let start = ThreadStart {
-            shard: shard_config(config, ShardId(index), shards, Arc::clone(&ledger)),
+            shard: shard_config(
+                config,
+                ShardId(index),
+                shards,
+                policy.cloned(),
+                Arc::clone(&ledger),
+            ),
             clock,
             mailbox,
             shards: handles.iter().map(|shard| shard.mailbox.clone()).collect(),
@@ -337,6 +354,7 @@ fn shard_config(
     config: &ServerConfig,
     id: ShardId,
     shards: u16,
+    policy: Option<Arc<Policy>>,
     ledger: Arc<Ledger>,
 ) -> ShardConfig {
     ShardConfig {
@@ -353,6 +371,7 @@ fn shard_config(
         },
         stale_time: config.stale_time,
         budgets: Budgets::default(),
+        policy,
         ledger,
     }
 }

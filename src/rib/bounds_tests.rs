@@ -44,7 +44,7 @@ fn joins_amid_records_cost_what_their_sum_is() {
         for number in (0..10).map(|at| (round * 7 + at) % ROUTES) {
             let from = source(1 + (round + number) % 2);
             let (rib, sink) = (&mut rib, &mut sink);
-            if !rib.remove(from, GROUP.vni, &route(number), sink) {
+            if !rib.remove(from, GROUP.vni, &route(number), sink).is_change() {
                 rib.add(from, PeerClass::Client, GROUP.vni, &route(number), sink);
             }
             assert!(rib.take_steps() <= 8, "each pays its part");

@@ -23,8 +23,12 @@ pub(super) enum Job {
     Build(UpdateGroup),
     /// Withdraw all that a lost source announced.
     Withdraw(SourceId),
+    /// Withdraw what a source that is back has not announced again: the sweep of this number.
+    Sweep(usize),
     /// Give back memory of a table that has become small.
     Compact(Vni),
+    /// Go through all tables, since there is another policy.
+    Judge,
 }
 
 const SMALL_BUILDS: usize = 0;
@@ -56,8 +60,8 @@ impl Job {
             // One after the other: each is done soon.
             Job::BuildSmall(_) => (SMALL_BUILDS, 1),
             Job::Build(_) => (BUILDS, LARGE_BASES_MAX),
-            Job::Withdraw(_) => (WITHDRAWALS, usize::MAX),
-            Job::Compact(_) => (COMPACTIONS, usize::MAX),
+            Job::Withdraw(_) | Job::Sweep(_) => (WITHDRAWALS, usize::MAX),
+            Job::Compact(_) | Job::Judge => (COMPACTIONS, usize::MAX),
         }
     }
 }

@@ -70,13 +70,13 @@ impl Ledger {
         self.routes.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// One more subscription, if there may be: never are there more than `subscriptions_max`.
-    pub(crate) fn take_subscription(&self, subscriptions_max: u64) -> bool {
-        take(&self.subscriptions, subscriptions_max)
+    /// One more subscription.
+    pub(crate) fn count_subscription(&self) {
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One subscription less.
-    pub(crate) fn give_subscription_back(&self) {
+    pub(crate) fn discount_subscription(&self) {
         self.subscriptions.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -102,8 +102,9 @@ mod tests {
         assert_eq!(ledger.routes(), 2);
         ledger.give_route_back();
         assert!(ledger.take_route(2));
-        assert!(!ledger.take_subscription(0));
-        assert!(ledger.take_subscription(1));
+        ledger.count_subscription();
+        ledger.count_subscription();
+        ledger.discount_subscription();
         assert_eq!((ledger.routes(), ledger.subscriptions()), (2, 1));
     }
 

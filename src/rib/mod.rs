@@ -6,17 +6,22 @@
 mod build;
 mod feed;
 mod jobs;
+mod judging;
 mod ledger;
+mod sources;
+mod sweeping;
 mod table;
 mod views;
 mod visibility;
 mod vni;
+mod withheld;
 
 use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
 use crate::log::{Blocks, Scope};
+use crate::policy::Denial;
 use crate::types::{GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, SplitMap, Time, Vni};
 
 use feed::Feed;
@@ -26,8 +31,13 @@ pub use ledger::{Ledger, Pressure};
 use table::{RouteHash, VniTable};
 pub use views::{Audience, RoutesPiece, Sight, Sources, VniView, VnisPiece};
 
-pub use vni::Rules;
+use judging::Judging;
+pub use sources::Introduction;
+use sources::{Source, SourceTable};
+use sweeping::Sweeps;
 use vni::{Common, VniRib};
+pub use vni::{Refusal, Rules};
+use withheld::WithheldRoute;
 
 /// Bases that are looked at at a time for whether they may be forgotten.
 const BASES_PER_TURN: usize = 1_024;
@@ -75,14 +85,45 @@ pub trait RecordSink {
     );
     /// The answer to a join.
     fn joined(&mut self, shard: ShardId, joined: Joined);
+    /// What a source had not announced again was withdrawn, as its shard asked for: so many routes, some of
+    /// which were withheld.
+    fn swept(&mut self, shard: ShardId, source: SourceId, routes: u32, withheld: u32);
+    /// Another policy withholds a route of a source, or (None) withholds one no longer.
+    fn judged(
+        &mut self,
+        shard: ShardId,
+        source: SourceId,
+        vni: Vni,
+        route: &Route,
+        denial: Option<Denial>,
+    );
+}
+
+/// What a change of a source did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Outcome {
+    /// Routes that the source announces more than before, and how many of them are withheld.
+    pub stored: i32,
+    /// See `stored`.
+    pub withheld: i32,
+    /// Why the route is not in its table, if it is refused.
+    pub refusal: Option<Refusal>,
+}
+
+impl Outcome {
+    /// Whether anything is otherwise than before.
+    pub fn is_change(&self) -> bool {
+        self.stored != 0 || self.withheld != 0
+    }
 }
 
 /// All route tables of one home shard.
 pub struct Rib {
     common: Common,
     homes: SplitMap<Vni, VniRib>,
-    /// The VNIs in which a source announces something.
-    vnis_of: SplitMap<SourceId, SplitMap<Vni, ()>>,
+    sources: SourceTable,
+    sweeps: Sweeps,
+    judging: Option<Box<Judging>>,
     jobs: Jobs,
     /// Groups that have a base to be forgotten in time.
     with_base: VecDeque<UpdateGroup>,
@@ -93,7 +134,9 @@ impl Rib {
     pub fn new(rules: Rules) -> Rib {
         Rib {
             homes: SplitMap::default(),
-            vnis_of: SplitMap::default(),
+            sources: SourceTable::default(),
+            sweeps: Sweeps::default(),
+            judging: None,
             common: Common::new(rules),
             jobs: Jobs::default(),
             with_base: VecDeque::new(),
@@ -110,7 +153,7 @@ impl Rib {
         self.homes.len()
     }
 
-    /// `source` announces a route. False if it did so already.
+    /// `source` announces a route.
     pub fn add(
         &mut self,
         source: SourceId,
@@ -118,40 +161,49 @@ impl Rib {
         vni: Vni,
         route: &Route,
         sink: &mut impl RecordSink,
-    ) -> bool {
-        let hasher = &self.common.rules.hasher;
-        let hash = RouteHash::of(route, hasher);
-        let home = self.homes.find_or(vni, hasher, || VniRib::new(vni));
-        let routes = home.add(source, class, route, hash, &mut self.common, sink);
-        if routes == Some(1) {
-            let hasher = &self.common.rules.hasher;
-            self.vnis_of.find_or(source, hasher, SplitMap::default).find_or(vni, hasher, || ());
+    ) -> Outcome {
+        if !self.sources.matter() {
+            return self.put(source, (class, 0), vni, route, sink);
         }
-        routes.is_some()
+        let hasher = &self.common.rules.hasher;
+        let (of, judgement) = self.sources.of_or_new(source, hasher);
+        let life = of.life();
+        if let Err(denial) = of.judge(judgement, vni, route) {
+            let withheld = WithheldRoute { vni, route: *route, class, life };
+            return self.withhold(source, withheld, denial, sink);
+        }
+        let released = self.sources.release(source, vni, route, hasher);
+        let mut outcome = self.put(source, (class, life), vni, route, sink);
+        if let Some(released) = released {
+            if outcome.refusal.is_some() {
+                // It waits for the next policy, as it did.
+                self.sources.withhold(source, released, &self.common.rules.hasher);
+            } else {
+                outcome.stored -= 1;
+                outcome.withheld -= 1;
+            }
+        }
+        outcome
     }
 
-    /// `source` withdraws a route. False if it does not announce it.
+    /// `source` withdraws a route.
     pub fn remove(
         &mut self,
         source: SourceId,
         vni: Vni,
         route: &Route,
         sink: &mut impl RecordSink,
-    ) -> bool {
-        let hasher = &self.common.rules.hasher;
-        let hash = RouteHash::of(route, hasher);
-        let Some(home) = self.homes.find_mut(vni, hasher) else { return false };
-        let Some(place) = home.table.find(route, hash) else { return false };
-        let Some(left) = home.remove(source, place, &mut self.common, sink) else {
-            return false;
-        };
-        if home.table.is_sparse() || home.table.is_empty() {
-            self.tidy(vni);
+    ) -> Outcome {
+        if self.sources.release(source, vni, route, &self.common.rules.hasher).is_some() {
+            return Outcome { stored: -1, withheld: -1, refusal: None };
         }
-        if left == 0 {
-            self.note_left(source, vni);
-        }
-        true
+        let is_there = self.take(source, vni, route, sink).is_some();
+        Outcome { stored: -i32::from(is_there), ..Outcome::default() }
+    }
+
+    /// Says whose word a source is from now on. One that is not introduced is judged by no policy, and has one life.
+    pub fn introduce(&mut self, source: SourceId, introduction: Introduction) {
+        self.sources.introduce(source, introduction, &self.common.rules.hasher);
     }
 
     /// Looks up what these routes are about to need, so that memory is waited for once and not once a
@@ -168,9 +220,19 @@ impl Rib {
         VniTable::foresee(&hashed, hasher);
     }
 
+    /// Sources that are known: connected ones, and lost ones whose routes stay for now.
+    pub fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Routes that policy withholds.
+    pub fn withheld(&self) -> usize {
+        self.sources.withheld()
+    }
+
     /// `source` is gone: everything that it announced is to be withdrawn (by [`Rib::run_jobs`]).
     pub fn lose(&mut self, source: SourceId) {
-        if self.vnis_of.find(source, &self.common.rules.hasher).is_some() {
+        if self.sources.find(source, &self.common.rules.hasher).is_some() {
             self.jobs.add(Job::Withdraw(source));
         }
     }
@@ -231,7 +293,9 @@ impl Rib {
                     Job::BuildSmall(group) | Job::Build(group) => {
                         self.build(job, group, &mut unused, sink, now)
                     }
+                    Job::Sweep(number) => self.sweep(number, &mut unused, sink),
                     Job::Compact(vni) => self.compact(vni, &mut unused),
+                    Job::Judge => self.judge(&mut unused, sink),
                 };
                 if !done {
                     self.jobs.put_back(job);
@@ -287,6 +351,79 @@ impl Rib {
         self.common.rules.shared.held()
     }
 
+    /// Puts a route into its table, if it is not refused.
+    fn put(
+        &mut self,
+        source: SourceId,
+        as_what: (PeerClass, u8),
+        vni: Vni,
+        route: &Route,
+        sink: &mut impl RecordSink,
+    ) -> Outcome {
+        let hasher = &self.common.rules.hasher;
+        let hash = RouteHash::of(route, hasher);
+        let home = self.homes.find_or(vni, hasher, || VniRib::new(vni));
+        let routes = match home.add(source, as_what, (route, hash), &mut self.common, sink) {
+            Ok(routes) => routes,
+            Err(refusal) => {
+                // It may have come to be for this alone.
+                self.tidy(vni);
+                return Outcome { refusal: Some(refusal), ..Outcome::default() };
+            }
+        };
+        if routes == Some(1) {
+            let hasher = &self.common.rules.hasher;
+            let (of, _) = self.sources.of_or_new(source, hasher);
+            of.vnis.find_or(vni, hasher, || ());
+        }
+        Outcome { stored: i32::from(routes.is_some()), ..Outcome::default() }
+    }
+
+    /// Takes a route out of its table, if the source announces it: what it was when it announced it, and in which life.
+    fn take(
+        &mut self,
+        source: SourceId,
+        vni: Vni,
+        route: &Route,
+        sink: &mut impl RecordSink,
+    ) -> Option<(PeerClass, u8)> {
+        let hasher = &self.common.rules.hasher;
+        let hash = RouteHash::of(route, hasher);
+        let home = self.homes.find_mut(vni, hasher)?;
+        let place = home.table.find(route, hash)?;
+        let announced = home.table.entry(place).announced(source)?;
+        let left = home.remove(source, place, &mut self.common, sink);
+        if home.table.is_sparse() || home.table.is_empty() {
+            self.tidy(vni);
+        }
+        if left == Some(0) {
+            self.note_left(source, vni);
+        }
+        Some(announced)
+    }
+
+    /// Withholds a route that policy does not permit: out of its table, should it be there.
+    fn withhold(
+        &mut self,
+        source: SourceId,
+        withheld: WithheldRoute,
+        denial: Denial,
+        sink: &mut impl RecordSink,
+    ) -> Outcome {
+        let was_there = self.take(source, withheld.vni, &withheld.route, sink).is_some();
+        let refusal = Some(Refusal::Policy(denial));
+        if !was_there && self.common.rules.ledger.pressure() >= Pressure::Routes {
+            let hasher = &self.common.rules.hasher;
+            let is_known = self.sources.is_withheld(source, &withheld, hasher);
+            if !is_known {
+                return Outcome { refusal, ..Outcome::default() };
+            }
+        }
+        let is_new = self.sources.withhold(source, withheld, &self.common.rules.hasher);
+        let withheld = i32::from(is_new);
+        Outcome { stored: withheld - i32::from(was_there), withheld, refusal }
+    }
+
     /// A group that somebody asked for, and its table.
     fn group(&mut self, group: UpdateGroup) -> Option<(&mut Feed, &mut VniTable)> {
         let home = self.homes.find_mut(group.vni, &self.common.rules.hasher)?;
@@ -301,7 +438,7 @@ impl Rib {
         sink: &mut impl RecordSink,
     ) -> bool {
         let hasher = self.common.rules.hasher.clone();
-        while let Some(vni) = self.vnis_of.find(source, &hasher).and_then(SplitMap::any_key) {
+        while let Some(vni) = self.sources.find(source, &hasher).and_then(|of| of.vnis.any_key()) {
             if *budget == 0 || !self.withdraw_in(source, vni, budget, sink) {
                 return false;
             }
@@ -309,6 +446,14 @@ impl Rib {
             // The look-up costs something too.
             *budget = budget.saturating_sub(1);
         }
+        while let Some(withheld) = self.sources.find(source, &hasher).and_then(Source::withheld) {
+            if *budget == 0 {
+                return false;
+            }
+            *budget -= 1;
+            self.sources.release_at(source, withheld.len() - 1, &hasher);
+        }
+        self.sources.remove(source, &hasher);
         true
     }
 
@@ -369,10 +514,11 @@ impl Rib {
 
     fn note_left(&mut self, source: SourceId, vni: Vni) {
         let hasher = &self.common.rules.hasher;
-        let Some(vnis) = self.vnis_of.find_mut(source, hasher) else { return };
-        vnis.remove(vni, hasher);
-        if vnis.is_empty() {
-            self.vnis_of.remove(source, hasher);
+        if let Some((of, _)) = self.sources.find_mut(source, hasher) {
+            of.vnis.remove(vni, hasher);
+            if of.is_nothing() {
+                self.sources.remove(source, hasher);
+            }
         }
     }
 

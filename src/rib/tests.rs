@@ -23,6 +23,8 @@ impl RecordSink for Sink {
     fn joined(&mut self, _: ShardId, joined: Joined) {
         self.joined.push(joined);
     }
+    fn swept(&mut self, _: ShardId, _: SourceId, _: u32, _: u32) {}
+    fn judged(&mut self, _: ShardId, _: SourceId, _: Vni, _: &Route, _: Option<Denial>) {}
 }
 
 pub(super) const GROUP: UpdateGroup = UpdateGroup { vni: Vni(7), class: GroupClass::Client };
@@ -202,11 +204,14 @@ proptest! {
             let announcers = naive.entry(number).or_default();
             match what {
                 0..5 => {
-                    let added = rib.add(source(slot), class(slot), Vni(7), &route(number), &mut sink);
+                    let added = rib
+                        .add(source(slot), class(slot), Vni(7), &route(number), &mut sink)
+                        .is_change();
                     prop_assert_eq!(added, announcers.insert(slot));
                 }
                 5..9 => {
-                    let removed = rib.remove(source(slot), Vni(7), &route(number), &mut sink);
+                    let removed =
+                        rib.remove(source(slot), Vni(7), &route(number), &mut sink).is_change();
                     prop_assert_eq!(removed, announcers.remove(&slot));
                 }
                 _ => {
@@ -255,8 +260,8 @@ fn a_source_that_comes_and_goes_leaves_no_list_behind() {
             rib.remove(source, Vni(1 + round % 50), &route(1), &mut sink);
         }
     }
-    assert_eq!((rib.vnis(), rib.vnis_of.len()), (1, 1), "what has nothing is forgotten");
-    assert_eq!(rib.vnis_of.find(stays, &hasher()).map(SplitMap::len), Some(1));
+    assert_eq!((rib.vnis(), rib.sources()), (1, 1), "what has nothing is forgotten");
+    assert_eq!(rib.sources.find(stays, &hasher()).map(|of| of.vnis.len()), Some(1));
 }
 
 pub(super) fn tables(rib: &mut Rib, sink: &mut Sink, vnis: std::ops::Range<u32>, routes: u32) {
@@ -306,7 +311,7 @@ fn jobs_of_a_kind_take_turns() {
     rib.lose(source(1));
     rib.lose(source(3));
     let mut turns = 0;
-    while sink.joined.is_empty() || rib.vnis_of.find(source(3), &hasher()).is_some() {
+    while sink.joined.is_empty() || rib.sources.find(source(3), &hasher()).is_some() {
         rib.run_jobs(1_600, &mut sink, Time(0));
         turns += 1;
     }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::Rib;
 use super::visibility::Visibility;
-use crate::types::{Digest, GroupClass, PeerClass, PeerId, ReflectOwn, Route, SourceId, Vni};
+use crate::types::{Digest, GroupClass, PeerClass, ReflectOwn, Route, SourceId, Vni};
 
 /// Places of a table, and their sources, that one piece looks at; one route may go beyond.
 const PER_PIECE: usize = 4_096;
@@ -74,10 +74,10 @@ impl Audience {
     }
 
     /// What the rule says of a subscriber.
-    pub fn sight(&self, class: GroupClass, subscriber: PeerId) -> Sight {
+    pub fn sight(&self, class: GroupClass, subscriber: SourceId) -> Sight {
         match self.0[class.index()].scope() {
             None => Sight::NoSource,
-            Some(scope) if scope.includes(SourceId(subscriber)) => Sight::Sees,
+            Some(scope) if scope.includes(subscriber) => Sight::Sees,
             Some(_) => Sight::OnlyOwn,
         }
     }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use super::feed::{Feed, Record};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Pressure};
 use super::table::{RouteHash, VniTable};
 use super::visibility::Visibility;
 use super::{RecordSink, UpdateGroup};
 use crate::log::SharedBytes;
+use crate::policy::Denial;
 use crate::types::{Digest, GroupClass, PeerClass, ReflectOwn, Route, SourceId, Vni};
 use crate::wire::encode_update;
 
@@ -83,6 +84,21 @@ pub(super) struct VniRib {
     pub feeds: Feeds,
     /// Whether its table waits to be compacted.
     pub is_compacting: bool,
+    /// Whether its table is gone through, since there is another policy.
+    pub is_judged: bool,
+}
+
+/// Why a home refuses a route.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Refusal {
+    /// The VNI has as many as it may.
+    VniFull,
+    /// All tables together have as many as they may.
+    TablesFull,
+    /// Memory is short.
+    Memory,
+    /// Policy does not permit it. It is kept for when it does.
+    Policy(Denial),
 }
 
 /// The groups of a VNI: one word where nobody subscribes, for there may be 100,000 such VNIs.
@@ -135,29 +151,48 @@ impl VniRib {
             digest: Digest::default(),
             feeds: Feeds::default(),
             is_compacting: false,
+            is_judged: false,
         }
     }
 
     /// A source announces a route. Says how many it announces here now; none if it did so already.
+    ///
+    /// # Errors
+    /// Why the route is refused.
     pub(super) fn add(
         &mut self,
         source: SourceId,
-        class: PeerClass,
-        route: &Route,
-        hash: RouteHash,
+        as_what: (PeerClass, u8),
+        (route, hash): (&Route, RouteHash),
         common: &mut Common,
         sink: &mut impl RecordSink,
-    ) -> Option<usize> {
-        let place = self.table.find_or_insert(route, hash, &common.rules.hasher);
-        let before = self.views(place, common.rules.reflect);
+    ) -> Result<Option<usize>, Refusal> {
+        let rules = &common.rules;
+        if let Some(refusal) = self.shortage(rules) {
+            let place = self.table.find(route, hash);
+            let entry = place.map(|place| self.table.entry(place));
+            let is_known = entry.is_some_and(|entry| entry.has(source));
+            // What is announced already costs nothing, and by somebody else it costs little.
+            if !is_known && (place.is_none() || refusal == Refusal::Memory) {
+                return Err(refusal);
+            }
+        }
+        let place = self.table.find_or_insert(route, hash, &rules.hasher);
+        let before = self.views(place, rules.reflect);
         if self.table.entry(place).is_vacant() {
+            if !rules.ledger.take_route(rules.routes_max) {
+                self.table.give_back(place, &rules.hasher);
+                return Err(Refusal::TablesFull);
+            }
             common.routes += 1;
             self.digest.add(route);
         }
-        let routes = self.table.add_source(place, source, class, &common.rules.hasher)?;
-        let after = self.views(place, common.rules.reflect);
-        self.tell(place, route, before, after, common, sink);
-        Some(routes)
+        let routes = self.table.add_source(place, source, as_what, &common.rules.hasher);
+        if routes.is_some() {
+            let after = self.views(place, common.rules.reflect);
+            self.tell(place, route, before, after, common, sink);
+        }
+        Ok(routes)
     }
 
     /// A source withdraws the route at `place`. Says how many it has left here; none if it does not
@@ -174,6 +209,7 @@ impl VniRib {
         let left = self.table.remove_source(place, source, &common.rules.hasher)?;
         if self.table.entry(place).is_vacant() {
             common.routes -= 1;
+            common.rules.ledger.give_route_back();
             self.digest.remove(&route);
         }
         let after = self.views(place, common.rules.reflect);
@@ -200,10 +236,46 @@ impl VniRib {
         true
     }
 
+    /// Withdraws what a source announced here no later than in `life`, as far as `budget` goes, from `at` on: see
+    /// [`VniTable::announced_up_to`]. Says how many routes those were.
+    pub(super) fn sweep(
+        &mut self,
+        (source, life): (SourceId, u8),
+        at: &mut u32,
+        budget: &mut usize,
+        common: &mut Common,
+        sink: &mut impl RecordSink,
+    ) -> u32 {
+        let mut swept = 0;
+        while *budget > 0 {
+            let hasher = &common.rules.hasher;
+            let found = self.table.announced_up_to(source, life, at, budget, hasher);
+            let Some(place) = found else { break };
+            let removed = self.remove(source, place, common, sink);
+            assert!(removed.is_some(), "a listed route has the source");
+            *budget = budget.saturating_sub(1 + std::mem::take(&mut common.steps));
+            swept += 1;
+        }
+        swept
+    }
+
     /// Forgets groups that are over. True if nothing is left of the VNI: a large table is compacted
     /// before, since to drop it would take long.
     pub(super) fn tidy(&mut self) -> bool {
-        self.feeds.tidy() && self.table.is_empty() && !self.table.is_sparse()
+        self.feeds.tidy() && self.table.is_empty() && !self.table.is_sparse() && !self.is_judged
+    }
+
+    /// Why no more routes are taken, if so.
+    fn shortage(&self, rules: &Rules) -> Option<Refusal> {
+        let routes_max = rules.routes_per_vni_max as usize;
+        // The places are counted already, the routes of a small table are not.
+        let is_full = self.table.places() >= routes_max && self.table.len() >= routes_max;
+        match rules.ledger.pressure() {
+            Pressure::Routes | Pressure::Joins | Pressure::Connections => Some(Refusal::Memory),
+            _ if is_full => Some(Refusal::VniFull),
+            _ if rules.ledger.routes() >= rules.routes_max => Some(Refusal::TablesFull),
+            _ => None,
+        }
     }
 
     /// Who sees the route at `place`, for the classes in which somebody listens.

@@ -25,6 +25,7 @@ pub(super) fn shard(limits: Limits) -> Shard {
         limits,
         stale_time: Duration::ZERO,
         budgets: Budgets::default(),
+        policy: None,
         ledger: Arc::default(),
     };
     Shard::new(config, NOW)

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::Policy;
 use crate::rib::Ledger;
 use crate::types::{Pace, ReflectOwn, ShardId};
 
@@ -100,10 +101,13 @@ pub struct ShardConfig {
     pub pace: Pace,
     /// Limits on peers and memory.
     pub limits: Limits,
-    /// How long routes of a lost server that we dialled stay, in case it comes back.
+    /// How long routes of a lost peer stay, in case it comes back: of one that connected to us, and of a server that
+    /// we dialled.
     pub stale_time: Duration,
     /// How much is done at a time.
     pub budgets: Budgets,
+    /// What peers that connected to us may announce; None: anything.
+    pub policy: Option<Arc<Policy>>,
     /// What all shards of the node have in common.
     pub ledger: Arc<Ledger>,
 }

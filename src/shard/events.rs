@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::config::Limits;
 use super::groups::LagChange;
+use super::refused::Refused;
 use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, Time};
 
@@ -35,7 +36,7 @@ pub(super) struct Record {
     remote: SocketAddr,
     /// Whether nobody else tells of its sessions: who dialled a server does.
     is_stranger: bool,
-    refusals: Refusals,
+    refusals: Option<Box<Refusals>>,
     established_at: Option<Time>,
     /// VNIs in which it is told the difference only, since when, and whether it takes nothing at all.
     lagging_vnis: usize,
@@ -46,41 +47,30 @@ pub(super) struct Record {
     end: Option<SessionEnd>,
 }
 
-/// What was refused since it was last summed up.
-#[derive(Clone, Copy, Default)]
+/// What was refused, by kind.
+#[derive(Clone, Default)]
 struct Refusals {
-    routes: u64,
-    subscriptions: u64,
-    invalid: u64,
+    /// Since it was last summed up: one of each kind that is not 0, and how many there were.
+    since: Vec<(Refused, u64)>,
     last_at: Time,
-}
-
-/// What is refused.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Refused {
-    /// An ADD beyond `--routes-per-peer-max`.
-    Route,
-    /// A SUBSCRIBE beyond `--vnis-per-peer-max`.
-    Subscription,
-    /// An UPDATE that makes no sense.
-    Invalid,
+    ever: [u64; Refused::KINDS.len()],
 }
 
 impl Refusals {
-    /// Counts one. True for the first since the last sum: that one is worth a line of its own.
-    fn count(&mut self, now: Time, refused: Refused) -> bool {
-        let is_first = self.total() == 0;
+    /// Counts some. True for the first ones of their kind since the last sum: those are worth a line of their own.
+    fn count(&mut self, now: Time, refused: Refused, count: u64) -> bool {
         self.last_at = now;
-        *match refused {
-            Refused::Route => &mut self.routes,
-            Refused::Subscription => &mut self.subscriptions,
-            Refused::Invalid => &mut self.invalid,
-        } += 1;
-        is_first
-    }
-
-    fn total(&self) -> u64 {
-        self.routes + self.subscriptions + self.invalid
+        self.ever[refused.kind()] += count;
+        match self.since.iter_mut().find(|(of, _)| *of == refused) {
+            Some((_, before)) => {
+                *before += count;
+                false
+            }
+            None => {
+                self.since.push((refused, count));
+                true
+            }
+        }
     }
 }
 
@@ -95,7 +85,7 @@ impl Record {
         Record {
             remote,
             is_stranger: false,
-            refusals: Refusals::default(),
+            refusals: None,
             established_at: None,
             lagging_vnis: 0,
             slow_since: None,
@@ -110,53 +100,50 @@ impl Record {
         self.remote
     }
 
-    /// Counts a refusal, and says so if it is the first for a while: true then, and it is to be summed
-    /// up later.
-    pub(super) fn refuse(&mut self, now: Time, refused: Refused, what: &dyn fmt::Display) -> bool {
-        if !self.refusals.count(now, refused) {
-            return false;
+    /// Counts refusals, and tells of them if they are the first of their kind for a while: true then, and they are to
+    /// be summed up later.
+    pub(super) fn refuse(
+        &mut self,
+        now: Time,
+        refused: Refused,
+        count: u64,
+        what: &dyn fmt::Display,
+    ) -> bool {
+        let refusals = self.refusals.get_or_insert_default();
+        let is_first_of_all = refusals.since.is_empty();
+        if refusals.count(now, refused, count) {
+            let remote = self.remote;
+            match refused {
+                Refused::Invalid => tracing::warn!(%remote, "dropped an UPDATE: {what}"),
+                _ => {
+                    let (why, flag) = refused.why();
+                    tracing::warn!(%remote, "refused {what}: {why} ({flag})");
+                }
+            }
         }
-        let remote = self.remote;
-        match refused {
-            Refused::Route => tracing::warn!(
-                %remote, "refused {what}: the peer announces as many routes as it may \
-                 (--routes-per-peer-max)"
-            ),
-            Refused::Subscription => tracing::warn!(
-                %remote, "refused {what}: the peer has as many subscriptions as it may \
-                 (--vnis-per-peer-max)"
-            ),
-            Refused::Invalid => tracing::warn!(%remote, "dropped an UPDATE: {what}"),
-        }
-        true
+        is_first_of_all
     }
 
     /// When refusals may be summed up, unless there are more until then.
     pub(super) fn quiet_at(&self) -> Time {
-        self.refusals.last_at.after(QUIET)
+        self.refusals.as_ref().map_or(Time::default(), |refusals| refusals.last_at.after(QUIET))
     }
 
-    /// Says how much was refused, if that was more than the line for the first one told.
+    /// Says how much was refused, where that was more than the line for the first one told.
     pub(super) fn sum_up(&mut self, limits: &Limits) {
-        let refusals = std::mem::take(&mut self.refusals);
-        let Refusals { routes, subscriptions, invalid, .. } = refusals;
+        let Some(refusals) = &mut self.refusals else { return };
         let remote = self.remote;
-        if refusals.total() < 2 {
-            return;
+        for (refused, count) in refusals.since.drain(..).filter(|(_, count)| *count > 1) {
+            let sum = refused.sum(count, limits);
+            tracing::warn!(%remote, "{sum}");
         }
-        if routes > 0 {
-            let limit = limits.routes_per_peer_max;
-            tracing::warn!(%remote, "{routes} routes refused, limit {limit} (--routes-per-peer-max)");
-        }
-        if subscriptions > 0 {
-            let limit = limits.vnis_per_peer_max;
-            tracing::warn!(
-                %remote, "{subscriptions} subscriptions refused, limit {limit} (--vnis-per-peer-max)"
-            );
-        }
-        if invalid > 0 {
-            tracing::warn!(%remote, "{invalid} UPDATEs dropped that make no sense");
-        }
+    }
+
+    /// What was refused ever, by [`Counters::REFUSED`](super::Counters::REFUSED): the kinds of which something was.
+    pub(super) fn refused(&self) -> Vec<(&'static str, u64)> {
+        let Some(refusals) = &self.refusals else { return Vec::new() };
+        let kinds = Refused::KINDS.iter().zip(refusals.ever);
+        kinds.filter(|(_, count)| *count > 0).map(|((kind, _), count)| (*kind, count)).collect()
     }
 
     /// Tells that a session stands.

@@ -61,8 +61,9 @@ pub(super) const LAGGING: usize = 3;
 
 /// One peer's subscription of one VNI.
 pub(super) struct Subscription {
-    /// Who subscribed.
+    /// Who subscribed, and what that is as a source of routes.
     pub peer: PeerId,
+    source: SourceId,
     /// Tells this subscription from earlier ones of the same peer and VNI.
     pub epoch: u64,
     /// Whether it stands in its peer's list of pending subscriptions.
@@ -168,7 +169,12 @@ impl Groups {
     }
 
     /// Adds a subscription that waits for its join to be answered.
-    pub(super) fn subscribe(&mut self, key: UpdateGroup, peer: PeerId, epoch: u64) -> SubIndex {
+    pub(super) fn subscribe(
+        &mut self,
+        key: UpdateGroup,
+        (peer, source): (PeerId, SourceId),
+        epoch: u64,
+    ) -> SubIndex {
         let group = *self.by_key.entry(key).or_insert_with(|| {
             index(self.groups.insert(LocalGroup {
                 key,
@@ -184,6 +190,7 @@ impl Groups {
         let waiting = &mut self.groups[group as usize].members[WAITING];
         let sub = index(self.subscriptions.insert(Subscription {
             peer,
+            source,
             epoch,
             queued: false,
             group,
@@ -292,7 +299,7 @@ impl Groups {
         copied_max: usize,
     ) -> Part {
         let subscription = &mut self.subscriptions[sub as usize];
-        let reader = SourceId(subscription.peer);
+        let reader = subscription.source;
         while let Some(block) = &mut subscription.block {
             let lags = matches!(subscription.stand, Stand::Lagging(_));
             let looked_at_max = if lags { PASSED_BYTES_MAX.max(bytes_max) } else { bytes_max };

@@ -3,19 +3,21 @@
 //! Owns the way of a message through its session to the home of its VNI. Must never act on a
 //! message that the session did not deliver.
 
+use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::events::{QUIET, Refused, detail_of};
+use super::events::{QUIET, detail_of};
 use super::groups::SubIndex;
 use super::mail::Request;
 use super::peer::{Admission, Ending, Heard, Pause};
-use super::{Shard, Wake};
+use super::refused::Refused;
+use super::{Pressure, Shard, Wake};
 use crate::rib::UpdateGroup;
 use crate::session::{CloseReason, Session, State, Verdict};
-use crate::types::{PeerId, ShardId, SourceId, Time, Vni};
+use crate::types::{Action, PeerId, ShardId, Time, Vni};
 use crate::wire::{Fault, Message, Reaction, Update};
 
 /// A peer that is lost so soon after it was fed may have failed at that.
@@ -75,9 +77,15 @@ impl Shard {
         for id in std::mem::take(&mut self.settled) {
             self.resume(now, id, |pause| matches!(pause, Pause::Quota(_)));
         }
+        while let Some(&Reverse((at, id))) = self.rated.peek()
+            && at <= now
+        {
+            self.rated.pop();
+            self.resume(now, id, |pause| *pause == Pause::Rate(at));
+        }
     }
 
-    fn resume(&mut self, now: Time, id: PeerId, over: impl FnOnce(&Pause) -> bool) {
+    pub(super) fn resume(&mut self, now: Time, id: PeerId, over: impl FnOnce(&Pause) -> bool) {
         let Some(peer) = self.peers.find_mut(id) else { return };
         let read_at = peer.inbound.read_at();
         let Some((change, backlog)) = peer.inbound.resume(over) else { return };
@@ -110,6 +118,7 @@ impl Shard {
                     let verdict = session.on_update(now);
                     if verdict == Verdict::Deliver {
                         self.on_update(now, id, &update);
+                        self.spend(now, id);
                     } else {
                         self.obey(now, id, verdict);
                     }
@@ -128,6 +137,9 @@ impl Shard {
             (Verdict::Deliver, Message::Subscribe(vni)) => self.subscribe(now, id, *vni),
             (Verdict::Deliver, Message::Unsubscribe(vni)) => self.unsubscribe(id, *vni),
             _ => self.obey(now, id, verdict),
+        }
+        if heard.message == Message::Keepalive {
+            self.look_for_silence(now, id);
         }
         // Ours say KEEPALIVE unasked with a payload, which others ignore.
         if heard.message == Message::Keepalive && heard.is_bare {
@@ -151,8 +163,9 @@ impl Shard {
                 if verdict != Verdict::Deliver {
                     return self.obey(now, id, verdict);
                 }
-                self.counters.updates_invalid += 1;
-                self.refused(now, id, Refused::Invalid, fault);
+                self.counters.refused[Refused::Invalid.kind()] += 1;
+                self.refused(now, id, Refused::Invalid, 1, fault);
+                self.spend(now, id);
             }
         }
     }
@@ -165,18 +178,26 @@ impl Shard {
         if is_dialled && !self.node.wants(id, update) {
             return;
         }
+        if update.action == Action::Add {
+            peer.origin.announces(now);
+            if peer.inbound.is_used_up() {
+                self.make_room(id);
+            }
+        }
+        let Some(peer) = self.peers.find_mut(id) else { return };
         match peer.inbound.admit(update.action) {
             Admission::Passes => {}
             Admission::Waits => return self.pause(now, id, Pause::Quota(*update)),
             Admission::Refused => {
-                self.counters.updates_refused += 1;
+                self.counters.refused[Refused::RoutesPerPeer.kind()] += 1;
                 let what = format_args!("{} of VNI {}", update.route, update.vni);
-                return self.refused(now, id, Refused::Route, &what);
+                return self.refused(now, id, Refused::RoutesPerPeer, 1, &what);
             }
         }
-        peer.note_home(home);
+        self.introduce(id, home);
+        let Some(peer) = self.peers.find(id) else { return };
         let change = Request::Change {
-            source: SourceId(id),
+            source: peer.origin.source(),
             class: peer.link.class(),
             action: update.action,
             vni: update.vni,
@@ -197,15 +218,21 @@ impl Shard {
         let Some(peer) = self.peers.find(id) else { return };
         if peer.subscriptions.contains_key(&vni) {
             // Clients in the field do send it twice.
-            tracing::debug!(%id, %vni, "SUBSCRIBE again");
-        } else if peer.subscriptions.len() >= peer.vnis_max {
-            self.counters.subscriptions_refused += 1;
-            let what = format_args!("the subscription of VNI {vni}");
-            self.refused(now, id, Refused::Subscription, &what);
-        } else {
-            let group = UpdateGroup::new(vni, peer.group_class());
-            self.subscribe_in(now, id, group);
+            return tracing::debug!(%id, %vni, "SUBSCRIBE again");
         }
+        let group = UpdateGroup::new(vni, peer.group_class());
+        let ledger = &self.config.ledger;
+        let refused = if peer.subscriptions.len() >= peer.vnis_max {
+            Refused::VnisPerPeer
+        } else if ledger.pressure() >= Pressure::Joins {
+            Refused::SubscriptionsMemory
+        } else if ledger.subscriptions() >= self.config.limits.subscriptions_max {
+            Refused::Subscriptions
+        } else {
+            return self.subscribe_in(now, id, group);
+        };
+        self.counters.refused[refused.kind()] += 1;
+        self.refused(now, id, refused, 1, &format_args!("the subscription of VNI {vni}"));
     }
 
     /// Subscribes a peer in a group, unless it is subscribed to the VNI.
@@ -213,7 +240,9 @@ impl Shard {
         let Some(peer) = self.peers.find_mut(id) else { return };
         let Entry::Vacant(place) = peer.subscriptions.entry(group.vni) else { return };
         self.epoch += 1;
-        place.insert(self.groups.subscribe(group, id, self.epoch));
+        self.config.ledger.count_subscription();
+        let who = (id, peer.origin.source());
+        place.insert(self.groups.subscribe(group, who, self.epoch));
         let home = ShardId::home_of(group.vni, self.config.shards);
         self.outboxes.request(home, Request::Join { group, peer: id, epoch: self.epoch });
         if self.outboxes.is_home_full(home) {
@@ -241,27 +270,49 @@ impl Shard {
     }
 
     fn drop_subscription(&mut self, sub: SubIndex) {
+        self.config.ledger.discount_subscription();
         if let Some(group) = self.groups.unsubscribe(sub) {
             let home = ShardId::home_of(group.vni, self.config.shards);
             self.outboxes.request(home, Request::Leave(group));
         }
     }
 
-    fn pause(&mut self, now: Time, id: PeerId, pause: Pause) {
+    pub(super) fn pause(&mut self, now: Time, id: PeerId, pause: Pause) {
         if let Some(peer) = self.peers.find_mut(id)
             && peer.pause(now, self.read_at.unwrap_or(now), pause)
         {
-            if let Pause::Home(home) = pause {
-                self.paused[home.index()].push_back(id);
+            match pause {
+                Pause::Home(home) => self.paused[home.index()].push_back(id),
+                Pause::Rate(until) => self.rated.push(Reverse((until, id))),
+                // Whoever answers looks for the peer.
+                Pause::Quota(_) | Pause::Origin => {}
             }
             self.note_deadline(id);
         }
     }
 
-    /// Counts a refusal, and says so if it is the first for a while.
-    fn refused(&mut self, now: Time, id: PeerId, refused: Refused, what: &dyn fmt::Display) {
+    /// An UPDATE was processed: one that sends more than it may is not heard for a while.
+    #[inline]
+    fn spend(&mut self, now: Time, id: PeerId) {
         if let Some(peer) = self.peers.find_mut(id)
-            && peer.record.refuse(now, refused, what)
+            && let Some(until) = peer.inbound.spend(now)
+        {
+            self.counters.rate_pauses += 1;
+            self.pause(now, id, Pause::Rate(until));
+        }
+    }
+
+    /// Counts refusals of a peer, and says so if they are the first for a while.
+    pub(super) fn refused(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        refused: Refused,
+        count: u64,
+        what: &dyn fmt::Display,
+    ) {
+        if let Some(peer) = self.peers.find_mut(id)
+            && peer.record.refuse(now, refused, count, what)
         {
             self.refused.push(id);
             self.next_summary = self.next_summary.min(now.after(QUIET));
@@ -299,8 +350,9 @@ impl Shard {
                 if send_keepalive {
                     peer.outbound.owe_keepalive();
                 }
-                if is_dialled {
-                    self.server_established(now, id);
+                match is_dialled {
+                    true => self.server_established(now, id),
+                    false => self.ask_for_origin(now, id),
                 }
             }
             Verdict::Close(reason) => return self.close(now, id, reason),
@@ -337,17 +389,20 @@ impl Shard {
                 self.outboxes.tell_failed(now, address);
             }
         }
-        let homes = peer.homes();
+        let stays = !is_dialled && is_established && !self.config.stale_time.is_zero();
+        // Once draining nothing is withdrawn any more.
+        if stays && !self.draining {
+            self.depart(now, id, reason);
+        }
+        let Some(peer) = self.peers.find_mut(id) else { return };
+        let (source, homes) = (peer.origin.source(), peer.origin.homes().clone());
         for (_, sub) in peer.end() {
             self.drop_subscription(sub);
         }
         if is_dialled {
             self.server_lost(now, id, may_return);
-        } else if !self.draining {
-            // Once draining nothing is withdrawn any more.
-            for home in homes {
-                self.outboxes.request(home, Request::Lost(SourceId(id)));
-            }
+        } else if !stays && !self.draining {
+            self.lose(source, &homes);
         }
         self.woken.push_back((id, Wake::Close));
     }

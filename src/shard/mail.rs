@@ -5,8 +5,10 @@
 
 use std::net::IpAddr;
 
+use super::absent::Absent;
 use crate::log::Scope;
-use crate::rib::{Joined, RecordSink, UpdateGroup};
+use crate::policy::Denial;
+use crate::rib::{Introduction, Joined, RecordSink, Refusal, UpdateGroup};
 use crate::types::{Action, PeerClass, PeerId, Route, ShardId, ShortTime, SourceId, Time, Vni};
 
 /// Capacity of the emptied blocks that a shard keeps for use again, in bytes.
@@ -25,6 +27,14 @@ pub(super) enum Request {
         /// When it was read, if a peer has said it.
         read_at: Option<ShortTime>,
     },
+    /// Says whose word a source is from now on.
+    Introduce(SourceId, Introduction),
+    /// A source has not announced again what it announced last in this life, or in one before.
+    Sweep(SourceId, u8),
+    /// A session is established with a peer at this address: is it a source that is absent?
+    Arrived { peer: PeerId, class: PeerClass, address: IpAddr },
+    /// A session with a peer at this address is over, which is an absent source from now on, if it was one.
+    Left(IpAddr, Option<Box<Absent>>),
     /// A source is gone, and all its routes with it.
     Lost(SourceId),
     /// A source announces nothing in this VNI any more, for now.
@@ -59,6 +69,30 @@ pub(super) enum Delivery {
     },
     /// The answer to a join.
     Joined(Box<Joined>),
+    /// Who has arrived, and what that is as a source.
+    Received(Box<Received>),
+}
+
+/// The answer to [`Request::Arrived`].
+#[derive(Debug)]
+pub(super) struct Received {
+    pub peer: PeerId,
+    pub address: IpAddr,
+    /// The source that it takes over; None if it is a new one.
+    pub absent: Option<Absent>,
+    /// Whether nobody else is there who might announce what it does not.
+    pub is_alone: bool,
+}
+
+/// Routes of a source that a home refused for the same reason.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RefusedRoutes {
+    pub source: SourceId,
+    pub refusal: Refusal,
+    pub count: u64,
+    /// The first of them.
+    pub vni: Vni,
+    pub route: Route,
 }
 
 /// What became of a source's changes, for the limit on its routes.
@@ -69,8 +103,9 @@ pub(super) struct Settled {
     pub changes: u32,
     /// How many of them were ADDs.
     pub adds: u32,
-    /// Routes that the source has more than before.
+    /// Routes that the source has more than before, and how many of them are withheld.
     pub stored: i32,
+    pub withheld: i32,
 }
 
 /// One block of mail from one shard to another. To be delivered in the order of sending.
@@ -81,6 +116,7 @@ pub struct Mail {
     pub(super) deliveries: Vec<Delivery>,
     pub(super) bytes: Vec<u8>,
     pub(super) settled: Vec<Settled>,
+    pub(super) refused: Vec<RefusedRoutes>,
     /// Addresses of peers that failed, and when.
     pub(super) failed: Vec<(Time, IpAddr)>,
     /// Requests of the receiver that the sender dealt with.
@@ -99,6 +135,7 @@ impl Mail {
             deliveries: Vec::new(),
             bytes: Vec::new(),
             settled: Vec::new(),
+            refused: Vec::new(),
             failed: Vec::new(),
             requests_done: 0,
             record_bytes_taken: 0,
@@ -110,6 +147,7 @@ impl Mail {
         self.requests.is_empty()
             && self.deliveries.is_empty()
             && self.settled.is_empty()
+            && self.refused.is_empty()
             && self.failed.is_empty()
             && self.requests_done == 0
             && self.record_bytes_taken == 0
@@ -121,6 +159,7 @@ impl Mail {
             + self.requests.capacity() * size_of::<Request>()
             + self.deliveries.capacity() * size_of::<Delivery>()
             + self.settled.capacity() * size_of::<Settled>()
+            + self.refused.capacity() * size_of::<RefusedRoutes>()
             + self.failed.capacity() * size_of::<(Time, IpAddr)>()
     }
 
@@ -216,16 +255,33 @@ impl Outboxes {
         }
     }
 
-    /// Notes that a request of `source` at `shard` was dealt with.
-    pub(super) fn settle(&mut self, shard: ShardId, source: SourceId, is_add: bool, stored: i32) {
+    /// Notes what became of changes of `source`, for its shard.
+    pub(super) fn settle(&mut self, shard: ShardId, became: Settled) {
         let settled = &mut self.blocks[shard.index()].settled;
-        if settled.last().is_none_or(|last| last.source != source) {
-            settled.push(Settled { source, changes: 0, adds: 0, stored: 0 });
+        match settled.last_mut() {
+            Some(last) if last.source == became.source => {
+                last.changes += became.changes;
+                last.adds += became.adds;
+                last.stored += became.stored;
+                last.withheld += became.withheld;
+            }
+            _ => settled.push(became),
         }
-        if let Some(last) = settled.last_mut() {
-            last.changes += 1;
-            last.adds += u32::from(is_add);
-            last.stored += stored;
+    }
+
+    /// Notes that a route of `source` was refused, for its shard.
+    pub(super) fn refuse(
+        &mut self,
+        shard: ShardId,
+        source: SourceId,
+        refusal: Refusal,
+        vni: Vni,
+        route: &Route,
+    ) {
+        let refused = &mut self.blocks[shard.index()].refused;
+        match refused.last_mut() {
+            Some(last) if last.source == source && last.refusal == refusal => last.count += 1,
+            _ => refused.push(RefusedRoutes { source, refusal, count: 1, vni, route: *route }),
         }
     }
 
@@ -298,6 +354,27 @@ impl RecordSink for Outboxes {
 
     fn joined(&mut self, shard: ShardId, joined: Joined) {
         self.blocks[shard.index()].deliveries.push(Delivery::Joined(Box::new(joined)));
+    }
+
+    fn swept(&mut self, shard: ShardId, source: SourceId, routes: u32, withheld: u32) {
+        let gone = |count: u32| -i32::try_from(count).expect("a peer has below 2^31 routes");
+        let (stored, withheld) = (gone(routes), gone(withheld));
+        self.settle(shard, Settled { source, changes: 1, adds: 0, stored, withheld });
+    }
+
+    fn judged(
+        &mut self,
+        shard: ShardId,
+        source: SourceId,
+        vni: Vni,
+        route: &Route,
+        denial: Option<Denial>,
+    ) {
+        let withheld = if denial.is_some() { 1 } else { -1 };
+        self.settle(shard, Settled { source, changes: 0, adds: 0, stored: 0, withheld });
+        if let Some(denial) = denial {
+            self.refuse(shard, source, Refusal::Policy(denial), vni, route);
+        }
     }
 }
 

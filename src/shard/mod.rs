@@ -11,6 +11,7 @@
 //! The files build upon each other: parts that know nothing of a shard (up to `peer`), then this one,
 //! then the chapters of what a [`Shard`] does.
 
+mod absent;
 mod config;
 mod ends;
 mod events;
@@ -26,7 +27,9 @@ mod output_tests;
 mod pacing;
 mod peer;
 mod piece;
+mod refused;
 mod requests;
+mod sources;
 mod standings;
 mod timings;
 mod views;
@@ -39,20 +42,23 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
 
 use crate::client::Node;
 use crate::log::LiveBytes;
+use crate::policy::Policy;
 use crate::rib::{BASE_KEPT, Rib, Rules};
 use crate::session::{CloseReason, Verdict};
-use crate::types::{PeerId, ShardId, Time};
+use crate::types::{PeerId, SeededMap, ShardId, SourceId, Time};
 
+use absent::Absentees;
 use ends::Ends;
 use failed::Failed;
 use groups::{Groups, LagChange};
-use mail::{Outboxes, Request};
+use mail::{Outboxes, Received, RefusedRoutes, Request};
 use output::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX};
 use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
 
@@ -65,6 +71,9 @@ pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
 use piece::Gathered;
 pub use piece::Piece;
+use refused::Refused;
+pub use refused::RefusedWhat;
+use sources::Departing;
 pub use standings::{Standing, StandingView, StandingsPiece};
 pub use timings::{TIMING_BOUNDS_US, Timings};
 pub use views::{PeerView, PeersPiece, SubscribersPiece, SubscribersView};
@@ -76,6 +85,10 @@ const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// A shard that is later than this with its timers does not judge its peers by them yet: what they
 /// said may still wait to be read.
 const STALL_MIN: Duration = Duration::from_secs(1);
+/// While memory is short, logs take no more: those who are behind by more than a little are told the difference.
+const LOG_BYTES_PRESSED: usize = 4 << 20;
+/// Between two looks for who takes too much memory alone.
+const WEIGHING_INTERVAL: Duration = Duration::from_secs(1);
 /// What the driver is to do for a peer, besides writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wake {
@@ -104,14 +117,14 @@ pub struct Counters {
     pub updates_received: u64,
     /// UPDATEs given to SENDs, of those to peers that have a connection.
     pub updates_sent: u64,
-    /// UPDATEs dropped because they make no sense.
-    pub updates_invalid: u64,
-    /// ADDs refused because of the limit on routes.
-    pub updates_refused: u64,
     /// At home: ADDs of what was there, REMOVEs of what was not.
     pub updates_without_effect: u64,
-    /// SUBSCRIBEs refused because of the limit on VNIs.
-    pub subscriptions_refused: u64,
+    /// What was refused of what peers said, by [`Counters::REFUSED`].
+    pub refused: [u64; Refused::KINDS.len()],
+    /// How often a peer was not heard for a while, since it sent more than it may.
+    pub rate_pauses: u64,
+    /// Lost sources that another connection went on with.
+    pub sources_taken_over: u64,
     /// Peers closed because laggards took too much memory.
     pub peers_over_budget: u64,
     /// Subscriptions that were so far behind that they were told the difference only from then on.
@@ -122,6 +135,17 @@ pub struct Counters {
     pub handshakes_failed: [u64; CloseReason::KINDS.len()],
     /// About peers that do not reassemble.
     pub pacing: PaceCounters,
+}
+
+impl Counters {
+    /// A word for each kind of [`Counters::refused`], and what it is of.
+    pub const REFUSED: [(&str, RefusedWhat); Refused::KINDS.len()] = Refused::KINDS;
+
+    /// How many of something were refused.
+    pub fn refused(&self, what: RefusedWhat) -> u64 {
+        let of = Counters::REFUSED.iter().zip(self.refused);
+        of.filter(|((_, of), _)| *of == what).map(|(_, count)| count).sum()
+    }
 }
 
 /// What a shard holds in memory, in bytes but for the counts; see [`Limits`] for the bounds.
@@ -144,6 +168,14 @@ pub struct Usage {
     pub request_bytes: usize,
     /// Lost connections to servers whose routes stay for now: a few for each server.
     pub lost_connections: usize,
+    /// Sources known to its tables, and routes that policy withholds from these.
+    pub sources: usize,
+    /// See `sources`.
+    pub routes_withheld: usize,
+    /// Sources without a connection whose addresses fall to it, and the routes that they announced.
+    pub sources_absent: usize,
+    /// See `sources_absent`.
+    pub routes_absent: u64,
 }
 
 /// Bounds of what a shard holds, in bytes.
@@ -189,6 +221,18 @@ pub struct Shard {
     pace_timers: BinaryHeap<Reverse<(Time, PeerId)>>,
     next_sweep: Time,
     next_expiry: Time,
+    /// Who has arrived, and what is known of it; sources whose last changes are under way; what homes refused.
+    received: Vec<Box<Received>>,
+    departing: SeededMap<SourceId, Departing>,
+    refused_routes: Vec<RefusedRoutes>,
+    /// Sources whose addresses fall to this shard, and that are absent.
+    absentees: Absentees,
+    /// When something of peers that are back may have been stale for too long.
+    stale_timers: BinaryHeap<Reverse<(Time, PeerId)>>,
+    /// Who sends more than it may, and until when it is not heard.
+    rated: BinaryHeap<Reverse<(Time, PeerId)>>,
+    /// When to look again for who takes too much memory alone.
+    next_weighing: Time,
     /// Peers of whose something was refused, and when to sum that up.
     refused: Vec<PeerId>,
     next_summary: Time,
@@ -230,7 +274,7 @@ impl Shard {
                 routes_per_vni_max: config.limits.routes_per_vni_max,
                 routes_max: config.limits.routes_max,
                 ledger: config.ledger.clone(),
-                ..Rules::new(hasher)
+                ..Rules::new(hasher.clone())
             }),
             inbox: (0..shards).map(|_| VecDeque::new()).collect(),
             served_first: 0,
@@ -247,6 +291,13 @@ impl Shard {
             pace_timers: BinaryHeap::new(),
             next_sweep: Time::NEVER,
             next_expiry: now,
+            received: Vec::new(),
+            departing: SeededMap::with_hasher(hasher.clone()),
+            refused_routes: Vec::new(),
+            absentees: Absentees::default(),
+            stale_timers: BinaryHeap::new(),
+            rated: BinaryHeap::new(),
+            next_weighing: now,
             refused: Vec::new(),
             next_summary: Time::NEVER,
             epoch: 0,
@@ -304,11 +355,15 @@ impl Shard {
     pub fn turn(&mut self, now: Time) -> bool {
         let left = self.work_as_home(now);
         let peers = &self.peers;
-        let slow_left = self.groups.compact(self.config.limits.log_bytes_max, |source, vni| {
-            peers.find(source.0)?.subscriptions.get(&vni).copied()
+        let slow_left = self.groups.compact(self.log_bytes_max(), |source, vni| {
+            peers.of_source(source)?.1.subscriptions.get(&vni).copied()
         });
         self.note_laggards(now);
         self.hold_budgets(now);
+        self.take_received(now);
+        for routes in std::mem::take(&mut self.refused_routes) {
+            self.note_refused(now, &routes);
+        }
         self.resume_paused(now);
         self.fire_timers(now);
         // What the resumed have asked of this very shard is work too.
@@ -350,7 +405,15 @@ impl Shard {
     pub fn next_wakeup(&self) -> Time {
         let paced = self.pace_timers.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
         let expiry = if self.rib.has_bases() { self.next_expiry } else { Time::NEVER };
-        self.next_sweep.min(paced).min(expiry).min(self.node.next_deadline()).min(self.next_summary)
+        let rated = self.rated.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
+        let own = self.node.next_deadline().min(self.next_stale_deadline());
+        self.next_sweep.min(paced).min(expiry).min(rated).min(own).min(self.next_summary)
+    }
+
+    /// From now on this policy says what peers that connected to us may announce; what they have announced before is
+    /// judged anew.
+    pub fn set_policy(&mut self, _now: Time, policy: Option<Arc<Policy>>) {
+        self.rib.set_policy(policy);
     }
 
     /// From now on what closes withdraws nothing. All shards have to know it before one of them
@@ -434,6 +497,7 @@ impl Shard {
 
     /// What is held.
     pub fn usage(&self) -> Usage {
+        let (sources_absent, routes_absent) = self.absentees.count();
         Usage {
             routes: self.rib.routes(),
             vnis: self.rib.vnis(),
@@ -443,6 +507,10 @@ impl Shard {
             base_bytes: self.rib.base_bytes(),
             request_bytes: self.inbox.iter().map(|it| it.len() * size_of::<Request>()).sum(),
             lost_connections: self.node.lost_connections(),
+            sources: self.rib.sources(),
+            routes_withheld: self.rib.withheld(),
+            sources_absent,
+            routes_absent,
         }
     }
 
@@ -461,6 +529,7 @@ impl Shard {
             self.on_peer_timer(now, at, id);
         }
         self.on_node_timer(now);
+        self.on_stale_timer(now);
         self.sum_up_refusals(now);
         if now >= self.next_expiry {
             let all = self.rib.expire_bases(now);
@@ -528,14 +597,29 @@ impl Shard {
         }
     }
 
-    /// Keeps what laggards take within its budget.
+    /// Bytes that logs may take for now.
+    fn log_bytes_max(&self) -> usize {
+        let log_bytes_max = self.config.limits.log_bytes_max;
+        match self.config.ledger.pressure() {
+            Pressure::None => log_bytes_max,
+            _ => log_bytes_max.min(LOG_BYTES_PRESSED),
+        }
+    }
+
+    /// Keeps what laggards take within its budgets.
     fn hold_budgets(&mut self, now: Time) {
-        let queue_bytes_max = self.config.limits.queue_bytes_max;
-        if self.groups.laggard_bytes() as u64 <= queue_bytes_max {
+        let Limits { queue_bytes_max, queue_bytes_per_peer_max, .. } = self.config.limits;
+        let taken = |groups: &Groups| groups.laggard_bytes() as u64;
+        let is_over = taken(&self.groups) > queue_bytes_max;
+        // Who takes too much alone is looked for now and then: that walks all subscriptions.
+        let weighs = taken(&self.groups) > queue_bytes_per_peer_max && now >= self.next_weighing;
+        if !is_over && !weighs {
             return;
         }
+        self.next_weighing = now.after(WEIGHING_INTERVAL);
         for (id, bytes) in self.groups.hungriest() {
-            if self.groups.laggard_bytes() as u64 <= queue_bytes_max {
+            let is_too_much = bytes as u64 > queue_bytes_per_peer_max;
+            if taken(&self.groups) <= queue_bytes_max && !is_too_much {
                 break;
             }
             let Some(peer) = self.peers.find_mut(id) else { continue };
@@ -543,7 +627,8 @@ impl Shard {
                 // With it what it announces would go, and it cannot connect again.
                 continue;
             }
-            peer.record.explain(|| format!("{bytes} bytes were kept for it alone"));
+            let flag = if is_too_much { "--queue-mib-per-peer-max" } else { "--queue-mib-max" };
+            peer.record.explain(|| format!("{bytes} bytes were kept for it alone ({flag})"));
             self.counters.peers_over_budget += 1;
             self.close(now, id, CloseReason::OverBudget);
         }

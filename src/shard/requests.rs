@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 
 use super::Shard;
 use super::groups::Records;
-use super::mail::{Delivery, Mail, Request};
+use super::mail::{Delivery, Mail, Received, Request, Settled};
 use super::peer::Ending;
-use crate::rib::{FORESIGHT, Join};
+use crate::rib::{FORESIGHT, Join, Outcome};
 use crate::types::{Action, Route, ShardId, Time, Vni};
 
 impl Shard {
@@ -19,13 +19,9 @@ impl Shard {
         self.outboxes.requests_done(from, mail.requests_done);
         self.outboxes.records_taken(from, mail.record_bytes_taken);
         for settled in mail.settled.drain(..) {
-            let id = settled.source.0;
-            if let Some(peer) = self.peers.find_mut(id)
-                && peer.inbound.settle(&settled)
-            {
-                self.settled.push(id);
-            }
+            self.settle(&settled);
         }
+        self.refused_routes.append(&mut mail.refused);
         for (at, address) in mail.failed.drain(..) {
             self.failed.note(at, address);
         }
@@ -105,19 +101,31 @@ impl Shard {
             Request::Change { source, class, action, vni, route, read_at } => {
                 self.outboxes.read_at = read_at;
                 let sink = &mut self.outboxes;
-                let is_add = action == Action::Add;
-                let changed = match action {
+                let outcome = match action {
                     Action::Add => self.rib.add(source, class, vni, &route, sink),
                     Action::Remove => self.rib.remove(source, vni, &route, sink),
                 };
-                let stored = match (changed, is_add) {
-                    (false, _) => 0,
-                    (true, true) => 1,
-                    (true, false) => -1,
-                };
                 self.outboxes.read_at = None;
-                self.counters.updates_without_effect += u64::from(!changed);
-                self.outboxes.settle(from, source, is_add, stored);
+                let Outcome { stored, withheld, refusal } = outcome;
+                let is_without_effect = !outcome.is_change() && refusal.is_none();
+                self.counters.updates_without_effect += u64::from(is_without_effect);
+                if let Some(refusal) = refusal {
+                    self.outboxes.refuse(from, source, refusal, vni, &route);
+                }
+                let adds = u32::from(action == Action::Add);
+                let settled = Settled { source, changes: 1, adds, stored, withheld };
+                self.outboxes.settle(from, settled);
+            }
+            Request::Introduce(source, introduction) => self.rib.introduce(source, introduction),
+            Request::Sweep(source, life) => self.rib.begin_sweep(source, life, from),
+            Request::Arrived { peer, class, address } => {
+                let (absent, is_alone) = self.absentees.arrived(address, class);
+                let received = Received { peer, address, absent, is_alone };
+                let delivery = Delivery::Received(Box::new(received));
+                self.outboxes.block(from).deliveries.push(delivery);
+            }
+            Request::Left(address, absent) => {
+                self.absentees.left(address, absent.map(|absent| *absent));
             }
             Request::Lost(source) => self.rib.lose(source),
             // Done before it was taken.
@@ -136,8 +144,8 @@ impl Shard {
                 Delivery::Records { group, scope, length, routes, read_at } => {
                     let (records, rest) = bytes.split_at(length);
                     bytes = rest;
-                    let peer = scope.named().and_then(|source| self.peers.find(source.0));
-                    let named = peer.and_then(|it| it.subscriptions.get(&group.vni).copied());
+                    let peer = scope.named().and_then(|source| self.peers.of_source(source));
+                    let named = peer.and_then(|(_, it)| it.subscriptions.get(&group.vni).copied());
                     let peers = &mut self.peers;
                     let ready = |it| peers.queue(it);
                     let records = Records { frames: records, routes, read_at };
@@ -156,6 +164,7 @@ impl Shard {
                         self.peers.wake_writer(id);
                     }
                 }
+                Delivery::Received(received) => self.received.push(received),
             }
         }
         assert!(bytes.is_empty(), "every byte of a block belongs to a delivery");

@@ -8,7 +8,7 @@ use super::Shard;
 use super::groups::{Groups, Stand, SubIndex};
 use super::peer::Peer;
 use crate::session::{Session, State};
-use crate::types::{GroupClass, PeerId, ReflectOwn, Vni};
+use crate::types::{GroupClass, PeerId, ReflectOwn, SourceId, Vni};
 
 /// Peers that one piece looks at: for each the VNI is looked up.
 const PER_PIECE: usize = 4_096;
@@ -31,6 +31,8 @@ pub enum Standing {
 pub struct StandingView {
     /// Its id.
     pub id: PeerId,
+    /// What it is as a source of routes.
+    pub source: SourceId,
     /// Its address; None if it lives in this process.
     pub remote: Option<SocketAddr>,
     /// How its session stands.
@@ -71,6 +73,7 @@ impl Shard {
         let session = peer.link.session();
         StandingView {
             id,
+            source: peer.origin.source(),
             remote: session.map(|_| peer.record.remote()),
             state: session.map_or(State::Established, Session::state),
             is_dialled: peer.link.is_dialled(),

@@ -11,7 +11,7 @@ use super::peer::Peer;
 use super::{PaceCounters, Shard};
 use crate::rib::{RoutesPiece, VnisPiece};
 use crate::session::{Session, State};
-use crate::types::{GroupClass, Pace, PeerClass, PeerId, Time, Vni};
+use crate::types::{GroupClass, Pace, PeerClass, PeerId, SourceId, Time, Vni};
 
 /// Peers, subscriptions or groups that one piece looks at.
 const PER_PIECE: usize = 4_096;
@@ -21,6 +21,8 @@ const PER_PIECE: usize = 4_096;
 pub struct PeerView {
     /// Its id: new with each connection.
     pub id: PeerId,
+    /// What it is as a source of routes: perhaps what a lost connection was.
+    pub source: SourceId,
     /// Its address; None if it lives in this process.
     pub remote: Option<SocketAddr>,
     /// What it is as a source of routes.
@@ -35,8 +37,15 @@ pub struct PeerView {
     pub keepalive_interval_s: u32,
     /// VNIs that it subscribes to, ascending.
     pub vnis: Vec<Vni>,
-    /// Routes that it announces.
+    /// Routes that it announces; how many of them policy withholds from the tables; and whether some may be those that
+    /// it announced before it was lost, and not again.
     pub routes: u64,
+    /// See `routes`.
+    pub routes_withheld: u64,
+    /// See `routes`.
+    pub is_stale: bool,
+    /// What was refused of what it said: how much of which kind ([`Counters::REFUSED`](super::Counters::REFUSED)).
+    pub refused: Vec<(&'static str, u64)>,
     /// UPDATEs that it sent, those not counted that were refused or make no sense.
     pub updates_received: u64,
     /// UPDATEs that it was sent.
@@ -141,6 +150,7 @@ impl Shard {
         }
         PeerView {
             id,
+            source: peer.origin.source(),
             remote: session.map(|_| peer.record.remote()),
             class: peer.link.class(),
             state: session.map_or(State::Established, Session::state),
@@ -149,6 +159,9 @@ impl Shard {
             keepalive_interval_s: session.map_or(0, Session::keepalive_interval_s),
             vnis: peer.subscriptions.keys().copied().collect(),
             routes: peer.inbound.routes(),
+            routes_withheld: peer.inbound.withheld(),
+            is_stale: peer.origin.is_stale(),
+            refused: peer.record.refused(),
             updates_received: peer.inbound.updates_received(),
             updates_sent: peer.outbound.updates_sent(),
             pending_bytes,

@@ -79,6 +79,7 @@ impl World {
                 limits,
                 stale_time: std::time::Duration::ZERO,
                 budgets,
+                policy: None,
                 ledger: Arc::clone(&ledger),
             };
             Node {

@@ -112,6 +112,7 @@ impl Field {
                 limits,
                 stale_time: Duration::ZERO,
                 budgets,
+                policy: None,
                 ledger: Arc::default(),
             };
             Node {

@@ -14,8 +14,15 @@ use crate::types::{Pages, PeerClass, Place, Route, SourceId, SplitMap, SplitTabl
 struct Member {
     source: SourceId,
     class: PeerClass,
+    /// The life of the source in which it announced the route last.
+    life: u8,
     /// Where the route stands in the source's list.
     position: u32,
+}
+
+/// Whether `life` is this one or one before: they are counted round and round.
+pub(super) fn is_up_to(life: u8, last: u8) -> bool {
+    last.wrapping_sub(life) < 1 << 7
 }
 
 /// A route and its sources, ascending by id. Vacant if it has none.
@@ -35,8 +42,18 @@ impl Entry {
     }
 
     /// Whether this source announces it.
-    fn has(&self, source: SourceId) -> bool {
-        self.members.binary_search_by_key(&source, |member| member.source).is_ok()
+    pub(super) fn has(&self, source: SourceId) -> bool {
+        self.member(source).is_some()
+    }
+
+    /// What this source was when it announced the route, and in which of its lives, if it announces it.
+    pub(super) fn announced(&self, source: SourceId) -> Option<(PeerClass, u8)> {
+        self.member(source).map(|member| (member.class, member.life))
+    }
+
+    fn member(&self, source: SourceId) -> Option<&Member> {
+        let at = self.members.binary_search_by_key(&source, |member| member.source).ok()?;
+        Some(&self.members[at])
     }
 
     /// Whether nobody announces it: a free place in the table.
@@ -191,23 +208,28 @@ impl VniTable {
         Some(place_in(&mut self.entries, reused, route))
     }
 
-    /// Adds a source. Says how many routes it has here now; none if it was one already.
+    /// Adds a source. Says how many routes it has here now; none if it was one already: then it announces
+    /// the route in this life too.
     pub(super) fn add_source(
         &mut self,
         place: u32,
         source: SourceId,
-        class: PeerClass,
+        (class, life): (PeerClass, u8),
         hasher: &RandomState,
     ) -> Option<usize> {
         let members = &mut self.entries[place as usize].members;
-        let Err(at) = members.binary_search_by_key(&source, |member| member.source) else {
-            return None;
+        let at = match members.binary_search_by_key(&source, |member| member.source) {
+            Ok(at) => {
+                members[at].life = life;
+                return None;
+            }
+            Err(at) => at,
         };
         let position = match &mut self.indexes {
             Some(indexes) => indexes.list(place, source, hasher),
             None => 0,
         };
-        members.insert(at, Member { source, class, position });
+        members.insert(at, Member { source, class, life, position });
         Some(match &self.indexes {
             Some(_) => position as usize + 1,
             None => self.count(source),
@@ -233,14 +255,49 @@ impl VniTable {
             return Some(self.count(source));
         };
         if is_vacant {
-            let hash = RouteHash::of(&entry.route, hasher);
-            let is_it = |slot: &Slot| slot.place == place;
-            let slot = indexes.by_route.remove(hash.wide(), is_it, |slot| slot.hash.wide());
-            assert!(slot.is_some(), "every route is in the index");
-            entry.position = indexes.free.len() as u32;
-            indexes.free.push(place);
+            indexes.vacate(place, entry, hasher);
         }
         Some(indexes.unlist(&mut self.entries, source, position, hasher))
+    }
+
+    /// Gives back a place that [`VniTable::find_or_insert`] found for a route and that got no source.
+    pub(super) fn give_back(&mut self, place: u32, hasher: &RandomState) {
+        if let Some(indexes) = &mut self.indexes {
+            indexes.vacate(place, &mut self.entries[place as usize], hasher);
+        }
+    }
+
+    /// The next route that `source` announced no later than in `life`. Looks at those below `at` in its list, the
+    /// last one first, as far as `budget` goes: whatever changes meanwhile, none is missed. None if there is none, or
+    /// if the budget is used up: then `at` is not 0.
+    pub(super) fn announced_up_to(
+        &self,
+        source: SourceId,
+        life: u8,
+        at: &mut u32,
+        budget: &mut usize,
+        hasher: &RandomState,
+    ) -> Option<u32> {
+        let is_such =
+            |entry: &Entry| entry.announced(source).is_some_and(|(_, of)| is_up_to(of, life));
+        let Some(indexes) = &self.indexes else {
+            let found = position(&self.entries, is_such);
+            if found.is_none() {
+                *at = 0;
+            }
+            return found;
+        };
+        let list = indexes.by_source.find(source, hasher).map_or(&[][..], |list| &list[..]);
+        *at = (*at).min(list.len() as u32);
+        while *at > 0 && *budget > 0 {
+            *at -= 1;
+            *budget -= 1;
+            let place = list[*at as usize];
+            if is_such(self.entry(place)) {
+                return Some(place);
+            }
+        }
+        None
     }
 
     /// Some route of `source`, if it has one left here.
@@ -360,6 +417,16 @@ impl Indexes {
             }
         }
         indexes
+    }
+
+    /// Forgets the route at a place that has no source any more, or got none.
+    fn vacate(&mut self, place: u32, entry: &mut Entry, hasher: &RandomState) {
+        let hash = RouteHash::of(&entry.route, hasher);
+        let is_it = |slot: &Slot| slot.place == place;
+        let slot = self.by_route.remove(hash.wide(), is_it, |slot| slot.hash.wide());
+        assert!(slot.is_some(), "every route is in the index");
+        entry.position = self.free.len() as u32;
+        self.free.push(place);
     }
 
     /// Takes the place at `position` off the list of vacant ones.

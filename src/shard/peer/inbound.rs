@@ -3,9 +3,18 @@
 //! Owns the input that cannot be processed yet, and what it waits for. Must never let a message pass
 //! while the peer is paused.
 
+use std::time::Duration;
+
+use crate::shard::config::BURST_TIME;
 use crate::shard::mail::Settled;
 use crate::types::{Action, ShardId, Time};
 use crate::wire::{self, Deframer, Fault, Message, Update};
+
+/// A peer that sends more than it may is not heard so many times a second.
+const PAUSES_PER_S: i64 = 100;
+
+const MILLION: i64 = 1_000_000;
+const BURST_S: i64 = BURST_TIME.as_secs() as i64;
 
 /// A message, as it came.
 pub(in crate::shard) struct Heard {
@@ -21,6 +30,10 @@ pub(in crate::shard) enum Pause {
     Home(ShardId),
     /// What becomes of its own changes: until then nobody knows whether this one is within its limit.
     Quota(Update),
+    /// This time: it sends more than it may.
+    Rate(Time),
+    /// Who it is as a source.
+    Origin,
 }
 
 /// What becomes of a change.
@@ -43,28 +56,48 @@ pub(in crate::shard) struct Inbound {
     /// When what waits was read, the first of it.
     read_at: Time,
     quota: Quota,
+    rate: Rate,
     updates_received: u64,
 }
 
 /// How many routes a peer may announce, and how many it does as far as is known.
-struct Quota {
+pub(in crate::shard) struct Quota {
     routes_max: i64,
-    /// As far as its homes have said.
+    /// As far as its homes have said, and how many of them policy withholds.
     routes: i64,
+    withheld: i64,
     /// ADDs, and changes of any kind, that homes have not dealt with yet.
     adds_under_way: i64,
     changes_under_way: i64,
 }
 
+/// How many UPDATEs a peer may send: a bucket of tokens.
+struct Rate {
+    per_s: i64,
+    /// Those that are left; none, or less than none, after the last one was spent.
+    tokens: i64,
+    /// A part of one more.
+    millionths: i64,
+    /// Up to when those have been earned.
+    earned_until: Time,
+}
+
 impl Inbound {
-    /// Nothing heard. The peer may announce `routes_max` routes.
-    pub(crate) fn new(routes_max: i64) -> Inbound {
+    /// Nothing heard. The peer may announce `routes_max` routes, and send so many UPDATEs a second.
+    pub(crate) fn new(now: Time, routes_max: i64, updates_per_s_max: u32) -> Inbound {
         Inbound {
             deframer: Deframer::new(),
             backlog: Vec::new(),
             pause: None,
             read_at: Time::default(),
-            quota: Quota { routes_max, routes: 0, adds_under_way: 0, changes_under_way: 0 },
+            quota: Quota {
+                routes_max,
+                routes: 0,
+                withheld: 0,
+                adds_under_way: 0,
+                changes_under_way: 0,
+            },
+            rate: Rate::full(now, updates_per_s_max),
             updates_received: 0,
         }
     }
@@ -103,6 +136,42 @@ impl Inbound {
         u64::try_from(self.quota.routes).unwrap_or(0)
     }
 
+    /// How many of those policy withholds.
+    pub(crate) fn withheld(&self) -> u64 {
+        u64::try_from(self.quota.withheld).unwrap_or(0)
+    }
+
+    /// The peer is a source that announces so many routes already, and of which so many are withheld.
+    pub(crate) fn inherit(&mut self, routes: i64, withheld: i64) {
+        self.quota.routes = routes;
+        self.quota.withheld = withheld;
+    }
+
+    /// What is known of its routes, for the time when it is gone.
+    pub(crate) fn take_quota(&mut self) -> Quota {
+        let none =
+            Quota { routes: 0, withheld: 0, adds_under_way: 0, changes_under_way: 0, ..self.quota };
+        std::mem::replace(&mut self.quota, none)
+    }
+
+    /// Whether it has as many routes as it may, as far as is known.
+    #[inline]
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.quota.is_used_up()
+    }
+
+    /// So many homes were asked to withdraw what it has not announced again: changes under way, too.
+    pub(crate) fn sweeps(&mut self, homes: usize) {
+        self.quota.changes_under_way += homes as i64;
+    }
+
+    /// An UPDATE was processed. If the peer has sent more than it may, until when it is not heard.
+    #[inline]
+    pub(crate) fn spend(&mut self, now: Time) -> Option<Time> {
+        self.rate.tokens -= 1;
+        if self.rate.tokens > 0 { None } else { self.rate.earn(now) }
+    }
+
     /// Bytes that wait, of partial frames and while the peer is paused.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.backlog.len() + self.deframer.buffered_bytes()
@@ -116,6 +185,11 @@ impl Inbound {
     /// Whether the peer is paused.
     pub(crate) fn is_paused(&self) -> bool {
         self.pause.is_some()
+    }
+
+    /// Whether it is not known yet who the peer is as a source.
+    pub(crate) fn is_waiting_for_origin(&self) -> bool {
+        matches!(self.pause, Some(Pause::Origin))
     }
 
     /// Lets no message pass from now on. False if that is so already.
@@ -141,7 +215,7 @@ impl Inbound {
     ) -> Option<(Option<Update>, Vec<u8>)> {
         let change = match self.pause.take_if(|pause| over(pause))? {
             Pause::Quota(update) => Some(update),
-            Pause::Home(_) => None,
+            Pause::Home(_) | Pause::Rate(_) | Pause::Origin => None,
         };
         Some((change, std::mem::take(&mut self.backlog)))
     }
@@ -164,11 +238,8 @@ impl Inbound {
 
     /// A home dealt with changes. True if a change may be decided now that the peer is paused with.
     pub(crate) fn settle(&mut self, settled: &Settled) -> bool {
-        let quota = &mut self.quota;
-        quota.changes_under_way -= i64::from(settled.changes);
-        quota.adds_under_way -= i64::from(settled.adds);
-        quota.routes += i64::from(settled.stored);
-        let is_decided = quota.changes_under_way == 0 || !quota.is_used_up();
+        self.quota.settle(settled);
+        let is_decided = self.quota.is_settled() || !self.quota.is_used_up();
         is_decided && matches!(self.pause, Some(Pause::Quota(_)))
     }
 
@@ -180,8 +251,49 @@ impl Inbound {
 }
 
 impl Quota {
+    /// A home dealt with changes.
+    pub(crate) fn settle(&mut self, settled: &Settled) {
+        self.changes_under_way -= i64::from(settled.changes);
+        self.adds_under_way -= i64::from(settled.adds);
+        self.routes += i64::from(settled.stored);
+        self.withheld += i64::from(settled.withheld);
+    }
+
+    /// Whether all homes have dealt with all.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.changes_under_way == 0
+    }
+
+    /// Routes, and how many of them are withheld.
+    pub(crate) fn routes(&self) -> (i64, i64) {
+        (self.routes, self.withheld)
+    }
+
     fn is_used_up(&self) -> bool {
         self.routes + self.adds_under_way >= self.routes_max
+    }
+}
+
+impl Rate {
+    fn full(now: Time, per_s: u32) -> Rate {
+        let per_s = i64::from(per_s);
+        Rate { per_s, tokens: per_s * BURST_S, millionths: 0, earned_until: now }
+    }
+
+    /// Adds what time brings, at most what is earned in [`BURST_TIME`]. If that is too little: when it is enough.
+    fn earn(&mut self, now: Time) -> Option<Time> {
+        let time = now.since(self.earned_until).min(BURST_TIME);
+        let earned = time.as_micros() as i64 * self.per_s + self.millionths;
+        self.tokens += earned / MILLION;
+        self.millionths = earned % MILLION;
+        self.earned_until = now;
+        if self.tokens > 0 {
+            return None;
+        }
+        // Not for each token by itself.
+        let missing = (1 - self.tokens).max(self.per_s / PAUSES_PER_S) * MILLION - self.millionths;
+        let us = (missing + self.per_s - 1) / self.per_s;
+        Some(now.after(Duration::from_micros(us.max(1) as u64)))
     }
 }
 
@@ -202,12 +314,13 @@ mod tests {
     }
 
     fn settled(changes: u32, adds: u32, stored: i32) -> Settled {
-        Settled { source: SourceId(PeerId::new(ShardId(0), 0, 0)), changes, adds, stored }
+        let source = SourceId(PeerId::new(ShardId(0), 0, 0));
+        Settled { source, changes, adds, stored, withheld: 0 }
     }
 
     #[test]
     fn at_the_limit_a_change_waits_for_what_is_under_way() {
-        let mut inbound = Inbound::new(2);
+        let mut inbound = Inbound::new(Time(1), 2, u32::MAX);
         for _ in 0..2 {
             assert_eq!(inbound.admit(Action::Add), Admission::Passes);
         }
@@ -229,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_paused_peer_says_nothing_until_what_it_waits_for() {
-        let mut inbound = Inbound::new(i64::MAX);
+        let mut inbound = Inbound::new(Time(1), i64::MAX, u32::MAX);
         let keepalives = [1, 0, 0, 2, 1, 0, 0, 2];
         let mut input = &keepalives[..];
         assert!(inbound.next(&mut input).is_some());
@@ -244,5 +357,34 @@ mod tests {
         assert!(change.is_none() && backlog == input && !inbound.is_paused());
         assert!(inbound.resume(|_| true).is_none(), "said once");
         assert!(inbound.next(&mut &backlog[..]).is_some());
+    }
+
+    /// Whatever the rate: never more than it earns, and all of that.
+    #[test]
+    fn nobody_sends_more_than_the_rate() {
+        for per_s in [1, 7, 1_000, 100_000, 1_000_003] {
+            let mut inbound = Inbound::new(Time(5), i64::MAX, per_s);
+            let (per_s, mut now) = (i64::from(per_s), Time(5));
+            let burst = |inbound: &mut Inbound, now| (1..).find(|_| inbound.spend(now).is_some());
+            assert_eq!(burst(&mut inbound, now), Some(10 * per_s), "what it earns in 10 s");
+            let (mut sent, begun_at) = (0, now);
+            while now < begun_at.after(Duration::from_secs(20)) {
+                sent += 1;
+                if let Some(until) = inbound.spend(now) {
+                    assert!(until > now, "time goes on");
+                    now = until;
+                }
+            }
+            let earned = 20 * per_s;
+            let exact = earned - per_s / 50 - 1..=earned + per_s / 50 + 1;
+            assert!(exact.contains(&sent), "{per_s}: {sent}");
+            // Quiet for long: a burst, and no more.
+            now = now.after(Duration::from_secs(1_000));
+            let again = burst(&mut inbound, now).unwrap_or_default();
+            assert!(
+                (10 * per_s - per_s / 50..=10 * per_s + 2).contains(&again),
+                "{per_s}: {again}"
+            );
+        }
     }
 }

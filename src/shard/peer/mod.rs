@@ -6,23 +6,23 @@
 mod commands;
 mod inbound;
 mod link;
+mod origin;
 mod outbound;
 mod path;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
-use smallvec::SmallVec;
-
 use super::config::ShardConfig;
 use super::events::Record;
 use super::groups::{Ready, SubIndex};
 use super::pacing::TcpSample;
 use crate::session::{Direction, Session, SessionConfig};
-use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, Time, Vni};
+use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, SourceId, Time, Vni};
 
-pub(super) use inbound::{Admission, Heard, Inbound, Pause};
+pub(super) use inbound::{Admission, Heard, Inbound, Pause, Quota};
 pub(super) use link::Link;
+pub(super) use origin::Origin;
 pub(super) use outbound::{Outbound, SAMPLE_INTERVAL};
 pub(super) use path::{Due, Kind};
 
@@ -47,8 +47,7 @@ pub(super) struct Peer {
     pub subscriptions: BTreeMap<Vni, SubIndex>,
     /// How many of those it may have.
     pub vnis_max: usize,
-    /// Home shards that know it as a source: a bit each.
-    homes: SmallVec<[u64; 1]>,
+    pub origin: Origin,
 }
 
 impl Peer {
@@ -72,10 +71,15 @@ impl Peer {
             now,
         );
         Peer {
-            inbound: Inbound::new(i64::from(limits.routes_per_peer_max)),
+            inbound: Inbound::new(
+                now,
+                i64::from(limits.routes_per_peer_max),
+                limits.updates_per_s_max,
+            ),
             vnis_max: limits.vnis_per_peer_max as usize,
             record: Record::of_stranger(remote),
             ..Peer::new(
+                now,
                 Link::Session(session),
                 Outbound::new(now, config.pace, false, is_cautious),
                 remote,
@@ -95,26 +99,27 @@ impl Peer {
             },
             now,
         );
-        Peer::new(Link::Session(session), Outbound::new(now, Pace::Off, true, false), remote)
+        Peer::new(now, Link::Session(session), Outbound::new(now, Pace::Off, true, false), remote)
     }
 
     /// A peer that lives in this process.
     pub(super) fn local(now: Time, class: PeerClass) -> Peer {
         let remote = SocketAddr::from(([0; 16], 0));
-        Peer::new(Link::Local(class), Outbound::new(now, Pace::Off, true, false), remote)
+        Peer::new(now, Link::Local(class), Outbound::new(now, Pace::Off, true, false), remote)
     }
 
     /// Without limits.
-    fn new(link: Link, outbound: Outbound, remote: SocketAddr) -> Peer {
+    fn new(now: Time, link: Link, outbound: Outbound, remote: SocketAddr) -> Peer {
         Peer {
             link,
-            inbound: Inbound::new(i64::MAX),
+            inbound: Inbound::new(now, i64::MAX, u32::MAX),
             outbound,
             ending: Ending::No,
             record: Record::of_our_own(remote),
             subscriptions: BTreeMap::new(),
             vnis_max: usize::MAX,
-            homes: SmallVec::new(),
+            // It gets its own with its id.
+            origin: Origin::new(PeerId::new(ShardId(0), 0, 0)),
         }
     }
 
@@ -124,24 +129,6 @@ impl Peer {
             PeerClass::Server => GroupClass::Server,
             PeerClass::Client | PeerClass::Own => GroupClass::Client,
         }
-    }
-
-    /// Remembers that `home` knows the peer as a source.
-    #[inline]
-    pub(super) fn note_home(&mut self, home: ShardId) {
-        let (word, bit) = (home.index() / 64, home.index() % 64);
-        if self.homes.len() <= word {
-            self.homes.resize(word + 1, 0);
-        }
-        self.homes[word] |= 1 << bit;
-    }
-
-    /// The homes that know the peer as a source.
-    pub(super) fn homes(&self) -> Vec<ShardId> {
-        (0..self.homes.len() * 64)
-            .filter(|&at| self.homes[at / 64] & (1 << (at % 64)) != 0)
-            .map(|at| ShardId(at as u16))
-            .collect()
     }
 
     /// Nothing is heard until it is resumed. False if that is so already.
@@ -196,13 +183,21 @@ pub(super) struct Peers {
     shard: ShardId,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Those who are the source that a lost connection was.
+    heirs: BTreeMap<SourceId, PeerId>,
     /// Those that have something to send and whose writers wait, in the order of their turns.
     writers: VecDeque<PeerId>,
 }
 
 impl Peers {
     pub(super) fn new(shard: ShardId) -> Peers {
-        Peers { shard, slots: Vec::new(), free: Vec::new(), writers: VecDeque::new() }
+        Peers {
+            shard,
+            slots: Vec::new(),
+            free: Vec::new(),
+            heirs: BTreeMap::new(),
+            writers: VecDeque::new(),
+        }
     }
 
     /// Number of connections not released yet.
@@ -228,8 +223,33 @@ impl Peers {
             u32::try_from(self.slots.len() - 1).expect("below PeerId::SLOTS")
         });
         let place = &mut self.slots[slot as usize];
-        place.peer = Some(Box::new(peer));
-        PeerId::new(self.shard, slot, place.generation)
+        let id = PeerId::new(self.shard, slot, place.generation);
+        place.peer = Some(Box::new(Peer { origin: Origin::new(id), ..peer }));
+        id
+    }
+
+    /// A peer takes over the source of a lost connection.
+    pub(super) fn take_over(&mut self, id: PeerId, origin: Origin) {
+        if let Some(peer) = self.find_mut(id) {
+            let source = origin.source();
+            peer.origin = origin;
+            self.heirs.insert(source, id);
+        }
+    }
+
+    /// A peer is no source any more.
+    pub(super) fn give_up(&mut self, source: SourceId) {
+        self.heirs.remove(&source);
+    }
+
+    /// The peer that is this source, if it is one of ours.
+    pub(super) fn of_source(&self, source: SourceId) -> Option<(PeerId, &Peer)> {
+        // An heir first: the connection that was the source before may not be released yet.
+        if let Some(heir) = self.heirs.get(&source) {
+            return Some((*heir, self.find(*heir)?));
+        }
+        let peer = self.find(source.0).filter(|peer| peer.origin.source() == source)?;
+        Some((source.0, peer))
     }
 
     pub(super) fn remove(&mut self, id: PeerId) {

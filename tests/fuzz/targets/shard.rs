@@ -94,6 +94,7 @@ impl World {
                 tail_bytes_min: 0,
             },
             stale_time: Duration::from_secs(if kind & 128 == 0 { 0 } else { 1 }),
+            policy: None,
             ledger: Arc::clone(&ledger),
         };
         let node = |id| Node { shard: Shard::new(config(id), Time(1)), mail: VecDeque::new() };

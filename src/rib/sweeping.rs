@@ -1,0 +1,121 @@
+//! What a source has not announced again since it came back: withdrawn a piece at a time.
+//!
+//! Owns how far each sweep is. Must never take what the source has announced in a later life.
+
+use slab::Slab;
+
+use super::jobs::Job;
+use super::table::is_up_to;
+use super::{RecordSink, Rib};
+use crate::types::{ShardId, SourceId, Vni};
+
+/// All sweeps that are under way.
+pub(super) type Sweeps = Slab<Sweep>;
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    source: SourceId,
+    /// What was announced last in this life, or in one before, goes.
+    life: u8,
+    /// Who asked for it.
+    shard: ShardId,
+    /// The VNIs that are left; a new one has nothing old.
+    vnis: Vec<Vni>,
+    /// Where to go on in the last of these, or among what is withheld.
+    at: u32,
+    routes: u32,
+    withheld: u32,
+}
+
+impl Rib {
+    /// What `source` announced last in this life, or in one before, is to be withdrawn (by [`Rib::run_jobs`]).
+    /// `shard` is told when it is.
+    pub fn begin_sweep(&mut self, source: SourceId, life: u8, shard: ShardId) {
+        let of = self.sources.find(source, &self.common.rules.hasher);
+        let vnis = of.map(|of| {
+            let parts = 0..of.vnis.parts();
+            parts.flat_map(|part| of.vnis.part(part).map(|(vni, ())| vni)).collect()
+        });
+        let vnis = vnis.unwrap_or_default();
+        let sweep = Sweep { source, life, shard, vnis, at: u32::MAX, routes: 0, withheld: 0 };
+        let number = self.sweeps.insert(sweep);
+        self.jobs.add(Job::Sweep(number));
+    }
+
+    /// True when nothing is left to do.
+    pub(super) fn sweep(
+        &mut self,
+        number: usize,
+        budget: &mut usize,
+        sink: &mut impl RecordSink,
+    ) -> bool {
+        let mut sweep = self.sweeps.remove(number);
+        if !(self.sweep_tables(&mut sweep, budget, sink) && self.sweep_withheld(&mut sweep, budget))
+        {
+            let again = self.sweeps.insert(sweep);
+            assert_eq!(again, number, "the place that was vacated last");
+            return false;
+        }
+        let Sweep { source, shard, routes, withheld, .. } = sweep;
+        sink.swept(shard, source, routes + withheld, withheld);
+        true
+    }
+
+    fn sweep_tables(
+        &mut self,
+        sweep: &mut Sweep,
+        budget: &mut usize,
+        sink: &mut impl RecordSink,
+    ) -> bool {
+        let Sweep { source, life, .. } = *sweep;
+        while let Some(&vni) = sweep.vnis.last() {
+            if *budget == 0 {
+                return false;
+            }
+            *budget -= 1;
+            let hasher = &self.common.rules.hasher;
+            if let Some(home) = self.homes.find_mut(vni, hasher) {
+                let of = (source, life);
+                sweep.routes += home.sweep(of, &mut sweep.at, budget, &mut self.common, sink);
+                self.tidy(vni);
+                if sweep.at > 0 {
+                    // The budget is used up.
+                    return false;
+                }
+                self.note_if_left(source, vni);
+            }
+            sweep.vnis.pop();
+            sweep.at = u32::MAX;
+        }
+        true
+    }
+
+    fn sweep_withheld(&mut self, sweep: &mut Sweep, budget: &mut usize) -> bool {
+        let hasher = self.common.rules.hasher.clone();
+        while sweep.at > 0 {
+            let of = self.sources.find(sweep.source, &hasher);
+            let Some(withheld) = of.and_then(|of| of.withheld()) else { break };
+            if *budget == 0 {
+                return false;
+            }
+            *budget -= 1;
+            // As in the tables: the last one first, and another one may stand there then.
+            sweep.at = sweep.at.min(withheld.len() as u32) - 1;
+            if is_up_to(withheld.at(sweep.at as usize).life, sweep.life) {
+                self.sources.release_at(sweep.source, sweep.at as usize, &hasher);
+                sweep.withheld += 1;
+            }
+        }
+        true
+    }
+
+    /// Whether a source announces something in a VNI may have changed.
+    fn note_if_left(&mut self, source: SourceId, vni: Vni) {
+        let hasher = &self.common.rules.hasher;
+        let home = self.homes.find(vni, hasher);
+        if home.is_none_or(|home| home.table.last_of(source, hasher).is_none()) {
+            self.note_left(source, vni);
+        }
+    }
+}
