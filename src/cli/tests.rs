@@ -33,6 +33,8 @@ fn defaults() {
                 reflect_own: ReflectOwn::None,
                 pace: Pace::Auto,
                 peers_max: 65_536,
+                peers_per_address_max: 16_384,
+                handshakes_max: 32_768,
                 limits: Limits {
                     routes_per_peer_max: 100_000,
                     vnis_per_peer_max: 16_384,
@@ -41,6 +43,8 @@ fn defaults() {
                 },
                 stale_time: std::time::Duration::ZERO,
                 allow: vec![],
+                tcp_md5: vec![],
+                memory_max: MemoryMax::Auto,
                 policy: PolicyConfig::default(),
             },
             http: None,
@@ -65,8 +69,12 @@ fn every_flag_in_both_spellings() {
         ("--routes-per-peer-max", "4294967295"),
         ("--vnis-per-peer-max", "2"),
         ("--peers-max", "1048576"),
+        ("--peers-per-address-max", "9"),
+        ("--handshakes-max", "8"),
         ("--queue-mib-max", "4294967295"),
         ("--allow", "10.0.0.7/8,::ffff:192.0.2.0/120,2001:db8::1"),
+        ("--memory-max", "16777216"),
+        ("--tcp-md5", "::/0=a=b,10.0.0.7/8=/k"),
         ("--nexthop-policy", "own-prefix/64"),
         ("--announce-policy", "/etc/policy"),
         ("--http", ":4712"),
@@ -81,6 +89,8 @@ fn every_flag_in_both_spellings() {
             reflect_own: ReflectOwn::LoadBalancer,
             pace: Pace::RoutesPerS(12),
             peers_max: 1_048_576,
+            peers_per_address_max: 9,
+            handshakes_max: 8,
             limits: Limits {
                 routes_per_peer_max: u32::MAX,
                 vnis_per_peer_max: 2,
@@ -91,6 +101,10 @@ fn every_flag_in_both_spellings() {
             // In their order, without host bits; IPv4 in IPv6 dress is IPv4.
             allow: ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::1/128"]
                 .map(|net| net.parse().unwrap())
+                .into(),
+            memory_max: MemoryMax::Mib(1 << 24),
+            tcp_md5: [("10.0.0.0/8", "/k"), ("::/0", "a=b")]
+                .map(|(net, file)| Md5Key::from_file(net.parse().unwrap(), file))
                 .into(),
             policy: PolicyConfig {
                 next_hops: NextHopPolicy::OwnPrefix(64),
@@ -120,6 +134,7 @@ fn words() {
     assert_eq!(server(&["--pace", "auto"]).server.pace, Pace::Auto);
     assert_eq!(server(&["--keepalive", "0"]).server.keepalive_interval_s, 0);
     assert_eq!(server(&["--keepalive", "86400"]).server.keepalive_interval_s, 86_400);
+    assert_eq!(server(&["--memory-max", "auto"]).server.memory_max, MemoryMax::Auto);
     assert_eq!(server(&["--cores", "1024"]).server.cores, 1024);
 }
 
@@ -173,6 +188,14 @@ fn wrong_values_name_the_flag_the_value_and_what_it_takes() {
         ("--vnis-per-peer-max", "0", "1 to 4294967295"),
         ("--peers-max", "0", "1 to 1048576"),
         ("--peers-max", "1048577", "1 to 1048576"),
+        ("--peers-per-address-max", "0", "1 to 1048576"),
+        ("--peers-per-address-max", "1048577", "1 to 1048576"),
+        ("--handshakes-max", "0", "1 to 1048576"),
+        ("--handshakes-max", "-1", "1 to 1048576"),
+        ("--memory-max", "31", "32 to 16777216, or auto"),
+        ("--memory-max", "16777217", "32 to 16777216, or auto"),
+        ("--memory-max", "Auto", "32 to 16777216, or auto"),
+        ("--memory-max", "512M", "32 to 16777216, or auto"),
         ("--queue-mib-max", "0", "1 to 4294967295"),
         ("--queue-mib-max", "1.5", "1 to 4294967295"),
     ] {
@@ -220,6 +243,24 @@ fn who_is_allowed_is_a_list() {
 }
 
 #[test]
+fn keys_are_files_of_networks() {
+    for (value, why) in [
+        ("10.0.0.0/8", "no = between"),
+        ("10.0.0.0/8=", "no file behind"),
+        ("=/etc/key", "no address and no network"),
+        ("10.0.0.0/33=/etc/key", "no address and no network"),
+        ("10.0.0.0/8=a,10.0.0.1/8=b", "10.0.0.0/8 has two key files"),
+        ("10.0.0.0/8=a,::ffff:10.0.0.0/104=b", "10.0.0.0/8 has two key files"),
+        ("10.0.0.0/8=a,10.0.0.0/8=a", "given twice"),
+        ("10.0.0.0/8=a,", "commas"),
+    ] {
+        let text = wrong(&["--tcp-md5", value]);
+        assert!(text.contains("--tcp-md5") && text.contains(why), "{value}: {text}");
+        assert!(text.contains("for example: metalbond-uring --tcp-md5 10.0.0.0/8=/"), "{text}");
+    }
+}
+
+#[test]
 fn wrong_words() {
     assert!(wrong(&["--frob"]).contains("--frob"));
     assert!(wrong(&["--frob=3"]).contains("Unrecognized argument: --frob\n"));
@@ -250,6 +291,7 @@ fn mistyped_words_and_what_is_meant() {
         ("--Listen=[::1]:4711", "--listen"),
         ("--core", "--cores"),
         ("--peers", "--peers-max"),
+        ("--handshakes", "--handshakes-max"),
         ("--keep-alive=5", "--keepalive"),
         ("--keep_alive", "--keepalive"),
         ("--routes_per_peer_max", "--routes-per-peer-max"),

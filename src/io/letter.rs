@@ -8,6 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::dialled::DialOrder;
+use super::door::Place;
 use crate::shard::{Mail, Shard};
 use crate::types::Time;
 
@@ -19,7 +20,7 @@ pub(super) enum Letter {
     /// A block of mail from another shard.
     Mail(Mail),
     /// A peer that the acceptor gave to this shard.
-    Socket(TcpStream, SocketAddr),
+    Socket(TcpStream, SocketAddr, Place),
     /// The node's route client: this shard feeds it, and dials its servers.
     Attach(FeedSink),
     /// Connect to a server, and stay connected.

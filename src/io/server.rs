@@ -16,8 +16,11 @@ use super::asker::{About, Asker};
 use super::clock::Clock;
 use super::config::{CORES_MAX, ServerConfig};
 use super::dialled::{DialOrder, ServerState};
+use super::door::{ConnectionsMax, Door, Vacated};
 use super::error::ServeError;
 use super::letter::{Feed, Letter};
+use super::md5::Md5Keys;
+use super::memory::MemoryWatch;
 use super::signals::{Signals, acceptor_runtime};
 use super::turns::ThreadStart;
 use super::{listener, probe, reload, sys, turns};
@@ -64,6 +67,7 @@ pub fn serve<T, E: From<ServeError>>(
 pub struct Server {
     local_addresses: Vec<SocketAddr>,
     segment_bytes_max: u16,
+    keys: Md5Keys,
     /// Takes sockets to listen on.
     listeners: mpsc::UnboundedSender<TcpListener>,
     asker: Asker,
@@ -79,7 +83,7 @@ impl Server {
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
-        let Running { acceptor, threads, local_addresses, listeners, asker, .. } =
+        let Running { acceptor, threads, local_addresses, listeners, asker, keys, .. } =
             runtime.block_on(Running::start(&config))?;
         let segment_bytes_max = config.segment_bytes_max;
         let (stop, stopped) = oneshot::channel();
@@ -97,6 +101,7 @@ impl Server {
         Ok(Server {
             local_addresses,
             segment_bytes_max,
+            keys,
             listeners,
             asker,
             stop: Some(stop),
@@ -117,7 +122,7 @@ impl Server {
     /// # Errors
     /// [`ServeError::AddressInUse`] or [`ServeError::Bind`].
     pub fn listen(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
-        let listener = listener::listen(address, self.segment_bytes_max)?;
+        let listener = listener::listen(address, self.segment_bytes_max, &self.keys)?;
         let address = listener.local_addr().unwrap_or(address);
         // Fails only while it shuts down.
         let _ = self.listeners.send(listener);
@@ -134,8 +139,13 @@ impl Server {
     /// again whenever the connection is lost.
     pub fn dial(&self, server: String, local_ip: Option<IpAddr>) -> Arc<ServerState> {
         let state = Arc::<ServerState>::default();
-        let segment_bytes_max = self.segment_bytes_max;
-        let order = DialOrder { server, local_ip, segment_bytes_max, state: Arc::clone(&state) };
+        let order = DialOrder {
+            server,
+            local_ip,
+            segment_bytes_max: self.segment_bytes_max,
+            keys: self.keys.clone(),
+            state: Arc::clone(&state),
+        };
         self.tell(Letter::Dial(order));
         state
     }
@@ -198,6 +208,7 @@ struct Running {
     local_addresses: Vec<SocketAddr>,
     listeners: mpsc::UnboundedSender<TcpListener>,
     asker: Asker,
+    keys: Md5Keys,
     /// Those of the policy's file.
     rules: Option<Arc<AnnouncePolicy>>,
 }
@@ -207,20 +218,27 @@ impl Running {
         config.judge()?;
         let (rules, policy) = config.policy.load()?;
         probe::probe()?;
+        let keys = Md5Keys::read(&config.tcp_md5)?;
         let descriptors = sys::raise_descriptor_limit();
         let listeners = match config.listen[..] {
             // Of a node that only dials.
             [] => Vec::new(),
-            _ => listener::listen_all(&config.listen, config.segment_bytes_max).await?,
+            _ => listener::listen_all(&config.listen, config.segment_bytes_max, &keys).await?,
         };
         let local_addresses: Vec<_> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let clock = Clock::start();
-        let (dispatcher, threads, ended) = start_shards(config, policy.as_ref(), clock)?;
+        let ledger = Arc::<Ledger>::default();
+        let Started { dispatcher, vacated, threads, ended } =
+            start_shards(config, policy.as_ref(), clock, Arc::clone(&ledger))?;
+        let memory = MemoryWatch::start(config.memory_max, clock, Arc::clone(&ledger))?;
         match descriptors {
             Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
             Ok(_) => {}
             Err(error) => warn!(%error, "the limit of open descriptors stays as it is"),
+        }
+        if !keys.is_empty() {
+            info!("connections with addresses of --tcp-md5 are signed (TCP MD5)");
         }
         for address in &local_addresses {
             info!(shards = threads.len(), "listening on {address}");
@@ -228,13 +246,16 @@ impl Running {
         let about = About {
             began_at: clock.began_at(),
             local_addresses: local_addresses.clone(),
-            peers_max: config.peers_max,
-            refused: Arc::clone(&dispatcher.refused),
+            connections_max: ConnectionsMax::of(config),
+            refused: dispatcher.refused(),
+            memory: memory.seen(),
+            ledger,
         };
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
-        let acceptor = Acceptor { listeners, dispatcher, more, ended };
-        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker, rules })
+        let acceptor = Acceptor { listeners, dispatcher, vacated, more, ended, _memory: memory };
+        let listeners = more_listeners;
+        Ok(Running { acceptor, threads, local_addresses, listeners, asker, keys, rules })
     }
 }
 
@@ -252,16 +273,23 @@ fn warn_of_few_descriptors(limit: u64, peers_max: u32) {
     }
 }
 
-type Started = (Dispatcher, Vec<JoinHandle<()>>, mpsc::UnboundedReceiver<()>);
+/// Shards that run, and what the acceptor gives them sockets by.
+struct Started {
+    dispatcher: Dispatcher,
+    vacated: Vacated,
+    threads: Vec<JoinHandle<()>>,
+    /// Yields None when all have ended.
+    ended: mpsc::UnboundedReceiver<()>,
+}
 
 /// Starts all shards and waits until each has its ring. Those already started end when one fails.
 fn start_shards(
     config: &ServerConfig,
     policy: Option<&Arc<Policy>>,
     clock: Clock,
+    ledger: Arc<Ledger>,
 ) -> Result<Started, ServeError> {
     let shards = shard_count(config.cores);
-    let ledger = Arc::<Ledger>::default();
     let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..shards)
         .map(|_| {
             let (mailbox, receiver) = mpsc::unbounded_channel();
@@ -269,7 +297,7 @@ fn start_shards(
             (ShardHandle { mailbox, peers }, receiver)
         })
         .unzip();
-    let (ended, all_ended) = mpsc::unbounded_channel();
+    let (end, ended) = mpsc::unbounded_channel();
     let (ready, readiness) = std_mpsc::channel();
     let mut threads = Vec::new();
     let mut started = Ok(());
@@ -287,7 +315,7 @@ fn start_shards(
             shards: handles.iter().map(|shard| shard.mailbox.clone()).collect(),
             peers: handles[usize::from(index)].peers.clone(),
             ready: ready.clone(),
-            ended: ended.clone(),
+            ended: end.clone(),
         };
         match vital::spawn(format!("shard-{index}"), move || turns::run(start)) {
             Ok(thread) => threads.push(thread),
@@ -297,7 +325,7 @@ fn start_shards(
             }
         }
     }
-    drop((ready, ended));
+    drop((ready, end));
     for result in readiness.iter().take(threads.len()) {
         if let Err(error) = result {
             started = Err(probe::explain(&error).into());
@@ -310,7 +338,8 @@ fn start_shards(
         join(threads);
         return Err(error);
     }
-    Ok((Dispatcher::new(handles, config.peers_max, config.allow.clone()), threads, all_ended))
+    let (door, vacated) = Door::new(config, ledger);
+    Ok(Started { dispatcher: Dispatcher::new(handles, door), vacated, threads, ended })
 }
 
 fn shard_count(cores: u16) -> u16 {

@@ -91,10 +91,9 @@ pub trait RecordSink {
     /// Another policy withholds a route of a source, or (None) withholds one no longer.
     fn judged(
         &mut self,
-        shard: ShardId,
         source: SourceId,
-        vni: Vni,
-        route: &Route,
+        of: Introduction,
+        route: (Vni, &Route),
         denial: Option<Denial>,
     );
 }
@@ -201,9 +200,10 @@ impl Rib {
         Outcome { stored: -i32::from(is_there), ..Outcome::default() }
     }
 
-    /// Says whose word a source is from now on. One that is not introduced is judged by no policy, and has one life.
-    pub fn introduce(&mut self, source: SourceId, introduction: Introduction) {
-        self.sources.introduce(source, introduction, &self.common.rules.hasher);
+    /// Says whose word a source is from now on, and returns how many of its routes are withheld. One that is not
+    /// introduced is judged by no policy, and has one life.
+    pub fn introduce(&mut self, source: SourceId, introduction: Introduction) -> usize {
+        self.sources.introduce(source, introduction, &self.common.rules.hasher)
     }
 
     /// Looks up what these routes are about to need, so that memory is waited for once and not once a

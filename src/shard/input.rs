@@ -337,7 +337,7 @@ impl Shard {
         let Some(peer) = self.peers.find_mut(id) else { return };
         let Some(session) = peer.link.session() else { return };
         let is_dialled = peer.link.is_dialled();
-        if is_dialled {
+        if is_dialled || matches!(verdict, Verdict::Established { .. }) {
             self.woken.push_back((id, Wake::State));
         }
         match verdict {

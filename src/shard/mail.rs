@@ -108,6 +108,16 @@ pub(super) struct Settled {
     pub withheld: i32,
 }
 
+/// What another policy did to what a source announces.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judged {
+    pub source: SourceId,
+    /// The life that its home knew of: what was judged before the next one was introduced is in the answer to that.
+    pub life: u8,
+    /// Routes that are withheld more than before.
+    pub withheld: i32,
+}
+
 /// One block of mail from one shard to another. To be delivered in the order of sending.
 #[derive(Debug)]
 pub struct Mail {
@@ -116,6 +126,7 @@ pub struct Mail {
     pub(super) deliveries: Vec<Delivery>,
     pub(super) bytes: Vec<u8>,
     pub(super) settled: Vec<Settled>,
+    pub(super) judged: Vec<Judged>,
     pub(super) refused: Vec<RefusedRoutes>,
     /// Addresses of peers that failed, and when.
     pub(super) failed: Vec<(Time, IpAddr)>,
@@ -135,6 +146,7 @@ impl Mail {
             deliveries: Vec::new(),
             bytes: Vec::new(),
             settled: Vec::new(),
+            judged: Vec::new(),
             refused: Vec::new(),
             failed: Vec::new(),
             requests_done: 0,
@@ -147,6 +159,7 @@ impl Mail {
         self.requests.is_empty()
             && self.deliveries.is_empty()
             && self.settled.is_empty()
+            && self.judged.is_empty()
             && self.refused.is_empty()
             && self.failed.is_empty()
             && self.requests_done == 0
@@ -159,6 +172,7 @@ impl Mail {
             + self.requests.capacity() * size_of::<Request>()
             + self.deliveries.capacity() * size_of::<Delivery>()
             + self.settled.capacity() * size_of::<Settled>()
+            + self.judged.capacity() * size_of::<Judged>()
             + self.refused.capacity() * size_of::<RefusedRoutes>()
             + self.failed.capacity() * size_of::<(Time, IpAddr)>()
     }
@@ -364,16 +378,21 @@ impl RecordSink for Outboxes {
 
     fn judged(
         &mut self,
-        shard: ShardId,
         source: SourceId,
-        vni: Vni,
-        route: &Route,
+        of: Introduction,
+        (vni, route): (Vni, &Route),
         denial: Option<Denial>,
     ) {
         let withheld = if denial.is_some() { 1 } else { -1 };
-        self.settle(shard, Settled { source, changes: 0, adds: 0, stored: 0, withheld });
+        let judged = &mut self.blocks[of.shard.index()].judged;
+        match judged.last_mut() {
+            Some(last) if last.source == source && last.life == of.life => {
+                last.withheld += withheld
+            }
+            _ => judged.push(Judged { source, life: of.life, withheld }),
+        }
         if let Some(denial) = denial {
-            self.refuse(shard, source, Refusal::Policy(denial), vni, route);
+            self.refuse(of.shard, source, Refusal::Policy(denial), vni, route);
         }
     }
 }

@@ -100,7 +100,7 @@ pub enum Wake {
     Sample,
     /// Ask whether all is acknowledged, and how TCP stands then: report it with [`Shard::polled`].
     Poll,
-    /// The session with a server that we dialled may have a new state.
+    /// The session is established, or that with a server that we dialled may have another new state.
     State,
 }
 

@@ -21,6 +21,9 @@ impl Shard {
         for settled in mail.settled.drain(..) {
             self.settle(&settled);
         }
+        for judged in mail.judged.drain(..) {
+            self.note_judged(&judged);
+        }
         self.refused_routes.append(&mut mail.refused);
         for (at, address) in mail.failed.drain(..) {
             self.failed.note(at, address);
@@ -116,7 +119,12 @@ impl Shard {
                 let settled = Settled { source, changes: 1, adds, stored, withheld };
                 self.outboxes.settle(from, settled);
             }
-            Request::Introduce(source, introduction) => self.rib.introduce(source, introduction),
+            Request::Introduce(source, introduction) => {
+                // What policy did while it was absent nobody was told.
+                let withheld = self.rib.introduce(source, introduction) as i32;
+                let settled = Settled { source, changes: 1, adds: 0, stored: 0, withheld };
+                self.outboxes.settle(from, settled);
+            }
             Request::Sweep(source, life) => self.rib.begin_sweep(source, life, from),
             Request::Arrived { peer, class, address } => {
                 let (absent, is_alone) = self.absentees.arrived(address, class);

@@ -141,10 +141,9 @@ impl Inbound {
         u64::try_from(self.quota.withheld).unwrap_or(0)
     }
 
-    /// The peer is a source that announces so many routes already, and of which so many are withheld.
-    pub(crate) fn inherit(&mut self, routes: i64, withheld: i64) {
+    /// The peer is a source that announces so many routes already; its homes will say how many of them are withheld.
+    pub(crate) fn inherit(&mut self, routes: i64) {
         self.quota.routes = routes;
-        self.quota.withheld = withheld;
     }
 
     /// What is known of its routes, for the time when it is gone.
@@ -154,15 +153,20 @@ impl Inbound {
         std::mem::replace(&mut self.quota, none)
     }
 
+    /// Another policy withholds so many routes more than the one before.
+    pub(crate) fn judged(&mut self, withheld: i32) {
+        self.quota.withheld += i64::from(withheld);
+    }
+
     /// Whether it has as many routes as it may, as far as is known.
     #[inline]
     pub(crate) fn is_used_up(&self) -> bool {
         self.quota.is_used_up()
     }
 
-    /// So many homes were asked to withdraw what it has not announced again: changes under way, too.
-    pub(crate) fn sweeps(&mut self, homes: usize) {
-        self.quota.changes_under_way += homes as i64;
+    /// Something was asked of a home that is no UPDATE, and will be settled as one.
+    pub(crate) fn asks(&mut self) {
+        self.quota.changes_under_way += 1;
     }
 
     /// An UPDATE was processed. If the peer has sent more than it may, until when it is not heard.
@@ -264,9 +268,9 @@ impl Quota {
         self.changes_under_way == 0
     }
 
-    /// Routes, and how many of them are withheld.
-    pub(crate) fn routes(&self) -> (i64, i64) {
-        (self.routes, self.withheld)
+    /// Routes, whether they are in tables or withheld.
+    pub(crate) fn routes(&self) -> i64 {
+        self.routes
     }
 
     fn is_used_up(&self) -> bool {
