@@ -17,6 +17,7 @@ mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
@@ -25,9 +26,9 @@ use crate::policy::NextHopPolicy;
 use crate::shard::Limits;
 use crate::types::{HostPort, Pace, ReflectOwn, nearest};
 use values::{
-    at_least_one, connections, cores, host_port, keepalive, listen, listen_default, log_format,
-    memory, mss, network, network_and_file, next_hop_policy, pace, policy_file, queue_mib_default,
-    reflect_own,
+    at_least_one, connections, cores, drain_seconds, host_port, keepalive, listen, listen_default,
+    log_format, memory, mss, network, network_and_file, next_hop_policy, pace, policy_file,
+    queue_mib_default, reflect_own,
 };
 
 pub use client::ClientOptions;
@@ -292,6 +293,9 @@ struct ServerFlags {
     /// memory for what slow peers have not read yet, in MiB, default 1024
     #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "queue_mib_default()")]
     queue_mib_max: u32,
+    /// seconds over which peers are closed when it ends, up to 3600; default 0: at once
+    #[argh(option, arg_name = "s", from_str_fn(drain_seconds), default = "0")]
+    drain_time: u32,
     /// address to show routes, peers and VNIs on, over HTTP; `:4712` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
@@ -322,6 +326,7 @@ impl From<ServerFlags> for ServerOptions {
             peers_per_address_max: flags.peers_per_address_max,
             handshakes_max: flags.handshakes_max,
             memory_max: flags.memory_max,
+            drain_time: Duration::from_secs(flags.drain_time.into()),
             limits: Limits {
                 routes_per_peer_max: flags.routes_per_peer_max,
                 vnis_per_peer_max: flags.vnis_per_peer_max,
@@ -387,6 +392,7 @@ static VALUES: &[Takes] = &[
         "own-prefix/64",
     ),
     Takes("--announce-policy", "a file of rules", "/etc/metalbond-uring/policy"),
+    Takes("--drain-time", "seconds from 0 to 3600", "30"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
     Takes("--http", "an address and a port", "[::]:4712"),
     LOG_FORMAT_TAKES,

@@ -253,7 +253,15 @@ impl Running {
         };
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
-        let acceptor = Acceptor { listeners, dispatcher, vacated, more, ended, _memory: memory };
+        let acceptor = Acceptor {
+            listeners,
+            dispatcher,
+            vacated,
+            drain_time: config.drain_time,
+            more,
+            ended,
+            _memory: memory,
+        };
         let listeners = more_listeners;
         Ok(Running { acceptor, threads, local_addresses, listeners, asker, keys, rules })
     }
