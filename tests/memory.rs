@@ -176,28 +176,20 @@ fn the_door_is_closed_when_memory_is_used_up_and_says_so() {
     assert!(used(&before) > 0.0);
     let address = process.address();
     let mut bystander = Peer::established(address, 60, true);
-    let mut peers = vec![Peer::established(address, 60, true)];
-    flood_until(&process, 2, |at, stop| {
-        let mut peer = Peer::established(address, 60, true);
-        peer.recording = false;
-        announce(&mut peer.writer(), at, stop);
-        // Held until the level is reached.
-        while !stop.load(Ordering::Relaxed) {
-            peer.read_some(common::QUIET);
-        }
-    });
+    let peers: Vec<Peer> = (0..4).map(|_| Peer::established(address, 60, true)).collect();
+    flood_until(&process, 2, |at, stop| announce(&mut peers[at as usize].writer(), at, stop));
     process.wait_for("memory is");
-    // Connections until it is full.
-    wait_until("a refusal", || {
-        let mut peer = Peer::connect(address);
-        peer.send(&hello(60, false, true));
-        while !peer.closed && peer.frames.is_empty() {
-            peer.read_some(common::QUIET);
+    // Connections with a session until there is no room.
+    let mut connections = Vec::new();
+    let refused = "refused: memory is short (--memory-max) remote=";
+    while process.logged(refused) == 0 && connections.len() < 8_000 {
+        for _ in 0..100 {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let _ = stream.write_all(&[hello(60, false, true), keepalive()].concat());
+            connections.push(stream);
         }
-        let is_refused = process.logged("refused: memory is short (--memory-max) remote=") > 0;
-        peers.push(peer);
-        (is_refused || peers.len() > 4_000).then_some(())
-    });
+    }
+    process.wait_for(refused);
     bystander.barrier();
     let summary = json(process.http_address(), "/summary.json");
     assert_eq!(summary["memory"]["budget_bytes"], 32 << 20, "{summary}");
