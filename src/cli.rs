@@ -26,9 +26,9 @@ use crate::policy::NextHopPolicy;
 use crate::shard::Limits;
 use crate::types::{HostPort, Pace, ReflectOwn, nearest};
 use values::{
-    at_least_one, connections, cores, host_port, keepalive, listen, listen_default, log_format,
-    memory, mss, network, network_and_file, next_hop_policy, pace, policy_file, queue_mib_default,
-    queue_mib_per_peer_default, reflect_own, routes_max_default, seconds,
+    at_least_one, connections, cores, drain_seconds, host_port, keepalive, listen, listen_default,
+    log_format, memory, mss, network, network_and_file, next_hop_policy, pace, policy_file,
+    queue_mib_default, queue_mib_per_peer_default, reflect_own, routes_max_default, seconds,
     subscriptions_max_default,
 };
 
@@ -332,6 +332,9 @@ struct ServerFlags {
     /// seconds for which the routes of a lost peer stay, in case it comes back, up to 86400; default 0
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
     stale_time: u32,
+    /// seconds over which peers are closed when it ends, up to 3600; default 0: at once
+    #[argh(option, arg_name = "s", from_str_fn(drain_seconds), default = "0")]
+    drain_time: u32,
     /// address to show routes, peers and VNIs on, over HTTP; `:4712` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
@@ -362,6 +365,7 @@ impl From<ServerFlags> for ServerOptions {
             peers_per_address_max: flags.peers_per_address_max,
             handshakes_max: flags.handshakes_max,
             memory_max: flags.memory_max,
+            drain_time: Duration::from_secs(flags.drain_time.into()),
             limits: Limits {
                 routes_per_peer_max: flags.routes_per_peer_max,
                 routes_per_vni_max: flags.routes_per_vni_max,
@@ -439,6 +443,7 @@ static VALUES: &[Takes] = &[
         "own-prefix/64",
     ),
     Takes("--announce-policy", "a file of rules", "/etc/metalbond-uring/policy"),
+    Takes("--drain-time", "seconds from 0 to 3600", "30"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
     Takes("--http", "an address and a port", "[::]:4712"),
     LOG_FORMAT_TAKES,

@@ -167,3 +167,47 @@ fn a_flood_of_strangers_leaves_nothing_behind() {
     let lines = process.logged("remote=127.0.0.1");
     assert!(lines <= 64 + 60, "{lines} lines: {}", process.log());
 }
+
+/// Those who are not closed yet are served as ever; and whoever does not want to wait says so twice.
+#[test]
+fn a_fleet_is_let_go_one_by_one() {
+    let mut process = serve(&["--drain-time", "120"]);
+    let address: SocketAddr = format!("[::1]:{}", process.address().port()).parse().unwrap();
+    let mut peers: Vec<Peer> = (0..60).map(|_| Peer::established(address, 60, true)).collect();
+    for peer in &mut peers {
+        peer.send(&[subscribe(7), keepalive()].concat());
+        peer.barrier();
+    }
+    process.signal("TERM");
+    wait_until("the end of somebody", || {
+        peers.iter_mut().any(|peer| !peer.read_some(QUIET / 20) && peer.closed).then_some(())
+    });
+    peers.retain(|peer| !peer.closed);
+    assert!(peers.len() > 30, "{} of 60 are left", peers.len());
+    assert!(TcpStream::connect(address).is_err(), "nobody is taken in any more");
+    let mut served = 0;
+    let (announcer, others) = peers.split_last_mut().unwrap();
+    announcer.send(&add(&route(7, 1, 1)));
+    for peer in others {
+        while !peer.closed && peer.view.is_empty() {
+            peer.read_some(QUIET);
+        }
+        served += usize::from(!peer.view.is_empty());
+    }
+    assert!(served > 20, "{served} were told");
+    process.signal("TERM");
+    assert_eq!(process.exit_status().code(), Some(1));
+}
+
+#[test]
+fn a_fleet_that_is_let_go_in_a_second_ends_whole() {
+    let mut process = serve(&["--drain-time", "1"]);
+    let address: SocketAddr = format!("[::1]:{}", process.address().port()).parse().unwrap();
+    let mut peers: Vec<Peer> = (0..30).map(|_| Peer::established(address, 60, true)).collect();
+    process.signal("TERM");
+    for peer in &mut peers {
+        peer.read_until_closed();
+    }
+    drop(peers);
+    assert!(process.exit_status().success());
+}

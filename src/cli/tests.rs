@@ -50,6 +50,7 @@ fn defaults() {
                 allow: vec![],
                 tcp_md5: vec![],
                 memory_max: MemoryMax::Auto,
+                drain_time: Duration::ZERO,
                 policy: PolicyConfig::default(),
             },
             http: None,
@@ -85,6 +86,7 @@ fn every_flag_in_both_spellings() {
         ("--queue-mib-max", "4294967295"),
         ("--allow", "10.0.0.7/8,::ffff:192.0.2.0/120,2001:db8::1"),
         ("--memory-max", "16777216"),
+        ("--drain-time", "3600"),
         ("--tcp-md5", "::/0=a=b,10.0.0.7/8=/k"),
         ("--nexthop-policy", "own-prefix/64"),
         ("--announce-policy", "/etc/policy"),
@@ -119,6 +121,7 @@ fn every_flag_in_both_spellings() {
                 .map(|net| net.parse().unwrap())
                 .into(),
             memory_max: MemoryMax::Mib(1 << 24),
+            drain_time: Duration::from_secs(3600),
             tcp_md5: [("10.0.0.0/8", "/k"), ("::/0", "a=b")]
                 .map(|(net, file)| Md5Key::from_file(net.parse().unwrap(), file))
                 .into(),
@@ -219,6 +222,8 @@ fn wrong_values_name_the_flag_the_value_and_what_it_takes() {
         ("--memory-max", "16777217", "32 to 16777216, or auto"),
         ("--memory-max", "Auto", "32 to 16777216, or auto"),
         ("--memory-max", "512M", "32 to 16777216, or auto"),
+        ("--drain-time", "3601", "0 to 3600"),
+        ("--drain-time", "30s", "0 to 3600"),
         ("--queue-mib-max", "0", "1 to 4294967295"),
         ("--queue-mib-max", "1.5", "1 to 4294967295"),
     ] {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::io::{CORES_MAX, MEMORY_MIB, MemoryMax, SEGMENT_BYTES};
+use crate::io::{CORES_MAX, DRAIN_TIME_S_MAX, MEMORY_MIB, MemoryMax, SEGMENT_BYTES};
 use crate::policy::{NextHopPolicy, NextHopPolicyError};
 use crate::session::KEEPALIVE_INTERVAL_S_MAX;
 use crate::shard::Limits;
@@ -137,6 +137,10 @@ pub(super) fn keepalive(value: &str) -> Result<u32, String> {
 /// Up to a day.
 pub(super) fn seconds(value: &str) -> Result<u32, String> {
     number(value, 0, 86_400)
+}
+
+pub(super) fn drain_seconds(value: &str) -> Result<u32, String> {
+    number(value, 0, DRAIN_TIME_S_MAX)
 }
 
 pub(super) fn connections(value: &str) -> Result<u32, String> {

@@ -29,7 +29,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long shards may take to hear that nothing is withdrawn any more.
 const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long peers may take to get what is pending for them when the server shuts down.
+/// Between two shares of peers that end.
+const DRAIN_STEP: Duration = Duration::from_millis(100);
+
+/// How long the last peers may take to get what is pending for them when the server shuts down.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A shard as the acceptor sees it.
@@ -45,6 +48,8 @@ pub(super) struct Acceptor {
     pub(super) listeners: Vec<TcpListener>,
     pub(super) dispatcher: Dispatcher,
     pub(super) vacated: Vacated,
+    /// See [`ServerConfig::drain_time`](super::ServerConfig::drain_time).
+    pub(super) drain_time: Duration,
     /// Sockets to listen on besides, as they come.
     pub(super) more: UnboundedReceiver<TcpListener>,
     /// Yields None when all shards have ended.
@@ -93,7 +98,7 @@ impl Acceptor {
         dispatcher.send_all(|| Letter::StopWithdrawing(told.clone()));
         drop(told);
         let _ = tokio::time::timeout(TELL_TIMEOUT, all_told.recv()).await;
-        dispatcher.send_all(|| Letter::Drain);
+        dispatcher.drain(self.drain_time).await;
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, dispatcher.drained()).await;
         if drained.is_err() {
             let peers = dispatcher.peers();
@@ -178,6 +183,24 @@ impl Dispatcher {
         self.shards.iter().map(|shard| shard.peers.load(Ordering::Relaxed)).sum()
     }
 
+    /// Has all peers end, as many at a time as it takes to need so long.
+    async fn drain(&self, over: Duration) {
+        let steps =
+            usize::try_from(over.as_millis() / DRAIN_STEP.as_millis()).unwrap_or(usize::MAX);
+        let fleets: Vec<usize> =
+            self.shards.iter().map(|shard| shard.peers.load(Ordering::Relaxed)).collect();
+        for step in 0..steps {
+            for (shard, fleet) in self.shards.iter().zip(&fleets) {
+                let _ = shard.mailbox.send(Letter::Drain(share(*fleet, step, steps)));
+            }
+            if self.peers() == 0 {
+                return;
+            }
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+        self.send_all(|| Letter::Drain(usize::MAX));
+    }
+
     async fn drained(&self) {
         while self.peers() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -240,6 +263,12 @@ fn log_refusal(refusal: Refusal, remote: SocketAddr) {
             warn!(target: STRANGERS, %remote, "refused: memory is short (--memory-max)")
         }
     }
+}
+
+/// How many of a fleet end at this step of so many: all together all of them, evenly.
+fn share(fleet: usize, step: usize, steps: usize) -> usize {
+    let until = |step: usize| fleet as u128 * step as u128 / steps as u128;
+    (until(step + 1) - until(step)) as usize
 }
 
 fn is_shortage(error: &io::Error) -> bool {
@@ -305,6 +334,18 @@ mod tests {
         assert_eq!(dispatcher.peers(), 2);
         dispatcher.hand_over(pair().1, remote);
         assert_eq!(dispatcher.peers(), 2);
+    }
+
+    #[test]
+    fn a_fleet_ends_evenly_and_all_of_it() {
+        for (fleet, steps) in [(1000, 10), (7, 50), (0, 3), (65_536, 7), (3, 36_000)] {
+            let shares: Vec<_> = (0..steps).map(|step| share(fleet, step, steps)).collect();
+            assert_eq!(shares.iter().sum::<usize>(), fleet, "{fleet} in {steps}");
+            let first_half: usize = shares[..steps / 2].iter().sum();
+            assert!(first_half.abs_diff(fleet / 2) <= 1 + fleet / steps, "{fleet} in {steps}");
+            let (most, least) = (shares.iter().max().unwrap(), shares.iter().min().unwrap());
+            assert!(most - least <= 1, "{fleet} in {steps}");
+        }
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(crate) const SEGMENT_BYTES: RangeInclusive<u16> = 536..=32_767;
 /// What may be said of memory, in MiB. Below, hardly anything could be served.
 pub(crate) const MEMORY_MIB: RangeInclusive<u32> = 32..=1 << 24;
 
+/// What the time for closing peers may be.
+pub(crate) const DRAIN_TIME_S_MAX: u32 = 3600;
+
 /// The most shards that there may be.
 pub(crate) const CORES_MAX: u16 = ShardId::MAX.0 + 1;
 
@@ -72,6 +75,9 @@ pub struct ServerConfig {
     /// What one peer may ask for, and the memory that slow peers may take; of the bytes of queues each shard
     /// has an equal part.
     pub limits: Limits,
+    /// Over which time peers are closed when it ends, up to an hour: zero is at once. So a fleet does not come to the
+    /// other servers in one instant.
+    pub drain_time: Duration,
     /// How long routes of a lost server that this node dialled stay, in case it comes back.
     pub stale_time: Duration,
 }
@@ -95,6 +101,7 @@ impl Default for ServerConfig {
             memory_max: MemoryMax::Unlimited,
             policy: PolicyConfig::default(),
             limits: Limits::default(),
+            drain_time: Duration::ZERO,
             stale_time: Duration::ZERO,
         }
     }
@@ -119,7 +126,9 @@ impl ServerConfig {
             MemoryMax::Mib(mib) => mib,
             MemoryMax::Unlimited | MemoryMax::Auto => *MEMORY_MIB.start(),
         };
+        let drain_time_s = u32::try_from(self.drain_time.as_secs()).unwrap_or(u32::MAX);
         let settings = [
+            ("drain_time", drain_time_s, 0, DRAIN_TIME_S_MAX),
             ("memory_max", memory_mib, *MEMORY_MIB.start(), *MEMORY_MIB.end()),
             ("cores", u32::from(self.cores), 0, u32::from(CORES_MAX)),
             ("keepalive_interval_s", self.keepalive_interval_s, 0, KEEPALIVE_INTERVAL_S_MAX),

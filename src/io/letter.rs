@@ -31,8 +31,8 @@ pub(super) enum Letter {
     Call(Call),
     /// What closes from now on withdraws nothing. Dropped when that is so.
     StopWithdrawing(UnboundedSender<()>),
-    /// Finish with all peers gracefully.
-    Drain,
+    /// Finish with so many peers gracefully.
+    Drain(usize),
     /// Close what is left, and end the thread.
     Stop,
 }

@@ -71,6 +71,17 @@ pub struct MemoryView {
     pub pressure: Pressure,
 }
 
+impl MemoryMax {
+    /// The bytes that it comes to now; None for as many as there are.
+    pub(super) fn budget_bytes(self) -> Option<u64> {
+        let groups = Cgroup::of_this_process().into_iter();
+        let limit = groups.filter_map(|group| Some(group.memory()?.limit_bytes)).min();
+        let budget = budget_bytes(self, limit, machine_bytes());
+        // Whatever is given, the kernel ends the process at the limit.
+        (self != MemoryMax::Unlimited).then(|| limit.map_or(budget, |limit| limit.min(budget)))
+    }
+}
+
 /// Watches until it is dropped.
 pub(super) struct MemoryWatch {
     seen: Arc<Seen>,

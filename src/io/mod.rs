@@ -40,7 +40,7 @@ mod worker;
 
 pub use self::asker::Asker;
 #[cfg(feature = "cli")]
-pub(crate) use self::config::{CORES_MAX, MEMORY_MIB, SEGMENT_BYTES};
+pub(crate) use self::config::{CORES_MAX, DRAIN_TIME_S_MAX, MEMORY_MIB, SEGMENT_BYTES};
 pub use self::config::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
 pub use self::dial::RETRY_INTERVAL;
 pub(crate) use self::dialled::ServerState;

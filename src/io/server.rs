@@ -253,11 +253,24 @@ impl Running {
         };
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
-        let acceptor = Acceptor { listeners, dispatcher, vacated, more, ended, _memory: memory };
+        let acceptor = Acceptor {
+            listeners,
+            dispatcher,
+            vacated,
+            drain_time: config.drain_time,
+            more,
+            ended,
+            _memory: memory,
+        };
         let listeners = more_listeners;
         Ok(Running { acceptor, threads, local_addresses, listeners, asker, keys, rules })
     }
 }
+
+/// Of the memory that there may be: what slow peers have still to be told, which is closed beyond that, ...
+const QUEUES_PERCENT: u64 = 15;
+/// ... and logs, beyond which readers become slow peers.
+const LOGS_PERCENT: u64 = 10;
 
 /// Each peer takes one. To be called when everything else has those that it needs.
 fn warn_of_few_descriptors(limit: u64, peers_max: u32) {
@@ -290,6 +303,7 @@ fn start_shards(
     ledger: Arc<Ledger>,
 ) -> Result<Started, ServeError> {
     let shards = shard_count(config.cores);
+    let budget_bytes = config.memory_max.budget_bytes();
     let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..shards)
         .map(|_| {
             let (mailbox, receiver) = mpsc::unbounded_channel();
@@ -308,6 +322,7 @@ fn start_shards(
                 ShardId(index),
                 shards,
                 policy.cloned(),
+                budget_bytes,
                 Arc::clone(&ledger),
             ),
             clock,
@@ -355,6 +370,7 @@ fn shard_config(
     id: ShardId,
     shards: u16,
     policy: Option<Arc<Policy>>,
+    budget_bytes: Option<u64>,
     ledger: Arc<Ledger>,
 ) -> ShardConfig {
     ShardConfig {
@@ -365,14 +381,22 @@ fn shard_config(
         keepalive_interval_s: config.keepalive_interval_s,
         reflect_own: config.reflect_own,
         pace: config.pace,
-        limits: Limits {
-            queue_bytes_max: config.limits.queue_bytes_max / u64::from(shards),
-            ..config.limits
-        },
+        limits: within(config.limits, budget_bytes, u64::from(shards)),
         stale_time: config.stale_time,
         budgets: Budgets::default(),
         policy,
         ledger,
+    }
+}
+
+/// The limits of one of so many shards: what is kept for slow peers fits into the memory that there is.
+fn within(limits: Limits, budget_bytes: Option<u64>, shards: u64) -> Limits {
+    let part = |percent: u64| budget_bytes.map_or(u64::MAX, |bytes| bytes / 100 * percent / shards);
+    let log_bytes_max = usize::try_from(part(LOGS_PERCENT)).unwrap_or(usize::MAX);
+    Limits {
+        queue_bytes_max: (limits.queue_bytes_max / shards).min(part(QUEUES_PERCENT)),
+        log_bytes_max: limits.log_bytes_max.min(log_bytes_max),
+        ..limits
     }
 }
 

@@ -140,9 +140,10 @@ fn open(worker: &Rc<Worker>, letter: Letter, stop_deadline: &mut Option<Time>) {
         Letter::HangUp(server) => worker.hang_up(&server),
         Letter::Call(call) => call(&mut worker.shard(), worker.now()),
         Letter::StopWithdrawing(_done) => worker.shard().stop_withdrawing(),
-        Letter::Drain => {
+        Letter::Drain(peers_max) => {
             worker.dials.borrow().iter().for_each(|dial| dial.cancel());
-            worker.shard().drain(worker.now());
+            worker.shard().drain(worker.now(), peers_max);
+            worker.want_turn();
         }
         Letter::Stop => {
             *stop_deadline = Some(worker.now().after(STOP_TIMEOUT));

@@ -44,9 +44,6 @@ const BASES_PER_TURN: usize = 1_024;
 /// A turn's budget goes to the kinds of jobs in so many slices.
 const SLICES_PER_TURN: usize = 16;
 
-/// A join, and the end of one, costs so much more than a change: the group may be new.
-const JOIN_STEPS: usize = 8;
-
 /// Changes that [`Rib::foresee`] looks at.
 pub(crate) const FORESIGHT: usize = 16;
 /// Smaller tables lie in the cache.
@@ -266,8 +263,6 @@ impl Rib {
     pub fn join(&mut self, group: UpdateGroup, join: Join, sink: &mut impl RecordSink, now: Time) {
         let rules = &self.common.rules;
         let home = self.homes.find_or(group.vni, &rules.hasher, || VniRib::new(group.vni));
-        self.common.steps += JOIN_STEPS;
-        let rules = &self.common.rules;
         let at = home.feeds.of_or_new(group.class);
         if at.join(group, join, &home.table, rules, sink, now) {
             self.jobs.add(Job::build(group, home.table.places()));
@@ -278,7 +273,6 @@ impl Rib {
     pub fn leave(&mut self, group: UpdateGroup, shard: ShardId) {
         if let Some((at, _)) = self.group(group) {
             at.leave(shard);
-            self.common.steps += JOIN_STEPS;
             self.tidy(group.vni);
         }
     }

@@ -427,15 +427,20 @@ impl Shard {
         self.node.drain();
     }
 
-    /// From now on what closes withdraws nothing, and every peer ends when it was sent what is
-    /// pending for it: those that stay elsewhere see no withdrawal of a reflector that comes back.
-    pub fn drain(&mut self, _now: Time) {
+    /// From now on what closes withdraws nothing, and so many peers of those that are left end, each when it was sent
+    /// what is pending for it: those that stay elsewhere see no withdrawal of a reflector that comes back.
+    pub fn drain(&mut self, _now: Time, peers_max: usize) {
         self.stop_withdrawing();
+        let mut peers_left = peers_max;
         for id in self.peers.ids() {
+            if peers_left == 0 {
+                return;
+            }
             if let Some(peer) = self.peers.find_mut(id)
                 && peer.ending == Ending::No
             {
                 peer.ending = Ending::Gracefully;
+                peers_left -= 1;
                 self.peers.wake_writer(id);
             }
         }

@@ -12,6 +12,9 @@ use super::peer::Ending;
 use crate::rib::{FORESIGHT, Join, Outcome};
 use crate::types::{Action, Route, ShardId, Time, Vni};
 
+/// A join costs so much more than a change: its group may be new.
+const JOIN_COST: usize = 8;
+
 impl Shard {
     /// Mail from another shard.
     pub fn deliver(&mut self, mut mail: Mail) {
@@ -80,10 +83,11 @@ impl Shard {
         }
     }
 
-    /// Serves requests of one shard, as far as `share` goes: 1 for each request, and for each route that
-    /// one withdraws. Returns how much was used.
+    /// Serves requests of one shard, as far as `share` goes: 1 for each change, and for each route that
+    /// is withdrawn; more for others. Returns how much was used.
     fn serve(&mut self, from: ShardId, lane: Lane, share: usize, now: Time) -> usize {
         let at = lane as usize;
+        let cost = if lane == Lane::Joins { JOIN_COST } else { 1 };
         let mut served = 0;
         let mut left = share;
         while left > 0 && !self.outboxes.is_any_full() {
@@ -101,7 +105,7 @@ impl Shard {
             };
             served += 1;
             self.serve_one(from, request, now);
-            left = left.saturating_sub(1 + self.rib.take_steps());
+            left = left.saturating_sub(cost + self.rib.take_steps());
         }
         if served > 0 {
             self.outboxes.block(from).requests_done[at] += served;

@@ -476,7 +476,7 @@ impl World {
                 .collect(),
         );
         for node in &mut self.nodes {
-            node.shard.drain(self.now);
+            node.shard.drain(self.now, usize::MAX);
             node.dirty = true;
         }
         self.rest();

@@ -378,7 +378,7 @@ impl World {
     fn drain(&mut self) {
         self.draining = true;
         for node in &mut self.nodes {
-            node.shard.drain(self.now);
+            node.shard.drain(self.now, usize::MAX);
         }
     }
 
