@@ -162,9 +162,12 @@ fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
     let sizes = &options.sizes;
     let peers = 0..plan.peers.len() as u32;
     let routes = peers.map(|peer| plan.routes_of(peer)).max().unwrap_or_default();
+    let peers_max = sizes.all_peers().saturating_add(8).clamp(65_536, 1 << 20);
     let mut flags = vec![
         format!("--keepalive={}", options.keepalive_s),
-        format!("--peers-max={}", sizes.all_peers().saturating_add(8).clamp(65_536, 1 << 20)),
+        format!("--peers-max={peers_max}"),
+        format!("--peers-per-address-max={peers_max}"),
+        format!("--handshakes-max={peers_max}"),
         format!("--routes-per-peer-max={}", routes.clamp(100_000, u64::from(u32::MAX))),
         format!("--vnis-per-peer-max={}", sizes.vnis_per_peer.max(16_384)),
     ];

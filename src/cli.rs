@@ -17,16 +17,19 @@ mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::io::{PolicyConfig, ServerConfig};
+use crate::io::{Md5Key, MemoryMax, PolicyConfig, ServerConfig};
 use crate::policy::NextHopPolicy;
 use crate::shard::Limits;
 use crate::types::{HostPort, Pace, ReflectOwn, nearest};
 use values::{
-    at_least_one, cores, host_port, keepalive, listen, listen_default, log_format, mss, network,
-    next_hop_policy, pace, peers_max, policy_file, queue_mib_default, reflect_own,
+    at_least_one, connections, cores, drain_seconds, host_port, keepalive, listen, listen_default,
+    log_format, memory, mss, network, network_and_file, next_hop_policy, pace, policy_file,
+    queue_mib_default, queue_mib_per_peer_default, reflect_own, routes_max_default, seconds,
+    subscriptions_max_default,
 };
 
 pub use client::ClientOptions;
@@ -120,7 +123,9 @@ fn server(args: &[&str]) -> Result<Invocation, Exit> {
     }
     metrics_need_http(&GRAMMAR, flags.metrics_per_peer, &flags.http)?;
     let allow = GRAMMAR.unique("--allow", &flags.allow, network)?;
+    let tcp_md5 = md5_keys(&GRAMMAR, &flags.tcp_md5)?;
     let mut options = ServerOptions::from(flags);
+    options.server.tcp_md5 = tcp_md5;
     options.server.allow = allow.into_iter().collect();
     Ok(Invocation::Server(options))
 }
@@ -135,6 +140,19 @@ fn metrics_need_http(
         true => Err(grammar.wrong("--http", "", "--metrics-per-peer needs it: /metrics is there")),
         false => Ok(()),
     }
+}
+
+/// What `--tcp-md5` says. The files are read when the node starts.
+fn md5_keys(grammar: &Grammar, given: &[String]) -> Result<Vec<Md5Key>, Exit> {
+    let mut keys: Vec<Md5Key> = Vec::new();
+    for (network, file) in grammar.unique("--tcp-md5", given, network_and_file)? {
+        if keys.iter().any(|key| key.network() == network) {
+            let why = format!("{network} has two key files: give it one");
+            return Err(grammar.wrong("--tcp-md5", "", &why));
+        }
+        keys.push(Md5Key::from_file(network, file));
+    }
+    Ok(keys)
 }
 
 /// A first word that is no command.
@@ -219,6 +237,25 @@ struct ServerFlags {
         default = "Limits::default().routes_per_peer_max"
     )]
     routes_per_peer_max: u32,
+    /// routes that one VNI may have, default 2000000
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(at_least_one),
+        default = "Limits::default().routes_per_vni_max"
+    )]
+    routes_per_vni_max: u32,
+    /// routes that all VNIs together may have, default 10000000
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one), default = "routes_max_default()")]
+    routes_max: u32,
+    /// UPDATEs a second of one peer, default 100000, or ten times that at once now and then; one that sends more is read more slowly
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(at_least_one),
+        default = "Limits::default().updates_per_s_max"
+    )]
+    updates_per_s_max: u32,
     /// VNIs that one peer may subscribe to, default 16384
     #[argh(
         option,
@@ -227,17 +264,49 @@ struct ServerFlags {
         default = "Limits::default().vnis_per_peer_max"
     )]
     vnis_per_peer_max: u32,
+    /// subscriptions that all peers together may have, default 2000000
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(at_least_one),
+        default = "subscriptions_max_default()"
+    )]
+    subscriptions_max: u32,
     /// connections at a time, up to 1048576, default 65536
     #[argh(
         option,
         arg_name = "n",
-        from_str_fn(peers_max),
+        from_str_fn(connections),
         default = "ServerConfig::default().peers_max"
     )]
     peers_max: u32,
+    /// connections from one address at a time, default 16384
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(connections),
+        default = "ServerConfig::default().peers_per_address_max"
+    )]
+    peers_per_address_max: u32,
+    /// connections at a time that have no session yet, default 32768
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(connections),
+        default = "ServerConfig::default().handshakes_max"
+    )]
+    handshakes_max: u32,
     /// addresses or networks that may connect, all without it; a list
     #[argh(option, arg_name = "cidr")]
     allow: Vec<String>,
+    /// networks whose connections are signed (TCP MD5), each with the file that has its key:
+    /// cidr=file; a list
+    #[argh(option, arg_name = "key")]
+    tcp_md5: Vec<String>,
+    /// memory that may be used, in MiB from 32 to 16777216, or auto: 80 % of the control group's limit or
+    /// of the machine's (default); near it more and more is refused
+    #[argh(option, arg_name = "mib", from_str_fn(memory), default = "MemoryMax::Auto")]
+    memory_max: MemoryMax,
     /// next hops that a peer may announce: any (default), own-address, or own-prefix/LEN for those in its prefix
     #[argh(
         option,
@@ -252,6 +321,20 @@ struct ServerFlags {
     /// memory for what slow peers have not read yet, in MiB, default 1024
     #[argh(option, arg_name = "mib", from_str_fn(at_least_one), default = "queue_mib_default()")]
     queue_mib_max: u32,
+    /// memory for what one slow peer alone has not read yet, in MiB, default 128
+    #[argh(
+        option,
+        arg_name = "mib",
+        from_str_fn(at_least_one),
+        default = "queue_mib_per_peer_default()"
+    )]
+    queue_mib_per_peer_max: u32,
+    /// seconds for which the routes of a lost peer stay, in case it comes back, up to 86400; default 0
+    #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
+    stale_time: u32,
+    /// seconds over which peers are closed when it ends, up to 3600; default 0: at once
+    #[argh(option, arg_name = "s", from_str_fn(drain_seconds), default = "0")]
+    drain_time: u32,
     /// address to show routes, peers and VNIs on, over HTTP; `:4712` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
@@ -279,12 +362,22 @@ impl From<ServerFlags> for ServerOptions {
             reflect_own: flags.reflect_own,
             pace: flags.pace,
             peers_max: flags.peers_max,
+            peers_per_address_max: flags.peers_per_address_max,
+            handshakes_max: flags.handshakes_max,
+            memory_max: flags.memory_max,
+            drain_time: Duration::from_secs(flags.drain_time.into()),
             limits: Limits {
                 routes_per_peer_max: flags.routes_per_peer_max,
+                routes_per_vni_max: flags.routes_per_vni_max,
+                routes_max: flags.routes_max.into(),
+                updates_per_s_max: flags.updates_per_s_max,
                 vnis_per_peer_max: flags.vnis_per_peer_max,
+                subscriptions_max: flags.subscriptions_max.into(),
                 queue_bytes_max: u64::from(flags.queue_mib_max) << 20,
+                queue_bytes_per_peer_max: u64::from(flags.queue_mib_per_peer_max) << 20,
                 ..Limits::default()
             },
+            stale_time: Duration::from_secs(flags.stale_time.into()),
             policy: PolicyConfig {
                 next_hops: flags.nexthop_policy,
                 announce_file: flags.announce_policy,
@@ -304,7 +397,7 @@ impl From<ServerFlags> for ServerOptions {
 static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
     values: VALUES,
-    lists: &["--allow"],
+    lists: &["--allow", "--tcp-md5"],
     switches: &["--metrics-per-peer", "--verbose", "-v", "--version", "-V", "--help", "-h"],
     aliases: &[],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
@@ -317,6 +410,12 @@ const MSS_TAKES: Takes =
 
 const LOG_FORMAT_TAKES: Takes = Takes("--log-format", "text, json or logfmt", "json");
 
+const MD5_TAKES: Takes = Takes(
+    "--tcp-md5",
+    "networks or addresses, each with the file that has its key behind a =",
+    "10.0.0.0/8=/etc/metalbond-uring/key",
+);
+
 static VALUES: &[Takes] = &[
     Takes("--listen", "an address and a port", "[::]:4711"),
     MSS_TAKES,
@@ -325,15 +424,26 @@ static VALUES: &[Takes] = &[
     Takes("--reflect-own", "none, lb or all-but-nat", "lb"),
     Takes("--pace", "auto, off, or a number of routes a second of at least 1", "10000"),
     Takes("--routes-per-peer-max", "a number from 1 to 4294967295", "100000"),
+    Takes("--routes-per-vni-max", "a number from 1 to 4294967295", "2000000"),
+    Takes("--routes-max", "a number from 1 to 4294967295", "10000000"),
+    Takes("--updates-per-s-max", "a number from 1 to 4294967295", "100000"),
+    Takes("--subscriptions-max", "a number from 1 to 4294967295", "2000000"),
+    Takes("--queue-mib-per-peer-max", "a number of MiB from 1 to 4294967295", "128"),
+    Takes("--stale-time", "seconds from 0 to 86400", "120"),
     Takes("--vnis-per-peer-max", "a number from 1 to 4294967295", "16384"),
     Takes("--peers-max", "a number from 1 to 1048576", "65536"),
+    Takes("--peers-per-address-max", "a number from 1 to 1048576", "16384"),
+    Takes("--handshakes-max", "a number from 1 to 1048576", "32768"),
     Takes("--allow", "networks or addresses", "10.0.0.0/8,2001:db8::/32"),
+    MD5_TAKES,
+    Takes("--memory-max", "MiB from 32 to 16777216, or auto", "2048"),
     Takes(
         "--nexthop-policy",
         "any, own-address or own-prefix/LEN, with LEN from 1 to 128",
         "own-prefix/64",
     ),
     Takes("--announce-policy", "a file of rules", "/etc/metalbond-uring/policy"),
+    Takes("--drain-time", "seconds from 0 to 3600", "30"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
     Takes("--http", "an address and a port", "[::]:4712"),
     LOG_FORMAT_TAKES,

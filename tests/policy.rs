@@ -8,6 +8,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::http::wait_until;
 use common::process::{Process, run};
@@ -197,11 +198,14 @@ fn after_many_hangups_the_last_file_counts() {
     announcer.send(&announced(&routes(7, 0..2_000)));
     announcer.send(&announced(&routes(8, 0..2_000)));
     announcer.barrier();
+    // It takes a while to read so many.
+    let many: String = (0..20_000).map(|vni| format!("deny vni {}\n", 1_000 + vni)).collect();
     for round in 0..20 {
         let vni = 7 + round % 2;
-        // While the one is carried out, the other comes.
-        file.write(&format!("permit vni {}", 15 - vni));
+        file.write(&format!("{many}permit vni {}", 15 - vni));
         server.signal("HUP");
+        // Before that is read, amid it, or behind it.
+        std::thread::sleep(Duration::from_millis(4 * u64::from(round)));
         file.write(&format!("permit vni {vni}"));
         server.signal("HUP");
         let view = routes(vni, 0..2_000);

@@ -47,7 +47,10 @@ pub use crate::client::{DummyClient, RouteClient, RouteError};
 pub use crate::http::HttpError;
 #[doc(inline)]
 pub use crate::io::ServerConfig as Config;
-pub use crate::io::{PolicyConfig, PolicyFileError, ProbeError, RETRY_INTERVAL, ServeError};
+pub use crate::io::{
+    MD5_KEY_BYTES_MAX, Md5Error, Md5Key, MemoryMax, PolicyConfig, PolicyFileError, ProbeError,
+    RETRY_INTERVAL, ServeError,
+};
 #[doc(inline)]
 pub use crate::kernel::KernelConfig as NetlinkClientConfig;
 pub use crate::kernel::{

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use super::values::{LogFormat, host_port, keepalive, log_format, mss, number, vni};
+use super::values::{LogFormat, host_port, keepalive, log_format, mss, number, seconds, vni};
 use super::{
-    Exit, Grammar, LOG_FORMAT_TAKES, MSS_TAKES, PROGRAM, Takes, metrics_need_http, parse_flags,
-    version_of,
+    Exit, Grammar, LOG_FORMAT_TAKES, MD5_TAKES, MSS_TAKES, PROGRAM, Takes, md5_keys,
+    metrics_need_http, parse_flags, version_of,
 };
 use crate::io::ServerConfig;
 use crate::kernel::{HOPS_DEFAULT, HOPS_MAX, KernelConfig, RESYNC_DEFAULT};
-use crate::session::KEEPALIVE_INTERVAL_S_MAX;
 use crate::types::{Destination, HostPort, NextHop, NextHopType, Route, Vni};
 
 /// The largest VNI that an announcement or a table may name: 24 bits.
@@ -92,6 +91,10 @@ struct ClientFlags {
         default = "ServerConfig::default().segment_bytes_max"
     )]
     mss: u16,
+    /// networks of servers whose connections are signed (TCP MD5), each with the file that has its
+    /// key: cidr=file; a list
+    #[argh(option, arg_name = "key")]
+    tcp_md5: Vec<String>,
     /// remove what was installed when the client ends
     #[argh(switch)]
     cleanup: bool,
@@ -131,7 +134,7 @@ struct ClientFlags {
 pub(super) static GRAMMAR: Grammar = Grammar {
     program: "metalbond-uring client",
     values: VALUES,
-    lists: &["--server", "--subscribe", "--announce", "--install-routes"],
+    lists: &["--server", "--subscribe", "--announce", "--install-routes", "--tcp-md5"],
     switches: &[
         "--ipv4-only",
         "--cleanup",
@@ -157,6 +160,7 @@ static VALUES: &[Takes] = &[
     Takes("--tun", "the name of a device", "overlay-tun"),
     Takes("--keepalive", "seconds from 0 to 86400, where 0 means 5", "5"),
     MSS_TAKES,
+    MD5_TAKES,
     Takes("--hops-max", "next hops from 1 to 320", "32"),
     Takes("--stale-time", "seconds from 0 to 86400", "30"),
     Takes("--resync", "seconds from 0 to 86400", "60"),
@@ -205,6 +209,7 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
         node: ServerConfig {
             keepalive_interval_s: flags.keepalive,
             segment_bytes_max: flags.mss,
+            tcp_md5: md5_keys(&GRAMMAR, &flags.tcp_md5)?,
             stale_time: Duration::from_secs(flags.stale_time.into()),
             ..ServerConfig::default()
         },
@@ -218,10 +223,6 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
 fn server(text: &str) -> Result<String, String> {
     let server = HostPort::of_server(text).map_err(|error| error.to_string())?;
     Ok(server.to_string())
-}
-
-fn seconds(value: &str) -> Result<u32, String> {
-    number(value, 0, KEEPALIVE_INTERVAL_S_MAX)
 }
 
 fn hops(value: &str) -> Result<u32, String> {
@@ -355,6 +356,8 @@ mod tests {
             ("--server a:1 --install-routes 5#1,5#2 --tun t", "two tables, 1 and 2"),
             ("--server a:1 --install-routes 5#1", "--tun"),
             ("--server a:1 --mss 535", "--mss"),
+            ("--server a:1 --tcp-md5 10.0.0.0/8", "no ="),
+            ("--server a:1 --tcp-md5 ::/0=a,::/0=b", "two key files"),
             ("--server a:1 --stale-time x", "--stale-time"),
             ("--server a:1 --hold-time x", "--stale-time takes seconds"),
             ("--server a:1 --hold-time", "--stale-time takes seconds"),

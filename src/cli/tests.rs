@@ -33,14 +33,24 @@ fn defaults() {
                 reflect_own: ReflectOwn::None,
                 pace: Pace::Auto,
                 peers_max: 65_536,
+                peers_per_address_max: 16_384,
+                handshakes_max: 32_768,
                 limits: Limits {
                     routes_per_peer_max: 100_000,
+                    routes_per_vni_max: 2_000_000,
+                    routes_max: 10_000_000,
+                    updates_per_s_max: 100_000,
                     vnis_per_peer_max: 16_384,
+                    subscriptions_max: 2_000_000,
                     queue_bytes_max: 1 << 30,
+                    queue_bytes_per_peer_max: 128 << 20,
                     ..Limits::default()
                 },
                 stale_time: std::time::Duration::ZERO,
                 allow: vec![],
+                tcp_md5: vec![],
+                memory_max: MemoryMax::Auto,
+                drain_time: Duration::ZERO,
                 policy: PolicyConfig::default(),
             },
             http: None,
@@ -63,10 +73,21 @@ fn every_flag_in_both_spellings() {
         ("--reflect-own", "lb"),
         ("--pace", "12"),
         ("--routes-per-peer-max", "4294967295"),
+        ("--routes-per-vni-max", "4"),
+        ("--routes-max", "4294967295"),
+        ("--updates-per-s-max", "5"),
+        ("--subscriptions-max", "6"),
+        ("--queue-mib-per-peer-max", "7"),
+        ("--stale-time", "86400"),
         ("--vnis-per-peer-max", "2"),
         ("--peers-max", "1048576"),
+        ("--peers-per-address-max", "9"),
+        ("--handshakes-max", "8"),
         ("--queue-mib-max", "4294967295"),
         ("--allow", "10.0.0.7/8,::ffff:192.0.2.0/120,2001:db8::1"),
+        ("--memory-max", "16777216"),
+        ("--drain-time", "3600"),
+        ("--tcp-md5", "::/0=a=b,10.0.0.7/8=/k"),
         ("--nexthop-policy", "own-prefix/64"),
         ("--announce-policy", "/etc/policy"),
         ("--http", ":4712"),
@@ -81,16 +102,28 @@ fn every_flag_in_both_spellings() {
             reflect_own: ReflectOwn::LoadBalancer,
             pace: Pace::RoutesPerS(12),
             peers_max: 1_048_576,
+            peers_per_address_max: 9,
+            handshakes_max: 8,
             limits: Limits {
                 routes_per_peer_max: u32::MAX,
+                routes_per_vni_max: 4,
+                routes_max: 4_294_967_295,
+                updates_per_s_max: 5,
                 vnis_per_peer_max: 2,
+                subscriptions_max: 6,
                 queue_bytes_max: 4_294_967_295 * 1_048_576,
+                queue_bytes_per_peer_max: 7 << 20,
                 ..Limits::default()
             },
-            stale_time: std::time::Duration::ZERO,
+            stale_time: std::time::Duration::from_secs(86_400),
             // In their order, without host bits; IPv4 in IPv6 dress is IPv4.
             allow: ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::1/128"]
                 .map(|net| net.parse().unwrap())
+                .into(),
+            memory_max: MemoryMax::Mib(1 << 24),
+            drain_time: Duration::from_secs(3600),
+            tcp_md5: [("10.0.0.0/8", "/k"), ("::/0", "a=b")]
+                .map(|(net, file)| Md5Key::from_file(net.parse().unwrap(), file))
                 .into(),
             policy: PolicyConfig {
                 next_hops: NextHopPolicy::OwnPrefix(64),
@@ -120,6 +153,7 @@ fn words() {
     assert_eq!(server(&["--pace", "auto"]).server.pace, Pace::Auto);
     assert_eq!(server(&["--keepalive", "0"]).server.keepalive_interval_s, 0);
     assert_eq!(server(&["--keepalive", "86400"]).server.keepalive_interval_s, 86_400);
+    assert_eq!(server(&["--memory-max", "auto"]).server.memory_max, MemoryMax::Auto);
     assert_eq!(server(&["--cores", "1024"]).server.cores, 1024);
 }
 
@@ -171,8 +205,25 @@ fn wrong_values_name_the_flag_the_value_and_what_it_takes() {
         ("--routes-per-peer-max", "0", "1 to 4294967295"),
         ("--routes-per-peer-max", "4294967296", "1 to 4294967295"),
         ("--vnis-per-peer-max", "0", "1 to 4294967295"),
+        ("--routes-per-vni-max", "0", "1 to 4294967295"),
+        ("--routes-max", "-1", "1 to 4294967295"),
+        ("--updates-per-s-max", "0", "1 to 4294967295"),
+        ("--subscriptions-max", "4294967296", "1 to 4294967295"),
+        ("--queue-mib-per-peer-max", "0", "1 to 4294967295"),
+        ("--stale-time", "86401", "0 to 86400"),
+        ("--stale-time", "5m", "0 to 86400"),
         ("--peers-max", "0", "1 to 1048576"),
         ("--peers-max", "1048577", "1 to 1048576"),
+        ("--peers-per-address-max", "0", "1 to 1048576"),
+        ("--peers-per-address-max", "1048577", "1 to 1048576"),
+        ("--handshakes-max", "0", "1 to 1048576"),
+        ("--handshakes-max", "-1", "1 to 1048576"),
+        ("--memory-max", "31", "32 to 16777216, or auto"),
+        ("--memory-max", "16777217", "32 to 16777216, or auto"),
+        ("--memory-max", "Auto", "32 to 16777216, or auto"),
+        ("--memory-max", "512M", "32 to 16777216, or auto"),
+        ("--drain-time", "3601", "0 to 3600"),
+        ("--drain-time", "30s", "0 to 3600"),
         ("--queue-mib-max", "0", "1 to 4294967295"),
         ("--queue-mib-max", "1.5", "1 to 4294967295"),
     ] {
@@ -220,6 +271,24 @@ fn who_is_allowed_is_a_list() {
 }
 
 #[test]
+fn keys_are_files_of_networks() {
+    for (value, why) in [
+        ("10.0.0.0/8", "no = between"),
+        ("10.0.0.0/8=", "no file behind"),
+        ("=/etc/key", "no address and no network"),
+        ("10.0.0.0/33=/etc/key", "no address and no network"),
+        ("10.0.0.0/8=a,10.0.0.1/8=b", "10.0.0.0/8 has two key files"),
+        ("10.0.0.0/8=a,::ffff:10.0.0.0/104=b", "10.0.0.0/8 has two key files"),
+        ("10.0.0.0/8=a,10.0.0.0/8=a", "given twice"),
+        ("10.0.0.0/8=a,", "commas"),
+    ] {
+        let text = wrong(&["--tcp-md5", value]);
+        assert!(text.contains("--tcp-md5") && text.contains(why), "{value}: {text}");
+        assert!(text.contains("for example: metalbond-uring --tcp-md5 10.0.0.0/8=/"), "{text}");
+    }
+}
+
+#[test]
 fn wrong_words() {
     assert!(wrong(&["--frob"]).contains("--frob"));
     assert!(wrong(&["--frob=3"]).contains("Unrecognized argument: --frob\n"));
@@ -250,6 +319,7 @@ fn mistyped_words_and_what_is_meant() {
         ("--Listen=[::1]:4711", "--listen"),
         ("--core", "--cores"),
         ("--peers", "--peers-max"),
+        ("--handshakes", "--handshakes-max"),
         ("--keep-alive=5", "--keepalive"),
         ("--keep_alive", "--keepalive"),
         ("--routes_per_peer_max", "--routes-per-peer-max"),

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::io::{CORES_MAX, SEGMENT_BYTES};
+use crate::io::{CORES_MAX, DRAIN_TIME_S_MAX, MEMORY_MIB, MemoryMax, SEGMENT_BYTES};
 use crate::policy::{NextHopPolicy, NextHopPolicyError};
 use crate::session::KEEPALIVE_INTERVAL_S_MAX;
 use crate::shard::Limits;
@@ -65,12 +65,33 @@ pub(super) fn network(value: &str) -> Result<IpNet, String> {
     Ok(net.trunc())
 }
 
+/// A network and a file, with a `=` between.
+pub(super) fn network_and_file(value: &str) -> Result<(IpNet, String), String> {
+    let (net, file) = value.split_once('=').ok_or("no = between the network and the file")?;
+    if file.is_empty() {
+        return Err("no file behind the =".to_owned());
+    }
+    Ok((network(net)?, file.to_owned()))
+}
+
 pub(super) fn host_port(value: &str) -> Result<HostPort, String> {
     value.parse().map_err(|error: HostPortError| error.to_string())
 }
 
 pub(super) fn listen_default() -> Vec<SocketAddr> {
     vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 4711))]
+}
+
+pub(super) fn routes_max_default() -> u32 {
+    u32::try_from(Limits::default().routes_max).unwrap_or(u32::MAX)
+}
+
+pub(super) fn subscriptions_max_default() -> u32 {
+    u32::try_from(Limits::default().subscriptions_max).unwrap_or(u32::MAX)
+}
+
+pub(super) fn queue_mib_per_peer_default() -> u32 {
+    (Limits::default().queue_bytes_per_peer_max >> 20) as u32
 }
 
 pub(super) fn queue_mib_default() -> u32 {
@@ -93,6 +114,13 @@ pub(super) fn cores(value: &str) -> Result<u16, String> {
     number(value, 1, u32::from(CORES_MAX)).map(|cores| cores as u16)
 }
 
+pub(super) fn memory(value: &str) -> Result<MemoryMax, String> {
+    match value {
+        "auto" => Ok(MemoryMax::Auto),
+        _ => number(value, *MEMORY_MIB.start(), *MEMORY_MIB.end()).map(MemoryMax::Mib),
+    }
+}
+
 /// 0 is for what the path takes.
 pub(super) fn mss(value: &str) -> Result<u16, String> {
     match value {
@@ -106,7 +134,16 @@ pub(super) fn keepalive(value: &str) -> Result<u32, String> {
     number(value, 0, KEEPALIVE_INTERVAL_S_MAX)
 }
 
-pub(super) fn peers_max(value: &str) -> Result<u32, String> {
+/// Up to a day.
+pub(super) fn seconds(value: &str) -> Result<u32, String> {
+    number(value, 0, 86_400)
+}
+
+pub(super) fn drain_seconds(value: &str) -> Result<u32, String> {
+    number(value, 0, DRAIN_TIME_S_MAX)
+}
+
+pub(super) fn connections(value: &str) -> Result<u32, String> {
     number(value, 1, PeerId::SLOTS)
 }
 

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use super::View;
 use super::answer::{Content, Refusal};
 use super::totals::{Shards, Totals};
+use crate::io::{ConnectionsMax, MemoryView};
 use crate::kernel;
 use crate::session::{CloseReason, State};
 use crate::shard::{Counters, MemoryBounds, PeerView, TIMING_BOUNDS_US, Timings};
@@ -57,8 +58,9 @@ pub(super) async fn metrics(view: &View, exposition: Exposition) -> Result<Conte
         version: view.version,
         local: view.local(),
         started_at: view.started_at,
-        peers_max: view.asker.peers_max(),
-        connections_refused: view.asker.connections_refused(),
+        connections_max: view.asker.connections_max(),
+        connections_refused: view.asker.connections_refused().collect(),
+        memory: view.asker.memory(),
         servers: view.servers(),
         kernel: view.kernel_counters(),
     };
@@ -87,8 +89,9 @@ struct Node {
     version: &'static str,
     local: String,
     started_at: SystemTime,
-    peers_max: u32,
-    connections_refused: [(&'static str, u64); 2],
+    connections_max: ConnectionsMax,
+    connections_refused: Vec<(&'static str, u64)>,
+    memory: Option<MemoryView>,
     servers: Vec<State>,
     kernel: Option<kernel::Counters>,
 }
@@ -165,11 +168,18 @@ impl Node {
         out.gauge("subscriptions", "Subscriptions of VNIs by peers.", peers.subscriptions)?;
         let help = "Bytes that peers have still to be sent, at most, where they are not told the difference only.";
         out.gauge("pending_bytes", help, peers.pending_bytes as usize)?;
-        out.gauge("peers_max", "The bound of connections: --peers-max.", self.peers_max as usize)?;
+        let max = self.connections_max;
+        out.gauge("peers_max", "The bound of connections: --peers-max.", max.all)?;
+        let help = "The bound of connections from one address: --peers-per-address-max.";
+        out.gauge("peers_per_address_max", help, max.of_one_address)?;
+        let help = "The bound of connections without a session: --handshakes-max.";
+        out.gauge("handshakes_max", help, max.handshakes)?;
         let connections = self.totals.shards.counted(|it| it.connections);
         out.counter("connections", "Connections taken over.", connections)?;
-        let help = "Connections closed at once: there were as many as --peers-max, or --allow does not name them.";
-        let refused = self.connections_refused.map(|(reason, count)| ([("reason", reason)], count));
+        let help = "Connections closed at once, by reason: --peers-max, --peers-per-address-max, --handshakes-max, \
+                    --allow, --memory-max.";
+        let refused = self.connections_refused.iter();
+        let refused = refused.map(|(reason, count)| ([("reason", *reason)], *count));
         out.counters("connections_refused", help, refused)?;
         let help = "Sessions that ended, by reason.";
         let ended = |at: usize| self.totals.shards.counted(|it| it.sessions_ended[at]);
@@ -215,6 +225,16 @@ impl Node {
             ("requests", self.held(|it| it.request_bytes)),
             ("input", self.totals.peers.input_bytes),
         ];
+        if let Some(memory) = self.memory {
+            let help = "Memory in use: of the process, or of a control group that it is in if that is nearer to its \
+                        limit.";
+            out.gauge("memory_used_bytes", help, memory.used_bytes as usize)?;
+            let help = "What metalbond_memory_used_bytes may come to: --memory-max, or the control group's limit.";
+            out.gauge("memory_budget_bytes", help, memory.budget_bytes as usize)?;
+            let help = "How short memory is: 0 not at all; 1 slow peers are told the difference only; 2 no new \
+                        routes either; 3 no new subscriptions; 4 no new connections.";
+            out.gauge("memory_pressure", help, memory.pressure as usize)?;
+        }
         let help = "Memory that is held for peers: logs of UPDATEs, what slow peers have missed, buffers to \
                     gather in, tables on their way to new subscribers, changes that wait to be dealt with, and input \
                     that waits.";

@@ -175,7 +175,7 @@ impl HttpListener {
     pub fn bind(address: &HostPort) -> Result<HttpListener, HttpError> {
         let address = resolve(address)?;
         // As peers are listened to, IPv4 alone where there is no IPv6 too.
-        let listener = io::listen(address, 0)?;
+        let listener = io::listen(address, 0, &io::Md5Keys::default())?;
         let address = listener.local_addr().unwrap_or(address);
         Ok(HttpListener { listener, address })
     }

@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::View;
 use super::answer::{Content, Refusal};
 use super::totals::Totals;
+use crate::io::MemoryView;
 use crate::session::{CloseReason, State};
-use crate::shard::{PaceCounters, RefusedWhat, Timings};
+use crate::shard::{PaceCounters, Pressure, RefusedWhat, Timings};
 
 #[derive(Serialize)]
 struct Summary {
@@ -25,11 +26,15 @@ struct Summary {
     /// What peers have still to be sent, as far as it lies in a log or a base.
     pending_bytes: u64,
     since_start: SinceStart,
+    /// Connections that were closed at once, by reason.
+    connections_refused: BTreeMap<&'static str, u64>,
     /// Sessions that ended, by reason.
     disconnects: BTreeMap<&'static str, u64>,
     /// From the reading of an UPDATE to the SEND that carries it on, since the start.
     propagation_us: Propagation,
     memory_bytes: Memory,
+    /// What there may be in all, and how short it is; none if nobody watches that.
+    memory: Option<MemoryTold>,
     pacing: Pacing,
 }
 
@@ -81,6 +86,15 @@ struct Memory {
     bases: usize,
 }
 
+#[derive(Serialize)]
+struct MemoryTold {
+    used_bytes: u64,
+    budget_bytes: u64,
+    /// What is refused: `none`, `conflate` (slow peers are told the difference only), `routes`, `joins`, `connections`,
+    /// each with those before it.
+    pressure: &'static str,
+}
+
 /// What feeding peers took that do not reassemble.
 #[derive(Serialize)]
 struct Pacing {
@@ -114,6 +128,7 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
         vnis: totals.shards.held(|usage| usage.vnis),
         pending_bytes: peers.pending_bytes,
         since_start: SinceStart::of(&totals, view),
+        connections_refused: at_least_one(view.asker.connections_refused()),
         disconnects: disconnects(&totals),
         propagation_us: Propagation::of(&totals.shards.propagation()),
         memory_bytes: Memory {
@@ -122,6 +137,7 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
             gathered: totals.shards.held(|usage| usage.gathered_bytes),
             bases: totals.shards.held(|usage| usage.base_bytes),
         },
+        memory: view.asker.memory().map(MemoryTold::of),
         pacing: Pacing::of(&peers.pacing),
     }))
 }
@@ -130,6 +146,10 @@ fn disconnects(totals: &Totals) -> BTreeMap<&'static str, u64> {
     let counted = CloseReason::KINDS.into_iter().enumerate();
     let counted =
         counted.map(|(at, kind)| (kind, totals.shards.counted(|it| it.sessions_ended[at])));
+    at_least_one(counted)
+}
+
+fn at_least_one(counted: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<&'static str, u64> {
     counted.filter(|(_, count)| *count > 0).collect()
 }
 
@@ -144,12 +164,7 @@ impl SinceStart {
     fn of(totals: &Totals, view: &View) -> SinceStart {
         SinceStart {
             connections: totals.shards.counted(|it| it.connections),
-            connections_refused: view
-                .asker
-                .connections_refused()
-                .iter()
-                .map(|(_, count)| count)
-                .sum(),
+            connections_refused: view.asker.connections_refused().map(|(_, count)| count).sum(),
             bytes_received: totals.shards.counted(|it| it.bytes_received),
             bytes_sent: totals.shards.counted(|it| it.bytes_sent),
             updates_received: totals.shards.counted(|it| it.updates_received),
@@ -163,6 +178,20 @@ impl SinceStart {
             peers_over_budget: totals.shards.counted(|it| it.peers_over_budget),
             conflations: totals.shards.counted(|it| it.conflations),
         }
+    }
+}
+
+impl MemoryTold {
+    fn of(memory: MemoryView) -> MemoryTold {
+        let MemoryView { used_bytes, budget_bytes, pressure } = memory;
+        let pressure = match pressure {
+            Pressure::None => "none",
+            Pressure::Conflate => "conflate",
+            Pressure::Routes => "routes",
+            Pressure::Joins => "joins",
+            Pressure::Connections => "connections",
+        };
+        MemoryTold { used_bytes, budget_bytes, pressure }
     }
 }
 

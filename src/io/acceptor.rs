@@ -2,19 +2,25 @@
 //!
 //! Owns the listening sockets and the order of a shutdown. Must never touch a peer's bytes.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, LocalSet};
 use tracing::{debug, info, warn};
 
+use super::door::{Door, Place, Refusal, Refused, Vacated};
 use super::letter::Letter;
+use super::memory::MemoryWatch;
 use crate::shard::STRANGERS;
 
 /// How long to wait before trying again when no descriptor is free.
@@ -23,7 +29,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long shards may take to hear that nothing is withdrawn any more.
 const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long peers may take to get what is pending for them when the server shuts down.
+/// Between two shares of peers that end.
+const DRAIN_STEP: Duration = Duration::from_millis(100);
+
+/// How long the last peers may take to get what is pending for them when the server shuts down.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A shard as the acceptor sees it.
@@ -38,10 +47,15 @@ pub(super) struct ShardHandle {
 pub(super) struct Acceptor {
     pub(super) listeners: Vec<TcpListener>,
     pub(super) dispatcher: Dispatcher,
+    pub(super) vacated: Vacated,
+    /// See [`ServerConfig::drain_time`](super::ServerConfig::drain_time).
+    pub(super) drain_time: Duration,
     /// Sockets to listen on besides, as they come.
     pub(super) more: UnboundedReceiver<TcpListener>,
     /// Yields None when all shards have ended.
     pub(super) ended: UnboundedReceiver<()>,
+    /// Watches as long as there is an acceptor.
+    pub(super) _memory: MemoryWatch,
 }
 
 impl Acceptor {
@@ -49,28 +63,29 @@ impl Acceptor {
     ///
     /// # Errors
     /// If the listening sockets cannot be watched (no descriptor left at the start).
-    pub(super) async fn run(mut self, stop: impl Future<Output = ()>) -> io::Result<()> {
-        let dispatcher = Arc::new(self.dispatcher);
+    pub(super) async fn run(self, stop: impl Future<Output = ()>) -> io::Result<()> {
+        LocalSet::new().run_until(self.run_here(stop)).await
+    }
+
+    async fn run_here(mut self, stop: impl Future<Output = ()>) -> io::Result<()> {
+        let dispatcher = Rc::new(self.dispatcher);
         let mut listening = JoinSet::new();
-        let mut watched = Ok(());
-        for listener in self.listeners.drain(..) {
-            match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    listening.spawn(Arc::clone(&dispatcher).accept_loop(listener));
-                }
-                Err(error) => watched = Err(error),
-            }
-        }
+        let mut listen = |listener| -> io::Result<()> {
+            // SAFETY: the descriptor is the same for as long as the `AsyncFd` owns the listener.
+            let listener =
+                unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE)? };
+            listening.spawn_local(Rc::clone(&dispatcher).accept_loop(listener));
+            Ok(())
+        };
+        let watched: io::Result<()> = self.listeners.drain(..).try_for_each(&mut listen);
         tokio::pin!(stop);
         while watched.is_ok() {
             tokio::select! {
                 () = &mut stop => break,
+                Some(address) = self.vacated.recv() => dispatcher.door.borrow_mut().forget(address),
                 Some(listener) = self.more.recv() => {
-                    match tokio::net::TcpListener::from_std(listener) {
-                        Ok(listener) => {
-                            listening.spawn(Arc::clone(&dispatcher).accept_loop(listener));
-                        }
-                        Err(error) => warn!(%error, "cannot listen"),
+                    if let Err(error) = listen(listener) {
+                        warn!(%error, "cannot listen");
                     }
                 }
             }
@@ -83,7 +98,7 @@ impl Acceptor {
         dispatcher.send_all(|| Letter::StopWithdrawing(told.clone()));
         drop(told);
         let _ = tokio::time::timeout(TELL_TIMEOUT, all_told.recv()).await;
-        dispatcher.send_all(|| Letter::Drain);
+        dispatcher.drain(self.drain_time).await;
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, dispatcher.drained()).await;
         if drained.is_err() {
             let peers = dispatcher.peers();
@@ -98,33 +113,14 @@ impl Acceptor {
 /// Gives sockets to shards.
 pub(super) struct Dispatcher {
     shards: Vec<ShardHandle>,
-    peers_max: usize,
-    allow: Vec<IpNet>,
-    full: AtomicBool,
-    pub(super) refused: Arc<Refused>,
-}
-
-/// Connections that were closed at once.
-#[derive(Debug, Default)]
-pub(super) struct Refused {
-    /// There were as many as there may be.
-    pub(super) peers_max: AtomicU64,
-    /// Their addresses are not among those that may come.
-    pub(super) not_allowed: AtomicU64,
+    door: RefCell<Door>,
 }
 
 impl Dispatcher {
-    /// For at least one shard, and at most `peers_max` peers on all of them, from the addresses of `allow` (empty:
-    /// from all).
-    pub(super) fn new(shards: Vec<ShardHandle>, peers_max: u32, allow: Vec<IpNet>) -> Dispatcher {
+    /// For at least one shard; `door` says who may come.
+    pub(super) fn new(shards: Vec<ShardHandle>, door: Door) -> Dispatcher {
         assert!(!shards.is_empty());
-        Dispatcher {
-            shards,
-            peers_max: usize::try_from(peers_max).unwrap_or(usize::MAX),
-            allow,
-            full: AtomicBool::new(false),
-            refused: Arc::default(),
-        }
+        Dispatcher { shards, door: RefCell::new(door) }
     }
 
     /// The mailboxes of all shards, by index.
@@ -132,19 +128,24 @@ impl Dispatcher {
         self.shards.iter().map(|shard| shard.mailbox.clone()).collect()
     }
 
-    async fn accept_loop(self: Arc<Self>, listener: tokio::net::TcpListener) {
+    /// What is counted of those who may not come in.
+    pub(super) fn refused(&self) -> Arc<Refused> {
+        Arc::clone(self.door.borrow().refused())
+    }
+
+    async fn accept_loop(self: Rc<Self>, listener: AsyncFd<TcpListener>) {
         // Set from the first failure until nobody waits any more.
         let mut short = false;
         loop {
             let accepted = poll_fn(|context| {
-                let polled = listener.poll_accept(context);
+                let polled = poll_accept(&listener, context);
                 if polled.is_pending() && std::mem::take(&mut short) {
                     info!("descriptors are free again: nobody waits for an accept any more");
                 }
                 polled
             })
             .await;
-            match accepted.and_then(|(socket, remote)| Ok((for_ring(socket)?, remote))) {
+            match accepted {
                 Ok((socket, remote)) => self.hand_over(socket, canonical(remote)),
                 Err(error) if is_shortage(&error) => {
                     if !std::mem::replace(&mut short, true) {
@@ -159,28 +160,15 @@ impl Dispatcher {
     }
 
     fn hand_over(&self, socket: TcpStream, remote: SocketAddr) {
-        if !self.allow.is_empty() && !self.allow.iter().any(|net| net.contains(&remote.ip())) {
-            self.refused.not_allowed.fetch_add(1, Ordering::Relaxed);
+        let guest = match self.door.borrow_mut().admit(remote.ip(), self.peers()) {
+            Ok(guest) => guest,
             // The socket is closed as it is dropped.
-            info!(target: STRANGERS, %remote, "refused: its address is not among those of --allow");
-            return;
-        }
-        if self.peers() >= self.peers_max {
-            self.refused.peers_max.fetch_add(1, Ordering::Relaxed);
-            if !self.full.swap(true, Ordering::Relaxed) {
-                let peers_max = self.peers_max;
-                warn!(%remote, peers_max, "refusing connections: the maximum of peers is reached");
-            }
-            return;
-        }
-        if self.full.swap(false, Ordering::Relaxed) {
-            info!("taking connections again");
-        }
+            Err(refusal) => return log_refusal(refusal, remote),
+        };
         let shard = self.least_loaded();
-        shard.peers.fetch_add(1, Ordering::Relaxed);
-        if shard.mailbox.send(Letter::Socket(socket, remote)).is_err() {
-            shard.peers.fetch_sub(1, Ordering::Relaxed);
-        }
+        let place = Place::new(&shard.peers, Some(guest));
+        // Fails only when the shard has ended: then the letter is dropped with all that it has.
+        let _ = shard.mailbox.send(Letter::Socket(socket, remote, place));
     }
 
     /// The first of those with the fewest peers.
@@ -193,6 +181,24 @@ impl Dispatcher {
 
     fn peers(&self) -> usize {
         self.shards.iter().map(|shard| shard.peers.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Has all peers end, as many at a time as it takes to need so long.
+    async fn drain(&self, over: Duration) {
+        let steps =
+            usize::try_from(over.as_millis() / DRAIN_STEP.as_millis()).unwrap_or(usize::MAX);
+        let fleets: Vec<usize> =
+            self.shards.iter().map(|shard| shard.peers.load(Ordering::Relaxed)).collect();
+        for step in 0..steps {
+            for (shard, fleet) in self.shards.iter().zip(&fleets) {
+                let _ = shard.mailbox.send(Letter::Drain(share(*fleet, step, steps)));
+            }
+            if self.peers() == 0 {
+                return;
+            }
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+        self.send_all(|| Letter::Drain(usize::MAX));
     }
 
     async fn drained(&self) {
@@ -217,12 +223,52 @@ fn canonical(remote: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Takes an accepted socket from this thread's runtime. Blocking, since the ring would answer EAGAIN for
-/// a socket that is not, instead of waiting.
-fn for_ring(socket: tokio::net::TcpStream) -> io::Result<TcpStream> {
-    let socket = socket.into_std()?;
-    socket.set_nonblocking(false)?;
-    Ok(socket)
+/// The next connection. Its socket waits in its operations, as the ring needs it: it would answer EAGAIN for another.
+fn poll_accept(
+    listener: &AsyncFd<TcpListener>,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+    loop {
+        let mut ready = ready!(listener.poll_read_ready(context))?;
+        if let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) {
+            return Poll::Ready(accepted);
+        }
+    }
+}
+
+/// One place for each, so that the lines of each are counted by themselves.
+fn log_refusal(refusal: Refusal, remote: SocketAddr) {
+    match refusal {
+        Refusal::NotAllowed => {
+            info!(target: STRANGERS, %remote, "refused: its address is not among those of --allow")
+        }
+        Refusal::PeersMax => {
+            warn!(target: STRANGERS, %remote, "refused: there are as many connections as --peers-max allows")
+        }
+        Refusal::PeersPerAddress => {
+            warn!(
+                target: STRANGERS,
+                %remote,
+                "refused: its address has as many connections as --peers-per-address-max allows"
+            )
+        }
+        Refusal::HandshakesMax => {
+            warn!(
+                target: STRANGERS,
+                %remote,
+                "refused: as many connections as --handshakes-max allows have no session yet"
+            )
+        }
+        Refusal::Memory => {
+            warn!(target: STRANGERS, %remote, "refused: memory is short (--memory-max)")
+        }
+    }
+}
+
+/// How many of a fleet end at this step of so many: all together all of them, evenly.
+fn share(fleet: usize, step: usize, steps: usize) -> usize {
+    let until = |step: usize| fleet as u128 * step as u128 / steps as u128;
+    (until(step + 1) - until(step)) as usize
 }
 
 fn is_shortage(error: &io::Error) -> bool {
@@ -234,8 +280,12 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::io::ServerConfig;
 
-    fn dispatcher(shards: usize, peers_max: u32) -> (Dispatcher, Vec<UnboundedReceiver<Letter>>) {
+    fn dispatcher(
+        shards: usize,
+        config: &ServerConfig,
+    ) -> (Dispatcher, Vec<UnboundedReceiver<Letter>>) {
         let (handles, mailboxes) = (0..shards)
             .map(|_| {
                 let (mailbox, receiver) = mpsc::unbounded_channel();
@@ -243,7 +293,12 @@ mod tests {
                 (ShardHandle { mailbox, peers }, receiver)
             })
             .unzip();
-        (Dispatcher::new(handles, peers_max, Vec::new()), mailboxes)
+        (Dispatcher::new(handles, Door::new(config, Arc::default()).0), mailboxes)
+    }
+
+    fn refused(dispatcher: &Dispatcher, reason: &str) -> u64 {
+        let counts = dispatcher.refused().counts();
+        counts.into_iter().find(|(kind, _)| *kind == reason).unwrap().1
     }
 
     fn pair() -> (TcpStream, TcpStream) {
@@ -254,7 +309,8 @@ mod tests {
 
     #[test]
     fn fewest_peers_first_and_never_beyond_the_maximum() {
-        let (dispatcher, mut mailboxes) = dispatcher(3, 7);
+        let config = ServerConfig { peers_max: 7, ..ServerConfig::default() };
+        let (dispatcher, mut mailboxes) = dispatcher(3, &config);
         let remote = "[::1]:1".parse().unwrap();
         dispatcher.shards[0].peers.store(2, Ordering::Relaxed);
         let mut clients = Vec::new();
@@ -265,21 +321,39 @@ mod tests {
         }
         let received: Vec<usize> = mailboxes.iter_mut().map(|m| m.len()).collect();
         assert_eq!(received, [1, 2, 2]); // 2 + 5 = 7, and the sixth was refused
-        assert!(dispatcher.full.load(Ordering::Relaxed));
+        assert_eq!(refused(&dispatcher, "peers_max"), 1);
         // The refused one sees its end at once.
         let mut last = clients.pop().unwrap();
         assert_eq!(io::Read::read(&mut last, &mut [0]).unwrap(), 0);
-        dispatcher.shards[2].peers.store(0, Ordering::Relaxed);
+        while mailboxes[2].try_recv().is_ok() {}
         dispatcher.hand_over(pair().1, remote);
-        assert!(!dispatcher.full.load(Ordering::Relaxed));
-        assert_eq!(mailboxes[2].len(), 3);
+        assert_eq!(mailboxes[2].len(), 1);
+        assert_eq!(refused(&dispatcher, "peers_max"), 1);
+        // A shard that has ended keeps nobody's place: what is left are the two above.
+        drop(mailboxes);
+        assert_eq!(dispatcher.peers(), 2);
+        dispatcher.hand_over(pair().1, remote);
+        assert_eq!(dispatcher.peers(), 2);
+    }
+
+    #[test]
+    fn a_fleet_ends_evenly_and_all_of_it() {
+        for (fleet, steps) in [(1000, 10), (7, 50), (0, 3), (65_536, 7), (3, 36_000)] {
+            let shares: Vec<_> = (0..steps).map(|step| share(fleet, step, steps)).collect();
+            assert_eq!(shares.iter().sum::<usize>(), fleet, "{fleet} in {steps}");
+            let first_half: usize = shares[..steps / 2].iter().sum();
+            assert!(first_half.abs_diff(fleet / 2) <= 1 + fleet / steps, "{fleet} in {steps}");
+            let (most, least) = (shares.iter().max().unwrap(), shares.iter().min().unwrap());
+            assert!(most - least <= 1, "{fleet} in {steps}");
+        }
     }
 
     #[test]
     fn only_who_is_allowed_comes_in() {
-        let (mut dispatcher, mut mailboxes) = dispatcher(1, 7);
-        dispatcher.allow = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
-        let mut refused = Vec::new();
+        let allow = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        let config = ServerConfig { allow, ..ServerConfig::default() };
+        let (dispatcher, mut mailboxes) = dispatcher(1, &config);
+        let mut closed = Vec::new();
         for (remote, is_allowed) in [
             ("10.255.0.1:7", true),
             ("11.0.0.1:7", false),
@@ -291,11 +365,11 @@ mod tests {
             let (client, server) = pair();
             dispatcher.hand_over(server, canonical(remote.parse().unwrap()));
             assert_eq!(mailboxes[0].try_recv().is_ok(), is_allowed, "{remote}");
-            refused.extend((!is_allowed).then_some(client));
+            closed.extend((!is_allowed).then_some(client));
         }
-        assert_eq!(dispatcher.refused.not_allowed.load(Ordering::Relaxed), 3);
-        assert_eq!(dispatcher.refused.peers_max.load(Ordering::Relaxed), 0);
-        for mut client in refused {
+        assert_eq!(refused(&dispatcher, "not_allowed"), 3);
+        assert_eq!(refused(&dispatcher, "peers_max"), 0);
+        for mut client in closed {
             assert_eq!(io::Read::read(&mut client, &mut [0]).unwrap(), 0);
         }
     }

@@ -5,14 +5,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::acceptor::Refused;
+use super::door::{ConnectionsMax, Refused};
 use super::letter::Letter;
-use crate::shard::Shard;
+use super::memory::{MemoryView, Seen};
+use crate::shard::{Ledger, Shard};
 use crate::types::{ShardId, Time, Vni};
 
 /// Asks the shards of one node.
@@ -32,9 +32,11 @@ pub(super) struct About {
     /// When the shards' time began.
     pub(super) began_at: SystemTime,
     pub(super) local_addresses: Vec<SocketAddr>,
-    pub(super) peers_max: u32,
-    /// What the acceptor counts.
+    pub(super) connections_max: ConnectionsMax,
+    /// What the door counts.
     pub(super) refused: Arc<Refused>,
+    pub(super) memory: Arc<Seen>,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 impl Asker {
@@ -60,15 +62,18 @@ impl Asker {
     }
 
     /// How many connections there may be.
-    pub fn peers_max(&self) -> u32 {
-        self.about.peers_max
+    pub fn connections_max(&self) -> ConnectionsMax {
+        self.about.connections_max
     }
 
     /// Connections that were closed at once, by reason.
-    pub fn connections_refused(&self) -> [(&'static str, u64); 2] {
-        let Refused { peers_max, not_allowed } = &*self.about.refused;
-        [("peers_max", peers_max), ("not_allowed", not_allowed)]
-            .map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))
+    pub fn connections_refused(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        self.about.refused.counts().into_iter()
+    }
+
+    /// How much memory is in use, and how short it is; None if nobody watches that.
+    pub fn memory(&self) -> Option<MemoryView> {
+        self.about.memory.view(&self.about.ledger)
     }
 
     /// A time of the shards as others know it.

@@ -6,7 +6,6 @@
 use std::cell::Cell;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -14,6 +13,7 @@ use tracing::debug;
 
 use super::buffers::ReadBuffer;
 use super::dialled::Dial;
+use super::door::Place;
 use super::socket::Connection;
 use super::worker::Worker;
 use super::{listener, send};
@@ -24,15 +24,19 @@ use crate::vital::EndOnPanic;
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes a peer that was accepted.
-pub(super) fn add_peer(worker: &Rc<Worker>, socket: std::net::TcpStream, remote: SocketAddr) {
+pub(super) fn add_peer(
+    worker: &Rc<Worker>,
+    socket: std::net::TcpStream,
+    remote: SocketAddr,
+    place: Place,
+) {
     if let Err(error) = listener::prepare(&socket) {
         debug!(%remote, %error, "connection lost before its start");
-        worker.peers.fetch_sub(1, Ordering::Relaxed);
         return;
     }
     let id = worker.shard().accept(worker.now(), remote);
     debug!(%remote, %id, "connection opened");
-    start_tasks(Rc::clone(worker), Rc::new(Connection::new(id, remote, socket, None)));
+    start_tasks(Rc::clone(worker), Rc::new(Connection::new(id, remote, socket, place, None)));
 }
 
 /// A connection to a server was made. What is returned tells when and how it has ended.
@@ -47,9 +51,9 @@ pub(super) fn add_server(
         debug!(%remote, %error, "connection lost before its start");
         return ended;
     }
-    worker.peers.fetch_add(1, Ordering::Relaxed);
+    let place = Place::new(&worker.peers, None);
     let id = worker.shard().dialled(worker.now(), remote, dial.number);
-    let mut connection = Connection::new(id, remote, socket, Some(dial));
+    let mut connection = Connection::new(id, remote, socket, place, Some(dial));
     connection.ended = Cell::new(Some(sender));
     start_tasks(Rc::clone(worker), Rc::new(connection));
     worker.want_turn();

@@ -49,8 +49,11 @@ pub(super) async fn dial_loop(worker: Rc<Worker>, dial: Rc<Dial>) {
     while !dial.is_cancelled() {
         state.set(State::Connecting);
         // The name is resolved each time.
-        let resolved = dial.unless_cancelled(within_limit(resolve(server))).await;
-        let addresses = resolved.unwrap_or_else(|| Ok(Vec::new()));
+        let resolving = tokio::time::timeout(CONNECT_TIMEOUT, resolve(server));
+        let resolved = dial.unless_cancelled(resolving).await;
+        let addresses = resolved
+            .unwrap_or_else(|| Ok(Ok(Vec::new())))
+            .unwrap_or_else(|_| Err(no_answer(false)));
         let mut outcome = Outcome::failed(addresses.as_ref().map_or_else(
             |error| format!("cannot resolve the name: {error}"),
             |_| "the name has no address".to_owned(),
@@ -135,8 +138,7 @@ impl Outcome {
 /// Connects to one address, and waits until that has failed or the session is over.
 async fn attempt(worker: &Rc<Worker>, dial: &Rc<Dial>, remote: SocketAddr) -> Outcome {
     dial.order.state.set(State::Connecting);
-    let connecting = within_limit(connect_to(remote, &dial.order));
-    match dial.unless_cancelled(connecting).await {
+    match dial.unless_cancelled(connect_to(remote, &dial.order)).await {
         None => Outcome::failed("cancelled".to_owned()),
         Some(Err(error)) => Outcome::failed(error.to_string()),
         Some(Ok(_)) if dial.is_cancelled() => Outcome::failed("cancelled".to_owned()),
@@ -187,20 +189,24 @@ async fn resolve(server: &str) -> io::Result<Vec<SocketAddr>> {
     addresses.await.unwrap_or_else(|_| Err(io::Error::other("the resolver failed")))
 }
 
-async fn within_limit<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
-        Ok(result) => result,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s")),
-    }
+/// The kernel of the other side drops what is signed with another key, or not signed, without a word.
+fn no_answer(is_signed: bool) -> io::Error {
+    let why = match is_signed {
+        true => "no answer within 10 s; its key may be another than ours (--tcp-md5)",
+        false => "no answer within 10 s",
+    };
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
 async fn connect_to(remote: SocketAddr, order: &DialOrder) -> io::Result<std::net::TcpStream> {
     let socket = if remote.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
     listener::limit_segments(&socket, remote, order.segment_bytes_max)?;
+    let is_signed = order.keys.sign(&socket, remote).map_err(io::Error::other)?;
     if let Some(local_ip) = order.local_ip {
         socket.bind(SocketAddr::new(local_ip, 0))?;
     }
-    let stream = socket.connect(remote).await?;
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(remote));
+    let stream = connecting.await.unwrap_or_else(|_| Err(no_answer(is_signed)))?;
     // A port of the ephemeral range at which nobody listens may be the one that we were given.
     if stream.local_addr()? == stream.peer_addr()? {
         // Reset: the port must not stay in TIME_WAIT.

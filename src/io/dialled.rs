@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::sync::Notify;
 use tracing::info;
 
+use super::md5::Md5Keys;
 use crate::session::State;
 
 /// What the outside knows of a connection to a server.
@@ -44,6 +45,8 @@ pub(super) struct DialOrder {
     pub local_ip: Option<IpAddr>,
     /// See [`ServerConfig::segment_bytes_max`](super::ServerConfig::segment_bytes_max).
     pub segment_bytes_max: u16,
+    /// Those of servers whose connections are signed.
+    pub keys: Md5Keys,
     pub state: Arc<ServerState>,
 }
 

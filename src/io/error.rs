@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use thiserror::Error;
 
 use super::address::{is_absent, is_tentative, lacks_family};
+use super::md5::Md5Error;
 use super::policy::PolicyFileError;
 use super::probe::ProbeError;
 
@@ -47,6 +48,9 @@ pub enum ServeError {
     /// No address was given.
     #[error("no address to listen on")]
     NoAddress,
+    /// The keys of connections.
+    #[error("--tcp-md5: {0}")]
+    Md5(#[from] Md5Error),
     /// The policy cannot be had.
     #[error(transparent)]
     Policy(#[from] PolicyFileError),

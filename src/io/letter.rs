@@ -8,6 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::dialled::DialOrder;
+use super::door::Place;
 use crate::shard::{Mail, Shard};
 use crate::types::Time;
 
@@ -19,7 +20,7 @@ pub(super) enum Letter {
     /// A block of mail from another shard.
     Mail(Mail),
     /// A peer that the acceptor gave to this shard.
-    Socket(TcpStream, SocketAddr),
+    Socket(TcpStream, SocketAddr, Place),
     /// The node's route client: this shard feeds it, and dials its servers.
     Attach(FeedSink),
     /// Connect to a server, and stay connected.
@@ -30,8 +31,8 @@ pub(super) enum Letter {
     Call(Call),
     /// What closes from now on withdraws nothing. Dropped when that is so.
     StopWithdrawing(UnboundedSender<()>),
-    /// Finish with all peers gracefully.
-    Drain,
+    /// Finish with so many peers gracefully.
+    Drain(usize),
     /// Close what is left, and end the thread.
     Stop,
 }

@@ -14,6 +14,7 @@ use tracing::warn;
 use super::address::{is_absent, is_tentative, lacks_family};
 use super::config::SEGMENT_BYTES;
 use super::error::ServeError;
+use super::md5::Md5Keys;
 
 /// Connections that wait for an accept: a whole fleet that reconnects at once. With the usual 128 the
 /// rest would retry after seconds. (The kernel caps it at net.core.somaxconn, 4096 by default.)
@@ -38,6 +39,7 @@ const ADDRESS_RETRY: Duration = Duration::from_millis(100);
 pub(super) async fn listen_all(
     addresses: &[SocketAddr],
     segment_bytes_max: u16,
+    keys: &Md5Keys,
 ) -> Result<Vec<TcpListener>, ServeError> {
     let mut listeners = Vec::new();
     let mut missing = addresses.to_vec();
@@ -47,7 +49,7 @@ pub(super) async fn listen_all(
     loop {
         let mut absent = Vec::new();
         for address in std::mem::take(&mut missing) {
-            match listen(address, segment_bytes_max) {
+            match listen(address, segment_bytes_max, keys) {
                 Ok(listener) => listeners.push(listener),
                 Err(ServeError::Bind { source, .. }) if is_absent(&source) => {
                     absent.push((address, source));
@@ -90,7 +92,7 @@ pub(super) async fn listen_all(
     if has_none { Err(ServeError::NoAddress) } else { Ok(listeners) }
 }
 
-/// Binds and listens. An IPv6 address that stands for all takes IPv4 as well, or IPv4 alone where there
+/// Binds and listens, and demands signatures of whom `keys` says. An IPv6 address that stands for all takes IPv4 as well, or IPv4 alone where there
 /// is no IPv6.
 ///
 /// # Errors
@@ -98,8 +100,9 @@ pub(super) async fn listen_all(
 pub(crate) fn listen(
     address: SocketAddr,
     segment_bytes_max: u16,
+    keys: &Md5Keys,
 ) -> Result<TcpListener, ServeError> {
-    let (address, result) = match try_listen(address, segment_bytes_max) {
+    let (address, result) = match try_listen(address, segment_bytes_max, keys) {
         Err(error)
             if address.is_ipv6()
                 && address.ip().is_unspecified()
@@ -107,7 +110,7 @@ pub(crate) fn listen(
         {
             let ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
             warn!("no IPv6 on this host: {ipv4} instead of {address}");
-            (ipv4, try_listen(ipv4, segment_bytes_max))
+            (ipv4, try_listen(ipv4, segment_bytes_max, keys))
         }
         result => (address, result),
     };
@@ -144,7 +147,11 @@ pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
     SockRef::from(socket).set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)
 }
 
-fn try_listen(address: SocketAddr, segment_bytes_max: u16) -> io::Result<TcpListener> {
+fn try_listen(
+    address: SocketAddr,
+    segment_bytes_max: u16,
+    keys: &Md5Keys,
+) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Whatever net.ipv6.bindv6only says.
@@ -155,6 +162,8 @@ fn try_listen(address: SocketAddr, segment_bytes_max: u16) -> io::Result<TcpList
     socket.set_reuse_address(true)?;
     limit_segments(&socket, address, segment_bytes_max)?;
     socket.bind(&address.into())?;
+    // Before it listens: nobody comes in without a signature meanwhile.
+    keys.demand(&socket, address).map_err(io::Error::other)?;
     socket.listen(BACKLOG)?;
     // The acceptor waits in its runtime, not in accept.
     socket.set_nonblocking(true)?;
@@ -167,7 +176,7 @@ mod tests {
     use crate::io::SEGMENT_BYTES_MAX_DEFAULT;
 
     fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-        super::listen(address, SEGMENT_BYTES_MAX_DEFAULT)
+        super::listen(address, SEGMENT_BYTES_MAX_DEFAULT, &Md5Keys::default())
     }
 
     #[test]
@@ -203,7 +212,9 @@ mod tests {
             (0, 1_300..=65_535),
         ] {
             for (address, host) in [("[::]:0", "::1"), ("0.0.0.0:0", "127.0.0.1")] {
-                let listener = super::listen(address.parse().unwrap(), segment_bytes_max).unwrap();
+                let listener =
+                    super::listen(address.parse().unwrap(), segment_bytes_max, &Md5Keys::default())
+                        .unwrap();
                 // The peer is one that would take more.
                 let port = listener.local_addr().unwrap().port();
                 let client = TcpStream::connect((host, port)).unwrap();

@@ -14,15 +14,19 @@ mod address;
 mod alarm;
 mod asker;
 mod buffers;
+mod cgroup;
 mod clock;
 mod config;
 mod connection;
 mod dial;
 mod dialled;
+mod door;
 mod error;
 mod feed;
 mod letter;
 mod listener;
+mod md5;
+mod memory;
 mod policy;
 mod probe;
 mod reload;
@@ -36,14 +40,22 @@ mod worker;
 
 pub use self::asker::Asker;
 #[cfg(feature = "cli")]
-pub(crate) use self::config::{CORES_MAX, SEGMENT_BYTES};
+pub(crate) use self::config::{CORES_MAX, DRAIN_TIME_S_MAX, MEMORY_MIB, SEGMENT_BYTES};
 pub use self::config::{SEGMENT_BYTES_MAX_DEFAULT, ServerConfig};
 pub use self::dial::RETRY_INTERVAL;
 pub(crate) use self::dialled::ServerState;
+#[cfg(feature = "http")]
+pub(crate) use self::door::ConnectionsMax;
 pub use self::error::ServeError;
 pub(crate) use self::letter::Feed;
 #[cfg(feature = "http")]
 pub(crate) use self::listener::listen;
+#[cfg(feature = "http")]
+pub(crate) use self::md5::Md5Keys;
+pub use self::md5::{MD5_KEY_BYTES_MAX, Md5Error, Md5Key};
+pub use self::memory::MemoryMax;
+#[cfg(feature = "http")]
+pub(crate) use self::memory::MemoryView;
 pub use self::policy::{PolicyConfig, PolicyFileError};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::server::{Server, serve};

@@ -16,8 +16,11 @@ use super::asker::{About, Asker};
 use super::clock::Clock;
 use super::config::{CORES_MAX, ServerConfig};
 use super::dialled::{DialOrder, ServerState};
+use super::door::{ConnectionsMax, Door, Vacated};
 use super::error::ServeError;
 use super::letter::{Feed, Letter};
+use super::md5::Md5Keys;
+use super::memory::MemoryWatch;
 use super::signals::{Signals, acceptor_runtime};
 use super::turns::ThreadStart;
 use super::{listener, probe, reload, sys, turns};
@@ -64,6 +67,7 @@ pub fn serve<T, E: From<ServeError>>(
 pub struct Server {
     local_addresses: Vec<SocketAddr>,
     segment_bytes_max: u16,
+    keys: Md5Keys,
     /// Takes sockets to listen on.
     listeners: mpsc::UnboundedSender<TcpListener>,
     asker: Asker,
@@ -79,7 +83,7 @@ impl Server {
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
-        let Running { acceptor, threads, local_addresses, listeners, asker, .. } =
+        let Running { acceptor, threads, local_addresses, listeners, asker, keys, .. } =
             runtime.block_on(Running::start(&config))?;
         let segment_bytes_max = config.segment_bytes_max;
         let (stop, stopped) = oneshot::channel();
@@ -97,6 +101,7 @@ impl Server {
         Ok(Server {
             local_addresses,
             segment_bytes_max,
+            keys,
             listeners,
             asker,
             stop: Some(stop),
@@ -117,7 +122,7 @@ impl Server {
     /// # Errors
     /// [`ServeError::AddressInUse`] or [`ServeError::Bind`].
     pub fn listen(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
-        let listener = listener::listen(address, self.segment_bytes_max)?;
+        let listener = listener::listen(address, self.segment_bytes_max, &self.keys)?;
         let address = listener.local_addr().unwrap_or(address);
         // Fails only while it shuts down.
         let _ = self.listeners.send(listener);
@@ -134,8 +139,13 @@ impl Server {
     /// again whenever the connection is lost.
     pub fn dial(&self, server: String, local_ip: Option<IpAddr>) -> Arc<ServerState> {
         let state = Arc::<ServerState>::default();
-        let segment_bytes_max = self.segment_bytes_max;
-        let order = DialOrder { server, local_ip, segment_bytes_max, state: Arc::clone(&state) };
+        let order = DialOrder {
+            server,
+            local_ip,
+            segment_bytes_max: self.segment_bytes_max,
+            keys: self.keys.clone(),
+            state: Arc::clone(&state),
+        };
         self.tell(Letter::Dial(order));
         state
     }
@@ -198,6 +208,7 @@ struct Running {
     local_addresses: Vec<SocketAddr>,
     listeners: mpsc::UnboundedSender<TcpListener>,
     asker: Asker,
+    keys: Md5Keys,
     /// Those of the policy's file.
     rules: Option<Arc<AnnouncePolicy>>,
 }
@@ -207,20 +218,27 @@ impl Running {
         config.judge()?;
         let (rules, policy) = config.policy.load()?;
         probe::probe()?;
+        let keys = Md5Keys::read(&config.tcp_md5)?;
         let descriptors = sys::raise_descriptor_limit();
         let listeners = match config.listen[..] {
             // Of a node that only dials.
             [] => Vec::new(),
-            _ => listener::listen_all(&config.listen, config.segment_bytes_max).await?,
+            _ => listener::listen_all(&config.listen, config.segment_bytes_max, &keys).await?,
         };
         let local_addresses: Vec<_> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let clock = Clock::start();
-        let (dispatcher, threads, ended) = start_shards(config, policy.as_ref(), clock)?;
+        let ledger = Arc::<Ledger>::default();
+        let Started { dispatcher, vacated, threads, ended } =
+            start_shards(config, policy.as_ref(), clock, Arc::clone(&ledger))?;
+        let memory = MemoryWatch::start(config.memory_max, clock, Arc::clone(&ledger))?;
         match descriptors {
             Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
             Ok(_) => {}
             Err(error) => warn!(%error, "the limit of open descriptors stays as it is"),
+        }
+        if !keys.is_empty() {
+            info!("connections with addresses of --tcp-md5 are signed (TCP MD5)");
         }
         for address in &local_addresses {
             info!(shards = threads.len(), "listening on {address}");
@@ -228,15 +246,31 @@ impl Running {
         let about = About {
             began_at: clock.began_at(),
             local_addresses: local_addresses.clone(),
-            peers_max: config.peers_max,
-            refused: Arc::clone(&dispatcher.refused),
+            connections_max: ConnectionsMax::of(config),
+            refused: dispatcher.refused(),
+            memory: memory.seen(),
+            ledger,
         };
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
-        let acceptor = Acceptor { listeners, dispatcher, more, ended };
-        Ok(Running { acceptor, threads, local_addresses, listeners: more_listeners, asker, rules })
+        let acceptor = Acceptor {
+            listeners,
+            dispatcher,
+            vacated,
+            drain_time: config.drain_time,
+            more,
+            ended,
+            _memory: memory,
+        };
+        let listeners = more_listeners;
+        Ok(Running { acceptor, threads, local_addresses, listeners, asker, keys, rules })
     }
 }
+
+/// Of the memory that there may be: what slow peers have still to be told, which is closed beyond that, ...
+const QUEUES_PERCENT: u64 = 15;
+/// ... and logs, beyond which readers become slow peers.
+const LOGS_PERCENT: u64 = 10;
 
 /// Each peer takes one. To be called when everything else has those that it needs.
 fn warn_of_few_descriptors(limit: u64, peers_max: u32) {
@@ -252,16 +286,24 @@ fn warn_of_few_descriptors(limit: u64, peers_max: u32) {
     }
 }
 
-type Started = (Dispatcher, Vec<JoinHandle<()>>, mpsc::UnboundedReceiver<()>);
+/// Shards that run, and what the acceptor gives them sockets by.
+struct Started {
+    dispatcher: Dispatcher,
+    vacated: Vacated,
+    threads: Vec<JoinHandle<()>>,
+    /// Yields None when all have ended.
+    ended: mpsc::UnboundedReceiver<()>,
+}
 
 /// Starts all shards and waits until each has its ring. Those already started end when one fails.
 fn start_shards(
     config: &ServerConfig,
     policy: Option<&Arc<Policy>>,
     clock: Clock,
+    ledger: Arc<Ledger>,
 ) -> Result<Started, ServeError> {
     let shards = shard_count(config.cores);
-    let ledger = Arc::<Ledger>::default();
+    let budget_bytes = config.memory_max.budget_bytes();
     let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..shards)
         .map(|_| {
             let (mailbox, receiver) = mpsc::unbounded_channel();
@@ -269,7 +311,7 @@ fn start_shards(
             (ShardHandle { mailbox, peers }, receiver)
         })
         .unzip();
-    let (ended, all_ended) = mpsc::unbounded_channel();
+    let (end, ended) = mpsc::unbounded_channel();
     let (ready, readiness) = std_mpsc::channel();
     let mut threads = Vec::new();
     let mut started = Ok(());
@@ -280,6 +322,7 @@ fn start_shards(
                 ShardId(index),
                 shards,
                 policy.cloned(),
+                budget_bytes,
                 Arc::clone(&ledger),
             ),
             clock,
@@ -287,7 +330,7 @@ fn start_shards(
             shards: handles.iter().map(|shard| shard.mailbox.clone()).collect(),
             peers: handles[usize::from(index)].peers.clone(),
             ready: ready.clone(),
-            ended: ended.clone(),
+            ended: end.clone(),
         };
         match vital::spawn(format!("shard-{index}"), move || turns::run(start)) {
             Ok(thread) => threads.push(thread),
@@ -297,7 +340,7 @@ fn start_shards(
             }
         }
     }
-    drop((ready, ended));
+    drop((ready, end));
     for result in readiness.iter().take(threads.len()) {
         if let Err(error) = result {
             started = Err(probe::explain(&error).into());
@@ -310,7 +353,8 @@ fn start_shards(
         join(threads);
         return Err(error);
     }
-    Ok((Dispatcher::new(handles, config.peers_max, config.allow.clone()), threads, all_ended))
+    let (door, vacated) = Door::new(config, ledger);
+    Ok(Started { dispatcher: Dispatcher::new(handles, door), vacated, threads, ended })
 }
 
 fn shard_count(cores: u16) -> u16 {
@@ -326,6 +370,7 @@ fn shard_config(
     id: ShardId,
     shards: u16,
     policy: Option<Arc<Policy>>,
+    budget_bytes: Option<u64>,
     ledger: Arc<Ledger>,
 ) -> ShardConfig {
     ShardConfig {
@@ -336,14 +381,22 @@ fn shard_config(
         keepalive_interval_s: config.keepalive_interval_s,
         reflect_own: config.reflect_own,
         pace: config.pace,
-        limits: Limits {
-            queue_bytes_max: config.limits.queue_bytes_max / u64::from(shards),
-            ..config.limits
-        },
+        limits: within(config.limits, budget_bytes, u64::from(shards)),
         stale_time: config.stale_time,
         budgets: Budgets::default(),
         policy,
         ledger,
+    }
+}
+
+/// The limits of one of so many shards: what is kept for slow peers fits into the memory that there is.
+fn within(limits: Limits, budget_bytes: Option<u64>, shards: u64) -> Limits {
+    let part = |percent: u64| budget_bytes.map_or(u64::MAX, |bytes| bytes / 100 * percent / shards);
+    let log_bytes_max = usize::try_from(part(LOGS_PERCENT)).unwrap_or(usize::MAX);
+    Limits {
+        queue_bytes_max: (limits.queue_bytes_max / shards).min(part(QUEUES_PERCENT)),
+        log_bytes_max: limits.log_bytes_max.min(log_bytes_max),
+        ..limits
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns the life of the socket. Must never read or send by itself.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::rc::Rc;
@@ -11,7 +11,9 @@ use tokio::sync::{Notify, oneshot};
 use tokio_uring::net::TcpStream;
 
 use super::dialled::Dial;
+use super::door::Place;
 use super::sys;
+use crate::session::State;
 use crate::shard::{SessionEnd, TcpSample};
 use crate::types::PeerId;
 
@@ -24,6 +26,8 @@ pub(super) struct Connection {
     pub(super) writer: Notify,
     /// Woken when the core wants bytes again, and by [`Connection::close`].
     pub(super) reader: Notify,
+    /// Taken when both tasks have ended.
+    pub(super) place: RefCell<Option<Place>>,
     /// Set if we dialled.
     pub(super) dial: Option<Rc<Dial>>,
     /// Told when both tasks have ended.
@@ -38,6 +42,7 @@ impl Connection {
         id: PeerId,
         remote: SocketAddr,
         stream: std::net::TcpStream,
+        place: Place,
         dial: Option<Rc<Dial>>,
     ) -> Connection {
         Connection {
@@ -46,6 +51,7 @@ impl Connection {
             stream: TcpStream::from_std(stream),
             writer: Notify::new(),
             reader: Notify::new(),
+            place: RefCell::new(Some(place)),
             dial,
             ended: Cell::new(None),
             closed: Cell::new(false),
@@ -75,6 +81,18 @@ impl Connection {
             let _ = self.stream.shutdown(Shutdown::Both);
             self.writer.notify_one();
             self.reader.notify_one();
+        }
+    }
+
+    /// Takes note of the session's state.
+    pub(super) fn set_state(&self, state: State) {
+        if let Some(place) = &mut *self.place.borrow_mut()
+            && state == State::Established
+        {
+            place.established();
+        }
+        if let Some(dial) = &self.dial {
+            dial.set_state(state, self.remote);
         }
     }
 

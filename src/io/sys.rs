@@ -1,11 +1,14 @@
-//! System calls: TCP_INFO and a signal to ignore, which no crate wraps, and some that one does.
+//! System calls: TCP_INFO, keys of signatures, a signal to ignore and the allocator, which no crate wraps, and some
+//! that one does.
 //!
 //! Owns the unsafe code of this module. Must never block, and never keep a descriptor.
 
 use std::io;
 use std::mem::{self, MaybeUninit};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use ipnet::IpNet;
 use rustix::net::RecvFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -71,6 +74,69 @@ pub(super) fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
+/// The bytes that a key may have at most.
+pub(super) const MD5_KEY_BYTES_MAX: usize = 80;
+
+/// `struct tcp_md5sig` of linux/tcp.h. Its address is a `sockaddr_storage`, written as bytes.
+#[repr(C, align(8))]
+struct TcpMd5Sig {
+    address: [u8; 128],
+    flags: u8,
+    prefix_len: u8,
+    key_len: u16,
+    interface: u32,
+    key: [u8; MD5_KEY_BYTES_MAX],
+}
+
+/// Has a socket sign what it sends to `addresses`, and demand that of them (TCP_MD5SIG_EXT). To be called before it
+/// connects, or while it listens. In an IPv6 socket IPv4 addresses are mapped, and keep their prefix length.
+///
+/// # Errors
+/// The kernel's: `ENOPROTOOPT` or `ENOENT` if it cannot sign, `ENOMEM` beyond net.core.optmem_max.
+pub(super) fn set_md5_key(
+    socket: BorrowedFd<'_>,
+    is_ipv6: bool,
+    addresses: IpNet,
+    key: &[u8],
+) -> io::Result<()> {
+    const TCP_MD5SIG_EXT: libc::c_int = 32;
+    const HAS_PREFIX: u8 = 1;
+    let mut argument = TcpMd5Sig {
+        address: [0; 128],
+        flags: HAS_PREFIX,
+        prefix_len: addresses.prefix_len(),
+        key_len: u16::try_from(key.len()).unwrap_or(u16::MAX),
+        interface: 0,
+        key: [0; MD5_KEY_BYTES_MAX],
+    };
+    let Some(room) = argument.key.get_mut(..key.len()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    room.copy_from_slice(key);
+    // Of `sockaddr_in` and `sockaddr_in6`: the family, and where the address begins.
+    let (family, at, octets) = match (addresses.addr(), is_ipv6) {
+        (IpAddr::V4(ipv4), false) => (libc::AF_INET, 4, ipv4.octets().to_vec()),
+        (IpAddr::V4(ipv4), true) => (libc::AF_INET6, 8, ipv4.to_ipv6_mapped().octets().to_vec()),
+        (IpAddr::V6(ipv6), _) => (libc::AF_INET6, 8, ipv6.octets().to_vec()),
+    };
+    argument.address[..2].copy_from_slice(&(family as libc::sa_family_t).to_ne_bytes());
+    argument.address[at..at + octets.len()].copy_from_slice(&octets);
+    // SAFETY: the kernel reads the struct, whose length is given, and keeps nothing.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_MD5SIG_EXT,
+            (&raw const argument).cast(),
+            mem::size_of::<TcpMd5Sig>() as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Reads what a socket has, without waiting: the number of bytes, 0 at its end.
 ///
 /// # Errors
@@ -85,6 +151,15 @@ pub fn receive_ready(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<us
 pub fn survive_file_size_limit() {
     // SAFETY: SIG_IGN runs no code, and nothing else in this program cares for the signal.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Has the allocator give back to the system what is free. It locks its arenas one by one meanwhile.
+pub(super) fn give_back_free_memory() {
+    // SAFETY: the call takes no pointer, and may be made from any thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Raises the limit of open descriptors to what the administrator allows, and returns it.

@@ -6,7 +6,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::Sender;
 use std::task::Poll;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(super) struct ThreadStart {
     pub(super) mailbox: UnboundedReceiver<Letter>,
     /// The mailboxes of all shards, by index.
     pub(super) shards: Vec<UnboundedSender<Letter>>,
-    /// Sockets that this shard was given and has not released: counted up by the acceptor.
+    /// Connections that this shard was given or made, and has not released.
     pub(super) peers: Arc<AtomicUsize>,
     /// Told once whether the ring could be set up.
     pub(super) ready: Sender<io::Result<()>>,
@@ -115,12 +115,10 @@ async fn turn_loop(worker: Rc<Worker>, alarm: Alarm, mut mailbox: UnboundedRecei
 fn open(worker: &Rc<Worker>, letter: Letter, stop_deadline: &mut Option<Time>) {
     match letter {
         Letter::Mail(mail) => worker.shard().deliver(mail),
-        Letter::Socket(socket, remote) if stop_deadline.is_none() => {
-            connection::add_peer(worker, socket, remote)
+        Letter::Socket(socket, remote, place) if stop_deadline.is_none() => {
+            connection::add_peer(worker, socket, remote, place)
         }
-        Letter::Socket(..) => {
-            worker.peers.fetch_sub(1, Ordering::Relaxed);
-        }
+        Letter::Socket(..) => {}
         Letter::Attach(sink) => {
             let id = worker.shard().attach_client(worker.now());
             let worker = Rc::clone(worker);
@@ -142,9 +140,10 @@ fn open(worker: &Rc<Worker>, letter: Letter, stop_deadline: &mut Option<Time>) {
         Letter::HangUp(server) => worker.hang_up(&server),
         Letter::Call(call) => call(&mut worker.shard(), worker.now()),
         Letter::StopWithdrawing(_done) => worker.shard().stop_withdrawing(),
-        Letter::Drain => {
+        Letter::Drain(peers_max) => {
             worker.dials.borrow().iter().for_each(|dial| dial.cancel());
-            worker.shard().drain(worker.now());
+            worker.shard().drain(worker.now(), peers_max);
+            worker.want_turn();
         }
         Letter::Stop => {
             *stop_deadline = Some(worker.now().after(STOP_TIMEOUT));

@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
@@ -37,6 +37,7 @@ pub(super) struct Worker {
     pub(super) dials: RefCell<Vec<Rc<Dial>>>,
     pub(super) dials_made: Cell<u64>,
     shards: Vec<UnboundedSender<Letter>>,
+    /// Counts connections; see [`Place`](super::door::Place).
     pub(super) peers: Arc<AtomicUsize>,
 }
 
@@ -106,9 +107,8 @@ impl Worker {
                 Wake::Read => connection.reader.notify_one(),
                 Wake::Close => connection.close(),
                 Wake::State => {
-                    let state = shard.session_state(peer);
-                    if let (Some(dial), Some(state)) = (&connection.dial, state) {
-                        dial.set_state(state, connection.remote());
+                    if let Some(state) = shard.session_state(peer) {
+                        connection.set_state(state);
                     }
                 }
                 Wake::Sample => shard.sampled(self.now(), peer, connection.sample()),
@@ -175,10 +175,11 @@ impl Worker {
             return;
         }
         let (id, remote, ended) = (connection.id(), connection.remote(), connection.ended.take());
+        let place = connection.place.take();
         self.connections.borrow_mut().remove(id);
         drop(connection);
         let end = self.shard().release(self.now(), id);
-        self.peers.fetch_sub(1, Ordering::Relaxed);
+        drop(place);
         debug!(%remote, %id, "connection closed");
         if let (Some(ended), Some(end)) = (ended, end) {
             // Fails if nobody waits: it was cancelled.

@@ -45,7 +45,39 @@ pub(super) enum Request {
     Leave(UpdateGroup),
 }
 
+/// Requests of one lane are served in their order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lane {
+    /// What sources announce, and what becomes of that.
+    Changes,
+    /// Who subscribes, who comes and who goes.
+    Joins,
+}
+
+impl Lane {
+    pub(super) const ALL: [Lane; 2] = [Lane::Changes, Lane::Joins];
+}
+
+/// Something for each lane.
+pub(super) type ByLane<T> = [T; Lane::ALL.len()];
+
 impl Request {
+    /// The lane in which it is served.
+    #[inline]
+    pub(super) fn lane(&self) -> Lane {
+        match self {
+            Request::Change { .. }
+            | Request::Introduce(..)
+            | Request::Sweep(..)
+            | Request::Lost(_)
+            | Request::LostIn(..) => Lane::Changes,
+            Request::Join { .. }
+            | Request::Leave(_)
+            | Request::Arrived { .. }
+            | Request::Left(..) => Lane::Joins,
+        }
+    }
+
     /// The route that changes, if one does.
     pub(super) fn route(&self) -> Option<(Vni, &Route)> {
         match self {
@@ -131,7 +163,7 @@ pub struct Mail {
     /// Addresses of peers that failed, and when.
     pub(super) failed: Vec<(Time, IpAddr)>,
     /// Requests of the receiver that the sender dealt with.
-    pub(super) requests_done: usize,
+    pub(super) requests_done: ByLane<usize>,
     /// Bytes of records of the receiver that the sender took.
     pub(super) record_bytes_taken: usize,
     /// An empty block that the sender has too many.
@@ -149,7 +181,7 @@ impl Mail {
             judged: Vec::new(),
             refused: Vec::new(),
             failed: Vec::new(),
-            requests_done: 0,
+            requests_done: [0; 2],
             record_bytes_taken: 0,
             returned: Vec::new(),
         }
@@ -162,7 +194,7 @@ impl Mail {
             && self.judged.is_empty()
             && self.refused.is_empty()
             && self.failed.is_empty()
-            && self.requests_done == 0
+            && self.requests_done == [0; 2]
             && self.record_bytes_taken == 0
     }
 
@@ -193,12 +225,12 @@ pub(super) struct Outboxes {
     spare_bytes: usize,
     me: ShardId,
     /// Requests sent to each home and not dealt with.
-    requests_under_way: Vec<usize>,
+    requests_under_way: Vec<ByLane<usize>>,
     /// Bytes of records sent to each shard and not taken.
     record_bytes_under_way: Vec<usize>,
     /// Shards that have enough records to take for now.
     full: usize,
-    requests_max: usize,
+    requests_max: ByLane<usize>,
     record_bytes_max: usize,
     /// When what brings records now was read, if it came from a peer.
     pub(super) read_at: Option<ShortTime>,
@@ -210,7 +242,7 @@ impl Outboxes {
     pub(super) fn new(
         me: ShardId,
         shards: u16,
-        requests_max: usize,
+        requests_max: ByLane<usize>,
         record_bytes_max: usize,
     ) -> Outboxes {
         Outboxes {
@@ -218,7 +250,7 @@ impl Outboxes {
             spare: Vec::new(),
             spare_bytes: 0,
             me,
-            requests_under_way: vec![0; usize::from(shards)],
+            requests_under_way: vec![[0; 2]; usize::from(shards)],
             record_bytes_under_way: vec![0; usize::from(shards)],
             full: 0,
             requests_max,
@@ -229,13 +261,14 @@ impl Outboxes {
 
     /// Asks something of a home shard.
     pub(super) fn request(&mut self, home: ShardId, request: Request) {
+        self.requests_under_way[home.index()][request.lane() as usize] += 1;
         self.blocks[home.index()].requests.push(request);
-        self.requests_under_way[home.index()] += 1;
     }
 
-    /// Whether a home shard has enough to do for now.
-    pub(super) fn is_home_full(&self, home: ShardId) -> bool {
-        self.requests_under_way[home.index()] >= self.requests_max
+    /// Whether a home shard has enough to do of this for now.
+    pub(super) fn is_home_full(&self, home: ShardId, lane: Lane) -> bool {
+        let lane = lane as usize;
+        self.requests_under_way[home.index()][lane] >= self.requests_max[lane]
     }
 
     /// Whether some shard has enough records to take for now.
@@ -244,8 +277,10 @@ impl Outboxes {
     }
 
     /// The receiver of our requests reports that it dealt with some.
-    pub(super) fn requests_done(&mut self, home: ShardId, count: usize) {
-        self.requests_under_way[home.index()] -= count;
+    pub(super) fn requests_done(&mut self, home: ShardId, counts: ByLane<usize>) {
+        for (under_way, done) in self.requests_under_way[home.index()].iter_mut().zip(counts) {
+            *under_way -= done;
+        }
     }
 
     /// The receiver of our records reports that it took some.
@@ -321,7 +356,7 @@ impl Outboxes {
     pub(super) fn keep(&mut self, mut mail: Mail) {
         mail.bytes.clear();
         mail.from = self.me;
-        mail.requests_done = 0;
+        mail.requests_done = [0; 2];
         mail.record_bytes_taken = 0;
         assert!(mail.is_empty(), "all of it was delivered");
         let bytes = mail.capacity_bytes();
@@ -407,8 +442,8 @@ mod tests {
     #[test]
     fn spare_blocks_are_counted() {
         let (here, there) = (ShardId(0), ShardId(1));
-        let mut sender = Outboxes::new(here, 2, 10, 1 << 20);
-        let mut receiver = Outboxes::new(there, 2, 10, 1 << 20);
+        let mut sender = Outboxes::new(here, 2, [10; 2], 1 << 20);
+        let mut receiver = Outboxes::new(there, 2, [10; 2], 1 << 20);
         let group = UpdateGroup::new(Vni(7), GroupClass::Client);
         let mut returned = 0;
         for round in 1..=20 {

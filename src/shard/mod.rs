@@ -58,7 +58,7 @@ use absent::Absentees;
 use ends::Ends;
 use failed::Failed;
 use groups::{Groups, LagChange};
-use mail::{Outboxes, Received, RefusedRoutes, Request};
+use mail::{ByLane, Outboxes, Received, RefusedRoutes, Request};
 use output::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX};
 use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
 
@@ -100,7 +100,7 @@ pub enum Wake {
     Sample,
     /// Ask whether all is acknowledged, and how TCP stands then: report it with [`Shard::polled`].
     Poll,
-    /// The session with a server that we dialled may have a new state.
+    /// The session is established, or that with a server that we dialled may have another new state.
     State,
 }
 
@@ -209,13 +209,13 @@ pub struct Shard {
     groups: Groups,
     rib: Rib,
     /// Requests by asking shard, not served yet.
-    inbox: Vec<VecDeque<Request>>,
+    inbox: Vec<ByLane<VecDeque<Request>>>,
     served_first: usize,
     outboxes: Outboxes,
     mail_to: u16,
     woken: VecDeque<(PeerId, Wake)>,
     /// Paused peers, by the home that they wait for.
-    paused: Vec<VecDeque<PeerId>>,
+    paused: Vec<ByLane<VecDeque<PeerId>>>,
     /// Paused peers of whose own changes enough is known now.
     settled: Vec<PeerId>,
     pace_timers: BinaryHeap<Reverse<(Time, PeerId)>>,
@@ -280,17 +280,17 @@ impl Shard {
                 config.budgets.compacted_bytes_per_turn,
             ),
             rib,
-            inbox: (0..shards).map(|_| VecDeque::new()).collect(),
+            inbox: (0..shards).map(|_| ByLane::default()).collect(),
             served_first: 0,
             outboxes: Outboxes::new(
                 config.id,
                 shards,
-                config.budgets.requests_under_way_max,
+                [config.budgets.requests_under_way_max, config.budgets.joins_under_way_max],
                 config.budgets.record_bytes_under_way_max,
             ),
             mail_to: 0,
             woken: VecDeque::new(),
-            paused: (0..shards).map(|_| VecDeque::new()).collect(),
+            paused: (0..shards).map(|_| ByLane::default()).collect(),
             settled: Vec::new(),
             pace_timers: BinaryHeap::new(),
             next_sweep: Time::NEVER,
@@ -427,15 +427,20 @@ impl Shard {
         self.node.drain();
     }
 
-    /// From now on what closes withdraws nothing, and every peer ends when it was sent what is
-    /// pending for it: those that stay elsewhere see no withdrawal of a reflector that comes back.
-    pub fn drain(&mut self, _now: Time) {
+    /// From now on what closes withdraws nothing, and so many peers of those that are left end, each when it was sent
+    /// what is pending for it: those that stay elsewhere see no withdrawal of a reflector that comes back.
+    pub fn drain(&mut self, _now: Time, peers_max: usize) {
         self.stop_withdrawing();
+        let mut peers_left = peers_max;
         for id in self.peers.ids() {
+            if peers_left == 0 {
+                return;
+            }
             if let Some(peer) = self.peers.find_mut(id)
                 && peer.ending == Ending::No
             {
                 peer.ending = Ending::Gracefully;
+                peers_left -= 1;
                 self.peers.wake_writer(id);
             }
         }
@@ -453,7 +458,8 @@ impl Shard {
 
     /// What it may hold at most.
     pub fn memory_bounds(&self) -> MemoryBounds {
-        let requests_max = self.config.budgets.requests_under_way_max;
+        let Budgets { requests_under_way_max, joins_under_way_max, .. } = self.config.budgets;
+        let requests_max = requests_under_way_max + joins_under_way_max;
         MemoryBounds {
             log_bytes: self.config.limits.log_bytes_max,
             laggard_bytes: self.config.limits.queue_bytes_max,
@@ -509,7 +515,12 @@ impl Shard {
             laggard_bytes: self.groups.laggard_bytes(),
             gathered_bytes: self.gathered_bytes.get(),
             base_bytes: self.rib.base_bytes(),
-            request_bytes: self.inbox.iter().map(|it| it.len() * size_of::<Request>()).sum(),
+            request_bytes: self
+                .inbox
+                .iter()
+                .flatten()
+                .map(|it| it.len() * size_of::<Request>())
+                .sum(),
             lost_connections: self.node.lost_connections(),
             sources: self.rib.sources(),
             routes_withheld: self.rib.withheld(),

@@ -19,12 +19,14 @@ const SUMMARY: &[&str] = &[
     "routes",
     "vnis",
     "pending_bytes",
+    "memory",
     "propagation_us",
     "since_start/updates_received",
     "since_start/updates_sent",
 ];
-/// What is left out of a summary where it says nothing: pacing that never was, servers that only a client has.
-const SILENT: &[&str] = &["pacing", "servers"];
+/// What is left out of a summary where it says nothing: pacing that never was, servers that only a client has, memory
+/// that nobody watches.
+const SILENT: &[&str] = &["memory", "pacing", "servers"];
 /// The same of a peer.
 const PEER: &[&str] = &["address", "id", "state", "class", "direction", "established_for_s"];
 /// Columns of a pipe that a list is broken at.

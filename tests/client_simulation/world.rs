@@ -431,7 +431,7 @@ impl World {
     fn drain(&mut self) {
         let before = self.view.clone();
         for shard in &mut self.shards {
-            shard.drain(self.now);
+            shard.drain(self.now, usize::MAX);
         }
         for at in 0..self.servers.len() {
             self.break_link(at);

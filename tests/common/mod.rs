@@ -200,11 +200,11 @@ impl Peer {
         socket.set_recv_buffer_size(bytes).unwrap();
         socket.set_tcp_mss(1440).unwrap();
         socket.connect(&address.into()).unwrap();
-        Peer::of(socket.into())
+        Peer::over(socket.into())
     }
 
     pub fn connect(address: SocketAddr) -> Peer {
-        Peer::of(TcpStream::connect(address).unwrap())
+        Peer::over(TcpStream::connect(address).unwrap())
     }
 
     /// Connects from an address of this host.
@@ -212,10 +212,11 @@ impl Peer {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
         socket.connect(&address.into()).unwrap();
-        Peer::of(socket.into())
+        Peer::over(socket.into())
     }
 
-    fn of(stream: TcpStream) -> Peer {
+    /// Over a connection that was made already.
+    pub fn over(stream: TcpStream) -> Peer {
         stream.set_nodelay(true).unwrap();
         Peer {
             stream,

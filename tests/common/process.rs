@@ -42,6 +42,15 @@ impl Process {
         Process::start(command, "listening on ")
     }
 
+    /// The same in a control group: `procs` is its file of processes.
+    pub fn serve_in_group(procs: &str, arguments: &[&str]) -> Process {
+        let mut command = Command::new("sh");
+        let script = "echo $$ > \"$0\"; exec \"$@\"";
+        command.args(["-c", script, procs, binary(), "server", "--listen", "[::1]:0"]);
+        command.args(arguments);
+        Process::start(command, "listening on ")
+    }
+
     /// The same with more in its environment.
     pub fn serve_with_environment(environment: &[(&str, &str)], arguments: &[&str]) -> Process {
         let mut command = Command::new(binary());

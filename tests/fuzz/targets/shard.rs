@@ -116,6 +116,8 @@ impl World {
                 requests_per_turn: if small { 2 } else { 1_000 },
                 job_routes_per_turn: if small { 2 } else { 1_000 },
                 requests_under_way_max: if small { 3 } else { 1_000 },
+                joins_under_way_max: if small { 3 } else { 1_000 },
+                changes_per_peer_max: if small { 3 } else { 1_000 },
                 record_bytes_under_way_max: if small { 100 } else { 1 << 16 },
                 compacted_bytes_per_turn: if small { 2 } else { 1_000 },
                 tail_bytes_min: 0,
@@ -379,7 +381,7 @@ impl World {
     fn drain(&mut self) {
         self.draining = true;
         for node in &mut self.nodes {
-            node.shard.drain(self.now);
+            node.shard.drain(self.now, usize::MAX);
         }
     }
 
