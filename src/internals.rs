@@ -52,11 +52,11 @@ pub mod session {
 }
 pub mod shard {
     pub use crate::shard::{
-        Audience, BATCH_BYTES_MAX, Budgets, Counters, EndsPiece, Ledger, Limits, Mail,
+        Audience, BATCH_BYTES_MAX, Budgets, Counters, EndsPiece, Extremes, Ledger, Limits, Mail,
         MemoryBounds, PaceCounters, PeerView, PeersPiece, Piece, Pressure, RefusedWhat,
         RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, Sight, Sources, Standing,
         StandingView, StandingsPiece, SubscribersPiece, SubscribersView, TIMING_BOUNDS_US,
-        TcpSample, Timings, Transmit, VniView, VnisPiece, Wake,
+        TcpSample, Timings, Transmit, Usage, VniView, VnisPiece, Wake,
     };
 }
 pub mod vital {

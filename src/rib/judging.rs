@@ -1,4 +1,5 @@
-//! Another policy: what it does not permit goes from the tables, what it permits comes into them.
+//! Another policy: what it permits comes into the tables, then what it does not permit goes from them: a route that
+//! one peer may announce instead of another is always there.
 //!
 //! Owns how far that is. Must never touch what was announced since: that is judged by the new policy already.
 
@@ -7,16 +8,19 @@ use std::sync::Arc;
 use super::jobs::Job;
 use super::sources::Source;
 use super::withheld::WithheldRoute;
-use super::{RecordSink, Refusal, Rib};
+use super::{RecordSink, Rib};
 use crate::policy::{Denial, Policy};
 use crate::types::{Route, SourceId, Vni};
 
-/// Going through the tables, then through what is withheld.
+/// Going through what is withheld, then through the tables.
 #[derive(Debug)]
 pub(super) struct Judging {
     /// What is left of those that there were when it began.
     vnis: Vec<Vni>,
     sources: Vec<SourceId>,
+    /// Whether some had no room, and whether it is the second time.
+    lacked_room: bool,
+    is_second: bool,
     /// The table that is frozen for now, from which place on to go on, and up to which one.
     table: Option<(Vni, u32, u32)>,
     /// Where to go on among what is withheld of the last source.
@@ -35,7 +39,14 @@ impl Rib {
         let parts = 0..self.homes.parts();
         let vnis = parts.flat_map(|part| self.homes.part(part).map(|(vni, _)| vni)).collect();
         let sources = self.sources.ids();
-        self.judging = Some(Box::new(Judging { vnis, sources, table: None, at: u32::MAX }));
+        self.judging = Some(Box::new(Judging {
+            vnis,
+            sources,
+            lacked_room: false,
+            is_second: false,
+            table: None,
+            at: u32::MAX,
+        }));
         if before.is_none() {
             self.jobs.add(Job::Judge);
         }
@@ -49,8 +60,14 @@ impl Rib {
     /// True when nothing is left to do.
     pub(super) fn judge(&mut self, budget: &mut usize, sink: &mut impl RecordSink) -> bool {
         let Some(mut judging) = self.judging.take() else { return true };
-        let is_done = self.judge_tables(&mut judging, budget, sink)
-            && self.judge_withheld(&mut judging, budget, sink);
+        let mut is_done = self.judge_withheld(&mut judging, budget, sink)
+            && self.judge_tables(&mut judging, budget, sink);
+        if is_done && judging.lacked_room && !judging.is_second {
+            // There may be room now.
+            judging.sources = self.sources.ids();
+            judging.is_second = true;
+            is_done = self.judge_withheld(&mut judging, budget, sink);
+        }
         if !is_done {
             self.judging = Some(judging);
         }
@@ -164,39 +181,37 @@ impl Rib {
             // The last one first: another one that was passed may stand there then.
             judging.at = judging.at.min(withheld.len() as u32) - 1;
             let one = *withheld.at(judging.at as usize);
-            self.judge_one(source, one, judging.at as usize, sink);
+            judging.lacked_room |= !self.judge_one(source, one, judging.at as usize, sink);
             *budget = budget.saturating_sub(self.take_steps());
         }
         true
     }
 
-    /// Judges one that is withheld.
+    /// Judges one that is withheld. False if it is permitted, and there is no room for it.
     fn judge_one(
         &mut self,
         source: SourceId,
         one: WithheldRoute,
         place: usize,
         sink: &mut impl RecordSink,
-    ) {
+    ) -> bool {
         let hasher = self.common.rules.hasher.clone();
         let WithheldRoute { vni, route, class, life } = one;
-        let Some((of, judgement)) = self.sources.find_mut(source, &hasher) else { return };
+        let Some((of, judgement)) = self.sources.find_mut(source, &hasher) else { return true };
         let introduction = of.introduction();
         if of.judge(judgement, vni, &route).is_err() {
-            return;
+            return true;
         }
         self.sources.release_at(source, place, &hasher);
-        match self.put(source, (class, life), vni, &route, sink).refusal {
+        if self.put(source, (class, life), vni, &route, sink).refusal.is_some() {
             // It waits for the next policy.
-            Some(Refusal::VniFull | Refusal::TablesFull | Refusal::Memory | Refusal::Policy(_)) => {
-                self.sources.withhold(source, one, &hasher);
-            }
-            None => {
-                self.note_for_sweeps(source, life, vni);
-                if let Some(of) = introduction {
-                    sink.judged(source, of, (vni, &route), None);
-                }
-            }
+            self.sources.withhold(source, one, &hasher);
+            return false;
         }
+        self.note_for_sweeps(source, life, vni);
+        if let Some(of) = introduction {
+            sink.judged(source, of, (vni, &route), None);
+        }
+        true
     }
 }

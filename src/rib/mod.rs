@@ -101,18 +101,36 @@ pub trait RecordSink {
 /// What a change of a source did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Outcome {
-    /// Routes that the source announces more than before, and how many of them are withheld.
+    /// Routes that the source announces in this life more than before.
     pub stored: i32,
-    /// See `stored`.
+    /// Routes that it has announced in a former life only, more than before.
+    pub stale: i32,
+    /// How many of all these are withheld.
     pub withheld: i32,
     /// Why the route is not in its table, if it is refused.
     pub refusal: Option<Refusal>,
 }
 
 impl Outcome {
+    /// A route was announced that was announced before, in this life or a former one.
+    fn again(&mut self, in_this_life: bool) {
+        if !in_this_life {
+            self.stored += 1;
+            self.stale -= 1;
+        }
+    }
+
+    /// A route is announced no more, that was in this life or a former one.
+    fn less(&mut self, in_this_life: bool) {
+        match in_this_life {
+            true => self.stored -= 1,
+            false => self.stale -= 1,
+        }
+    }
+
     /// Whether anything is otherwise than before.
     pub fn is_change(&self) -> bool {
-        self.stored != 0 || self.withheld != 0
+        self.stored != 0 || self.stale != 0 || self.withheld != 0
     }
 }
 
@@ -178,7 +196,7 @@ impl Rib {
                 // It waits for the next policy, as it did.
                 self.sources.withhold(source, released, &self.common.rules.hasher);
             } else {
-                outcome.stored -= 1;
+                outcome.less(released.life == life);
                 outcome.withheld -= 1;
             }
         }
@@ -193,11 +211,17 @@ impl Rib {
         route: &Route,
         sink: &mut impl RecordSink,
     ) -> Outcome {
-        if self.sources.release(source, vni, route, &self.common.rules.hasher).is_some() {
-            return Outcome { stored: -1, withheld: -1, refusal: None };
+        let mut outcome = Outcome::default();
+        let hasher = &self.common.rules.hasher;
+        let released = self.sources.release(source, vni, route, hasher);
+        let life = self.life(source);
+        if let Some(released) = released {
+            outcome.less(released.life == life);
+            outcome.withheld = -1;
+        } else if let Some((_, announced)) = self.take(source, vni, route, sink) {
+            outcome.less(announced == life);
         }
-        let is_there = self.take(source, vni, route, sink).is_some();
-        Outcome { stored: -i32::from(is_there), ..Outcome::default() }
+        outcome
     }
 
     /// Says whose word a source is from now on, and returns how many of its routes are withheld. One that is not
@@ -363,20 +387,24 @@ impl Rib {
         let hasher = &self.common.rules.hasher;
         let hash = RouteHash::of(route, hasher);
         let home = self.homes.find_or(vni, hasher, || VniRib::new(vni));
-        let routes = match home.add(source, as_what, (route, hash), &mut self.common, sink) {
-            Ok(routes) => routes,
+        let mut outcome = Outcome::default();
+        match home.add(source, as_what, (route, hash), &mut self.common, sink) {
+            Ok(Ok(routes)) => {
+                outcome.stored = 1;
+                if routes == 1 {
+                    let hasher = &self.common.rules.hasher;
+                    let (of, _) = self.sources.of_or_new(source, hasher);
+                    of.vnis.find_or(vni, hasher, || ());
+                }
+            }
+            Ok(Err(announced)) => outcome.again(announced == as_what.1),
             Err(refusal) => {
                 // It may have come to be for this alone.
                 self.tidy(vni);
-                return Outcome { refusal: Some(refusal), ..Outcome::default() };
+                outcome.refusal = Some(refusal);
             }
-        };
-        if routes == Some(1) {
-            let hasher = &self.common.rules.hasher;
-            let (of, _) = self.sources.of_or_new(source, hasher);
-            of.vnis.find_or(vni, hasher, || ());
         }
-        Outcome { stored: i32::from(routes.is_some()), ..Outcome::default() }
+        outcome
     }
 
     /// Takes a route out of its table, if the source announces it: what it was when it announced it, and in which life.
@@ -410,18 +438,30 @@ impl Rib {
         denial: Denial,
         sink: &mut impl RecordSink,
     ) -> Outcome {
-        let was_there = self.take(source, withheld.vni, &withheld.route, sink).is_some();
-        let refusal = Some(Refusal::Policy(denial));
-        if !was_there && self.common.rules.ledger.pressure() >= Pressure::Routes {
-            let hasher = &self.common.rules.hasher;
-            let is_known = self.sources.is_withheld(source, &withheld, hasher);
-            if !is_known {
-                return Outcome { refusal, ..Outcome::default() };
-            }
+        let taken = self.take(source, withheld.vni, &withheld.route, sink);
+        let mut outcome = Outcome { refusal: Some(Refusal::Policy(denial)), ..Outcome::default() };
+        let hasher = &self.common.rules.hasher;
+        if taken.is_none()
+            && self.common.rules.ledger.pressure() >= Pressure::Routes
+            && !self.sources.is_withheld(source, &withheld, hasher)
+        {
+            return outcome;
         }
-        let is_new = self.sources.withhold(source, withheld, &self.common.rules.hasher);
-        let withheld = i32::from(is_new);
-        Outcome { stored: withheld - i32::from(was_there), withheld, refusal }
+        let before = self.sources.withhold(source, withheld, hasher);
+        outcome.withheld = i32::from(before.is_none());
+        match before.or(taken.map(|(_, life)| life)) {
+            None => outcome.stored = 1,
+            Some(announced) => outcome.again(announced == withheld.life),
+        }
+        outcome
+    }
+
+    /// The life in which a source is.
+    fn life(&self, source: SourceId) -> u8 {
+        match self.sources.matter() {
+            true => self.sources.find(source, &self.common.rules.hasher).map_or(0, Source::life),
+            false => 0,
+        }
     }
 
     /// A group that somebody asked for, and its table.

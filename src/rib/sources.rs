@@ -172,17 +172,17 @@ impl SourceTable {
         withheld.is_some_and(|withheld| withheld.has(route, hasher))
     }
 
-    /// Withholds a route. False if it was withheld already.
+    /// Withholds a route. Says in which life it was announced before, if it was withheld already.
     pub(super) fn withhold(
         &mut self,
         source: SourceId,
         withheld: WithheldRoute,
         hasher: &RandomState,
-    ) -> bool {
+    ) -> Option<u8> {
         let of = self.of.find_or(source, hasher, Source::default);
-        let is_new = of.withheld.get_or_insert_default().insert(withheld, hasher);
-        self.withheld += usize::from(is_new);
-        is_new
+        let before = of.withheld.get_or_insert_default().insert(withheld, hasher);
+        self.withheld += usize::from(before.is_none());
+        before
     }
 
     /// Withholds a route no longer, if it was.

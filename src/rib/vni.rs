@@ -155,7 +155,7 @@ impl VniRib {
         }
     }
 
-    /// A source announces a route. Says how many it announces here now; none if it did so already.
+    /// A source announces a route. Says how many it announces here now; or, if it did so already, in which life.
     ///
     /// # Errors
     /// Why the route is refused.
@@ -166,7 +166,7 @@ impl VniRib {
         (route, hash): (&Route, RouteHash),
         common: &mut Common,
         sink: &mut impl RecordSink,
-    ) -> Result<Option<usize>, Refusal> {
+    ) -> Result<Result<usize, u8>, Refusal> {
         let rules = &common.rules;
         if let Some(refusal) = self.shortage(rules) {
             let place = self.table.find(route, hash);
@@ -188,7 +188,7 @@ impl VniRib {
             self.digest.add(route);
         }
         let routes = self.table.add_source(place, source, as_what, &common.rules.hasher);
-        if routes.is_some() {
+        if routes.is_ok() {
             let after = self.views(place, common.rules.reflect);
             self.tell(place, route, before, after, common, sink);
         }

@@ -42,20 +42,19 @@ impl Withheld {
         self.places.find(hash_of(withheld, hasher), is_it).is_some()
     }
 
-    /// Adds one. False if it was there: then it is announced in this life too.
-    pub(super) fn insert(&mut self, withheld: WithheldRoute, hasher: &RandomState) -> bool {
+    /// Adds one. If it was there: says in which life it was announced before.
+    pub(super) fn insert(&mut self, withheld: WithheldRoute, hasher: &RandomState) -> Option<u8> {
         let Withheld { routes, places } = self;
         let is_it = |&at: &u32| is_of(&routes[at as usize], withheld.vni, &withheld.route);
         let hash_at = |&at: &u32| hash_of(&routes[at as usize], hasher);
         match places.place(hash_of(&withheld, hasher), is_it, hash_at) {
             Place::Occupied(&mut at) => {
-                routes[at as usize] = withheld;
-                false
+                Some(std::mem::replace(&mut routes[at as usize], withheld).life)
             }
             Place::Vacant(vacancy) => {
                 vacancy.insert(u32::try_from(routes.len()).expect("a peer has below 2^32 routes"));
                 routes.push(withheld);
-                true
+                None
             }
         }
     }
@@ -123,8 +122,8 @@ mod tests {
                 let one = WithheldRoute { vni, route, class: PeerClass::Client, life };
                 match what {
                     0 | 1 => {
-                        let is_new = model.insert((vni, route), life).is_none();
-                        prop_assert_eq!(withheld.insert(one, &hasher), is_new);
+                        let before = model.insert((vni, route), life);
+                        prop_assert_eq!(withheld.insert(one, &hasher), before);
                     }
                     2 => {
                         let taken = withheld.take(vni, &route, &hasher).map(|it| it.life);

@@ -181,11 +181,7 @@ impl Shard {
         }
         if update.action == Action::Add {
             peer.origin.announces(now);
-            if peer.inbound.is_used_up() {
-                self.make_room(id);
-            }
         }
-        let Some(peer) = self.peers.find_mut(id) else { return };
         match peer.inbound.admit(update.action) {
             Admission::Passes => {}
             Admission::Waits => return self.pause(now, id, Pause::Quota(*update)),

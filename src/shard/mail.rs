@@ -135,8 +135,9 @@ pub(super) struct Settled {
     pub changes: u32,
     /// How many of them were ADDs.
     pub adds: u32,
-    /// Routes that the source has more than before, and how many of them are withheld.
+    /// Routes that the source has more than before: of this life, of former ones, and how many of all are withheld.
     pub stored: i32,
+    pub stale: i32,
     pub withheld: i32,
 }
 
@@ -312,6 +313,7 @@ impl Outboxes {
                 last.changes += became.changes;
                 last.adds += became.adds;
                 last.stored += became.stored;
+                last.stale += became.stale;
                 last.withheld += became.withheld;
             }
             _ => settled.push(became),
@@ -407,8 +409,8 @@ impl RecordSink for Outboxes {
 
     fn swept(&mut self, shard: ShardId, source: SourceId, routes: u32, withheld: u32) {
         let gone = |count: u32| -i32::try_from(count).expect("a peer has below 2^31 routes");
-        let (stored, withheld) = (gone(routes), gone(withheld));
-        self.settle(shard, Settled { source, changes: 1, adds: 0, stored, withheld });
+        let (stale, withheld) = (gone(routes), gone(withheld));
+        self.settle(shard, Settled { source, changes: 1, adds: 0, stored: 0, stale, withheld });
     }
 
     fn judged(

@@ -123,20 +123,21 @@ impl Shard {
                     Action::Remove => self.rib.remove(source, vni, &route, sink),
                 };
                 self.outboxes.read_at = None;
-                let Outcome { stored, withheld, refusal } = outcome;
+                let Outcome { stored, stale, withheld, refusal } = outcome;
                 let is_without_effect = !outcome.is_change() && refusal.is_none();
                 self.counters.updates_without_effect += u64::from(is_without_effect);
                 if let Some(refusal) = refusal {
                     self.outboxes.refuse(from, source, refusal, vni, &route);
                 }
                 let adds = u32::from(action == Action::Add);
-                let settled = Settled { source, changes: 1, adds, stored, withheld };
+                let settled = Settled { source, changes: 1, adds, stored, stale, withheld };
                 self.outboxes.settle(from, settled);
             }
             Request::Introduce(source, introduction) => {
                 // What policy did while it was absent nobody was told.
                 let withheld = self.rib.introduce(source, introduction) as i32;
-                let settled = Settled { source, changes: 1, adds: 0, stored: 0, withheld };
+                let (stored, stale) = (0, 0);
+                let settled = Settled { source, changes: 1, adds: 0, stored, stale, withheld };
                 self.outboxes.settle(from, settled);
             }
             Request::Sweep(source, life) => self.rib.begin_sweep(source, life, from),
@@ -186,7 +187,7 @@ impl Shard {
                         self.peers.wake_writer(id);
                     }
                 }
-                Delivery::Received(received) => self.received.push(received),
+                Delivery::Received(received) => self.received.push(*received),
             }
         }
         assert!(bytes.is_empty(), "every byte of a block belongs to a delivery");

@@ -56,7 +56,7 @@ impl Shard {
     /// What is known of those who arrived.
     pub(super) fn take_received(&mut self, now: Time) {
         for received in std::mem::take(&mut self.received) {
-            let Received { peer: id, address, absent, is_alone } = *received;
+            let Received { peer: id, address, absent, is_alone } = received;
             let is_there = self.peers.find(id).is_some_and(|peer| peer.ending != Ending::Closed);
             if !is_there {
                 let left = Request::Left(address, absent.map(Box::new));
@@ -79,6 +79,13 @@ impl Shard {
             // The answer will find that it has gone.
             return;
         }
+        if peer.inbound.is_beyond_limit()
+            && let Some(life) = peer.origin.stale().take_all()
+        {
+            // Or each of its lives could leave as much behind as it may announce.
+            self.sweep_stale(id, life);
+        }
+        let Some(peer) = self.peers.find_mut(id) else { return };
         let (address, class) = (peer.record.remote().ip(), peer.link.class());
         let absent = peer.origin.leave(class, now.after(stale_time));
         let quota = peer.inbound.take_quota();
@@ -143,16 +150,6 @@ impl Shard {
         for home in peer.origin.homes().iter() {
             peer.inbound.asks();
             self.outboxes.request(home, Request::Sweep(source, life));
-        }
-    }
-
-    /// It may not have announced all again, but it has no room for something else: what is stale makes room.
-    pub(super) fn make_room(&mut self, id: PeerId) {
-        if let Some(peer) = self.peers.find_mut(id)
-            && peer.inbound.is_used_up()
-            && let Some(life) = peer.origin.stale().take_all()
-        {
-            self.sweep_stale(id, life);
         }
     }
 

@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod failed;
 mod operator;
+mod returning;
 mod rng;
 mod seeds;
 mod trust;

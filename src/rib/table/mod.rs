@@ -208,21 +208,20 @@ impl VniTable {
         Some(place_in(&mut self.entries, reused, route))
     }
 
-    /// Adds a source. Says how many routes it has here now; none if it was one already: then it announces
-    /// the route in this life too.
+    /// Adds a source. Says how many routes it has here now.
+    ///
+    /// # Errors
+    /// If it was one already: the life in which it had announced the route last. Now that is this one.
     pub(super) fn add_source(
         &mut self,
         place: u32,
         source: SourceId,
         (class, life): (PeerClass, u8),
         hasher: &RandomState,
-    ) -> Option<usize> {
+    ) -> Result<usize, u8> {
         let members = &mut self.entries[place as usize].members;
         let at = match members.binary_search_by_key(&source, |member| member.source) {
-            Ok(at) => {
-                members[at].life = life;
-                return None;
-            }
+            Ok(at) => return Err(std::mem::replace(&mut members[at].life, life)),
             Err(at) => at,
         };
         let position = match &mut self.indexes {
@@ -230,7 +229,7 @@ impl VniTable {
             None => 0,
         };
         members.insert(at, Member { source, class, life, position });
-        Some(match &self.indexes {
+        Ok(match &self.indexes {
             Some(_) => position as usize + 1,
             None => self.count(source),
         })

@@ -80,7 +80,7 @@ fn churn(numbers: u64, mut look: impl FnMut(&VniTable, usize)) {
             let is_new = !model.contains_key(&number);
             assert!(step % 1_000 > 199 || !is_new || place as usize == places, "frozen");
             is_change = model.entry(number).or_default().insert(source);
-            changed = table.add_source(place, source, (PeerClass::Client, 0), &hasher);
+            changed = table.add_source(place, source, (PeerClass::Client, 0), &hasher).ok();
         } else if let Some(place) = table.find(&route(number), hash) {
             let sources = model.get_mut(&number).expect("found, so it has sources");
             is_change = sources.remove(&source);
@@ -116,7 +116,7 @@ fn a_table_that_falls_empty_gives_its_memory_back() {
         let mut table = VniTable::default();
         for number in 0..routes {
             let place = table.find_or_insert(&route(number), hash(number), &hasher);
-            table.add_source(place, source(1), (PeerClass::Client, 0), &hasher);
+            table.add_source(place, source(1), (PeerClass::Client, 0), &hasher).ok();
         }
         table.freeze();
         for number in 0..routes {
@@ -141,7 +141,7 @@ fn a_route_that_moves_costs_what_it_has_sources() {
         let place = table.find_or_insert(&route(number), hash(number), &hasher);
         let sources = if number < 90 { 1 } else { 50 };
         for slot in 0..sources {
-            table.add_source(place, source(slot), (PeerClass::Client, 0), &hasher);
+            table.add_source(place, source(slot), (PeerClass::Client, 0), &hasher).ok();
         }
     }
     for number in 0..90 {

@@ -67,8 +67,10 @@ pub(in crate::shard) struct Inbound {
 /// How many routes a peer may announce, and how many it does as far as is known.
 pub(in crate::shard) struct Quota {
     routes_max: i64,
-    /// As far as its homes have said, and how many of them policy withholds.
+    /// As far as its homes have said; those that only a former connection announced; and how many of all these policy
+    /// withholds.
     routes: i64,
+    stale: i64,
     withheld: i64,
     /// ADDs, and changes of any kind, that homes have not dealt with yet.
     adds_under_way: i64,
@@ -103,6 +105,7 @@ impl Inbound {
             quota: Quota {
                 routes_max,
                 routes: 0,
+                stale: 0,
                 withheld: 0,
                 adds_under_way: 0,
                 changes_under_way: 0,
@@ -142,9 +145,9 @@ impl Inbound {
         self.backlog = backlog;
     }
 
-    /// Routes that the peer announces, as far as their homes have said.
+    /// Routes that the peer announces, or announced before it was lost, as far as their homes have said.
     pub(crate) fn routes(&self) -> u64 {
-        u64::try_from(self.quota.routes).unwrap_or(0)
+        u64::try_from(self.quota.routes()).unwrap_or(0)
     }
 
     /// How many of those policy withholds.
@@ -152,9 +155,15 @@ impl Inbound {
         u64::try_from(self.quota.withheld).unwrap_or(0)
     }
 
-    /// The peer is a source that announces so many routes already; its homes will say how many of them are withheld.
+    /// The peer is a source that has announced so many routes before; its homes will say how many of them are withheld.
+    /// They do not count for its limit: it may announce them again.
     pub(crate) fn inherit(&mut self, routes: i64) {
-        self.quota.routes = routes;
+        self.quota.stale = routes;
+    }
+
+    /// Whether it may have more routes than it may announce, those included that it announced before it was lost.
+    pub(crate) fn is_beyond_limit(&self) -> bool {
+        self.quota.routes() + self.quota.adds_under_way > self.quota.routes_max
     }
 
     /// What is known of its routes, for the time when it is gone.
@@ -167,12 +176,6 @@ impl Inbound {
     /// Another policy withholds so many routes more than the one before.
     pub(crate) fn judged(&mut self, withheld: i32) {
         self.quota.withheld += i64::from(withheld);
-    }
-
-    /// Whether it has as many routes as it may, as far as is known.
-    #[inline]
-    pub(crate) fn is_used_up(&self) -> bool {
-        self.quota.is_used_up()
     }
 
     /// Something was asked of a home that is no UPDATE, and will be settled as one.
@@ -284,6 +287,7 @@ impl Quota {
         self.changes_under_way -= i64::from(settled.changes);
         self.adds_under_way -= i64::from(settled.adds);
         self.routes += i64::from(settled.stored);
+        self.stale += i64::from(settled.stale);
         self.withheld += i64::from(settled.withheld);
     }
 
@@ -292,9 +296,9 @@ impl Quota {
         self.changes_under_way == 0
     }
 
-    /// Routes, whether they are in tables or withheld.
+    /// Routes of this life and of former ones, whether they are in tables or withheld.
     pub(crate) fn routes(&self) -> i64 {
-        self.routes
+        self.routes + self.stale
     }
 
     fn is_used_up(&self) -> bool {
@@ -343,7 +347,7 @@ mod tests {
 
     fn settled(changes: u32, adds: u32, stored: i32) -> Settled {
         let source = SourceId(PeerId::new(ShardId(0), 0, 0));
-        Settled { source, changes, adds, stored, withheld: 0 }
+        Settled { source, changes, adds, stored, stale: 0, withheld: 0 }
     }
 
     #[test]

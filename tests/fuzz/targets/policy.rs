@@ -54,7 +54,7 @@ fn route(prefix: IpAddr, next_hop: IpAddr, vni: u32) -> Route {
     Route {
         destination: Destination { prefix, length: (vni % (bits + 1)) as u8 },
         next_hop: NextHop {
-            address: if vni % 3 == 0 { prefix } else { next_hop },
+            address: if vni.is_multiple_of(3) { prefix } else { next_hop },
             vni: Vni(vni / 2),
             kind: NextHopType((vni % 4) as i32),
             nat_port_from: 0,
