@@ -32,7 +32,10 @@ use socket2::{Domain, Socket, Type};
 /// How long it lasts unless `METALBOND_CHAOS_S` says so.
 const CHAOS_S_DEFAULT: u64 = 20;
 /// Chaos before memory is looked at for the first time: what is kept for the next time is there.
-const WARM_UP_S: u64 = 3;
+const WARM_UP_S: u64 = 5;
+
+/// How long views may take to be right. Some peers do not reassemble: on a busy machine they are fed slowly.
+const REST_MAX: Duration = Duration::from_secs(120);
 
 /// What all who behave subscribe to; others come there too.
 const VNIS: [u32; 4] = [1, 2, 3, 4];
@@ -68,7 +71,7 @@ const OTHER_FLAGS: [&str; 10] = [
 ];
 
 /// Memory that may stay behind, beside that of the start.
-const GROWTH_BYTES_MAX: u64 = 8 << 20;
+const GROWTH_BYTES_MAX: u64 = 6 << 20;
 
 /// The policies, by turns; the last one is a mistake, and changes nothing.
 const POLICIES: [&str; 4] = [
@@ -239,8 +242,8 @@ impl World {
         for thread in threads {
             thread.join().unwrap();
         }
-        // What was a mistake last is none in the end.
-        self.change_policy(policy, rng.below(POLICIES.len() - 1));
+        // Neither a mistake nor that of the start: it would be in force if it were never changed.
+        self.change_policy(policy, 1 + rng.below(POLICIES.len() - 2));
     }
 
     fn change_policy(&mut self, policy: &Policy, which: usize) {
@@ -301,7 +304,7 @@ impl World {
         for (at, peer) in peers.enumerate() {
             let others = tables.iter().enumerate().filter(|(of, _)| *of != at);
             let view: BTreeSet<Vec<u8>> = others.flat_map(|(_, table)| table.clone()).collect();
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + REST_MAX;
             while peer.view != view && !peer.closed && Instant::now() < deadline {
                 peer.read_some(Duration::from_millis(100));
             }
@@ -354,8 +357,10 @@ impl World {
         let grown = after.rss_bytes.saturating_sub(before.rss_bytes);
         assert!(grown < GROWTH_BYTES_MAX, "{before:?} {after:?}");
         let routes: u64 = self.honest.iter().map(|one| one.announced.len() as u64).sum();
-        let known = common::http::json(self.http, "/summary.json")["routes"].as_u64().unwrap();
-        assert!(known <= routes, "{known} routes, {routes} of them announced");
+        wait_until("the routes of the wild ones to be gone", || {
+            let known = &common::http::json(self.http, "/summary.json")["routes"];
+            (known.as_u64().unwrap() <= routes).then_some(())
+        });
     }
 
     /// Whatever can be done has been done, and what was beyond a limit was counted.
@@ -401,8 +406,8 @@ impl Wild {
     fn rage(&mut self, kills: bool) {
         while !self.over.load(Ordering::Relaxed) {
             match self.rng.below(40) {
-                0 if kills => self.kill(),
-                1 => self.too_many_connections(),
+                0..4 if kills => self.kill(),
+                4 => self.too_many_connections(),
                 _ => {
                     if let Some(stream) = self.connect() {
                         // What goes wrong now is what was wanted.

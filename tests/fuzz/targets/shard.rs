@@ -80,10 +80,10 @@ struct World {
     honest: Vec<PeerId>,
     /// What the honest peer announces.
     announced: BTreeSet<(Vni, Destination, NextHop)>,
-    /// The bystander reads at once, so that nothing may happen to it whatever the limits are.
+    /// The bystander reads after each turn.
     is_prompt: bool,
-    /// Limits are so low that whoever reads slowly may be closed.
-    is_small: bool,
+    /// So little is kept for laggards that a single turn may bring the bystander beyond it.
+    is_short: bool,
     draining: bool,
 }
 
@@ -91,6 +91,7 @@ impl World {
     fn new(kind: u8, more: u8) -> World {
         let small = kind & 1 == 1;
         let shards = if more & 2 == 0 { 2 } else { 3 };
+        let short = more & 4 == 4;
         let ledger = Arc::<Ledger>::default();
         let config = |id| ShardConfig {
             id: ShardId(id),
@@ -107,10 +108,10 @@ impl World {
                 vnis_per_peer_max: if small { 2 } else { 1_000 },
                 subscriptions_max: if small { 2 * 7 } else { 1_000 },
                 updates_per_s_max: if small { 10 } else { 100_000 },
-                queue_bytes_per_peer_max: if small { 256 } else { 1 << 20 },
-                queue_bytes_max: if small { 512 } else { 1 << 20 },
-                lag_bytes_max: if small { 128 } else { 1 << 16 },
-                log_bytes_max: if small { 2_048 } else { 1 << 20 },
+                queue_bytes_per_peer_max: if short { 256 } else { 1 << 20 },
+                queue_bytes_max: if short { 512 } else { 1 << 20 },
+                lag_bytes_max: if short { 128 } else { 1 << 16 },
+                log_bytes_max: if short { 2_048 } else { 1 << 20 },
             },
             budgets: Budgets {
                 requests_per_turn: if small { 2 } else { 1_000 },
@@ -135,7 +136,7 @@ impl World {
             honest: Vec::new(),
             announced: BTreeSet::new(),
             is_prompt: more & 1 == 0,
-            is_small: small,
+            is_short: short,
             draining: false,
         }
     }
@@ -457,7 +458,7 @@ impl World {
 
     /// All who subscribe and are honest know the same, what the honest peer announces among it.
     fn check_views(&self) {
-        let may_be_closed = self.draining || self.is_small && !self.is_prompt;
+        let may_be_closed = self.draining || self.is_short;
         let mut views = Vec::new();
         for (number, id) in self.honest.iter().enumerate() {
             match self.at(*id) {
