@@ -18,7 +18,7 @@ use metalbond_uring::internals::log::{
 };
 use metalbond_uring::internals::policy::Denial;
 use metalbond_uring::internals::rib::{
-    BASE_KEPT, Join, Joined, RecordSink, Rib, Rules, UpdateGroup,
+    BASE_KEPT, Introduction, Join, Joined, RecordSink, Rib, Rules, UpdateGroup,
 };
 use metalbond_uring::internals::wire::frames;
 use metalbond_uring::types::{
@@ -83,7 +83,7 @@ impl RecordSink for Answers {
         self.0.push(joined);
     }
     fn swept(&mut self, _: ShardId, _: SourceId, _: u32, _: u32) {}
-    fn judged(&mut self, _: ShardId, _: SourceId, _: Vni, _: &Route, _: Option<Denial>) {}
+    fn judged(&mut self, _: SourceId, _: Introduction, _: (Vni, &Route), _: Option<Denial>) {}
 }
 
 /// A subscriber joins a table that has no base yet.

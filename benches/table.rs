@@ -15,7 +15,7 @@ use criterion::{
 };
 use metalbond_uring::internals::log::Scope;
 use metalbond_uring::internals::policy::Denial;
-use metalbond_uring::internals::rib::{Joined, RecordSink, Rib, Rules, UpdateGroup};
+use metalbond_uring::internals::rib::{Introduction, Joined, RecordSink, Rib, Rules, UpdateGroup};
 use metalbond_uring::types::{PeerClass, PeerId, Route, ShardId, SourceId, Vni};
 
 const VNI: Vni = Vni(7);
@@ -32,7 +32,7 @@ impl RecordSink for Silence {
         panic!("nobody joins");
     }
     fn swept(&mut self, _: ShardId, _: SourceId, _: u32, _: u32) {}
-    fn judged(&mut self, _: ShardId, _: SourceId, _: Vni, _: &Route, _: Option<Denial>) {}
+    fn judged(&mut self, _: SourceId, _: Introduction, _: (Vni, &Route), _: Option<Denial>) {}
 }
 
 /// A table, its routes in the order of adding, and in another order.

@@ -11,6 +11,7 @@ use argh::{ArgsInfo, FromArgs};
 use metalbond_uring::internals::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
 use metalbond_uring::types::{HostPort, HostPortError};
 
+use crate::hostile::Hostility;
 use crate::pipeline::{Habits, Stall};
 use crate::route::ROUTES_PER_VNI_MAX;
 use crate::scenario;
@@ -86,6 +87,7 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
         duration_s: flags.duration_s,
         stall_s: flags.stall_s,
         rounds: flags.rounds,
+        hostile: flags.hostile,
     };
     let sizes = given.sizes(flags.scenario).map_err(|words| usage_of(PROGRAM, &words))?;
     let reading = match (flags.legacy, flags.aligned) {
@@ -142,6 +144,8 @@ type Addresses = Vec<SocketAddr>;
      \x20 join     --announcers 1 --routes 50000 --joiners 20 [--rate]\n\
      \x20 herd     --peers 1000 --vnis 50 --vnis-per-peer 2 --routes 10\n\
      \x20 latency  --announcers 10 --subscribers 100 --rate 1000 --duration-s 10\n\
+     \x20 fairness --hostile flood --announcers 10 --subscribers 20 --rate 1000\n\
+     \x20          --duration-s 3 --rounds 5\n\
      \x20 churn    --announcers 10 --routes 200 --subscribers 50 --rounds 5 [--rate]\n\
      \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5\n\
      \x20          --stall-s 30\n\
@@ -194,9 +198,13 @@ struct Flags {
     /// how long one subscriber does not read, in seconds
     #[argh(option, arg_name = "s", from_str_fn(seconds))]
     stall_s: Option<f64>,
-    /// how often all routes are withdrawn and announced again
+    /// how often all routes are withdrawn and announced again, or measured with
+    /// and without hostile peers
     #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
     rounds: Option<u32>,
+    /// what hostile peers do: flood, resubscribe, subscriptions or garbage
+    #[argh(option, arg_name = "how", from_str_fn(hostility))]
+    hostile: Option<Hostility>,
     /// running server to load, address and port, instead of a reflector of
     /// loadgen's own
     #[argh(option, arg_name = "address", from_str_fn(addresses))]
@@ -268,7 +276,7 @@ pub static GRAMMAR: Grammar = Grammar {
 static VALUES: &[Takes] = &[
     Takes(
         "--scenario",
-        "mix, fanout, mesh, join, herd, latency, churn, slow, loss or idle",
+        "mix, fanout, mesh, join, herd, latency, churn, slow, loss, fairness or idle",
         "fanout",
     ),
     Takes("--peers", "a number of at least 1", "5000"),
@@ -282,6 +290,7 @@ static VALUES: &[Takes] = &[
     Takes("--duration-s", "seconds from 0.1 to 86400", "10"),
     Takes("--stall-s", "seconds from 0.1 to 86400", "15"),
     Takes("--rounds", "a number of at least 1", "5"),
+    Takes("--hostile", "flood, resubscribe, subscriptions or garbage", "flood"),
     Takes("--target", "an address and a port", "[::1]:4711"),
     Takes("--server-pid", "the number of a process", "1234"),
     Takes("--cores", "a number from 1 to 1024", "2"),
@@ -371,6 +380,11 @@ impl Options {
 fn scenario_named(value: &str) -> Result<Scenario, String> {
     let found = Scenario::ALL.iter().find(|(_, name)| *name == value);
     found.map(|(scenario, _)| *scenario).ok_or("no such scenario".to_owned())
+}
+
+fn hostility(value: &str) -> Result<Hostility, String> {
+    let found = Hostility::ALL.iter().find(|(_, name)| *name == value);
+    found.map(|(hostility, _)| *hostility).ok_or("no such hostility".to_owned())
 }
 
 fn number(value: &str, min: u32, max: u32) -> Result<u32, String> {

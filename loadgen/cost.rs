@@ -34,6 +34,11 @@ pub fn own_cpu_ns() -> u64 {
     clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or_default()
 }
 
+/// CPU time of this thread, in nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or_default()
+}
+
 /// Resident memory of a process and its highest value so far, in bytes: VmRSS and VmHWM of /proc/PID/status.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::child::Reflector;
 use crate::clock::{Clock, seconds};
+use crate::hostile::Deeds;
 use crate::latency::Latency;
 use crate::peer::{AtOnce, Part};
 use crate::plan::{PeerSet, Plan};
@@ -40,6 +41,8 @@ const WAIT_LIMIT_S: f64 = 600.0;
 pub struct Server {
     /// The reflector that loadgen started, if it did.
     pub child: Option<Reflector>,
+    /// One more beside it, for comparison.
+    pub other: Option<Reflector>,
     /// Its flags, for starting it again; without `--listen`.
     pub flags: Vec<String>,
     /// Where it is.
@@ -110,6 +113,21 @@ impl Engine {
     /// The name of the stages' scenario.
     pub fn scenario(&mut self, name: &'static str) {
         self.recorder.scenario(name);
+    }
+
+    /// Where the server is.
+    pub fn target(&self) -> SocketAddr {
+        self.server.target
+    }
+
+    /// Where another server is, on the same CPU, if loadgen has started one.
+    pub fn other_target(&self) -> Option<SocketAddr> {
+        self.server.other.as_ref().map(Reflector::address)
+    }
+
+    /// Adds what hostile peers have done so far in this stage.
+    pub fn hostile(&mut self, deeds: Deeds) {
+        self.recorder.hostile(deeds);
     }
 
     /// Begins a stage that should bring this many deliveries.

@@ -11,6 +11,8 @@ mod clock;
 mod cost;
 mod engine;
 mod facts;
+mod fairness;
+mod hostile;
 mod latency;
 mod manual;
 mod output;
@@ -32,6 +34,7 @@ mod verify;
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -45,6 +48,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::shared::Behaviour;
+use crate::sizes::Scenario;
 
 /// Descriptors that loadgen needs beside those of its peers.
 const DESCRIPTORS_BESIDE: u64 = 100;
@@ -127,6 +131,9 @@ fn run(options: &Options, facts: &Facts) -> anyhow::Result<bool> {
     } else {
         say(true, &output::table(stages, &findings, failure.as_deref()));
     }
+    if let Some(summary) = fairness::summary(stages, options.sizes.hostility) {
+        say(!options.json, &summary);
+    }
     if let Some(path) = &options.report {
         let verdict = output::verdict(stages, &findings, failure.as_deref());
         let report = Report {
@@ -148,7 +155,8 @@ fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
     if !options.targets.is_empty() {
         let target = target::find(&options.targets, options.keepalive_s)?;
         let line = format!("loading the server at {target}: {scenario}\n");
-        let server = Server { child: None, flags: Vec::new(), target, pid: options.server_pid };
+        let pid = options.server_pid;
+        let server = Server { child: None, other: None, flags: Vec::new(), target, pid };
         return Ok((server, line));
     }
     let sizes = &options.sizes;
@@ -163,15 +171,24 @@ fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
         format!("--routes-per-peer-max={}", routes.clamp(100_000, u64::from(u32::MAX))),
         format!("--vnis-per-peer-max={}", sizes.vnis_per_peer.max(16_384)),
     ];
-    flags.extend(options.cores.map(|cores| format!("--cores={cores}")));
+    let is_fairness = options.scenario == Scenario::Fairness;
+    let cores = options.cores.or(is_fairness.then_some(1));
+    flags.extend(cores.map(|cores| format!("--cores={cores}")));
     flags.extend(options.pace.iter().map(|pace| format!("--pace={pace}")));
-    let child = Reflector::start(child::free_port(), &flags)?;
+    let (child, other) = match is_fairness {
+        false => (Reflector::start(child::free_port(), &flags)?, None),
+        // Hostile peers come from other addresses, of which the loopback interface has more than one in IPv4.
+        true => fairness::on_first_cpu(|| -> anyhow::Result<_> {
+            let start = || Reflector::start((Ipv4Addr::LOCALHOST, 0).into(), &flags);
+            Ok((start()?, Some(start()?)))
+        })?,
+    };
     let (target, pid) = (child.address(), child.pid());
     let line = format!(
         "loading a reflector of its own at {target} (process {pid}): {scenario}; \
          --target \"[::1]:4711\" aims at a running one\n"
     );
-    Ok((Server { child: Some(child), flags, target, pid: Some(pid) }, line))
+    Ok((Server { child: Some(child), other, flags, target, pid: Some(pid) }, line))
 }
 
 /// Whether this process may open a socket for each peer, and the system has a port for each.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use metalbond_uring::types::Action;
 
 use crate::engine::Engine;
+use crate::fairness;
+use crate::hostile::Hostile;
 use crate::peer::{AtOnce, Part};
 use crate::plan::{PeerSet, Plan, spread};
 use crate::shard::Command;
@@ -15,6 +17,8 @@ use crate::stream::Stream;
 
 /// Streams begin a little later than they are ordered, so that all shards know of them in time.
 const HEAD_START_NS: u64 = 20_000_000;
+/// The time between two rounds of `fairness`: what hostile peers left is dealt with.
+const HOSTILE_PAUSE_S: f64 = 0.5;
 /// A stage of rest that shows a server which keeps sending what is not wanted.
 const SETTLE_S: f64 = 0.1;
 
@@ -22,9 +26,11 @@ const SETTLE_S: f64 = 0.1;
 pub fn plan(scenario: Scenario, sizes: &Sizes, vni_base: u32) -> Plan {
     match scenario {
         Scenario::Mix | Scenario::Mesh | Scenario::Herd | Scenario::Idle => mesh(sizes, vni_base),
-        Scenario::Fanout | Scenario::Latency | Scenario::Churn | Scenario::Slow => {
-            star(sizes, sizes.subscribers, sizes.routes, vni_base)
-        }
+        Scenario::Fanout
+        | Scenario::Latency
+        | Scenario::Churn
+        | Scenario::Slow
+        | Scenario::Fairness => star(sizes, sizes.subscribers, sizes.routes, vni_base),
         Scenario::Join => star(sizes, sizes.joiners, sizes.routes, vni_base),
         // Those of one half are there at a time.
         Scenario::Loss => star(sizes, sizes.subscribers, 2 * sizes.routes, vni_base),
@@ -47,6 +53,7 @@ pub fn run(engine: &mut Engine, scenario: Scenario, sizes: &Sizes) -> anyhow::Re
         Scenario::Churn => churn(engine, sizes)?,
         Scenario::Slow => slow(engine, sizes)?,
         Scenario::Loss => loss(engine, sizes)?,
+        Scenario::Fairness => fairness(engine, sizes)?,
         Scenario::Idle => idle(engine, sizes)?,
     }
     // What comes too much comes late.
@@ -167,6 +174,41 @@ fn latency(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
     connect(engine, &all(engine))?;
     subscribe(engine, &subscribers)?;
     stream(engine, "updates", &announcers, sizes, sizes.duration_s, sizes.routes)
+}
+
+/// The same stream again and again: alone, with hostile peers at another server beside this one, and with
+/// them at this one.
+fn fairness(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
+    let (announcers, subscribers) = sides(sizes, sizes.subscribers);
+    connect(engine, &all(engine))?;
+    subscribe(engine, &subscribers)?;
+    let beside = Hostile::new(sizes.hostility, engine.target())?;
+    let apart = engine.other_target().map(|target| Hostile::new(sizes.hostility, target));
+    let apart = apart.transpose()?;
+    let mut measure = |kind: &str, round: u32, hostile: Option<&Hostile>| -> anyhow::Result<()> {
+        engine.rest(HOSTILE_PAUSE_S)?;
+        begin_stream(engine, &format!("{kind} {round}"), &announcers, sizes, sizes.duration_s);
+        let before = hostile.map(|hostile| hostile.deeds());
+        hostile.inspect(|hostile| hostile.act(true));
+        engine.measure();
+        send_stream(engine, &announcers, sizes, sizes.duration_s, sizes.routes)?;
+        engine.measured()?;
+        if let (Some(hostile), Some(before)) = (hostile, before) {
+            engine.hostile(hostile.deeds().since(before));
+            hostile.act(false);
+        }
+        engine.converge()?;
+        engine.end();
+        Ok(())
+    };
+    for round in 1..=sizes.rounds {
+        measure(fairness::ALONE, round, None)?;
+        if let Some(hostile) = &apart {
+            measure(fairness::APART, round, Some(hostile))?;
+        }
+        measure(fairness::BESIDE, round, Some(&beside))?;
+    }
+    Ok(())
 }
 
 fn churn(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {

@@ -2,6 +2,8 @@
 //!
 //! Owns the sizes. Must never read a flag: the command line does.
 
+use crate::hostile::Hostility;
+
 /// How long a route rests in a stream before it changes again, in seconds.
 pub const CYCLE_S: f64 = 5.0;
 
@@ -26,13 +28,15 @@ pub enum Scenario {
     Slow,
     /// A table that all have is replaced, and then lost with its announcers.
     Loss,
+    /// Updates at a rate, with hostile peers and without.
+    Fairness,
     /// Nothing happens.
     Idle,
 }
 
 impl Scenario {
     /// All scenarios with their names.
-    pub const ALL: [(Scenario, &'static str); 10] = [
+    pub const ALL: [(Scenario, &'static str); 11] = [
         (Scenario::Mix, "mix"),
         (Scenario::Fanout, "fanout"),
         (Scenario::Mesh, "mesh"),
@@ -42,6 +46,7 @@ impl Scenario {
         (Scenario::Churn, "churn"),
         (Scenario::Slow, "slow"),
         (Scenario::Loss, "loss"),
+        (Scenario::Fairness, "fairness"),
         (Scenario::Idle, "idle"),
     ];
 
@@ -74,8 +79,10 @@ pub struct Sizes {
     pub duration_s: f64,
     /// How long one subscriber does not read.
     pub stall_s: f64,
-    /// How often all is withdrawn and announced again.
+    /// How often all is withdrawn and announced again, or measured.
     pub rounds: u32,
+    /// What hostile peers do.
+    pub hostility: Hostility,
 }
 
 /// The size flags of a command line, as far as they were given.
@@ -103,6 +110,8 @@ pub struct Given {
     pub stall_s: Option<f64>,
     /// `--rounds`.
     pub rounds: Option<u32>,
+    /// `--hostile`.
+    pub hostile: Option<Hostility>,
 }
 
 /// The size flags that a scenario has.
@@ -117,6 +126,9 @@ fn flags_of(scenario: Scenario) -> &'static [&'static str] {
         Scenario::Fanout => &["--announcers", "--routes", "--subscribers", "--rate"],
         Scenario::Join => &["--announcers", "--routes", "--joiners", "--rate"],
         Scenario::Latency => &["--announcers", "--subscribers", "--rate", "--duration-s"],
+        Scenario::Fairness => {
+            &["--hostile", "--announcers", "--subscribers", "--rate", "--duration-s", "--rounds"]
+        }
         Scenario::Churn => &["--announcers", "--routes", "--subscribers", "--rounds", "--rate"],
         Scenario::Loss => &["--announcers", "--routes", "--subscribers"],
         Scenario::Slow => &["--announcers", "--subscribers", "--rate", "--duration-s", "--stall-s"],
@@ -160,6 +172,13 @@ impl Given {
                 sizes.stream(rate(Some(1000.0)));
                 sizes.duration_s = seconds(self.duration_s, 10.0);
             }
+            Scenario::Fairness => {
+                sizes.star(self, 10, 20, 0);
+                sizes.stream(rate(Some(1000.0)));
+                sizes.duration_s = seconds(self.duration_s, 3.0);
+                sizes.rounds = self.rounds.unwrap_or(5);
+                sizes.hostility = self.hostile.unwrap_or_default();
+            }
             Scenario::Churn => {
                 sizes.star(self, 10, 50, 200);
                 sizes.rounds = self.rounds.unwrap_or(5);
@@ -199,6 +218,7 @@ impl Given {
             ("--duration-s", self.duration_s.is_some()),
             ("--stall-s", self.stall_s.is_some()),
             ("--rounds", self.rounds.is_some()),
+            ("--hostile", self.hostile.is_some()),
         ];
         given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
     }
@@ -243,6 +263,7 @@ impl Sizes {
                 "--duration-s" => self.duration_s.to_string(),
                 "--stall-s" => self.stall_s.to_string(),
                 "--rounds" => self.rounds.to_string(),
+                "--hostile" => self.hostility.name().to_owned(),
                 _ => return None,
             };
             Some(format!("{flag} {value}"))

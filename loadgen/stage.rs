@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::clock::seconds;
 use crate::cost;
+use crate::hostile::Deeds;
 use crate::latency::{self, Latency, Percentiles};
 use crate::shared::{Counts, Shared};
 use crate::verify::Difference;
@@ -85,6 +86,10 @@ pub struct Stage {
     pub server_rss_bytes_after: Option<u64>,
     /// Its growth during the stage for each peer that connected in it.
     pub server_rss_bytes_per_new_peer: Option<f64>,
+    /// What hostile peers did each second: updates, subscriptions or connections.
+    pub hostile_per_s: Option<f64>,
+    /// CPU time of hostile peers, a part of loadgen's.
+    pub hostile_cpu_s: Option<f64>,
     /// CPU time of loadgen itself.
     pub generator_cpu_s: f64,
     /// The same for each update sent or received, in microseconds.
@@ -240,6 +245,16 @@ impl Recorder {
             stage.generator_lag_ms = Some(latency::percentiles(&latency.lag_ns));
             stage.curve = latency::curve(&latency.delivery_ns);
             stage.warnings.extend(latency.warning());
+        }
+    }
+
+    /// Adds what hostile peers did.
+    pub fn hostile(&mut self, deeds: Deeds) {
+        let now_ns = self.shared.clock.now_ns();
+        if let Some(Open { stage, begun_ns, .. }) = &mut self.open {
+            let passed_s = seconds(now_ns - *begun_ns);
+            stage.hostile_per_s = ratio(deeds.count as f64, passed_s);
+            stage.hostile_cpu_s = Some(seconds(deeds.cpu_ns));
         }
     }
 

@@ -28,7 +28,8 @@ use crate::types::{HostPort, Pace, ReflectOwn, nearest};
 use values::{
     at_least_one, connections, cores, drain_seconds, host_port, keepalive, listen, listen_default,
     log_format, memory, mss, network, network_and_file, next_hop_policy, pace, policy_file,
-    queue_mib_default, reflect_own,
+    queue_mib_default, queue_mib_per_peer_default, reflect_own, routes_max_default, seconds,
+    subscriptions_max_default,
 };
 
 pub use client::ClientOptions;
@@ -236,6 +237,25 @@ struct ServerFlags {
         default = "Limits::default().routes_per_peer_max"
     )]
     routes_per_peer_max: u32,
+    /// routes that one VNI may have, default 2000000
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(at_least_one),
+        default = "Limits::default().routes_per_vni_max"
+    )]
+    routes_per_vni_max: u32,
+    /// routes that all VNIs together may have, default 10000000
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one), default = "routes_max_default()")]
+    routes_max: u32,
+    /// UPDATEs a second of one peer, default 100000, or ten times that at once now and then; one that sends more is read more slowly
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(at_least_one),
+        default = "Limits::default().updates_per_s_max"
+    )]
+    updates_per_s_max: u32,
     /// VNIs that one peer may subscribe to, default 16384
     #[argh(
         option,
@@ -244,6 +264,14 @@ struct ServerFlags {
         default = "Limits::default().vnis_per_peer_max"
     )]
     vnis_per_peer_max: u32,
+    /// subscriptions that all peers together may have, default 2000000
+    #[argh(
+        option,
+        arg_name = "n",
+        from_str_fn(at_least_one),
+        default = "subscriptions_max_default()"
+    )]
+    subscriptions_max: u32,
     /// connections at a time, up to 1048576, default 65536
     #[argh(
         option,
@@ -296,6 +324,17 @@ struct ServerFlags {
     /// seconds over which peers are closed when it ends, up to 3600; default 0: at once
     #[argh(option, arg_name = "s", from_str_fn(drain_seconds), default = "0")]
     drain_time: u32,
+    /// memory for what one slow peer alone has not read yet, in MiB, default 128
+    #[argh(
+        option,
+        arg_name = "mib",
+        from_str_fn(at_least_one),
+        default = "queue_mib_per_peer_default()"
+    )]
+    queue_mib_per_peer_max: u32,
+    /// seconds for which the routes of a lost peer stay, in case it comes back, up to 86400; default 0
+    #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
+    stale_time: u32,
     /// address to show routes, peers and VNIs on, over HTTP; `:4712` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
@@ -329,10 +368,16 @@ impl From<ServerFlags> for ServerOptions {
             drain_time: Duration::from_secs(flags.drain_time.into()),
             limits: Limits {
                 routes_per_peer_max: flags.routes_per_peer_max,
+                routes_per_vni_max: flags.routes_per_vni_max,
+                routes_max: flags.routes_max.into(),
+                updates_per_s_max: flags.updates_per_s_max,
                 vnis_per_peer_max: flags.vnis_per_peer_max,
+                subscriptions_max: flags.subscriptions_max.into(),
                 queue_bytes_max: u64::from(flags.queue_mib_max) << 20,
+                queue_bytes_per_peer_max: u64::from(flags.queue_mib_per_peer_max) << 20,
                 ..Limits::default()
             },
+            stale_time: Duration::from_secs(flags.stale_time.into()),
             policy: PolicyConfig {
                 next_hops: flags.nexthop_policy,
                 announce_file: flags.announce_policy,
@@ -379,6 +424,12 @@ static VALUES: &[Takes] = &[
     Takes("--reflect-own", "none, lb or all-but-nat", "lb"),
     Takes("--pace", "auto, off, or a number of routes a second of at least 1", "10000"),
     Takes("--routes-per-peer-max", "a number from 1 to 4294967295", "100000"),
+    Takes("--routes-per-vni-max", "a number from 1 to 4294967295", "2000000"),
+    Takes("--routes-max", "a number from 1 to 4294967295", "10000000"),
+    Takes("--updates-per-s-max", "a number from 1 to 4294967295", "100000"),
+    Takes("--subscriptions-max", "a number from 1 to 4294967295", "2000000"),
+    Takes("--queue-mib-per-peer-max", "a number of MiB from 1 to 4294967295", "128"),
+    Takes("--stale-time", "seconds from 0 to 86400", "120"),
     Takes("--vnis-per-peer-max", "a number from 1 to 4294967295", "16384"),
     Takes("--peers-max", "a number from 1 to 1048576", "65536"),
     Takes("--peers-per-address-max", "a number from 1 to 1048576", "16384"),

@@ -26,7 +26,9 @@ pub mod io {
     };
 }
 pub mod kernel {
-    pub use crate::kernel::{Counters, KernelConfig, KernelError, KernelRoutes, NexthopObjects};
+    pub use crate::kernel::{
+        Counters, KernelConfig, KernelError, KernelRoutes, NexthopObjects, StrangeKernel,
+    };
 }
 pub mod log {
     pub use crate::log::{
@@ -46,7 +48,7 @@ pub mod rib {
     };
 }
 pub mod session {
-    pub use crate::session::{CloseReason, State};
+    pub use crate::session::{CloseReason, Direction, Session, SessionConfig, State, Verdict};
 }
 pub mod shard {
     pub use crate::shard::{

@@ -115,6 +115,35 @@ fn mix() {
     assert!(!std::path::Path::new(&format!("/proc/{reflector}")).exists(), "left behind");
 }
 
+/// Each kind has to be felt by somebody: what hostile peers could not do would harm nobody.
+#[test]
+fn fairness() {
+    for (kind, least_per_s) in
+        [("flood", 1_000.0), ("resubscribe", 50.0), ("subscriptions", 1_000.0), ("garbage", 50.0)]
+    {
+        let sizes = "--rounds 1 --duration-s 1 --announcers 2 --subscribers 3 --rate 100";
+        let run = right(&format!("--scenario fairness --hostile {kind} {sizes}"));
+        for stage in ["alone 1", "apart 1", "beside 1"] {
+            let stage = run.stage(stage);
+            assert_eq!(stage["deliveries"], 300, "{stage}");
+            assert!(stage["latency"]["p99_ms"].as_f64().unwrap() > 0.0, "{stage}");
+        }
+        assert!(run.stage("alone 1")["hostile_per_s"].is_null());
+        for stage in ["apart 1", "beside 1"] {
+            let per_s = run.stage(stage)["hostile_per_s"].as_f64().unwrap();
+            assert!(per_s >= least_per_s, "{kind} {stage}: {per_s} a second");
+        }
+        assert!(run.stderr.contains(&format!("{kind}: p99 ")), "{}", run.stderr);
+        assert!(run.stderr.contains(" at another server on the same CPU: p99 "), "{}", run.stderr);
+    }
+    let server = server();
+    let target = format!("--target {}", server.local_addr());
+    let run = run(&format!("--scenario fairness --rounds 1 --duration-s 1 --json {target}"));
+    assert_eq!(run.code, Some(0), "{}", run.all());
+    assert_eq!(run.stage("beside 1")["ok"], true);
+    assert!(!run.stages().iter().any(|stage| stage["stage"] == "apart 1"), "{}", run.all());
+}
+
 #[test]
 fn fanout() {
     let run = right("--scenario fanout --subscribers 50 --routes 500 --announcers 2");

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use super::values::{LogFormat, host_port, keepalive, log_format, mss, number, vni};
+use super::values::{LogFormat, host_port, keepalive, log_format, mss, number, seconds, vni};
 use super::{
     Exit, Grammar, LOG_FORMAT_TAKES, MD5_TAKES, MSS_TAKES, PROGRAM, Takes, md5_keys,
     metrics_need_http, parse_flags, version_of,
 };
 use crate::io::ServerConfig;
 use crate::kernel::{HOPS_DEFAULT, HOPS_MAX, KernelConfig, RESYNC_DEFAULT};
-use crate::session::KEEPALIVE_INTERVAL_S_MAX;
 use crate::types::{Destination, HostPort, NextHop, NextHopType, Route, Vni};
 
 /// The largest VNI that an announcement or a table may name: 24 bits.
@@ -224,10 +223,6 @@ pub(super) fn parse(args: &[&str]) -> Result<ClientOptions, Exit> {
 fn server(text: &str) -> Result<String, String> {
     let server = HostPort::of_server(text).map_err(|error| error.to_string())?;
     Ok(server.to_string())
-}
-
-fn seconds(value: &str) -> Result<u32, String> {
-    number(value, 0, KEEPALIVE_INTERVAL_S_MAX)
 }
 
 fn hops(value: &str) -> Result<u32, String> {

@@ -37,8 +37,13 @@ fn defaults() {
                 handshakes_max: 32_768,
                 limits: Limits {
                     routes_per_peer_max: 100_000,
+                    routes_per_vni_max: 2_000_000,
+                    routes_max: 10_000_000,
+                    updates_per_s_max: 100_000,
                     vnis_per_peer_max: 16_384,
+                    subscriptions_max: 2_000_000,
                     queue_bytes_max: 1 << 30,
+                    queue_bytes_per_peer_max: 128 << 20,
                     ..Limits::default()
                 },
                 stale_time: std::time::Duration::ZERO,
@@ -68,6 +73,12 @@ fn every_flag_in_both_spellings() {
         ("--reflect-own", "lb"),
         ("--pace", "12"),
         ("--routes-per-peer-max", "4294967295"),
+        ("--routes-per-vni-max", "4"),
+        ("--routes-max", "4294967295"),
+        ("--updates-per-s-max", "5"),
+        ("--subscriptions-max", "6"),
+        ("--queue-mib-per-peer-max", "7"),
+        ("--stale-time", "86400"),
         ("--vnis-per-peer-max", "2"),
         ("--peers-max", "1048576"),
         ("--peers-per-address-max", "9"),
@@ -95,11 +106,16 @@ fn every_flag_in_both_spellings() {
             handshakes_max: 8,
             limits: Limits {
                 routes_per_peer_max: u32::MAX,
+                routes_per_vni_max: 4,
+                routes_max: 4_294_967_295,
+                updates_per_s_max: 5,
                 vnis_per_peer_max: 2,
+                subscriptions_max: 6,
                 queue_bytes_max: 4_294_967_295 * 1_048_576,
+                queue_bytes_per_peer_max: 7 << 20,
                 ..Limits::default()
             },
-            stale_time: std::time::Duration::ZERO,
+            stale_time: std::time::Duration::from_secs(86_400),
             // In their order, without host bits; IPv4 in IPv6 dress is IPv4.
             allow: ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::1/128"]
                 .map(|net| net.parse().unwrap())
@@ -189,6 +205,13 @@ fn wrong_values_name_the_flag_the_value_and_what_it_takes() {
         ("--routes-per-peer-max", "0", "1 to 4294967295"),
         ("--routes-per-peer-max", "4294967296", "1 to 4294967295"),
         ("--vnis-per-peer-max", "0", "1 to 4294967295"),
+        ("--routes-per-vni-max", "0", "1 to 4294967295"),
+        ("--routes-max", "-1", "1 to 4294967295"),
+        ("--updates-per-s-max", "0", "1 to 4294967295"),
+        ("--subscriptions-max", "4294967296", "1 to 4294967295"),
+        ("--queue-mib-per-peer-max", "0", "1 to 4294967295"),
+        ("--stale-time", "86401", "0 to 86400"),
+        ("--stale-time", "5m", "0 to 86400"),
         ("--peers-max", "0", "1 to 1048576"),
         ("--peers-max", "1048577", "1 to 1048576"),
         ("--peers-per-address-max", "0", "1 to 1048576"),

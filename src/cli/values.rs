@@ -82,6 +82,18 @@ pub(super) fn listen_default() -> Vec<SocketAddr> {
     vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 4711))]
 }
 
+pub(super) fn routes_max_default() -> u32 {
+    u32::try_from(Limits::default().routes_max).unwrap_or(u32::MAX)
+}
+
+pub(super) fn subscriptions_max_default() -> u32 {
+    u32::try_from(Limits::default().subscriptions_max).unwrap_or(u32::MAX)
+}
+
+pub(super) fn queue_mib_per_peer_default() -> u32 {
+    (Limits::default().queue_bytes_per_peer_max >> 20) as u32
+}
+
 pub(super) fn queue_mib_default() -> u32 {
     (Limits::default().queue_bytes_max >> 20) as u32
 }
@@ -124,6 +136,11 @@ pub(super) fn keepalive(value: &str) -> Result<u32, String> {
 
 pub(super) fn drain_seconds(value: &str) -> Result<u32, String> {
     number(value, 0, DRAIN_TIME_S_MAX)
+}
+
+/// Up to a day.
+pub(super) fn seconds(value: &str) -> Result<u32, String> {
+    number(value, 0, 86_400)
 }
 
 pub(super) fn connections(value: &str) -> Result<u32, String> {

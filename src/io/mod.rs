@@ -29,6 +29,7 @@ mod md5;
 mod memory;
 mod policy;
 mod probe;
+mod reload;
 mod send;
 mod server;
 mod signals;

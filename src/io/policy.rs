@@ -1,7 +1,7 @@
-//! The policy's file: read at the start, and again when that is asked for.
+//! The policy as a node is told it: a word, and a file.
 //!
-//! Owns the way from the file to the shards. Must never give up a policy that works for one that does not, and never
-//! run on a thread that serves peers: a disk may take its time.
+//! Owns what may be wrong with the file besides its text. Must never be read on a thread that serves peers: a disk may
+//! take its time.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -9,14 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::asker::Asker;
-use super::error::ServeError;
-use super::signals::acceptor_runtime;
 use crate::policy::{AnnouncePolicy, FILE_BYTES_MAX, NextHopPolicy, Policy, PolicyError};
-use crate::vital;
 
 /// What peers that connect to this node may announce. A route must be permitted by both.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -94,64 +89,6 @@ fn read(path: &Path) -> Result<AnnouncePolicy, PolicyFileError> {
         .and_then(|file| file.take(bytes_max).read_to_end(&mut text))
         .map_err(failed)?;
     AnnouncePolicy::parse(&text).map_err(|source| PolicyFileError::Wrong { path: name(), source })
-}
-
-/// Reads the file again whenever it is asked to, on a thread of its own, as long as somebody can ask.
-///
-/// # Errors
-/// [`ServeError::Start`].
-pub(super) fn reload_when_asked(
-    config: PolicyConfig,
-    rules: Arc<AnnouncePolicy>,
-    asker: Asker,
-    mut asked: mpsc::Receiver<()>,
-) -> Result<(), ServeError> {
-    let runtime = acceptor_runtime()?;
-    let mut reloader = Reloader { config, rules, asker };
-    let body = move || {
-        runtime.block_on(async {
-            while asked.recv().await.is_some() {
-                reloader.reload().await;
-            }
-        });
-    };
-    let started = vital::spawn("policy", body);
-    started.map_err(|source| ServeError::Start { what: "the policy's thread", source })?;
-    Ok(())
-}
-
-struct Reloader {
-    config: PolicyConfig,
-    /// Those that count.
-    rules: Arc<AnnouncePolicy>,
-    asker: Asker,
-}
-
-impl Reloader {
-    async fn reload(&mut self) {
-        let (rules, policy) = match self.config.load() {
-            Ok((Some(rules), policy)) => (rules, policy),
-            Ok((None, _)) => return,
-            Err(error) => {
-                // One line of the log.
-                let error = error.to_string().replace(":\n", ": ").replace('\n', "; ");
-                warn!("SIGHUP: the former policy stays: {error}");
-                return;
-            }
-        };
-        let difference = rules.since(&self.rules);
-        self.rules = rules;
-        if difference.is_none() {
-            info!("SIGHUP: the policy is what it was");
-            return;
-        }
-        for shard in self.asker.shards() {
-            let policy = policy.clone();
-            // Fails only while it shuts down.
-            let _ = self.asker.ask(shard, move |shard, now| shard.set_policy(now, policy)).await;
-        }
-        info!(rules = self.rules.rule_count(), "SIGHUP: the policy has changed: {difference}");
-    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use super::md5::Md5Keys;
 use super::memory::MemoryWatch;
 use super::signals::{Signals, acceptor_runtime};
 use super::turns::ThreadStart;
-use super::{listener, policy, probe, sys, turns};
+use super::{listener, probe, reload, sys, turns};
 use crate::policy::{AnnouncePolicy, Policy};
 use crate::shard::{Budgets, Ledger, Limits, Shard, ShardConfig};
 use crate::types::{ShardId, Time};
@@ -52,7 +52,7 @@ pub fn serve<T, E: From<ServeError>>(
         };
         let Running { acceptor, threads, asker, rules, .. } = running;
         if let (Some(asked), Some(rules)) = (reload_asked, rules) {
-            policy::reload_when_asked(config.policy, rules, asker.clone(), asked)?;
+            reload::when_asked(config.policy, rules, asker.clone(), asked)?;
         }
         let _kept = started(&asker)?;
         let result = acceptor.run(signals.received()).await;

@@ -11,8 +11,9 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use socket2::{SockFilter, SockRef};
 
+use super::answers::split;
 use super::messages;
-use super::netlink::{DATAGRAM_BYTES, RECEIVE_BYTES, split};
+use super::netlink::{DATAGRAM_BYTES, RECEIVE_BYTES};
 use super::plan::{Change, Family, NexthopId, Prefix, SeenRoute};
 use super::seen::{self, LinkSeen};
 
@@ -70,12 +71,7 @@ impl Events {
         for _ in 0..MESSAGES_MAX {
             let mut buffer = &mut self.datagram[..];
             match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
-                Ok(read) => {
-                    for message in split(&self.datagram[..read]) {
-                        let (kind, flags) = (message.message_type(), message.flags());
-                        events.extend(event(kind, flags, message.payload(), &matters));
-                    }
-                }
+                Ok(read) => events.extend(told(&self.datagram[..read], &matters)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
@@ -92,6 +88,14 @@ impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// The events that a datagram tells of.
+pub(super) fn told(
+    datagram: &[u8],
+    matters: &impl Fn(&Prefix, bool) -> bool,
+) -> impl Iterator<Item = Event> {
+    split(datagram).filter_map(|one| event(one.message_type(), one.flags(), one.payload(), matters))
 }
 
 fn event(

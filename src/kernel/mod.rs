@@ -4,9 +4,11 @@
 //! [`plan::Ours`] goes. Must never change a route of anybody else, another client's neither, and
 //! never let a caller wait for the kernel.
 //!
-//! `config` is what a caller wants, `plan` decides what to change and knows no kernel; `messages` and `seen` are the bytes, `netlink`
-//! and `events` the sockets, `blocks` whose nexthop ids are whose, `thread` the one thread that uses them.
+//! `config` is what a caller wants, `plan` decides what to change and knows no kernel; `messages`, `seen` and `answers` are the bytes,
+//! `netlink` and `events` the sockets, `blocks` whose nexthop ids are whose, `thread` the one thread that uses them; `strange` is
+//! a kernel that says anything.
 
+mod answers;
 mod blocks;
 mod config;
 mod events;
@@ -14,6 +16,7 @@ mod messages;
 mod netlink;
 pub(crate) mod plan;
 mod seen;
+mod strange;
 mod thread;
 
 use std::io::{self, Write};
@@ -35,6 +38,7 @@ pub(crate) use config::RESYNC_DEFAULT;
 pub use config::{HOPS_DEFAULT, HOPS_MAX, KernelConfig, NexthopObjects};
 pub use messages::METALBOND_RT_PROTO;
 pub use plan::Counters;
+pub use strange::StrangeKernel;
 
 /// Longest alternative name of a link in bytes (ALTIFNAMSIZ without its closing zero).
 const ALTERNATIVE_NAME_BYTES_MAX: usize = 127;

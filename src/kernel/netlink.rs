@@ -1,28 +1,20 @@
 //! The socket for requests: many operations in one system call, their answers, dumps.
 //!
-//! Owns the socket and what the kernel's answers mean. Must never decide what to install.
+//! Owns the socket; `answers` says what comes back. Must never decide what to install.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
+use super::answers::{self, Answer, Dump, Refusal};
 use super::messages;
 use super::plan::{Family, Op, Outcome, SeenRoute, Snapshot};
 use super::seen::{self, LinkSeen};
-
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_CAPPED: u16 = 0x100;
-const NLM_F_ACK_TLVS: u16 = 0x200;
-const NLMSGERR_ATTR_MSG: u16 = 1;
-const HEADER_BYTES: usize = 16;
 
 /// Bytes of one batch; a single message may be longer. The kernel takes what fits its send buffer
 /// (212992 bytes by default).
@@ -39,13 +31,6 @@ const DUMP_ATTEMPTS: u32 = 8;
 /// Attempts to send when the kernel is short of memory.
 const SEND_ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// An operation's outcome, with the kernel's words if it refused.
-#[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub outcome: Outcome,
-    pub text: Option<String>,
-}
 
 /// What a dump is to tell of.
 #[derive(Clone, Debug)]
@@ -94,7 +79,7 @@ impl Requests {
         messages::put_capability_probe(&mut self.bytes, sequence);
         self.send()?;
         let mut refused = None;
-        self.receive_until(sequence, |_, error| refused = error.map(|(errno, _)| errno))?;
+        self.receive_until(sequence, |_, error| refused = error.map(|refusal| refusal.errno))?;
         Ok(refused != Some(libc::EPERM))
     }
 
@@ -115,20 +100,8 @@ impl Requests {
         self.send()?;
         loop {
             let read = self.receive()?;
-            for message in split(&self.datagram[..read]) {
-                match message.message_type() {
-                    _ if message.sequence_number() != sequence => {}
-                    messages::RTM_NEWLINK => return Ok(seen::seen_link(message.payload())),
-                    NLMSG_ERROR => {
-                        // Before Linux 5.5 there are no alternative names.
-                        return match error_of(&message) {
-                            Some((libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP, _)) => Ok(None),
-                            Some((errno, _)) => Err(io::Error::from_raw_os_error(errno)),
-                            None => Ok(None),
-                        };
-                    }
-                    _ => {}
-                }
+            if let Some(answer) = answers::link(&self.datagram[..read], sequence) {
+                return answer;
             }
         }
     }
@@ -181,15 +154,11 @@ impl Requests {
         };
         let routes = self.dump(messages::RTM_NEWROUTE, request, |found, payload| {
             // Kernels without strict checking dump all tables.
-            if let Some(route) = seen::seen_route(payload)
-                && is_asked(route.prefix.table)
-            {
-                keep(found, route);
-            }
+            answers::keep(found, payload, &is_asked);
         });
         match routes {
             Ok(mut routes) => {
-                drop_last_of_others(&mut routes);
+                answers::drop_last_of_others(&mut routes);
                 Ok(routes)
             }
             // The table does not exist yet.
@@ -240,13 +209,10 @@ impl Requests {
         }
         let start = answers.len();
         let last = first.wrapping_add(batch.len() as u32 - 1);
-        answers.resize(start + batch.len(), Answer { outcome: Outcome::Done, text: None });
+        answers.resize(start + batch.len(), Answer::DONE);
         let batch_answers = &mut answers[start..];
         let received = self.receive_until(last, |sequence, error| {
-            let index = sequence.wrapping_sub(first) as usize;
-            if let (Some(answer), Some((errno, text))) = (batch_answers.get_mut(index), error) {
-                *answer = Answer { outcome: Outcome::Failed(errno), text };
-            }
+            answers::note(batch_answers, first, sequence, error);
         });
         if let Err(error) = received {
             for answer in answers[start..].iter_mut().filter(|one| one.outcome == Outcome::Done) {
@@ -270,7 +236,7 @@ impl Requests {
     fn receive_until(
         &mut self,
         last: u32,
-        mut each: impl FnMut(u32, Option<(i32, Option<String>)>),
+        mut each: impl FnMut(u32, Option<Refusal>),
     ) -> io::Result<()> {
         let mut lost = None;
         loop {
@@ -283,13 +249,8 @@ impl Requests {
                 Err(error) => return Err(lost.unwrap_or(error)),
                 Ok(read) => read,
             };
-            for message in split(&self.datagram[..read]) {
-                if message.message_type() == NLMSG_ERROR {
-                    each(message.sequence_number(), error_of(&message));
-                    if message.sequence_number() == last {
-                        return lost.map_or(Ok(()), Err);
-                    }
-                }
+            if answers::acknowledgements(&self.datagram[..read], last, &mut each) {
+                return lost.map_or(Ok(()), Err);
             }
         }
     }
@@ -316,32 +277,18 @@ impl Requests {
         Err(error)
     }
 
-    /// An interrupted dump is EINTR: it may lack what was there all the time.
     fn receive_dump<T>(
         &mut self,
         kind: u16,
         sequence: u32,
         parse: &mut impl FnMut(&mut Vec<T>, &[u8]),
     ) -> io::Result<Vec<T>> {
-        let (mut found, mut interrupted) = (Vec::new(), false);
+        let (mut found, mut dump) = (Vec::new(), Dump::new(kind, sequence));
         loop {
             let read = self.receive()?;
-            for message in split(&self.datagram[..read]) {
-                if message.sequence_number() != sequence {
-                    continue; // of an earlier attempt
-                }
-                interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
-                match message.message_type() {
-                    NLMSG_DONE | NLMSG_ERROR => {
-                        return match error_of(&message) {
-                            Some((errno, _)) => Err(io::Error::from_raw_os_error(errno)),
-                            None if interrupted => Err(io::Error::from_raw_os_error(libc::EINTR)),
-                            None => Ok(found),
-                        };
-                    }
-                    other if other == kind => parse(&mut found, message.payload()),
-                    _ => {}
-                }
+            let parse = |payload: &[u8]| parse(&mut found, payload);
+            if let Some(end) = dump.take(&self.datagram[..read], parse) {
+                return end.map(|()| found);
             }
         }
     }
@@ -364,25 +311,6 @@ impl Requests {
     }
 }
 
-/// Adds a route of a dump, which has the routes of a prefix one after the other. Where none may be
-/// ours the others are of no interest.
-fn keep(found: &mut Vec<SeenRoute>, route: SeenRoute) {
-    if found.last().is_some_and(|last| last.prefix != route.prefix) {
-        drop_last_of_others(found);
-    }
-    found.push(route);
-}
-
-/// Drops the routes of the last prefix if none of them may be ours.
-fn drop_last_of_others(found: &mut Vec<SeenRoute>) {
-    let Some(prefix) = found.last().map(|last| last.prefix) else { return };
-    let count = found.iter().rev().take_while(|one| one.prefix == prefix).count();
-    let start = found.len() - count;
-    if found[start..].iter().all(|one| one.form.is_none()) {
-        found.truncate(start);
-    }
-}
-
 /// Waits until one of the descriptors can be read; tells which. None: without a limit.
 pub(super) fn wait_readable<const N: usize>(
     fds: [BorrowedFd<'_>; N],
@@ -396,38 +324,6 @@ pub(super) fn wait_readable<const N: usize>(
         Err(error) => Err(error.into()),
         Ok(_) => Ok(polled.map(|one| !one.revents().is_empty())),
     }
-}
-
-/// The messages of a datagram, up to the first malformed one.
-pub(super) fn split(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
-    std::iter::from_fn(move || {
-        let message = NetlinkBuffer::new_checked(bytes).ok()?;
-        let length = message.length() as usize;
-        let (one, _) = bytes.split_at_checked(length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        NetlinkBuffer::new_checked(one).ok()
-    })
-}
-
-/// The error of an NLMSG_ERROR or NLMSG_DONE, with the kernel's explanation; none if it is fine.
-fn error_of(message: &NetlinkBuffer<&[u8]>) -> Option<(i32, Option<String>)> {
-    let (code, rest) = message.payload().split_first_chunk::<4>()?;
-    let errno = i32::from_ne_bytes(*code).checked_neg().filter(|errno| *errno > 0)?;
-    let text = (message.flags() & NLM_F_ACK_TLVS != 0).then(|| explanation(message, rest));
-    Some((errno, text.flatten()))
-}
-
-fn explanation(message: &NetlinkBuffer<&[u8]>, rest: &[u8]) -> Option<String> {
-    let request_bytes = if message.flags() & NLM_F_CAPPED != 0 {
-        HEADER_BYTES
-    } else {
-        u32::from_ne_bytes(*rest.first_chunk::<4>()?) as usize
-    };
-    let attributes = rest.get(request_bytes.next_multiple_of(4)..)?;
-    let text = NlasIterator::new(attributes)
-        .map_while(Result::ok)
-        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)?;
-    Some(String::from_utf8_lossy(text.value().split(|byte| *byte == 0).next()?).into_owned())
 }
 
 /// Whether another try may help.

@@ -13,10 +13,11 @@ use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
 use super::Shared;
+use super::answers::Answer;
 use super::blocks::OwnedBlocks;
 use super::config::{HOPS_MAX, KernelConfig, NexthopObjects};
 use super::events::{Event, Events};
-use super::netlink::{Answer, Requests, Scope, wait_readable};
+use super::netlink::{Requests, Scope, wait_readable};
 use super::plan::{BLOCKS, Notice, Op, Ours, Outcome, Plan, Report, Snapshot};
 use crate::types::{Route, Time, Vni};
 

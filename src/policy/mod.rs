@@ -44,7 +44,7 @@ pub struct Policy {
 pub struct AnnouncePolicy {
     index: Index,
     /// The line of each rule.
-    lines: Vec<usize>,
+    lines: Vec<u32>,
 }
 
 /// Who judges the routes of one peer. Cheap to keep and to copy.
@@ -68,7 +68,7 @@ pub enum Denial {
     #[error("line {line} denies it (--announce-policy)")]
     Denied {
         /// The rule's line.
-        line: usize,
+        line: u32,
     },
     /// No rule is about it.
     #[error("no rule permits it (--announce-policy)")]
@@ -119,7 +119,7 @@ impl Judge {
     ///
     /// # Errors
     /// Why the peer may not announce it.
-    pub fn line(&self, vni: Vni, route: &Route) -> Result<Option<usize>, Denial> {
+    pub fn line(&self, vni: Vni, route: &Route) -> Result<Option<u32>, Denial> {
         let Bench { policy, peer, buckets } = &*self.0;
         if !policy.next_hops.permits(*peer, route.next_hop.address) {
             return Err(Denial::NextHop);
@@ -173,7 +173,7 @@ impl AnnouncePolicy {
 
     /// What a walk over all rules says: what the index is held against.
     #[doc(hidden)]
-    pub fn walk(&self, peer: IpAddr, vni: Vni, route: &Route) -> Result<usize, Denial> {
+    pub fn walk(&self, peer: IpAddr, vni: Vni, route: &Route) -> Result<u32, Denial> {
         let rules = self.index.rules();
         let place = rules.iter().position(|rule| rule.matches(peer, vni, route));
         let place = place.ok_or(Denial::NoRule)?;
@@ -193,7 +193,7 @@ impl fmt::Display for AnnouncePolicy {
 
 impl Denial {
     /// A word for each kind, by [`Denial::kind`].
-    pub const KINDS: [&str; 3] = ["next_hop_policy", "rule_denies", "no_rule"];
+    pub const KINDS: [&str; 3] = ["policy_next_hop", "policy_denies", "policy_no_rule"];
 
     /// Which kind it is.
     pub fn kind(self) -> usize {

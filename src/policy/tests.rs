@@ -8,7 +8,7 @@ use crate::types::NextHopType;
 
 /// What a peer may announce by this file: the line that permits it, or why not.
 #[track_caller]
-fn ask(file: &str, peer: &str, vni: u32, route: &str) -> Result<usize, Denial> {
+fn ask(file: &str, peer: &str, vni: u32, route: &str) -> Result<u32, Denial> {
     let rules = AnnouncePolicy::parse(file.as_bytes()).unwrap();
     let policy = Policy::new(NextHopPolicy::Any, Some(Arc::new(rules))).unwrap();
     let judge = policy.judge_of(peer.parse().unwrap());
@@ -24,7 +24,7 @@ fn route_of(text: &str) -> Route {
     Route { destination: words[0].parse().unwrap(), next_hop }
 }
 
-fn denied(line: usize) -> Result<usize, Denial> {
+fn denied(line: u32) -> Result<u32, Denial> {
     Err(Denial::Denied { line })
 }
 
@@ -117,6 +117,12 @@ fn next_hops_peers_and_vnis() {
         ("vni 7,1-3,9-12", "10.0.0.1", 8, "10.0.0.0/8 ::1", false),
         ("vni 7,1-3,9-12", "10.0.0.1", 13, "10.0.0.0/8 ::1", false),
         ("vni 7,1-3,9-12", "10.0.0.1", 0, "10.0.0.0/8 ::1", false),
+        // One in another, and one that touches the next.
+        ("vni 3-4,1-9,10", "10.0.0.1", 9, "10.0.0.0/8 ::1", true),
+        ("vni 3-4,1-9,10", "10.0.0.1", 10, "10.0.0.0/8 ::1", true),
+        ("vni 3-4,1-9,10", "10.0.0.1", 11, "10.0.0.0/8 ::1", false),
+        ("target-vni 3-4,1-9,own", "10.0.0.1", 70, "10.0.0.0/8 ::1 0 9", true),
+        ("target-vni 3-4,1-9,own", "10.0.0.1", 70, "10.0.0.0/8 ::1 0 10", false),
         // A target VNI of 0 is the route's own.
         ("target-vni own", "10.0.0.1", 7, "10.0.0.0/8 ::1", true),
         ("target-vni own", "10.0.0.1", 7, "10.0.0.0/8 ::1 0 7", true),
@@ -248,6 +254,27 @@ fn each_kind_has_its_word() {
         assert!(denial.to_string().ends_with(&format!("({})", denial.why().1)), "{denial}");
     }
     assert_eq!(kinds.len(), Denial::KINDS.len());
+}
+
+/// What operators copy does what it says.
+#[test]
+fn the_example_of_the_documents() {
+    let text = include_str!("../../docs/POLICY.md");
+    let (_, behind) = text.split_once("### An example").unwrap();
+    let example = behind.split("```").nth(1).unwrap().strip_prefix("text\n").unwrap();
+    let ask = |peer, vni, route| ask(example, peer, vni, route).is_ok();
+    let (gateway, controller, hypervisor) = ("2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:a::7");
+    assert!(ask(gateway, 7, "0.0.0.0/0 2001:db8:0:1::1"));
+    assert!(!ask(gateway, 7, "0.0.0.0/0 2001:db8:0:1::2"));
+    assert!(ask(controller, 7, "10.0.0.0/24 2001:db8:a::9"));
+    assert!(!ask(controller, 7, "0.0.0.0/0 2001:db8:a::9"));
+    assert!(ask(hypervisor, 100, "10.1.0.0/24 2001:db8:a::7"));
+    assert!(!ask(hypervisor, 99, "10.1.0.0/24 2001:db8:a::7"));
+    assert!(!ask(hypervisor, 100, "10.0.0.0/8 2001:db8:a::7"));
+    assert!(!ask(hypervisor, 100, "::/0 2001:db8:a::7"));
+    assert!(!ask(hypervisor, 100, "10.1.0.0/24 2001:db8:a::8"));
+    assert!(!ask(hypervisor, 100, "10.1.0.0/24 2001:db8:a::7 0 200"));
+    assert!(!ask("2001:db8:b::1", 100, "10.1.0.0/24 2001:db8:b::1"));
 }
 
 /// A rule for each of 10,000 hypervisors, and for each of 10,000 VNIs: few are looked at.

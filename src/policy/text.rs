@@ -54,7 +54,7 @@ pub enum PolicyError {
 #[error("line {line}: {fault}")]
 pub struct Mistake {
     /// Counted from 1.
-    pub line: usize,
+    pub line: u32,
     /// What it is.
     pub fault: LineFault,
 }
@@ -140,7 +140,7 @@ pub struct Meant(Option<&'static str>);
 const CONDITIONS: [&str; 6] = ["peer", "vni", "target-vni", "destination", "next-hop", "type"];
 
 /// Reads a whole file.
-pub(super) fn parse(text: &[u8]) -> Result<Vec<(usize, Rule)>, PolicyError> {
+pub(super) fn parse(text: &[u8]) -> Result<Vec<(u32, Rule)>, PolicyError> {
     if text.len() > FILE_BYTES_MAX {
         return Err(PolicyError::TooLarge);
     }

@@ -137,8 +137,9 @@ impl Rib {
         let Some((class, life)) = self.take(source, vni, route, sink) else { return };
         let hasher = &self.common.rules.hasher;
         self.sources.withhold(source, WithheldRoute { vni, route: *route, class, life }, hasher);
-        if let Some(shard) = self.sources.find(source, hasher).and_then(Source::shard) {
-            sink.judged(shard, source, vni, route, Some(denial));
+        let of = self.sources.find(source, hasher);
+        if let Some(of) = of.and_then(Source::introduction) {
+            sink.judged(source, of, (vni, route), Some(denial));
         }
     }
 
@@ -180,7 +181,7 @@ impl Rib {
         let hasher = self.common.rules.hasher.clone();
         let WithheldRoute { vni, route, class, life } = one;
         let Some((of, judgement)) = self.sources.find_mut(source, &hasher) else { return };
-        let shard = of.shard();
+        let introduction = of.introduction();
         if of.judge(judgement, vni, &route).is_err() {
             return;
         }
@@ -191,8 +192,9 @@ impl Rib {
                 self.sources.withhold(source, one, &hasher);
             }
             None => {
-                if let Some(shard) = shard {
-                    sink.judged(shard, source, vni, &route, None);
+                self.note_for_sweeps(source, life, vni);
+                if let Some(of) = introduction {
+                    sink.judged(source, of, (vni, &route), None);
                 }
             }
         }

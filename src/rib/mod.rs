@@ -44,6 +44,9 @@ const BASES_PER_TURN: usize = 1_024;
 /// A turn's budget goes to the kinds of jobs in so many slices.
 const SLICES_PER_TURN: usize = 16;
 
+/// A join, and the end of one, costs so much more than a change: the group may be new.
+const JOIN_STEPS: usize = 8;
+
 /// Changes that [`Rib::foresee`] looks at.
 pub(crate) const FORESIGHT: usize = 16;
 /// Smaller tables lie in the cache.
@@ -91,10 +94,9 @@ pub trait RecordSink {
     /// Another policy withholds a route of a source, or (None) withholds one no longer.
     fn judged(
         &mut self,
-        shard: ShardId,
         source: SourceId,
-        vni: Vni,
-        route: &Route,
+        of: Introduction,
+        route: (Vni, &Route),
         denial: Option<Denial>,
     );
 }
@@ -201,9 +203,10 @@ impl Rib {
         Outcome { stored: -i32::from(is_there), ..Outcome::default() }
     }
 
-    /// Says whose word a source is from now on. One that is not introduced is judged by no policy, and has one life.
-    pub fn introduce(&mut self, source: SourceId, introduction: Introduction) {
-        self.sources.introduce(source, introduction, &self.common.rules.hasher);
+    /// Says whose word a source is from now on, and returns how many of its routes are withheld. One that is not
+    /// introduced is judged by no policy, and has one life.
+    pub fn introduce(&mut self, source: SourceId, introduction: Introduction) -> usize {
+        self.sources.introduce(source, introduction, &self.common.rules.hasher)
     }
 
     /// Looks up what these routes are about to need, so that memory is waited for once and not once a
@@ -263,6 +266,8 @@ impl Rib {
     pub fn join(&mut self, group: UpdateGroup, join: Join, sink: &mut impl RecordSink, now: Time) {
         let rules = &self.common.rules;
         let home = self.homes.find_or(group.vni, &rules.hasher, || VniRib::new(group.vni));
+        self.common.steps += JOIN_STEPS;
+        let rules = &self.common.rules;
         let at = home.feeds.of_or_new(group.class);
         if at.join(group, join, &home.table, rules, sink, now) {
             self.jobs.add(Job::build(group, home.table.places()));
@@ -273,6 +278,7 @@ impl Rib {
     pub fn leave(&mut self, group: UpdateGroup, shard: ShardId) {
         if let Some((at, _)) = self.group(group) {
             at.leave(shard);
+            self.common.steps += JOIN_STEPS;
             self.tidy(group.vni);
         }
     }

@@ -72,9 +72,9 @@ impl Source {
         self.introduction.map_or(0, |it| it.life)
     }
 
-    /// The shard of its connection, if it was introduced.
-    pub(super) fn shard(&self) -> Option<ShardId> {
-        self.introduction.map(|it| it.shard)
+    /// Whose word it is, if it was introduced.
+    pub(super) fn introduction(&self) -> Option<Introduction> {
+        self.introduction
     }
 
     /// Whether it may announce a route.
@@ -120,15 +120,17 @@ impl SourceTable {
         self.judgement.replace(policy);
     }
 
-    /// Says whose word a source is from now on.
+    /// Says whose word a source is from now on. Returns how many of its routes are withheld.
     pub(super) fn introduce(
         &mut self,
         source: SourceId,
         introduction: Introduction,
         hasher: &RandomState,
-    ) {
+    ) -> usize {
         self.has_returned |= introduction.life > 0;
-        self.of.find_or(source, hasher, Source::default).introduction = Some(introduction);
+        let of = self.of.find_or(source, hasher, Source::default);
+        of.introduction = Some(introduction);
+        of.withheld().map_or(0, Withheld::len)
     }
 
     /// A source, if it is known.

@@ -22,8 +22,9 @@ pub(super) struct Sweep {
     shard: ShardId,
     /// The VNIs that are left; a new one has nothing old.
     vnis: Vec<Vni>,
-    /// Where to go on in the last of these, or among what is withheld.
+    /// Where to go on in the last of these, and among what is withheld.
     at: u32,
+    withheld_at: u32,
     routes: u32,
     withheld: u32,
 }
@@ -38,9 +39,20 @@ impl Rib {
             parts.flat_map(|part| of.vnis.part(part).map(|(vni, ())| vni)).collect()
         });
         let vnis = vnis.unwrap_or_default();
-        let sweep = Sweep { source, life, shard, vnis, at: u32::MAX, routes: 0, withheld: 0 };
+        let (at, withheld_at) = (u32::MAX, u32::MAX);
+        let sweep = Sweep { source, life, shard, vnis, at, withheld_at, routes: 0, withheld: 0 };
         let number = self.sweeps.insert(sweep);
         self.jobs.add(Job::Sweep(number));
+    }
+
+    /// A route that was withheld is in its table now, announced in this life: a sweep may have passed there.
+    pub(super) fn note_for_sweeps(&mut self, source: SourceId, life: u8, vni: Vni) {
+        for (_, sweep) in &mut self.sweeps {
+            if sweep.source == source && is_up_to(life, sweep.life) {
+                // Not before the one that it is at.
+                sweep.vnis.insert(0, vni);
+            }
+        }
     }
 
     /// True when nothing is left to do.
@@ -73,7 +85,6 @@ impl Rib {
             if *budget == 0 {
                 return false;
             }
-            *budget -= 1;
             let hasher = &self.common.rules.hasher;
             if let Some(home) = self.homes.find_mut(vni, hasher) {
                 let of = (source, life);
@@ -87,13 +98,15 @@ impl Rib {
             }
             sweep.vnis.pop();
             sweep.at = u32::MAX;
+            // The look-up costs something too.
+            *budget = budget.saturating_sub(1);
         }
         true
     }
 
     fn sweep_withheld(&mut self, sweep: &mut Sweep, budget: &mut usize) -> bool {
         let hasher = self.common.rules.hasher.clone();
-        while sweep.at > 0 {
+        while sweep.withheld_at > 0 {
             let of = self.sources.find(sweep.source, &hasher);
             let Some(withheld) = of.and_then(|of| of.withheld()) else { break };
             if *budget == 0 {
@@ -101,9 +114,9 @@ impl Rib {
             }
             *budget -= 1;
             // As in the tables: the last one first, and another one may stand there then.
-            sweep.at = sweep.at.min(withheld.len() as u32) - 1;
-            if is_up_to(withheld.at(sweep.at as usize).life, sweep.life) {
-                self.sources.release_at(sweep.source, sweep.at as usize, &hasher);
+            sweep.withheld_at = sweep.withheld_at.min(withheld.len() as u32) - 1;
+            if is_up_to(withheld.at(sweep.withheld_at as usize).life, sweep.life) {
+                self.sources.release_at(sweep.source, sweep.withheld_at as usize, &hasher);
                 sweep.withheld += 1;
             }
         }

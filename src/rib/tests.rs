@@ -24,7 +24,7 @@ impl RecordSink for Sink {
         self.joined.push(joined);
     }
     fn swept(&mut self, _: ShardId, _: SourceId, _: u32, _: u32) {}
-    fn judged(&mut self, _: ShardId, _: SourceId, _: Vni, _: &Route, _: Option<Denial>) {}
+    fn judged(&mut self, _: SourceId, _: Introduction, _: (Vni, &Route), _: Option<Denial>) {}
 }
 
 pub(super) const GROUP: UpdateGroup = UpdateGroup { vni: Vni(7), class: GroupClass::Client };

@@ -26,7 +26,7 @@ pub(crate) const KEEPALIVE_INTERVAL_S_MAX: u32 = 86_400;
 
 /// What a session is made from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct SessionConfig {
+pub struct SessionConfig {
     /// Who dialled.
     pub direction: Direction,
     /// What we offer, in seconds: 0 means [`KEEPALIVE_INTERVAL_S_DEFAULT`], and more than
@@ -44,7 +44,7 @@ pub(crate) struct SessionConfig {
 /// What the driver is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// Nothing.
     Ignore,
     /// The message just given is a SUBSCRIBE, UNSUBSCRIBE or UPDATE to act upon.
@@ -64,7 +64,7 @@ pub(crate) enum Verdict {
 
 /// The session of one connection. A lost connection gets a new one.
 #[derive(Clone, Debug)]
-pub(crate) struct Session {
+pub struct Session {
     state: State,
     direction: Direction,
     is_server: bool,
@@ -88,7 +88,7 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session in CONNECTING; [`HANDSHAKE_TIME`] runs from `now`, the TCP connect included.
-    pub(crate) fn new(config: &SessionConfig, now: Time) -> Session {
+    pub fn new(config: &SessionConfig, now: Time) -> Session {
         let keepalive_interval_s = match config.keepalive_interval_s {
             0 => KEEPALIVE_INTERVAL_S_DEFAULT,
             interval_s => interval_s.min(KEEPALIVE_INTERVAL_S_MAX),
@@ -112,13 +112,13 @@ impl Session {
     }
 
     /// The TCP connection is up. Outgoing: our HELLO is to be sent.
-    pub(crate) fn connected(&mut self, now: Time) -> Verdict {
+    pub fn connected(&mut self, now: Time) -> Verdict {
         self.walk(now, Event::Connected, None)
     }
 
     /// What to do with a message.
     #[inline]
-    pub(crate) fn on_message(&mut self, now: Time, message: &Message) -> Verdict {
+    pub fn on_message(&mut self, now: Time, message: &Message) -> Verdict {
         match message {
             Message::Update(_) => self.on_update(now),
             _ => self.on_rarer_message(now, message),
@@ -128,7 +128,7 @@ impl Session {
     /// What to do with an UPDATE, one that makes no sense included: where none is allowed, it is not
     /// either.
     #[inline]
-    pub(crate) fn on_update(&mut self, now: Time) -> Verdict {
+    pub fn on_update(&mut self, now: Time) -> Verdict {
         self.heard_at = now;
         // The table says the same; this is the row that millions of messages a second take.
         if self.state == State::Established {
@@ -139,7 +139,7 @@ impl Session {
 
     /// What is due at `now`. To be called until it says [`Verdict::Ignore`] or
     /// [`Verdict::Close`].
-    pub(crate) fn on_timer(&mut self, now: Time) -> Verdict {
+    pub fn on_timer(&mut self, now: Time) -> Verdict {
         let event = if now >= self.handshake_due() {
             Event::HandshakeTimeout
         } else if now >= self.hold_due() {
@@ -155,7 +155,7 @@ impl Session {
     }
 
     /// When [`Session::on_timer`] has something to do; [`Time::NEVER`] once the session is over.
-    pub(crate) fn next_deadline(&self) -> Time {
+    pub fn next_deadline(&self) -> Time {
         if self.state.is_over() {
             return Time::NEVER;
         }
@@ -167,14 +167,14 @@ impl Session {
 
     /// We stop reading from the peer: what it says is not heard, so the timers that wait for it
     /// stand still, and a peer that waits for our answers gets a KEEPALIVE each interval.
-    pub(crate) fn pause(&mut self, now: Time) {
+    pub fn pause(&mut self, now: Time) {
         if self.paused_at == Time::NEVER {
             self.paused_at = now;
         }
     }
 
     /// We read again: the timers go on with what they had left.
-    pub(crate) fn resume(&mut self, now: Time) {
+    pub fn resume(&mut self, now: Time) {
         if self.paused_at == Time::NEVER {
             return;
         }
@@ -186,7 +186,7 @@ impl Session {
     }
 
     /// Something is pending for the peer: the send-hold timer starts, unless it runs.
-    pub(crate) fn send_pending(&mut self, now: Time) {
+    pub fn send_pending(&mut self, now: Time) {
         if self.send_hold_deadline == Time::NEVER && !self.state.is_over() {
             self.send_hold_deadline = now.after(SEND_HOLD_TIME);
         }
@@ -194,55 +194,55 @@ impl Session {
 
     /// The peer took some of what is pending (its TCP acknowledged bytes): the send-hold timer, if
     /// it runs, starts again.
-    pub(crate) fn send_progressed(&mut self, now: Time) {
+    pub fn send_progressed(&mut self, now: Time) {
         if self.send_hold_deadline != Time::NEVER {
             self.send_hold_deadline = now.after(SEND_HOLD_TIME);
         }
     }
 
     /// Nothing is pending any more: the send-hold timer stops.
-    pub(crate) fn send_idle(&mut self) {
+    pub fn send_idle(&mut self) {
         self.send_hold_deadline = Time::NEVER;
     }
 
     /// The peer sent bytes that are no message.
-    pub(crate) fn on_fault(&mut self) -> Verdict {
+    pub fn on_fault(&mut self) -> Verdict {
         self.end(Event::Fault)
     }
 
     /// The connection ended, or could not be made: end of stream, or a failed connect, read or
     /// write. Outgoing: leads to RETRY.
-    pub(crate) fn on_eof(&mut self) -> Verdict {
+    pub fn on_eof(&mut self) -> Verdict {
         self.end(Event::Eof)
     }
 
     /// We want no more of this peer: leads to CLOSED, in both directions.
-    pub(crate) fn close(&mut self) -> Verdict {
+    pub fn close(&mut self) -> Verdict {
         self.end(Event::Shutdown)
     }
 
     /// Where the session is.
-    pub(crate) fn state(&self) -> State {
+    pub fn state(&self) -> State {
         self.state
     }
 
     /// Who dialled.
-    pub(crate) fn direction(&self) -> Direction {
+    pub fn direction(&self) -> Direction {
         self.direction
     }
 
     /// What the peer's HELLO declared it to be; a client before that.
-    pub(crate) fn peer_class(&self) -> PeerClass {
+    pub fn peer_class(&self) -> PeerClass {
         self.peer_class
     }
 
     /// Whether the peer's HELLO said that it reassembles frames.
-    pub(crate) fn peer_reassembles(&self) -> bool {
+    pub fn peer_reassembles(&self) -> bool {
         self.peer_reassembles
     }
 
     /// What was negotiated, in seconds; before the peer's HELLO, what we offer. 1..=86400.
-    pub(crate) fn keepalive_interval_s(&self) -> u32 {
+    pub fn keepalive_interval_s(&self) -> u32 {
         self.keepalive_interval_s
     }
 

@@ -13,8 +13,6 @@ mod tests;
 #[cfg(test)]
 mod walks;
 
-pub(crate) use machine::{
-    KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX, Session, SessionConfig, Verdict,
-};
-pub(crate) use table::Direction;
-pub use table::{CloseReason, State};
+pub(crate) use machine::{KEEPALIVE_INTERVAL_S_DEFAULT, KEEPALIVE_INTERVAL_S_MAX};
+pub use machine::{Session, SessionConfig, Verdict};
+pub use table::{CloseReason, Direction, State};

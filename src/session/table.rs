@@ -6,7 +6,7 @@ use std::fmt;
 
 /// Who dialled.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Direction {
+pub enum Direction {
     /// The peer did, and we accepted: we are the server.
     Incoming,
     /// We did: we are the client.

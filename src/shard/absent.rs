@@ -31,10 +31,8 @@ pub(super) struct Absent {
     /// The life that is over.
     pub life: u8,
     pub homes: Homes,
-    /// Its routes, and how many of them are withheld.
+    /// Its routes, whether they are in tables or withheld.
     pub routes: i64,
-    /// See `routes`.
-    pub withheld: i64,
     pub stale: Stale,
 }
 
@@ -203,7 +201,6 @@ mod tests {
             life: 0,
             homes: Homes::default(),
             routes: 3,
-            withheld: 0,
             stale,
         }
     }

@@ -61,8 +61,12 @@ pub struct Budgets {
     pub requests_per_turn: usize,
     /// Routes that the jobs of a turn (withdrawing a lost peer's, building a base) deal with.
     pub job_routes_per_turn: usize,
-    /// Requests under way to one home beyond which its askers pause.
+    /// Changes under way to one home beyond which its askers pause, and subscriptions.
     pub requests_under_way_max: usize,
+    /// See `requests_under_way_max`. They cost more, and nobody's changes wait behind them.
+    pub joins_under_way_max: usize,
+    /// Changes of one peer under way beyond which it pauses: others' wait behind no more than these.
+    pub changes_per_peer_max: usize,
     /// Record bytes under way to one shard beyond which homes stop serving.
     pub record_bytes_under_way_max: usize,
     /// Bytes of log that are compacted in a turn at least; more if more was appended.
@@ -74,9 +78,11 @@ pub struct Budgets {
 impl Default for Budgets {
     fn default() -> Budgets {
         Budgets {
-            requests_per_turn: 8_192,
-            job_routes_per_turn: 8_192,
+            requests_per_turn: 4_096,
+            job_routes_per_turn: 2_048,
             requests_under_way_max: 32_768,
+            joins_under_way_max: 128,
+            changes_per_peer_max: 1_024,
             record_bytes_under_way_max: 4 << 20,
             compacted_bytes_per_turn: 1 << 20,
             tail_bytes_min: 16 << 10,

@@ -61,7 +61,7 @@ impl Refusals {
     fn count(&mut self, now: Time, refused: Refused, count: u64) -> bool {
         self.last_at = now;
         self.ever[refused.kind()] += count;
-        match self.since.iter_mut().find(|(of, _)| *of == refused) {
+        match self.since.iter_mut().find(|(of, _)| of.kind() == refused.kind()) {
             Some((_, before)) => {
                 *before += count;
                 false

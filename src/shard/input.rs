@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::events::{QUIET, detail_of};
 use super::groups::SubIndex;
-use super::mail::Request;
+use super::mail::{Lane, Request};
 use super::peer::{Admission, Ending, Heard, Pause};
 use super::refused::Refused;
 use super::{Pressure, Shard, Wake};
@@ -63,19 +63,20 @@ impl Shard {
     /// Resumes peers whose homes have room again, or of whose changes enough is known. Called each turn;
     /// looks at nobody else.
     pub(super) fn resume_paused(&mut self, now: Time) {
-        for home in (0..self.config.shards).map(ShardId) {
+        let homes = (0..self.config.shards).map(ShardId);
+        for (home, lane) in homes.flat_map(|home| Lane::ALL.map(|lane| (home, lane))) {
             // Those that pause again have had their turn.
-            for _ in 0..self.paused[home.index()].len() {
-                if self.outboxes.is_home_full(home) {
+            for _ in 0..self.paused[home.index()][lane as usize].len() {
+                if self.outboxes.is_home_full(home, lane) {
                     break;
                 }
-                if let Some(id) = self.paused[home.index()].pop_front() {
-                    self.resume(now, id, |pause| *pause == Pause::Home(home));
+                if let Some(id) = self.paused[home.index()][lane as usize].pop_front() {
+                    self.resume(now, id, |pause| *pause == Pause::Home(home, lane));
                 }
             }
         }
         for id in std::mem::take(&mut self.settled) {
-            self.resume(now, id, |pause| matches!(pause, Pause::Quota(_)));
+            self.resume(now, id, |pause| matches!(pause, Pause::Quota(_) | Pause::Changes));
         }
         while let Some(&Reverse((at, id))) = self.rated.peek()
             && at <= now
@@ -196,6 +197,7 @@ impl Shard {
         }
         self.introduce(id, home);
         let Some(peer) = self.peers.find(id) else { return };
+        let is_ahead = peer.inbound.is_ahead();
         let change = Request::Change {
             source: peer.origin.source(),
             class: peer.link.class(),
@@ -209,8 +211,10 @@ impl Shard {
         if is_dialled {
             self.server_told(now, id, update);
         }
-        if self.outboxes.is_home_full(home) {
-            self.pause(now, id, Pause::Home(home));
+        if self.outboxes.is_home_full(home, Lane::Changes) {
+            self.pause(now, id, Pause::Home(home, Lane::Changes));
+        } else if is_ahead {
+            self.pause(now, id, Pause::Changes);
         }
     }
 
@@ -245,8 +249,8 @@ impl Shard {
         place.insert(self.groups.subscribe(group, who, self.epoch));
         let home = ShardId::home_of(group.vni, self.config.shards);
         self.outboxes.request(home, Request::Join { group, peer: id, epoch: self.epoch });
-        if self.outboxes.is_home_full(home) {
-            self.pause(now, id, Pause::Home(home));
+        if self.outboxes.is_home_full(home, Lane::Joins) {
+            self.pause(now, id, Pause::Home(home, Lane::Joins));
         }
     }
 
@@ -282,10 +286,10 @@ impl Shard {
             && peer.pause(now, self.read_at.unwrap_or(now), pause)
         {
             match pause {
-                Pause::Home(home) => self.paused[home.index()].push_back(id),
+                Pause::Home(home, lane) => self.paused[home.index()][lane as usize].push_back(id),
                 Pause::Rate(until) => self.rated.push(Reverse((until, id))),
                 // Whoever answers looks for the peer.
-                Pause::Quota(_) | Pause::Origin => {}
+                Pause::Quota(_) | Pause::Changes | Pause::Origin => {}
             }
             self.note_deadline(id);
         }

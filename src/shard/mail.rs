@@ -45,7 +45,39 @@ pub(super) enum Request {
     Leave(UpdateGroup),
 }
 
+/// Requests of one lane are served in their order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lane {
+    /// What sources announce, and what becomes of that.
+    Changes,
+    /// Who subscribes, who comes and who goes.
+    Joins,
+}
+
+impl Lane {
+    pub(super) const ALL: [Lane; 2] = [Lane::Changes, Lane::Joins];
+}
+
+/// Something for each lane.
+pub(super) type ByLane<T> = [T; Lane::ALL.len()];
+
 impl Request {
+    /// The lane in which it is served.
+    #[inline]
+    pub(super) fn lane(&self) -> Lane {
+        match self {
+            Request::Change { .. }
+            | Request::Introduce(..)
+            | Request::Sweep(..)
+            | Request::Lost(_)
+            | Request::LostIn(..) => Lane::Changes,
+            Request::Join { .. }
+            | Request::Leave(_)
+            | Request::Arrived { .. }
+            | Request::Left(..) => Lane::Joins,
+        }
+    }
+
     /// The route that changes, if one does.
     pub(super) fn route(&self) -> Option<(Vni, &Route)> {
         match self {
@@ -108,6 +140,16 @@ pub(super) struct Settled {
     pub withheld: i32,
 }
 
+/// What another policy did to what a source announces.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judged {
+    pub source: SourceId,
+    /// The life that its home knew of: what was judged before the next one was introduced is in the answer to that.
+    pub life: u8,
+    /// Routes that are withheld more than before.
+    pub withheld: i32,
+}
+
 /// One block of mail from one shard to another. To be delivered in the order of sending.
 #[derive(Debug)]
 pub struct Mail {
@@ -116,11 +158,12 @@ pub struct Mail {
     pub(super) deliveries: Vec<Delivery>,
     pub(super) bytes: Vec<u8>,
     pub(super) settled: Vec<Settled>,
+    pub(super) judged: Vec<Judged>,
     pub(super) refused: Vec<RefusedRoutes>,
     /// Addresses of peers that failed, and when.
     pub(super) failed: Vec<(Time, IpAddr)>,
     /// Requests of the receiver that the sender dealt with.
-    pub(super) requests_done: usize,
+    pub(super) requests_done: ByLane<usize>,
     /// Bytes of records of the receiver that the sender took.
     pub(super) record_bytes_taken: usize,
     /// An empty block that the sender has too many.
@@ -135,9 +178,10 @@ impl Mail {
             deliveries: Vec::new(),
             bytes: Vec::new(),
             settled: Vec::new(),
+            judged: Vec::new(),
             refused: Vec::new(),
             failed: Vec::new(),
-            requests_done: 0,
+            requests_done: [0; 2],
             record_bytes_taken: 0,
             returned: Vec::new(),
         }
@@ -147,9 +191,10 @@ impl Mail {
         self.requests.is_empty()
             && self.deliveries.is_empty()
             && self.settled.is_empty()
+            && self.judged.is_empty()
             && self.refused.is_empty()
             && self.failed.is_empty()
-            && self.requests_done == 0
+            && self.requests_done == [0; 2]
             && self.record_bytes_taken == 0
     }
 
@@ -159,6 +204,7 @@ impl Mail {
             + self.requests.capacity() * size_of::<Request>()
             + self.deliveries.capacity() * size_of::<Delivery>()
             + self.settled.capacity() * size_of::<Settled>()
+            + self.judged.capacity() * size_of::<Judged>()
             + self.refused.capacity() * size_of::<RefusedRoutes>()
             + self.failed.capacity() * size_of::<(Time, IpAddr)>()
     }
@@ -179,12 +225,12 @@ pub(super) struct Outboxes {
     spare_bytes: usize,
     me: ShardId,
     /// Requests sent to each home and not dealt with.
-    requests_under_way: Vec<usize>,
+    requests_under_way: Vec<ByLane<usize>>,
     /// Bytes of records sent to each shard and not taken.
     record_bytes_under_way: Vec<usize>,
     /// Shards that have enough records to take for now.
     full: usize,
-    requests_max: usize,
+    requests_max: ByLane<usize>,
     record_bytes_max: usize,
     /// When what brings records now was read, if it came from a peer.
     pub(super) read_at: Option<ShortTime>,
@@ -196,7 +242,7 @@ impl Outboxes {
     pub(super) fn new(
         me: ShardId,
         shards: u16,
-        requests_max: usize,
+        requests_max: ByLane<usize>,
         record_bytes_max: usize,
     ) -> Outboxes {
         Outboxes {
@@ -204,7 +250,7 @@ impl Outboxes {
             spare: Vec::new(),
             spare_bytes: 0,
             me,
-            requests_under_way: vec![0; usize::from(shards)],
+            requests_under_way: vec![[0; 2]; usize::from(shards)],
             record_bytes_under_way: vec![0; usize::from(shards)],
             full: 0,
             requests_max,
@@ -215,13 +261,14 @@ impl Outboxes {
 
     /// Asks something of a home shard.
     pub(super) fn request(&mut self, home: ShardId, request: Request) {
+        self.requests_under_way[home.index()][request.lane() as usize] += 1;
         self.blocks[home.index()].requests.push(request);
-        self.requests_under_way[home.index()] += 1;
     }
 
-    /// Whether a home shard has enough to do for now.
-    pub(super) fn is_home_full(&self, home: ShardId) -> bool {
-        self.requests_under_way[home.index()] >= self.requests_max
+    /// Whether a home shard has enough to do of this for now.
+    pub(super) fn is_home_full(&self, home: ShardId, lane: Lane) -> bool {
+        let lane = lane as usize;
+        self.requests_under_way[home.index()][lane] >= self.requests_max[lane]
     }
 
     /// Whether some shard has enough records to take for now.
@@ -230,8 +277,10 @@ impl Outboxes {
     }
 
     /// The receiver of our requests reports that it dealt with some.
-    pub(super) fn requests_done(&mut self, home: ShardId, count: usize) {
-        self.requests_under_way[home.index()] -= count;
+    pub(super) fn requests_done(&mut self, home: ShardId, counts: ByLane<usize>) {
+        for (under_way, done) in self.requests_under_way[home.index()].iter_mut().zip(counts) {
+            *under_way -= done;
+        }
     }
 
     /// The receiver of our records reports that it took some.
@@ -307,7 +356,7 @@ impl Outboxes {
     pub(super) fn keep(&mut self, mut mail: Mail) {
         mail.bytes.clear();
         mail.from = self.me;
-        mail.requests_done = 0;
+        mail.requests_done = [0; 2];
         mail.record_bytes_taken = 0;
         assert!(mail.is_empty(), "all of it was delivered");
         let bytes = mail.capacity_bytes();
@@ -364,16 +413,21 @@ impl RecordSink for Outboxes {
 
     fn judged(
         &mut self,
-        shard: ShardId,
         source: SourceId,
-        vni: Vni,
-        route: &Route,
+        of: Introduction,
+        (vni, route): (Vni, &Route),
         denial: Option<Denial>,
     ) {
         let withheld = if denial.is_some() { 1 } else { -1 };
-        self.settle(shard, Settled { source, changes: 0, adds: 0, stored: 0, withheld });
+        let judged = &mut self.blocks[of.shard.index()].judged;
+        match judged.last_mut() {
+            Some(last) if last.source == source && last.life == of.life => {
+                last.withheld += withheld
+            }
+            _ => judged.push(Judged { source, life: of.life, withheld }),
+        }
         if let Some(denial) = denial {
-            self.refuse(shard, source, Refusal::Policy(denial), vni, route);
+            self.refuse(of.shard, source, Refusal::Policy(denial), vni, route);
         }
     }
 }
@@ -388,8 +442,8 @@ mod tests {
     #[test]
     fn spare_blocks_are_counted() {
         let (here, there) = (ShardId(0), ShardId(1));
-        let mut sender = Outboxes::new(here, 2, 10, 1 << 20);
-        let mut receiver = Outboxes::new(there, 2, 10, 1 << 20);
+        let mut sender = Outboxes::new(here, 2, [10; 2], 1 << 20);
+        let mut receiver = Outboxes::new(there, 2, [10; 2], 1 << 20);
         let group = UpdateGroup::new(Vni(7), GroupClass::Client);
         let mut returned = 0;
         for round in 1..=20 {

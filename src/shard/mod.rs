@@ -58,7 +58,7 @@ use absent::Absentees;
 use ends::Ends;
 use failed::Failed;
 use groups::{Groups, LagChange};
-use mail::{Outboxes, Received, RefusedRoutes, Request};
+use mail::{ByLane, Outboxes, Received, RefusedRoutes, Request};
 use output::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX};
 use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
 
@@ -209,13 +209,13 @@ pub struct Shard {
     groups: Groups,
     rib: Rib,
     /// Requests by asking shard, not served yet.
-    inbox: Vec<VecDeque<Request>>,
+    inbox: Vec<ByLane<VecDeque<Request>>>,
     served_first: usize,
     outboxes: Outboxes,
     mail_to: u16,
     woken: VecDeque<(PeerId, Wake)>,
     /// Paused peers, by the home that they wait for.
-    paused: Vec<VecDeque<PeerId>>,
+    paused: Vec<ByLane<VecDeque<PeerId>>>,
     /// Paused peers of whose own changes enough is known now.
     settled: Vec<PeerId>,
     pace_timers: BinaryHeap<Reverse<(Time, PeerId)>>,
@@ -261,6 +261,17 @@ impl Shard {
         let [a, b, c, d] = config.hash_seed;
         let hasher = RandomState::with_seeds(a, b, c, d);
         let shards = config.shards;
+        let mut rib = Rib::new(Rules {
+            reflect: config.reflect_own,
+            tail_bytes_min: config.budgets.tail_bytes_min,
+            routes_per_vni_max: config.limits.routes_per_vni_max,
+            routes_max: config.limits.routes_max,
+            ledger: config.ledger.clone(),
+            ..Rules::new(hasher.clone())
+        });
+        if config.policy.is_some() {
+            rib.set_policy(config.policy.clone());
+        }
         Shard {
             peers: Peers::new(config.id),
             groups: Groups::new(
@@ -268,25 +279,18 @@ impl Shard {
                 config.limits.lag_bytes_max,
                 config.budgets.compacted_bytes_per_turn,
             ),
-            rib: Rib::new(Rules {
-                reflect: config.reflect_own,
-                tail_bytes_min: config.budgets.tail_bytes_min,
-                routes_per_vni_max: config.limits.routes_per_vni_max,
-                routes_max: config.limits.routes_max,
-                ledger: config.ledger.clone(),
-                ..Rules::new(hasher.clone())
-            }),
-            inbox: (0..shards).map(|_| VecDeque::new()).collect(),
+            rib,
+            inbox: (0..shards).map(|_| ByLane::default()).collect(),
             served_first: 0,
             outboxes: Outboxes::new(
                 config.id,
                 shards,
-                config.budgets.requests_under_way_max,
+                [config.budgets.requests_under_way_max, config.budgets.joins_under_way_max],
                 config.budgets.record_bytes_under_way_max,
             ),
             mail_to: 0,
             woken: VecDeque::new(),
-            paused: (0..shards).map(|_| VecDeque::new()).collect(),
+            paused: (0..shards).map(|_| ByLane::default()).collect(),
             settled: Vec::new(),
             pace_timers: BinaryHeap::new(),
             next_sweep: Time::NEVER,
@@ -454,7 +458,8 @@ impl Shard {
 
     /// What it may hold at most.
     pub fn memory_bounds(&self) -> MemoryBounds {
-        let requests_max = self.config.budgets.requests_under_way_max;
+        let Budgets { requests_under_way_max, joins_under_way_max, .. } = self.config.budgets;
+        let requests_max = requests_under_way_max + joins_under_way_max;
         MemoryBounds {
             log_bytes: self.config.limits.log_bytes_max,
             laggard_bytes: self.config.limits.queue_bytes_max,
@@ -510,7 +515,12 @@ impl Shard {
             laggard_bytes: self.groups.laggard_bytes(),
             gathered_bytes: self.gathered_bytes.get(),
             base_bytes: self.rib.base_bytes(),
-            request_bytes: self.inbox.iter().map(|it| it.len() * size_of::<Request>()).sum(),
+            request_bytes: self
+                .inbox
+                .iter()
+                .flatten()
+                .map(|it| it.len() * size_of::<Request>())
+                .sum(),
             lost_connections: self.node.lost_connections(),
             sources: self.rib.sources(),
             routes_withheld: self.rib.withheld(),

@@ -105,7 +105,7 @@ fn a_draining_peer_whose_join_brings_nothing_is_let_go() {
     let mut bytes = Vec::new();
     Message::Subscribe(VNI).encode(&mut bytes);
     shard.receive(NOW, id, &bytes);
-    shard.drain(NOW);
+    shard.drain(NOW, usize::MAX);
     assert_eq!(shard.take_writer(), Some(id));
     assert!(matches!(shard.transmit(NOW, id, TcpSample::default()), Transmit::Idle));
     while shard.turn(NOW) {}

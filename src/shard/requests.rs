@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::Shard;
 use super::groups::Records;
-use super::mail::{Delivery, Mail, Received, Request, Settled};
+use super::mail::{Delivery, Lane, Mail, Received, Request, Settled};
 use super::peer::Ending;
 use crate::rib::{FORESIGHT, Join, Outcome};
 use crate::types::{Action, Route, ShardId, Time, Vni};
@@ -21,12 +21,17 @@ impl Shard {
         for settled in mail.settled.drain(..) {
             self.settle(&settled);
         }
+        for judged in mail.judged.drain(..) {
+            self.note_judged(&judged);
+        }
         self.refused_routes.append(&mut mail.refused);
         for (at, address) in mail.failed.drain(..) {
             self.failed.note(at, address);
         }
         self.take_deliveries(from, &mut mail.deliveries, &mail.bytes);
-        self.inbox[from.index()].extend(mail.requests.drain(..));
+        for request in mail.requests.drain(..) {
+            self.inbox[from.index()][request.lane() as usize].push_back(request);
+        }
         for empty in mail.returned.drain(..) {
             self.outboxes.keep(empty);
         }
@@ -41,6 +46,22 @@ impl Shard {
             // Or routes of lost peers, which no limit counts any more, would pile up.
             budget = budget.min(self.config.budgets.job_routes_per_turn / 4).max(1);
         }
+        for lane in Lane::ALL {
+            self.serve_lane(lane, budget, now);
+        }
+        self.served_first = (self.served_first + 1) % self.inbox.len();
+        if !self.outboxes.is_any_full() {
+            let budget = self.config.budgets.job_routes_per_turn;
+            self.rib.run_jobs(budget, &mut self.outboxes, now);
+        }
+        self.deliver_own();
+        let left = self.rib.has_jobs() || self.inbox.iter().flatten().any(|it| !it.is_empty());
+        // Work that waits for a full shard is not due before that shard's next mail.
+        left && !self.outboxes.is_any_full()
+    }
+
+    /// Serves requests of all shards, within a budget.
+    fn serve_lane(&mut self, lane: Lane, mut budget: usize, now: Time) {
         let fair_share = (budget / 4).max(1);
         let shards = self.inbox.len();
         for turn in 0..shards {
@@ -48,17 +69,8 @@ impl Shard {
             // A quarter at most for each; the last one gets all that is left, and another one is the last
             // one next time.
             let share = if turn + 1 == shards { budget } else { budget.min(fair_share) };
-            budget -= self.serve(ShardId(from as u16), share, now);
+            budget -= self.serve(ShardId(from as u16), lane, share, now);
         }
-        self.served_first = (self.served_first + 1) % shards;
-        if !self.outboxes.is_any_full() {
-            let budget = self.config.budgets.job_routes_per_turn;
-            self.rib.run_jobs(budget, &mut self.outboxes, now);
-        }
-        self.deliver_own();
-        let left = self.rib.has_jobs() || self.inbox.iter().any(|requests| !requests.is_empty());
-        // Work that waits for a full shard is not due before that shard's next mail.
-        left && !self.outboxes.is_any_full()
     }
 
     /// What the shard wrote to itself, the receipts for it included.
@@ -70,20 +82,21 @@ impl Shard {
 
     /// Serves requests of one shard, as far as `share` goes: 1 for each request, and for each route that
     /// one withdraws. Returns how much was used.
-    fn serve(&mut self, from: ShardId, share: usize, now: Time) -> usize {
+    fn serve(&mut self, from: ShardId, lane: Lane, share: usize, now: Time) -> usize {
+        let at = lane as usize;
         let mut served = 0;
         let mut left = share;
         while left > 0 && !self.outboxes.is_any_full() {
-            if served % FORESIGHT == 0 {
-                self.rib.foresee(upcoming(&self.inbox[from.index()]));
+            if lane == Lane::Changes && served % FORESIGHT == 0 {
+                self.rib.foresee(upcoming(&self.inbox[from.index()][at]));
             }
-            if let Some(&Request::LostIn(source, vni)) = self.inbox[from.index()].front()
+            if let Some(&Request::LostIn(source, vni)) = self.inbox[from.index()][at].front()
                 && !self.rib.lose_in(source, vni, &mut left, &mut self.outboxes)
             {
                 // The source may announce there again: what follows waits.
                 break;
             }
-            let Some(request) = self.inbox[from.index()].pop_front() else {
+            let Some(request) = self.inbox[from.index()][at].pop_front() else {
                 break;
             };
             served += 1;
@@ -91,7 +104,7 @@ impl Shard {
             left = left.saturating_sub(1 + self.rib.take_steps());
         }
         if served > 0 {
-            self.outboxes.block(from).requests_done += served;
+            self.outboxes.block(from).requests_done[at] += served;
         }
         share - left
     }
@@ -116,7 +129,12 @@ impl Shard {
                 let settled = Settled { source, changes: 1, adds, stored, withheld };
                 self.outboxes.settle(from, settled);
             }
-            Request::Introduce(source, introduction) => self.rib.introduce(source, introduction),
+            Request::Introduce(source, introduction) => {
+                // What policy did while it was absent nobody was told.
+                let withheld = self.rib.introduce(source, introduction) as i32;
+                let settled = Settled { source, changes: 1, adds: 0, stored: 0, withheld };
+                self.outboxes.settle(from, settled);
+            }
             Request::Sweep(source, life) => self.rib.begin_sweep(source, life, from),
             Request::Arrived { peer, class, address } => {
                 let (absent, is_alone) = self.absentees.arrived(address, class);

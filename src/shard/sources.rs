@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::absent::{Absent, Homes};
-use super::mail::{Received, RefusedRoutes, Request, Settled};
+use super::mail::{Judged, Received, RefusedRoutes, Request, Settled};
 use super::peer::{Ending, Origin, Pause, Quota};
 use super::refused::Refused;
 use crate::rib::Introduction;
@@ -48,6 +48,7 @@ impl Shard {
             let address = is_stranger.then(|| peer.record.remote().ip());
             let (source, life) = (peer.origin.source(), peer.origin.life());
             let introduction = Introduction { address, shard: self.config.id, life };
+            peer.inbound.asks();
             self.outboxes.request(home, Request::Introduce(source, introduction));
         }
     }
@@ -114,6 +115,16 @@ impl Shard {
         }
     }
 
+    /// A home withholds more or less of what a peer announces, since there is another policy.
+    pub(super) fn note_judged(&mut self, judged: &Judged) {
+        if let Some((id, _)) = self.peers.of_source(judged.source)
+            && let Some(peer) = self.peers.find_mut(id)
+            && peer.origin.life() == judged.life
+        {
+            peer.inbound.judged(judged.withheld);
+        }
+    }
+
     /// A home refused routes.
     pub(super) fn note_refused(&mut self, now: Time, routes: &RefusedRoutes) {
         let RefusedRoutes { source, refusal, count, vni, route } = routes;
@@ -129,12 +140,10 @@ impl Shard {
     pub(super) fn sweep_stale(&mut self, id: PeerId, life: u8) {
         let Some(peer) = self.peers.find_mut(id) else { return };
         let source = peer.origin.source();
-        let mut homes = 0;
         for home in peer.origin.homes().iter() {
+            peer.inbound.asks();
             self.outboxes.request(home, Request::Sweep(source, life));
-            homes += 1;
         }
-        peer.inbound.sweeps(homes);
     }
 
     /// It may not have announced all again, but it has no room for something else: what is stale makes room.
@@ -194,11 +203,12 @@ impl Shard {
         self.counters.sources_taken_over += 1;
         let homes = absent.homes.clone();
         let Some(peer) = self.peers.find_mut(id) else { return };
-        peer.inbound.inherit(absent.routes, absent.withheld);
+        peer.inbound.inherit(absent.routes);
         let origin = Origin::taken_over(absent, is_alone);
         let (source, life) = (origin.source(), origin.life());
         let address = Some(peer.record.remote().ip());
         let introduction = Introduction { address, shard: self.config.id, life };
+        homes.iter().for_each(|_| peer.inbound.asks());
         self.peers.take_over(id, origin);
         for home in homes.iter() {
             self.outboxes.request(home, Request::Introduce(source, introduction));
@@ -223,7 +233,7 @@ impl Shard {
     /// All homes have dealt with all that a source said while it was connected.
     fn departed(&mut self, departing: Departing) {
         let Departing { address, mut absent, quota } = departing;
-        (absent.routes, absent.withheld) = quota.routes();
+        absent.routes = quota.routes();
         let absent = match absent.routes {
             0 => {
                 self.lose(absent.source, &absent.homes);

@@ -15,7 +15,7 @@ pub mod served;
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use metalbond_uring::internals::io::ServerConfig;
@@ -205,6 +205,14 @@ impl Peer {
 
     pub fn connect(address: SocketAddr) -> Peer {
         Peer::over(TcpStream::connect(address).unwrap())
+    }
+
+    /// Connects from an address of this host.
+    pub fn connect_from(from: IpAddr, address: SocketAddr) -> Peer {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Peer::over(socket.into())
     }
 
     /// Over a connection that was made already.

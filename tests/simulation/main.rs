@@ -3,6 +3,7 @@
 //! One seed decides everything: how bytes are chunked, when mail arrives, who stalls, who leaves.
 //! `METALBOND_SIM_SEEDS=N` runs more seeds, `METALBOND_SIM_SEED=S` one of them.
 
+mod checks;
 mod client;
 #[path = "../../benches/common/config.rs"]
 mod config;
@@ -10,6 +11,7 @@ mod failed;
 mod operator;
 mod rng;
 mod seeds;
+mod trust;
 mod world;
 
 use world::World;

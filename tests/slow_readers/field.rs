@@ -94,6 +94,8 @@ impl Field {
             requests_per_turn: one_of(&mut rng, [100, 1_000, 16_384]),
             job_routes_per_turn: one_of(&mut rng, [50, 500, 8_192]),
             requests_under_way_max: one_of(&mut rng, [100, 2_000, 32_768]),
+            joins_under_way_max: one_of(&mut rng, [100, 2_000, 32_768]),
+            changes_per_peer_max: one_of(&mut rng, [100, 2_000, 32_768]),
             record_bytes_under_way_max: one_of(&mut rng, [4 << 10, 64 << 10, 4 << 20]),
             compacted_bytes_per_turn: one_of(&mut rng, [1 << 10, 30 << 10, 1 << 20]),
             tail_bytes_min: one_of(&mut rng, [0, 1_000, 16_384]),

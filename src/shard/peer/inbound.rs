@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::shard::config::BURST_TIME;
-use crate::shard::mail::Settled;
+use crate::shard::mail::{Lane, Settled};
 use crate::types::{Action, ShardId, Time};
 use crate::wire::{self, Deframer, Fault, Message, Update};
 
@@ -26,8 +26,10 @@ pub(in crate::shard) struct Heard {
 /// What a paused peer waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::shard) enum Pause {
-    /// Room at this home.
-    Home(ShardId),
+    /// Room at this home, for what is of this lane.
+    Home(ShardId, Lane),
+    /// What becomes of its own changes: so many are under way that others would wait behind them.
+    Changes,
     /// What becomes of its own changes: until then nobody knows whether this one is within its limit.
     Quota(Update),
     /// This time: it sends more than it may.
@@ -56,6 +58,8 @@ pub(in crate::shard) struct Inbound {
     /// When what waits was read, the first of it.
     read_at: Time,
     quota: Quota,
+    /// How many of its changes may be under way.
+    changes_max: i64,
     rate: Rate,
     updates_received: u64,
 }
@@ -83,8 +87,14 @@ struct Rate {
 }
 
 impl Inbound {
-    /// Nothing heard. The peer may announce `routes_max` routes, and send so many UPDATEs a second.
-    pub(crate) fn new(now: Time, routes_max: i64, updates_per_s_max: u32) -> Inbound {
+    /// Nothing heard. The peer may announce `routes_max` routes, of `changes_max` of which it is not known what becomes
+    /// of them, and send so many UPDATEs a second.
+    pub(crate) fn new(
+        now: Time,
+        routes_max: i64,
+        changes_max: i64,
+        updates_per_s_max: u32,
+    ) -> Inbound {
         Inbound {
             deframer: Deframer::new(),
             backlog: Vec::new(),
@@ -97,6 +107,7 @@ impl Inbound {
                 adds_under_way: 0,
                 changes_under_way: 0,
             },
+            changes_max,
             rate: Rate::full(now, updates_per_s_max),
             updates_received: 0,
         }
@@ -141,10 +152,9 @@ impl Inbound {
         u64::try_from(self.quota.withheld).unwrap_or(0)
     }
 
-    /// The peer is a source that announces so many routes already, and of which so many are withheld.
-    pub(crate) fn inherit(&mut self, routes: i64, withheld: i64) {
+    /// The peer is a source that announces so many routes already; its homes will say how many of them are withheld.
+    pub(crate) fn inherit(&mut self, routes: i64) {
         self.quota.routes = routes;
-        self.quota.withheld = withheld;
     }
 
     /// What is known of its routes, for the time when it is gone.
@@ -154,15 +164,20 @@ impl Inbound {
         std::mem::replace(&mut self.quota, none)
     }
 
+    /// Another policy withholds so many routes more than the one before.
+    pub(crate) fn judged(&mut self, withheld: i32) {
+        self.quota.withheld += i64::from(withheld);
+    }
+
     /// Whether it has as many routes as it may, as far as is known.
     #[inline]
     pub(crate) fn is_used_up(&self) -> bool {
         self.quota.is_used_up()
     }
 
-    /// So many homes were asked to withdraw what it has not announced again: changes under way, too.
-    pub(crate) fn sweeps(&mut self, homes: usize) {
-        self.quota.changes_under_way += homes as i64;
+    /// Something was asked of a home that is no UPDATE, and will be settled as one.
+    pub(crate) fn asks(&mut self) {
+        self.quota.changes_under_way += 1;
     }
 
     /// An UPDATE was processed. If the peer has sent more than it may, until when it is not heard.
@@ -215,7 +230,7 @@ impl Inbound {
     ) -> Option<(Option<Update>, Vec<u8>)> {
         let change = match self.pause.take_if(|pause| over(pause))? {
             Pause::Quota(update) => Some(update),
-            Pause::Home(_) | Pause::Rate(_) | Pause::Origin => None,
+            Pause::Home(..) | Pause::Changes | Pause::Rate(_) | Pause::Origin => None,
         };
         Some((change, std::mem::take(&mut self.backlog)))
     }
@@ -239,8 +254,21 @@ impl Inbound {
     /// A home dealt with changes. True if a change may be decided now that the peer is paused with.
     pub(crate) fn settle(&mut self, settled: &Settled) -> bool {
         self.quota.settle(settled);
-        let is_decided = self.quota.is_settled() || !self.quota.is_used_up();
-        is_decided && matches!(self.pause, Some(Pause::Quota(_)))
+        match self.pause {
+            Some(Pause::Quota(_)) => self.quota.is_settled() || !self.quota.is_used_up(),
+            Some(Pause::Changes) => !self.has_many_under_way(self.changes_max / 2),
+            _ => false,
+        }
+    }
+
+    /// Whether so many of its changes are under way that it is not heard for now.
+    #[inline]
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.has_many_under_way(self.changes_max)
+    }
+
+    fn has_many_under_way(&self, changes_max: i64) -> bool {
+        self.quota.changes_under_way > changes_max
     }
 
     /// Nothing is heard any more.
@@ -264,9 +292,9 @@ impl Quota {
         self.changes_under_way == 0
     }
 
-    /// Routes, and how many of them are withheld.
-    pub(crate) fn routes(&self) -> (i64, i64) {
-        (self.routes, self.withheld)
+    /// Routes, whether they are in tables or withheld.
+    pub(crate) fn routes(&self) -> i64 {
+        self.routes
     }
 
     fn is_used_up(&self) -> bool {
@@ -320,7 +348,7 @@ mod tests {
 
     #[test]
     fn at_the_limit_a_change_waits_for_what_is_under_way() {
-        let mut inbound = Inbound::new(Time(1), 2, u32::MAX);
+        let mut inbound = Inbound::new(Time(1), 2, i64::MAX, u32::MAX);
         for _ in 0..2 {
             assert_eq!(inbound.admit(Action::Add), Admission::Passes);
         }
@@ -342,13 +370,16 @@ mod tests {
 
     #[test]
     fn a_paused_peer_says_nothing_until_what_it_waits_for() {
-        let mut inbound = Inbound::new(Time(1), i64::MAX, u32::MAX);
+        let mut inbound = Inbound::new(Time(1), i64::MAX, i64::MAX, u32::MAX);
         let keepalives = [1, 0, 0, 2, 1, 0, 0, 2];
         let mut input = &keepalives[..];
         assert!(inbound.next(&mut input).is_some());
-        let home = Pause::Home(ShardId(3));
+        let home = Pause::Home(ShardId(3), Lane::Changes);
         assert!(inbound.pause(Time(1), home));
-        assert!(!inbound.pause(Time(1), Pause::Home(ShardId(4))), "it waits for the first");
+        assert!(
+            !inbound.pause(Time(1), Pause::Home(ShardId(4), Lane::Joins)),
+            "it waits for the first"
+        );
         assert!(inbound.next(&mut input).is_none());
         assert_eq!(input.len(), 4, "it was not touched");
         inbound.keep(input);
@@ -363,7 +394,7 @@ mod tests {
     #[test]
     fn nobody_sends_more_than_the_rate() {
         for per_s in [1, 7, 1_000, 100_000, 1_000_003] {
-            let mut inbound = Inbound::new(Time(5), i64::MAX, per_s);
+            let mut inbound = Inbound::new(Time(5), i64::MAX, i64::MAX, per_s);
             let (per_s, mut now) = (i64::from(per_s), Time(5));
             let burst = |inbound: &mut Inbound, now| (1..).find(|_| inbound.spend(now).is_some());
             assert_eq!(burst(&mut inbound, now), Some(10 * per_s), "what it earns in 10 s");

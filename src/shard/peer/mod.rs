@@ -74,6 +74,7 @@ impl Peer {
             inbound: Inbound::new(
                 now,
                 i64::from(limits.routes_per_peer_max),
+                config.budgets.changes_per_peer_max as i64,
                 limits.updates_per_s_max,
             ),
             vnis_max: limits.vnis_per_peer_max as usize,
@@ -112,7 +113,7 @@ impl Peer {
     fn new(now: Time, link: Link, outbound: Outbound, remote: SocketAddr) -> Peer {
         Peer {
             link,
-            inbound: Inbound::new(now, i64::MAX, u32::MAX),
+            inbound: Inbound::new(now, i64::MAX, i64::MAX, u32::MAX),
             outbound,
             ending: Ending::No,
             record: Record::of_our_own(remote),
@@ -325,7 +326,7 @@ mod tests {
             let _ = session.on_message(NOW, &Message::Hello(hello));
         });
         if is_paused {
-            assert!(peer.pause(NOW, NOW, Pause::Home(ShardId(0))));
+            assert!(peer.pause(NOW, NOW, Pause::Changes));
         }
         peer.owe_keepalive();
         let (piece, _) = peer.outbound.before_updates(&peer.link, 100).expect("a KEEPALIVE");

@@ -85,7 +85,7 @@ impl Origin {
             && self.announced_at.is_some_and(|announced_at| now >= announced_at.after(quiet))
     }
 
-    /// Its connection is lost. Routes and class are to be filled in.
+    /// Its connection is lost. Its routes are to be filled in.
     pub(crate) fn leave(&mut self, class: PeerClass, until: Time) -> Absent {
         let mut stale = std::mem::take(&mut self.stale);
         stale.push(self.life, until);
@@ -95,7 +95,6 @@ impl Origin {
             life: self.life,
             homes: std::mem::take(&mut self.homes),
             routes: 0,
-            withheld: 0,
             stale,
         }
     }

@@ -1,13 +1,11 @@
 //! Any bytes, in any chunking: the same frames, and what decodes is written and read again unchanged.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use metalbond_uring::internals::wire::{self, Deframer, FrameError, Message};
 
 /// Everything up to the end or the first bad frame. A frame that does not decode is `None`.
 type Read = (Vec<Option<Message>>, Option<FrameError>);
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Some((&chunk_bytes, stream)) = input.split_first() else {
         return;
     };
@@ -22,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
     let (again, error) = read(&written, written.len().max(1));
     assert_eq!(error, None);
     assert!(again.into_iter().flatten().eq(messages), "written and read again");
-});
+}
 
 fn read(stream: &[u8], chunk_bytes: usize) -> Read {
     let mut deframer = Deframer::new();

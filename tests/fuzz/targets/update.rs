@@ -1,10 +1,8 @@
 //! Our own codec for UPDATEs accepts and refuses what the definition does, and writes what the generated
 //! code does.
-#![no_main]
 
 use std::net::IpAddr;
 
-use libfuzzer_sys::fuzz_target;
 use metalbond_uring::internals::wire::{
     DecodeError, HEADER_BYTES, InvalidUpdate, Update, decode_update, encode_update,
 };
@@ -20,7 +18,7 @@ mod proto {
     include!(concat!(env!("OUT_DIR"), "/metalbond.rs"));
 }
 
-fuzz_target!(|payload: &[u8]| {
+pub fn run(payload: &[u8]) {
     let ours = decode_update(payload);
     let Some(generated) = definition::decode::<proto::Update>(definition::UPDATE, payload) else {
         assert!(matches!(ours, Err(DecodeError::Malformed { .. })), "{ours:?}");
@@ -32,7 +30,7 @@ fuzz_target!(|payload: &[u8]| {
         encode_update(&mut frame, update.action, update.vni, &update.route);
         assert_eq!(frame[HEADER_BYTES..], canonical(&generated).encode_to_vec());
     }
-});
+}
 
 /// The rules, in the order in which they count.
 fn validate(update: &proto::Update) -> Result<Update, InvalidUpdate> {

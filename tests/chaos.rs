@@ -1,0 +1,540 @@
+//! Chaos on the real program: peers that connect, say anything, stall, and die, beyond all limits, while the
+//! policy changes. At rest those who behave see exactly what they should, none of them was disconnected, and
+//! memory and descriptors are back to where they were.
+//!
+//! Owns the model: what the well-behaved have announced, as far as the last policy permits it. Must never wait
+//! without a limit, and never use chance that cannot be repeated by its seed (but for the machine's own).
+//!
+//! `METALBOND_CHAOS_S=120 cargo test --test chaos` goes on for longer, `METALBOND_CHAOS_SEED` repeats a seed.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod common;
+#[path = "simulation/rng.rs"]
+mod rng;
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::http::wait_until;
+use common::openmetrics::Metrics;
+use common::process::Process;
+use common::{
+    PATIENCE, Peer, QUIET, add, frame, hello, keepalive, remove, route, subscribe, unsubscribe,
+};
+use rng::Rng;
+use socket2::{Domain, Socket, Type};
+
+/// How long it lasts unless `METALBOND_CHAOS_S` says so.
+const CHAOS_S_DEFAULT: u64 = 20;
+/// Chaos before memory is looked at for the first time: what is kept for the next time is there.
+const WARM_UP_S: u64 = 3;
+
+/// What all who behave subscribe to; others come there too.
+const VNIS: [u32; 4] = [1, 2, 3, 4];
+/// Where nobody who behaves is: it may be filled up.
+const WILD_VNIS: [u32; 3] = [7, 8, 9];
+/// Who behaves, and is always permitted; who behaves, but depends on the policy; who does not behave.
+const GOOD: u8 = 1;
+const JUDGED: u8 = 3;
+const WILD: u8 = 2;
+const GOOD_PEERS: u8 = 6;
+const JUDGED_PEERS: u8 = 3;
+const WILD_THREADS: u64 = 8;
+
+const ROUTES_PER_PEER_MAX: u32 = 60;
+const VNIS_PER_PEER_MAX: u32 = 5;
+const PEERS_MAX: u32 = 60;
+
+/// Memory that may stay behind, beside that of the start.
+const GROWTH_BYTES_MAX: u64 = 16 << 20;
+
+/// The policies, by turns; the last one is a mistake, and changes nothing.
+const POLICIES: [&str; 4] = [
+    "permit peer 127.1.0.0/16\npermit peer 127.2.0.0/16\npermit peer 127.3.0.0/16\n\
+     permit peer 127.0.0.1\n",
+    "permit peer 127.1.0.0/16\ndeny peer 127.3.0.0/16 vni 2\npermit peer 127.3.0.0/16\n\
+     permit peer 127.2.0.0/16 destination 10.0.0.0/27\n",
+    "permit peer 127.1.0.0/16\npermit peer 127.3.0.0/16 destination 10.0.16.0/24\n",
+    "permit peer nobody\n",
+];
+
+/// The same as a rule of our own: a route of the judged by its VNI and number.
+fn is_permitted(policy: usize, vni: u32, number: u32) -> bool {
+    match policy {
+        0 => true,
+        1 => vni != 2,
+        2 => number / 256 == 16,
+        _ => unreachable!("a mistake is never in force"),
+    }
+}
+
+#[test]
+fn chaos_leaves_nothing_behind() {
+    let variable = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let duration_s = variable("METALBOND_CHAOS_S").unwrap_or(CHAOS_S_DEFAULT);
+    let seed = variable("METALBOND_CHAOS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    eprintln!("METALBOND_CHAOS_S={duration_s} METALBOND_CHAOS_SEED={seed}");
+    let policy = Policy::new();
+    let mut world = World::new(&policy);
+    world.chaos(&policy, seed, WARM_UP_S.min(duration_s));
+    world.rest();
+    let before = world.held();
+    world.chaos(&policy, seed + 1, duration_s);
+    world.rest();
+    world.is_back_at(&before);
+    world.has_been_chaos();
+}
+
+/// The policy's file; gone with the test.
+struct Policy {
+    path: PathBuf,
+}
+
+impl Policy {
+    fn new() -> Policy {
+        let name = format!("metalbond-chaos-{}.policy", std::process::id());
+        let policy = Policy { path: std::env::temp_dir().join(name) };
+        policy.write(0);
+        policy
+    }
+
+    fn write(&self, which: usize) {
+        let beside = self.path.with_extension("new");
+        std::fs::write(&beside, POLICIES[which]).unwrap();
+        std::fs::rename(beside, &self.path).unwrap();
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What a process holds.
+#[derive(Debug)]
+struct Held {
+    rss_bytes: u64,
+    descriptors: usize,
+}
+
+/// Somebody who behaves, and what it announces at the moment.
+struct Honest {
+    peer: Peer,
+    /// The first of its numbers.
+    base: u32,
+    announced: BTreeSet<(u32, u32)>,
+    is_judged: bool,
+}
+
+struct World {
+    server: Process,
+    http: SocketAddr,
+    honest: Vec<Honest>,
+    /// The policy in force.
+    in_force: usize,
+    deeds: Arc<Deeds>,
+    changes: u64,
+}
+
+macro_rules! deeds {
+    ($($name:ident,)*) => {
+        /// What those who do not behave have done, so that a chaos that was none is noticed.
+        #[derive(Default, Debug)]
+        struct Deeds { $($name: AtomicU64,)* }
+
+        impl Deeds {
+            fn each(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.load(Ordering::Relaxed)),)*]
+            }
+        }
+    };
+}
+
+deeds! {
+    connected, refused, established, announced, withdrew, subscribed, unsubscribed, half_closed, reset, stalled,
+    garbage, too_many_routes, too_many_vnis, too_many_connections, silent, killed,
+}
+
+fn count(deed: &AtomicU64) {
+    deed.fetch_add(1, Ordering::Relaxed);
+}
+
+impl World {
+    fn new(policy: &Policy) -> World {
+        let numbers = [
+            format!("--routes-per-peer-max={ROUTES_PER_PEER_MAX}"),
+            format!("--vnis-per-peer-max={VNIS_PER_PEER_MAX}"),
+            format!("--peers-max={PEERS_MAX}"),
+        ];
+        let mut flags: Vec<&str> = numbers.iter().map(String::as_str).collect();
+        let path = policy.path.to_str().unwrap();
+        flags.extend(["--cores", "2", "--keepalive", "60", "--queue-mib-max", "8"]);
+        flags.extend(["--announce-policy", path, "--http", "[::1]:0"]);
+        let server = Process::serve_at("127.0.0.1:0", &flags);
+        let http = server.http_address();
+        let address = server.address();
+        let kinds = [(GOOD, GOOD_PEERS), (JUDGED, JUDGED_PEERS)];
+        let honest =
+            kinds.into_iter().flat_map(|(kind, peers)| (1..=peers).map(move |n| (kind, n)));
+        let honest = honest.map(|(kind, number)| {
+            let from = Ipv4Addr::new(127, kind, 0, number);
+            let mut peer = Peer::connect_from(from.into(), address);
+            peer.handshake(&hello(60, false, number % 2 == 0));
+            peer.recording = false;
+            peer.send(&VNIS.map(subscribe).concat());
+            peer.barrier();
+            let base = 4096 + 256 * u32::from(number) + if kind == GOOD { 16_384 } else { 0 };
+            Honest { peer, base, announced: BTreeSet::new(), is_judged: kind == JUDGED }
+        });
+        let honest = honest.collect();
+        World { server, http, honest, in_force: 0, deeds: Arc::default(), changes: 0 }
+    }
+
+    /// Chaos for some time; when this returns, all who do not behave are gone.
+    fn chaos(&mut self, policy: &Policy, seed: u64, duration_s: u64) {
+        let over = Arc::new(AtomicBool::new(false));
+        let address = self.server.address();
+        let threads: Vec<_> = (0..WILD_THREADS)
+            .map(|number| {
+                let (over, deeds) = (Arc::clone(&over), Arc::clone(&self.deeds));
+                let rng = Rng::new(seed.wrapping_mul(1000) + number);
+                let mut wild = Wild { rng, address, deeds, over };
+                std::thread::Builder::new().spawn(move || wild.rage(number == 0)).unwrap()
+            })
+            .collect();
+        let mut rng = Rng::new(seed.wrapping_mul(1000) + 999);
+        let end = Instant::now() + Duration::from_secs(duration_s);
+        while Instant::now() < end {
+            if rng.below(200) == 0 {
+                self.change_policy(policy, rng.below(POLICIES.len()));
+            }
+            self.somebody_behaves(&mut rng);
+        }
+        over.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        // What was a mistake last is none in the end.
+        self.change_policy(policy, rng.below(POLICIES.len() - 1));
+    }
+
+    fn change_policy(&mut self, policy: &Policy, which: usize) {
+        let told = self.server.logged("SIGHUP: the ");
+        policy.write(which);
+        self.server.signal("HUP");
+        // One at a time: two signals at once would be one.
+        wait_until("the answer to SIGHUP", || {
+            (self.server.logged("SIGHUP: the ") > told).then_some(())
+        });
+        if which < POLICIES.len() - 1 {
+            self.in_force = which;
+        }
+        self.changes += 1;
+    }
+
+    /// One of them announces or withdraws something, or reads.
+    fn somebody_behaves(&mut self, rng: &mut Rng) {
+        let at = rng.below(self.honest.len());
+        let one = &mut self.honest[at];
+        if rng.chance(50) {
+            // Of two blocks, which a policy tells apart.
+            let number = one.base + rng.below(12) as u32;
+            let number = if one.is_judged && rng.chance(50) { 4096 + number % 256 } else { number };
+            let known = (VNIS[rng.below(VNIS.len())], number);
+            let payload = one.route(known);
+            if one.announced.remove(&known) {
+                one.peer.send(&remove(&payload));
+            } else if one.announced.len() < ROUTES_PER_PEER_MAX as usize / 2 {
+                one.announced.insert(known);
+                one.peer.send(&add(&payload));
+            }
+        }
+        one.peer.read_some(Duration::from_millis(1));
+        assert!(!one.peer.closed, "honest peer {at} was disconnected\n{}", self.server.log());
+    }
+
+    /// All who behave see what they should: no more, no less, and nothing was told twice.
+    fn rest(&mut self) {
+        for one in &mut self.honest {
+            one.peer.barrier();
+        }
+        let (in_force, log) = (self.in_force, || self.server.log());
+        let mut tables: Vec<BTreeSet<Vec<u8>>> = Vec::new();
+        for one in &self.honest {
+            let judged = |&&(vni, number): &&(u32, u32)| {
+                !one.is_judged || is_permitted(in_force, vni, number)
+            };
+            tables
+                .push(one.announced.iter().filter(judged).map(|known| one.route(*known)).collect());
+        }
+        let address = self.server.address();
+        let mut newcomer = Peer::connect_from([127, GOOD, 1, 1].into(), address);
+        newcomer.handshake(&hello(60, false, true));
+        newcomer.send(&VNIS.map(subscribe).concat());
+        let peers = self.honest.iter_mut().map(|one| &mut one.peer).chain([&mut newcomer]);
+        for (at, peer) in peers.enumerate() {
+            let others = tables.iter().enumerate().filter(|(of, _)| *of != at);
+            let view: BTreeSet<Vec<u8>> = others.flat_map(|(_, table)| table.clone()).collect();
+            let deadline = Instant::now() + PATIENCE;
+            while peer.view != view && !peer.closed && Instant::now() < deadline {
+                peer.read_some(Duration::from_millis(100));
+            }
+            let names = |routes: &mut dyn Iterator<Item = &Vec<u8>>| -> Vec<String> {
+                routes.take(5).map(hex::encode).collect()
+            };
+            assert!(
+                peer.view == view && !peer.closed,
+                "peer {at} (closed: {}) under policy {in_force} has not {:?}, but {:?}\n{}",
+                peer.closed,
+                names(&mut view.difference(&peer.view)),
+                names(&mut peer.view.difference(&view)),
+                log()
+            );
+            peer.barrier();
+            peer.settle(QUIET);
+            assert!(peer.view == view && !peer.closed, "peer {at} had the right view\n{}", log());
+            assert_eq!(peer.redundant, 0, "peer {at} was told twice\n{}", log());
+        }
+    }
+
+    fn held(&self) -> Held {
+        let process = PathBuf::from(format!("/proc/{}", self.server.id()));
+        // Whoever is gone has been closed, and nobody is asked any more.
+        let peers = self.honest.len() as u64;
+        wait_until("the wild ones to be gone", || {
+            let known = &common::http::json(self.http, "/summary.json")["peers"];
+            let count = |state: &str| known[state].as_u64().unwrap();
+            (count("established") + count("connecting") == peers).then_some(())
+        });
+        std::thread::sleep(QUIET);
+        Held { rss_bytes: rss_bytes(&process), descriptors: descriptors(&process) }
+    }
+
+    fn is_back_at(&self, before: &Held) {
+        let after = self.held();
+        let process = PathBuf::from(format!("/proc/{}", self.server.id()));
+        eprintln!(
+            "{before:?} {after:?} {:?}, {} changes of policy",
+            self.deeds.each(),
+            self.changes
+        );
+        wait_until("descriptors to be closed", || {
+            (descriptors(&process) <= before.descriptors).then_some(())
+        });
+        let grown = after.rss_bytes.saturating_sub(before.rss_bytes);
+        assert!(grown < GROWTH_BYTES_MAX, "{before:?} {after:?}");
+        let routes: u64 = self.honest.iter().map(|one| one.announced.len() as u64).sum();
+        let known = common::http::json(self.http, "/summary.json")["routes"].as_u64().unwrap();
+        assert!(known <= routes, "{known} routes, {routes} of them announced");
+    }
+
+    /// Whatever can be done has been done, and what was beyond a limit was counted.
+    fn has_been_chaos(&self) {
+        for (name, count) in self.deeds.each() {
+            assert!(count > 0, "nobody has done this: {name}");
+        }
+        assert!(self.changes > 5, "{} changes of policy", self.changes);
+        let (_, text) = common::http::ask(self.http, "GET", "/metrics");
+        let metrics = Metrics::read(&text);
+        let refused = "metalbond_connections_refused_total{reason=\"peers_max\"}";
+        assert!(metrics.value(refused) > 0.0, "{text}");
+        for words in ["panicked", "ERROR"] {
+            assert_eq!(self.server.logged(words), 0, "{}", self.server.log());
+        }
+    }
+}
+
+impl Honest {
+    fn route(&self, (vni, number): (u32, u32)) -> Vec<u8> {
+        route(vni, number, self.base)
+    }
+}
+
+/// A thread of peers that do not behave.
+struct Wild {
+    rng: Rng,
+    address: SocketAddr,
+    deeds: Arc<Deeds>,
+    over: Arc<AtomicBool>,
+}
+
+impl Wild {
+    fn rage(&mut self, kills: bool) {
+        while !self.over.load(Ordering::Relaxed) {
+            match self.rng.below(40) {
+                0 if kills => self.kill(),
+                1 => self.too_many_connections(),
+                _ => {
+                    if let Some(stream) = self.connect() {
+                        // What goes wrong now is what was wanted.
+                        let _ = self.converse(stream);
+                    }
+                }
+            }
+        }
+    }
+
+    /// From one of few addresses, so that they come back to what was left.
+    fn connect(&mut self) -> Option<TcpStream> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let from = Ipv4Addr::new(127, WILD, 0, 1 + self.rng.below(5) as u8);
+        socket.bind(&SocketAddr::new(IpAddr::V4(from), 0).into()).unwrap();
+        if self.rng.chance(20) {
+            let _ = socket.set_recv_buffer_size(4096);
+        }
+        match socket.connect_timeout(&self.address.into(), PATIENCE) {
+            Ok(()) => count(&self.deeds.connected),
+            Err(_) => return None,
+        }
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        Some(stream)
+    }
+
+    /// Does this and that, and goes in one way or another.
+    fn converse(&mut self, mut stream: TcpStream) -> std::io::Result<()> {
+        if self.rng.chance(90) {
+            let (interval_s, reassembles) = (1 + self.rng.below(3) as u32, self.rng.chance(50));
+            stream.write_all(&hello(interval_s, self.rng.chance(10), reassembles))?;
+            self.hear(&mut stream)?;
+            stream.write_all(&keepalive())?;
+            match self.hear(&mut stream) {
+                Ok(true) => count(&self.deeds.established),
+                Ok(false) => {}
+                Err(_) => count(&self.deeds.refused),
+            }
+        }
+        for _ in 0..self.rng.below(25) {
+            if self.over.load(Ordering::Relaxed) {
+                break;
+            }
+            self.say(&mut stream)?;
+            if self.rng.chance(50) {
+                self.hear(&mut stream)?;
+            }
+        }
+        match self.rng.below(4) {
+            0 => {
+                count(&self.deeds.half_closed);
+                stream.shutdown(Shutdown::Write)?;
+                self.hear(&mut stream)?;
+            }
+            1 => {
+                count(&self.deeds.reset);
+                Socket::from(stream).set_linger(Some(Duration::ZERO))?;
+            }
+            2 => stream.write_all(&add(&route(1, 1, 1))[..7])?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, stream: &mut TcpStream) -> std::io::Result<()> {
+        let vnis = [&VNIS[..], &WILD_VNIS[..]].concat();
+        let vni = vnis[self.rng.below(vnis.len())];
+        let one = route(vni, self.rng.below(64) as u32, self.rng.below(3) as u32);
+        match self.rng.below(20) {
+            0..=6 => {
+                count(&self.deeds.announced);
+                stream.write_all(&add(&one))
+            }
+            7..=9 => {
+                count(&self.deeds.withdrew);
+                stream.write_all(&remove(&one))
+            }
+            10..=12 => {
+                count(&self.deeds.subscribed);
+                stream.write_all(&subscribe(vni))
+            }
+            13 => {
+                count(&self.deeds.unsubscribed);
+                stream.write_all(&unsubscribe(vni))
+            }
+            14 => {
+                count(&self.deeds.too_many_routes);
+                let wild = WILD_VNIS[self.rng.below(WILD_VNIS.len())];
+                let many =
+                    (0..2 * ROUTES_PER_PEER_MAX).flat_map(|number| add(&route(wild, number, 9)));
+                stream.write_all(&many.collect::<Vec<u8>>())
+            }
+            15 => {
+                count(&self.deeds.too_many_vnis);
+                let many = (100..100 + 2 * VNIS_PER_PEER_MAX).flat_map(subscribe);
+                stream.write_all(&many.collect::<Vec<u8>>())
+            }
+            16 => {
+                count(&self.deeds.garbage);
+                let length = 1 + self.rng.below(60);
+                let bytes: Vec<u8> = (0..length).map(|_| self.rng.next() as u8).collect();
+                match self.rng.below(3) {
+                    0 => stream.write_all(&bytes),
+                    1 => stream.write_all(&frame(5, &bytes)),
+                    _ => stream.write_all(&frame(1 + self.rng.below(5) as u8, &bytes)),
+                }
+            }
+            17 => {
+                count(&self.deeds.stalled);
+                std::thread::sleep(Duration::from_millis(self.rng.below(400) as u64));
+                Ok(())
+            }
+            18 if self.rng.chance(10) => {
+                // Longer than its hold time, if that is 2.5 s.
+                count(&self.deeds.silent);
+                std::thread::sleep(Duration::from_secs(3));
+                Ok(())
+            }
+            _ => stream.write_all(&keepalive()),
+        }
+    }
+
+    /// Reads what there is. False if that is nothing, an error if the server has closed the connection.
+    fn hear(&self, stream: &mut TcpStream) -> std::io::Result<bool> {
+        let mut buffer = [0; 16_384];
+        match stream.read(&mut buffer) {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// More than there may be; some of them greet.
+    fn too_many_connections(&mut self) {
+        count(&self.deeds.too_many_connections);
+        let mut streams: Vec<_> = (0..2 * PEERS_MAX).filter_map(|_| self.connect()).collect();
+        for stream in streams.iter_mut().step_by(3) {
+            let _ = stream.write_all(&hello(2, false, true));
+        }
+        for stream in &mut streams {
+            let _ = self.hear(stream);
+        }
+    }
+
+    /// A client of our own dies in the middle.
+    fn kill(&mut self) {
+        count(&self.deeds.killed);
+        let server = self.address.to_string();
+        let announced = format!("1#10.9.0.{}/32#2001:db8::9", self.rng.below(9));
+        let flags = ["--server", &server, "--subscribe", "1", "--announce", &announced];
+        let client = Process::client(&flags);
+        std::thread::sleep(Duration::from_millis(self.rng.below(300) as u64));
+        drop(client); // SIGKILL
+    }
+}
+
+fn descriptors(process: &Path) -> usize {
+    std::fs::read_dir(process.join("fd")).unwrap().count()
+}
+
+fn rss_bytes(process: &Path) -> u64 {
+    let status = std::fs::read_to_string(process.join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}

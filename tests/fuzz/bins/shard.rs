@@ -1,0 +1,7 @@
+//! The target of this name, for libFuzzer.
+#![no_main]
+
+#[path = "../targets/shard.rs"]
+mod target;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| target::run(input));
