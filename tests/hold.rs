@@ -320,7 +320,7 @@ fn a_node_that_drains_comes_to_rest() {
     let mut node = Node::new(60);
     let mut server = node.connect(SERVER, true);
     node.tell(&mut server, Action::Add, 1);
-    node.shard.drain(node.now);
+    node.shard.drain(node.now, usize::MAX);
     // Not long after the dump would have been judged.
     node.now = node.now.after(Duration::from_secs(30));
     node.shard.turn(node.now);
