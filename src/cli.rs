@@ -248,7 +248,7 @@ struct ServerFlags {
     /// routes that all VNIs together may have, default 10000000
     #[argh(option, arg_name = "n", from_str_fn(at_least_one), default = "routes_max_default()")]
     routes_max: u32,
-    /// UPDATEs a second of one peer, default 100000, or ten times that at once now and then; one that sends more is read more slowly
+    /// UPDATEs a second of one peer, default 100000, or twice as many at once now and then; one that sends more is read more slowly
     #[argh(
         option,
         arg_name = "n",

@@ -10,7 +10,7 @@ use crate::rib::Ledger;
 use crate::types::{Pace, ReflectOwn, ShardId};
 
 /// A peer that was quiet for so long may send what it may send in this time at once: its whole table, mostly.
-pub(super) const BURST_TIME: Duration = Duration::from_secs(10);
+pub(super) const BURST_TIME: Duration = Duration::from_secs(2);
 
 /// Limits that keep one peer from filling the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
