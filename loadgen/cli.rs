@@ -3,13 +3,12 @@
 //! Owns the flags, the scenarios' default sizes, and what is said about wrong ones. Must never print,
 //! exit or connect.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
 
 use argh::{ArgsInfo, FromArgs};
 use metalbond_uring::internals::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
-use metalbond_uring::types::{HostPort, HostPortError};
 
 use crate::hostile::Hostility;
 use crate::pipeline::{Habits, Stall};
@@ -17,6 +16,10 @@ use crate::route::ROUTES_PER_VNI_MAX;
 use crate::scenario;
 use crate::shared::{Reading, Sabotage};
 use crate::sizes::{Given, Scenario, Sizes};
+use crate::values::{
+    Addresses, addresses, at_least_one, hostility, keepalive, number_up_to_u32,
+    one_to_1024, pace, per_second, sabotage, scenario_named, seconds, stall,
+};
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "loadgen";
@@ -26,8 +29,6 @@ const VIEW_BYTES_MAX: u64 = 4 << 30;
 /// Routes and peers of one run.
 const ROUTES_MAX: u64 = 100_000_000;
 const PEERS_MAX: u32 = 1_000_000;
-/// The update at which a single stall comes.
-const STALL_AT: u64 = 1_000;
 
 /// What loadgen is to do.
 #[derive(Clone, PartialEq, Debug)]
@@ -123,9 +124,6 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
     options.judge().map_err(|words| usage_of(PROGRAM, &words))?;
     Ok(options)
 }
-
-/// What `--target` gives; argh would take a plain `Vec` for a flag that may be repeated.
-type Addresses = Vec<SocketAddr>;
 
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
@@ -374,105 +372,6 @@ impl Options {
             ));
         }
         Ok(())
-    }
-}
-
-fn scenario_named(value: &str) -> Result<Scenario, String> {
-    let found = Scenario::ALL.iter().find(|(_, name)| *name == value);
-    found.map(|(scenario, _)| *scenario).ok_or("no such scenario".to_owned())
-}
-
-fn hostility(value: &str) -> Result<Hostility, String> {
-    let found = Hostility::ALL.iter().find(|(_, name)| *name == value);
-    found.map(|(hostility, _)| *hostility).ok_or("no such hostility".to_owned())
-}
-
-fn number(value: &str, min: u32, max: u32) -> Result<u32, String> {
-    match value.parse::<u64>().map(u32::try_from) {
-        Ok(Ok(number)) if (min..=max).contains(&number) => Ok(number),
-        Ok(_) => Err("out of range".to_owned()),
-        Err(_) => Err("not a number in its range".to_owned()),
-    }
-}
-
-fn at_least_one(value: &str) -> Result<u32, String> {
-    number(value, 1, u32::MAX)
-}
-
-fn number_up_to_u32(value: &str) -> Result<u32, String> {
-    number(value, 0, u32::MAX)
-}
-
-fn one_to_1024(value: &str) -> Result<u32, String> {
-    number(value, 1, 1024)
-}
-
-fn keepalive(value: &str) -> Result<u32, String> {
-    number(value, 1, 86_400)
-}
-
-fn decimal(value: &str, min: f64, max: f64) -> Result<f64, String> {
-    match value.parse::<f64>() {
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        Ok(_) => Err("out of range".to_owned()),
-        Err(_) => Err("not a number".to_owned()),
-    }
-}
-
-fn per_second(value: &str) -> Result<f64, String> {
-    decimal(value, 0.1, 1e7)
-}
-
-fn seconds(value: &str) -> Result<f64, String> {
-    decimal(value, 0.1, 86_400.0)
-}
-
-/// All addresses of a name, or the one that is given.
-fn addresses(value: &str) -> Result<Addresses, String> {
-    let HostPort { host, port } =
-        HostPort::of_server(value).map_err(|error: HostPortError| error.to_string())?;
-    let resolved = (host.as_str(), port).to_socket_addrs().map_err(|error| error.to_string())?;
-    let mut addresses = Addresses::new();
-    for address in resolved {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    if addresses.is_empty() { Err("the name has no address".to_owned()) } else { Ok(addresses) }
-}
-
-fn pace(value: &str) -> Result<String, String> {
-    match value {
-        "auto" | "off" => Ok(value.to_owned()),
-        _ => at_least_one(value).map(|_| value.to_owned()),
-    }
-}
-
-/// `none`, `gc`, `2s` or `50ms/20000`.
-fn stall(value: &str) -> Result<Stall, String> {
-    let time = |text: &str| {
-        let (digits, unit_ns) = match text.strip_suffix("ms") {
-            Some(digits) => (digits, 1_000_000),
-            None => (text.strip_suffix('s').ok_or("ms or s is missing")?, 1_000_000_000),
-        };
-        number(digits, 1, 86_400_000).map(|count| u64::from(count) * unit_ns)
-    };
-    match (value, value.split_once('/')) {
-        ("none", _) => Ok(Stall::None),
-        ("gc", _) => Ok(Stall::Collector),
-        (_, None) => Ok(Stall::Once { at: STALL_AT, ns: time(value)? }),
-        (_, Some((text, updates))) => {
-            Ok(Stall::Each { updates: u64::from(at_least_one(updates)?), ns: time(text)? })
-        }
-    }
-}
-
-fn sabotage(value: &str) -> Result<Sabotage, String> {
-    match value {
-        "corrupt" => Ok(Sabotage::Corrupt),
-        "skip" => Ok(Sabotage::Skip),
-        "duplicate" => Ok(Sabotage::Duplicate),
-        _ => Err("none of its words".to_owned()),
     }
 }
 

@@ -344,7 +344,10 @@ impl Peer {
         let mut deframer = Deframer::new();
         let mut buffer = [0; 64];
         loop {
-            let read = stream.read(&mut buffer)?;
+            let read = match stream.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read?,
+            };
             if read == 0 {
                 bail!("the server at {target} closed the connection");
             }
@@ -369,6 +372,7 @@ impl Peer {
             match self.stream.write(&self.out[self.said..]) {
                 Ok(count) => self.said += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }

@@ -30,6 +30,7 @@ mod socket;
 mod stage;
 mod stream;
 mod target;
+mod values;
 mod verify;
 
 use std::fs::OpenOptions;

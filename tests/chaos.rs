@@ -46,12 +46,29 @@ const GOOD_PEERS: u8 = 6;
 const JUDGED_PEERS: u8 = 3;
 const WILD_THREADS: u64 = 8;
 
-const ROUTES_PER_PEER_MAX: u32 = 60;
+const ROUTES_PER_PEER_MAX: u32 = 120;
 const VNIS_PER_PEER_MAX: u32 = 5;
 const PEERS_MAX: u32 = 60;
+/// In VNIs of those who behave there are never so many.
+const ROUTES_PER_VNI_MAX: u32 = 400;
+/// More than anybody sends who behaves, or floods only now and then.
+const UPDATES_PER_S_MAX: u32 = 200;
+/// `--stale-time`, and limits that nobody must come to who behaves.
+const OTHER_FLAGS: [&str; 10] = [
+    "--cores=2",
+    "--keepalive=60",
+    "--stale-time=2",
+    "--peers-per-address-max=25",
+    "--handshakes-max=50",
+    "--queue-mib-max=8",
+    "--queue-mib-per-peer-max=2",
+    "--subscriptions-max=10000",
+    "--routes-max=10000",
+    "--memory-max=1024",
+];
 
 /// Memory that may stay behind, beside that of the start.
-const GROWTH_BYTES_MAX: u64 = 16 << 20;
+const GROWTH_BYTES_MAX: u64 = 8 << 20;
 
 /// The policies, by turns; the last one is a mistake, and changes nothing.
 const POLICIES: [&str; 4] = [
@@ -157,8 +174,8 @@ macro_rules! deeds {
 }
 
 deeds! {
-    connected, refused, established, announced, withdrew, subscribed, unsubscribed, half_closed, reset, stalled,
-    garbage, too_many_routes, too_many_vnis, too_many_connections, silent, killed,
+    connected, established, announced, withdrew, subscribed, unsubscribed, half_closed, reset, stalled, garbage,
+    too_many_routes, too_many_vnis, too_many_connections, flooded, silent, killed,
 }
 
 fn count(deed: &AtomicU64) {
@@ -171,10 +188,12 @@ impl World {
             format!("--routes-per-peer-max={ROUTES_PER_PEER_MAX}"),
             format!("--vnis-per-peer-max={VNIS_PER_PEER_MAX}"),
             format!("--peers-max={PEERS_MAX}"),
+            format!("--routes-per-vni-max={ROUTES_PER_VNI_MAX}"),
+            format!("--updates-per-s-max={UPDATES_PER_S_MAX}"),
         ];
         let mut flags: Vec<&str> = numbers.iter().map(String::as_str).collect();
         let path = policy.path.to_str().unwrap();
-        flags.extend(["--cores", "2", "--keepalive", "60", "--queue-mib-max", "8"]);
+        flags.extend(OTHER_FLAGS);
         flags.extend(["--announce-policy", path, "--http", "[::1]:0"]);
         let server = Process::serve_at("127.0.0.1:0", &flags);
         let http = server.http_address();
@@ -250,7 +269,7 @@ impl World {
             let payload = one.route(known);
             if one.announced.remove(&known) {
                 one.peer.send(&remove(&payload));
-            } else if one.announced.len() < ROUTES_PER_PEER_MAX as usize / 2 {
+            } else if one.announced.len() < ROUTES_PER_PEER_MAX as usize / 4 {
                 one.announced.insert(known);
                 one.peer.send(&add(&payload));
             }
@@ -261,6 +280,7 @@ impl World {
 
     /// All who behave see what they should: no more, no less, and nothing was told twice.
     fn rest(&mut self) {
+        self.until_alone();
         for one in &mut self.honest {
             one.peer.barrier();
         }
@@ -303,15 +323,19 @@ impl World {
         }
     }
 
-    fn held(&self) -> Held {
-        let process = PathBuf::from(format!("/proc/{}", self.server.id()));
-        // Whoever is gone has been closed, and nobody is asked any more.
+    /// Waits until all others are gone.
+    fn until_alone(&self) {
         let peers = self.honest.len() as u64;
         wait_until("the wild ones to be gone", || {
             let known = &common::http::json(self.http, "/summary.json")["peers"];
             let count = |state: &str| known[state].as_u64().unwrap();
             (count("established") + count("connecting") == peers).then_some(())
         });
+    }
+
+    fn held(&self) -> Held {
+        let process = PathBuf::from(format!("/proc/{}", self.server.id()));
+        self.until_alone();
         std::thread::sleep(QUIET);
         Held { rss_bytes: rss_bytes(&process), descriptors: descriptors(&process) }
     }
@@ -342,8 +366,17 @@ impl World {
         assert!(self.changes > 5, "{} changes of policy", self.changes);
         let (_, text) = common::http::ask(self.http, "GET", "/metrics");
         let metrics = Metrics::read(&text);
-        let refused = "metalbond_connections_refused_total{reason=\"peers_max\"}";
-        assert!(metrics.value(refused) > 0.0, "{text}");
+        for refused in [
+            "connections_refused_total{reason=\"peers_max\"}",
+            "connections_refused_total{reason=\"peers_per_address\"}",
+            "dropped_messages_total{reason=\"routes_limit\"}",
+            "dropped_messages_total{reason=\"routes_per_vni_limit\"}",
+            "dropped_messages_total{reason=\"vnis_limit\"}",
+            "dropped_messages_total{reason=\"policy_denies\"}",
+            "dropped_messages_total{reason=\"policy_no_rule\"}",
+        ] {
+            assert!(metrics.value(&format!("metalbond_{refused}")) > 0.0, "{refused}: {text}");
+        }
         for words in ["panicked", "ERROR"] {
             assert_eq!(self.server.logged(words), 0, "{}", self.server.log());
         }
@@ -383,7 +416,8 @@ impl Wild {
     /// From one of few addresses, so that they come back to what was left.
     fn connect(&mut self) -> Option<TcpStream> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let from = Ipv4Addr::new(127, WILD, 0, 1 + self.rng.below(5) as u8);
+        let number = if self.rng.chance(50) { 1 } else { 1 + self.rng.below(5) as u8 };
+        let from = Ipv4Addr::new(127, WILD, 0, number);
         socket.bind(&SocketAddr::new(IpAddr::V4(from), 0).into()).unwrap();
         if self.rng.chance(20) {
             let _ = socket.set_recv_buffer_size(4096);
@@ -405,10 +439,8 @@ impl Wild {
             stream.write_all(&hello(interval_s, self.rng.chance(10), reassembles))?;
             self.hear(&mut stream)?;
             stream.write_all(&keepalive())?;
-            match self.hear(&mut stream) {
-                Ok(true) => count(&self.deeds.established),
-                Ok(false) => {}
-                Err(_) => count(&self.deeds.refused),
+            if self.hear(&mut stream)? {
+                count(&self.deeds.established);
             }
         }
         for _ in 0..self.rng.below(25) {
@@ -459,10 +491,10 @@ impl Wild {
             }
             14 => {
                 count(&self.deeds.too_many_routes);
-                let wild = WILD_VNIS[self.rng.below(WILD_VNIS.len())];
-                let many =
-                    (0..2 * ROUTES_PER_PEER_MAX).flat_map(|number| add(&route(wild, number, 9)));
-                stream.write_all(&many.collect::<Vec<u8>>())
+                let wild = WILD_VNIS[0];
+                let hop = 3 + self.rng.below(20) as u32;
+                let many = (0..2 * ROUTES_PER_PEER_MAX).map(|number| route(wild, number, hop));
+                stream.write_all(&many.flat_map(|one| add(&one)).collect::<Vec<u8>>())
             }
             15 => {
                 count(&self.deeds.too_many_vnis);
@@ -484,7 +516,13 @@ impl Wild {
                 std::thread::sleep(Duration::from_millis(self.rng.below(400) as u64));
                 Ok(())
             }
-            18 if self.rng.chance(10) => {
+            18 if self.rng.chance(50) => {
+                // Until it is not read any more.
+                count(&self.deeds.flooded);
+                let pair = [add(&one), remove(&one)].concat();
+                stream.write_all(&pair.repeat(20 * UPDATES_PER_S_MAX as usize))
+            }
+            18 if self.rng.chance(20) => {
                 // Longer than its hold time, if that is 2.5 s.
                 count(&self.deeds.silent);
                 std::thread::sleep(Duration::from_secs(3));

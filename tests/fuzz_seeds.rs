@@ -203,5 +203,5 @@ fn shard_of(stream: &[u8]) -> Vec<u8> {
     let chunks = stream
         .chunks(39)
         .flat_map(|chunk| [&[9, 0, chunk.len() as u8], chunk, &[1, 0, 2, 1, 1, 1, 2, 0]].concat());
-    [0, 0, 0, 0].into_iter().chain(chunks).collect()
+    [0, 0, 0, 0, 0].into_iter().chain(chunks).collect()
 }

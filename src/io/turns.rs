@@ -26,6 +26,9 @@ use crate::vital::EndOnPanic;
 /// How long sockets may take to end after [`Letter::Stop`] has shut them down.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Letters that are opened before a turn. Those left keep the thread from sleeping.
+const LETTERS_PER_TURN: usize = 32;
+
 /// What a shard's thread starts with.
 pub(super) struct ThreadStart {
     pub(super) shard: ShardConfig,
@@ -87,8 +90,9 @@ async fn turn_loop(worker: Rc<Worker>, alarm: Alarm, mut mailbox: UnboundedRecei
         }
         behind_the_ready().await;
         let (begun_at, mailed) = (worker.now(), first.is_some() || !mailbox.is_empty());
-        // What comes meanwhile waits for the next turn: whoever asks again and again keeps nobody from it.
-        let waiting = mailbox.len();
+        // What comes meanwhile waits for the next turn: whoever asks again and again keeps nobody from it. The same with
+        // thousands of sockets at once: each costs as much as many UPDATEs.
+        let waiting = mailbox.len().min(LETTERS_PER_TURN);
         let others = std::iter::from_fn(|| mailbox.try_recv().ok()).take(waiting);
         first.into_iter().chain(others).for_each(|letter| {
             open(&worker, letter, &mut stop_deadline);

@@ -367,11 +367,14 @@ impl World {
     }
 
     fn read_all(&mut self, id: PeerId) {
+        let mut was_idle = false;
         while let Some(at) = self.at(id) {
             self.write(at, 0);
-            if self.peers[at].in_flight.is_none() {
+            // What was sent may be followed by more.
+            if self.peers[at].in_flight.is_none() && std::mem::replace(&mut was_idle, true) {
                 return;
             }
+            was_idle &= self.peers[at].in_flight.is_none();
         }
     }
 
