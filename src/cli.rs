@@ -332,7 +332,7 @@ struct ServerFlags {
     /// seconds for which the routes of a lost peer stay, in case it comes back, up to 86400; default 0
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
     stale_time: u32,
-    /// seconds over which peers are closed when it ends, up to 3600; default 0: at once
+    /// seconds over which peers are closed when it ends, up to 3600; default 0, which is at once
     #[argh(option, arg_name = "s", from_str_fn(drain_seconds), default = "0")]
     drain_time: u32,
     /// address to show routes, peers and VNIs on, over HTTP; `:4712` is on all addresses
