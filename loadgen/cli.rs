@@ -17,8 +17,8 @@ use crate::scenario;
 use crate::shared::{Reading, Sabotage};
 use crate::sizes::{Given, Scenario, Sizes};
 use crate::values::{
-    Addresses, addresses, at_least_one, hostility, keepalive, number_up_to_u32,
-    one_to_1024, pace, per_second, sabotage, scenario_named, seconds, stall,
+    Addresses, addresses, at_least_one, hostility, keepalive, number_up_to_u32, one_to_1024, pace,
+    per_second, sabotage, scenario_named, seconds, stall,
 };
 
 /// The program's name in its texts.

@@ -284,11 +284,11 @@ impl Gang {
 
     /// One more peer comes, or those who are there go on.
     fn subscribe(&mut self) -> bool {
-        if self.peers.len() < SUBSCRIBERS {
-            if let Ok(mut peer) = Peer::connect(self.target, &self.clock) {
-                peer.out.extend_from_slice(&self.phrase);
-                self.peers.push(peer);
-            }
+        if self.peers.len() < SUBSCRIBERS
+            && let Ok(mut peer) = Peer::connect(self.target, &self.clock)
+        {
+            peer.out.extend_from_slice(&self.phrase);
+            self.peers.push(peer);
         }
         let (before, deeds) = (self.peers.len(), self.phrase_deeds);
         let mut done = 0;

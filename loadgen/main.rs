@@ -173,6 +173,10 @@ fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
         format!("--vnis-per-peer-max={}", sizes.vnis_per_peer.max(16_384)),
     ];
     let is_fairness = options.scenario == Scenario::Fairness;
+    if !is_fairness {
+        // What it can do is to be seen.
+        flags.push(format!("--updates-per-s-max={}", u32::MAX));
+    }
     let cores = options.cores.or(is_fairness.then_some(1));
     flags.extend(cores.map(|cores| format!("--cores={cores}")));
     flags.extend(options.pace.iter().map(|pace| format!("--pace={pace}")));

@@ -248,7 +248,7 @@ struct ServerFlags {
     /// routes that all VNIs together may have, default 10000000
     #[argh(option, arg_name = "n", from_str_fn(at_least_one), default = "routes_max_default()")]
     routes_max: u32,
-    /// UPDATEs a second of one peer, default 100000, or ten times that at once now and then; one that sends more is read more slowly
+    /// UPDATEs a second of one peer, default 100000, or twice as many at once now and then; one that sends more is read more slowly
     #[argh(
         option,
         arg_name = "n",
@@ -332,7 +332,7 @@ struct ServerFlags {
     /// seconds for which the routes of a lost peer stay, in case it comes back, up to 86400; default 0
     #[argh(option, arg_name = "s", from_str_fn(seconds), default = "0")]
     stale_time: u32,
-    /// seconds over which peers are closed when it ends, up to 3600; default 0: at once
+    /// seconds over which peers are closed when it ends, up to 3600; default 0, which is at once
     #[argh(option, arg_name = "s", from_str_fn(drain_seconds), default = "0")]
     drain_time: u32,
     /// address to show routes, peers and VNIs on, over HTTP; `:4712` is on all addresses

@@ -120,7 +120,7 @@ fn a_flood_in_a_control_group_is_refused_and_bystanders_are_served() {
     let refused = metrics(&process)
         .samples
         .iter()
-        .any(|(series, value)| series.contains("reason=\"memory\"") && *value > 0.0);
+        .any(|(series, value)| series.contains("reason=\"routes_memory\"") && *value > 0.0);
     assert!(refused, "{:#?}", metrics(&process).samples);
     // Subscriptions, each of a VNI that nobody has yet.
     let subscribers: Vec<Peer> = (0..80).map(|_| Peer::established(address, 60, true)).collect();

@@ -150,7 +150,13 @@ impl Node {
         out.seconds("start_time_seconds", help, since)?;
         out.gauge("routes", "Routes, each counted once in its VNI.", self.held(|it| it.routes))?;
         let help = "VNIs that have a route or a subscriber, or had one a moment ago.";
-        out.gauge("vnis", help, self.held(|it| it.vnis))
+        out.gauge("vnis", help, self.held(|it| it.vnis))?;
+        let help = "Routes that peers announce and that policy withholds (--nexthop-policy, --announce-policy).";
+        out.gauge("routes_withheld", help, self.held(|it| it.routes_withheld))?;
+        let help = "Lost peers whose routes stay for now (--stale-time).";
+        out.gauge("sources_absent", help, self.held(|it| it.sources_absent))?;
+        let help = "The routes that those announced.";
+        out.gauge("routes_absent", help, self.held(|it| it.routes_absent as usize))
     }
 
     fn peers(&self, out: &mut Out) -> fmt::Result {
@@ -209,9 +215,13 @@ impl Node {
         out.gauge("peer_routes_max", help, limits.routes_per_peer_max as usize)?;
         let help = "The bound of VNIs that a peer subscribes to: --vnis-per-peer-max.";
         out.gauge("peer_subscriptions_max", help, limits.vnis_per_peer_max as usize)?;
-        let help = "Messages that had no effect: UPDATEs that make no sense, and what is beyond \
-                    --routes-per-peer-max or --vnis-per-peer-max.";
+        let help = "Messages that had no effect: UPDATEs that make no sense, and routes and subscriptions that are \
+                    beyond a limit, for which memory is short, or that policy does not permit.";
         out.counters("dropped_messages", help, dropped)?;
+        let help = "How often a peer was not heard for a while, since it sent more than --updates-per-s-max.";
+        out.counter("rate_pauses", help, count(|it| it.rate_pauses))?;
+        let help = "Lost peers whose next connection went on with their routes (--stale-time).";
+        out.counter("sources_taken_over", help, count(|it| it.sources_taken_over))?;
         let help = "Subscriptions of slow peers that were told the difference only from then on.";
         out.counter("conflations", help, count(|it| it.conflations))
     }

@@ -11,7 +11,7 @@ use super::answer::{Content, Refusal};
 use super::totals::Totals;
 use crate::io::MemoryView;
 use crate::session::{CloseReason, State};
-use crate::shard::{PaceCounters, Pressure, RefusedWhat, Timings};
+use crate::shard::{Counters, PaceCounters, Pressure, RefusedWhat, Timings};
 
 #[derive(Serialize)]
 struct Summary {
@@ -25,9 +25,14 @@ struct Summary {
     vnis: usize,
     /// What peers have still to be sent, as far as it lies in a log or a base.
     pending_bytes: u64,
+    /// Routes that peers announce, and that policy withholds from the tables.
+    routes_withheld: usize,
+    absent: Absent,
     since_start: SinceStart,
     /// Connections that were closed at once, by reason.
     connections_refused: BTreeMap<&'static str, u64>,
+    /// What was refused of what peers said, by reason.
+    refused: BTreeMap<&'static str, u64>,
     /// Sessions that ended, by reason.
     disconnects: BTreeMap<&'static str, u64>,
     /// From the reading of an UPDATE to the SEND that carries it on, since the start.
@@ -54,6 +59,13 @@ struct Peers {
     flapping: usize,
 }
 
+/// Lost peers whose routes stay for now.
+#[derive(Serialize)]
+struct Absent {
+    sources: usize,
+    routes: usize,
+}
+
 #[derive(Serialize)]
 struct SinceStart {
     connections: u64,
@@ -68,6 +80,10 @@ struct SinceStart {
     subscriptions_refused: u64,
     peers_over_budget: u64,
     conflations: u64,
+    /// How often a peer was not heard for a while, since it sent more than it may.
+    rate_pauses: u64,
+    /// Lost peers whose next connection went on with their routes.
+    sources_taken_over: u64,
 }
 
 #[derive(Serialize)]
@@ -127,7 +143,13 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
         routes: totals.shards.held(|usage| usage.routes),
         vnis: totals.shards.held(|usage| usage.vnis),
         pending_bytes: peers.pending_bytes,
+        routes_withheld: totals.shards.held(|usage| usage.routes_withheld),
+        absent: Absent {
+            sources: totals.shards.held(|usage| usage.sources_absent),
+            routes: totals.shards.held(|usage| usage.routes_absent as usize),
+        },
         since_start: SinceStart::of(&totals, view),
+        refused: at_least_one(refused(&totals)),
         connections_refused: at_least_one(view.asker.connections_refused()),
         disconnects: disconnects(&totals),
         propagation_us: Propagation::of(&totals.shards.propagation()),
@@ -140,6 +162,11 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
         memory: view.asker.memory().map(MemoryTold::of),
         pacing: Pacing::of(&peers.pacing),
     }))
+}
+
+fn refused(totals: &Totals) -> impl Iterator<Item = (&'static str, u64)> {
+    let kinds = Counters::REFUSED.iter().enumerate();
+    kinds.map(|(at, (reason, _))| (*reason, totals.shards.counted(|it| it.refused[at])))
 }
 
 fn disconnects(totals: &Totals) -> BTreeMap<&'static str, u64> {
@@ -177,6 +204,8 @@ impl SinceStart {
                 .counted(|it| it.refused(RefusedWhat::Subscription)),
             peers_over_budget: totals.shards.counted(|it| it.peers_over_budget),
             conflations: totals.shards.counted(|it| it.conflations),
+            rate_pauses: totals.shards.counted(|it| it.rate_pauses),
+            sources_taken_over: totals.shards.counted(|it| it.sources_taken_over),
         }
     }
 }

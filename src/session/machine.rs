@@ -29,8 +29,7 @@ pub(crate) const KEEPALIVE_INTERVAL_S_MAX: u32 = 86_400;
 pub struct SessionConfig {
     /// Who dialled.
     pub direction: Direction,
-    /// What we offer, in seconds: 0 means [`KEEPALIVE_INTERVAL_S_DEFAULT`], and more than
-    /// [`KEEPALIVE_INTERVAL_S_MAX`] means that.
+    /// What we offer, in seconds: 0 means 5, and more than a day means a day.
     pub keepalive_interval_s: u32,
     /// Outgoing: whether our HELLO declares a server. An incoming session's always does.
     pub is_server: bool,
@@ -87,7 +86,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session in CONNECTING; [`HANDSHAKE_TIME`] runs from `now`, the TCP connect included.
+    /// A session in CONNECTING; the time of a handshake runs from `now`, the TCP connect included.
     pub fn new(config: &SessionConfig, now: Time) -> Session {
         let keepalive_interval_s = match config.keepalive_interval_s {
             0 => KEEPALIVE_INTERVAL_S_DEFAULT,

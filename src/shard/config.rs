@@ -10,7 +10,7 @@ use crate::rib::Ledger;
 use crate::types::{Pace, ReflectOwn, ShardId};
 
 /// A peer that was quiet for so long may send what it may send in this time at once: its whole table, mostly.
-pub(super) const BURST_TIME: Duration = Duration::from_secs(10);
+pub(super) const BURST_TIME: Duration = Duration::from_secs(2);
 
 /// Limits that keep one peer from filling the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +25,7 @@ pub struct Limits {
     pub vnis_per_peer_max: u32,
     /// Subscriptions that all peers of the node may have; further SUBSCRIBEs are refused.
     pub subscriptions_max: u64,
-    /// UPDATEs a second of one peer, on the average of [`BURST_TIME`]; beyond, it is read more slowly.
+    /// UPDATEs a second of one peer, on the average of two seconds; beyond, it is read more slowly.
     pub updates_per_s_max: u32,
     /// Bytes that are kept for one laggard alone; beyond, it is closed.
     pub queue_bytes_per_peer_max: u64,

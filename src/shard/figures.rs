@@ -50,7 +50,7 @@ impl Counters {
     }
 }
 
-/// What a shard holds in memory, in bytes but for the counts; see [`Limits`] for the bounds.
+/// What a shard holds in memory, in bytes but for the counts; see [`Limits`](super::Limits) for the bounds.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Usage {
     /// Routes in the tables of its VNIs.

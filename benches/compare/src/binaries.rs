@@ -36,7 +36,7 @@ impl Binaries {
     /// all scenarios they come from few.
     pub fn server_command(&self, flags: &str) -> String {
         format!(
-            "'{}' server --listen [{{address}}]:{{port}} --routes-per-peer-max 10000000 {flags}",
+            "'{}' server --listen [{{address}}]:{{port}} --routes-per-peer-max 10000000 --updates-per-s-max 4294967295 {flags}",
             self.reflector().display()
         )
     }

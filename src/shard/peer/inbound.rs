@@ -401,7 +401,11 @@ mod tests {
             let mut inbound = Inbound::new(Time(5), i64::MAX, i64::MAX, per_s);
             let (per_s, mut now) = (i64::from(per_s), Time(5));
             let burst = |inbound: &mut Inbound, now| (1..).find(|_| inbound.spend(now).is_some());
-            assert_eq!(burst(&mut inbound, now), Some(10 * per_s), "what it earns in 10 s");
+            assert_eq!(
+                burst(&mut inbound, now),
+                Some(BURST_S * per_s),
+                "what it earns in the time of a burst"
+            );
             let (mut sent, begun_at) = (0, now);
             while now < begun_at.after(Duration::from_secs(20)) {
                 sent += 1;
@@ -416,10 +420,8 @@ mod tests {
             // Quiet for long: a burst, and no more.
             now = now.after(Duration::from_secs(1_000));
             let again = burst(&mut inbound, now).unwrap_or_default();
-            assert!(
-                (10 * per_s - per_s / 50..=10 * per_s + 2).contains(&again),
-                "{per_s}: {again}"
-            );
+            let all = BURST_S * per_s;
+            assert!((all - per_s / 50 - 1..=all + 2).contains(&again), "{per_s}: {again}");
         }
     }
 }

@@ -90,7 +90,7 @@ impl World {
         match what % 16 {
             0 => self.act(|session, now| session.connected(now)),
             1 => self.pass(1 << (input.byte() % 40)),
-            2 => self.to_deadline(),
+            2 => self.until_deadline(),
             3 => self.pause(),
             4 => self.resume(),
             5 => self.pending(),
@@ -196,7 +196,7 @@ impl World {
         self.timers();
     }
 
-    fn to_deadline(&mut self) {
+    fn until_deadline(&mut self) {
         let deadline = self.session.next_deadline();
         if deadline != Time::NEVER {
             let is_due = deadline <= self.now;

@@ -196,7 +196,7 @@ impl World {
             assert!(round < 10_000, "an honest peer is not read any more");
             let at = self.at(id).expect("an honest peer is not closed");
             if self.nodes[self.peers[at].node].shard.wants_read(id) {
-                return self.say(at, message.clone());
+                return self.say(at, *message);
             }
             self.settle();
             self.tick(1 << 10);
