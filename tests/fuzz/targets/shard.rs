@@ -74,6 +74,8 @@ struct Peer {
 
 struct World {
     now: Time,
+    /// When the honest ones said last that they live.
+    beat_at: Time,
     nodes: Vec<Node>,
     peers: Vec<Peer>,
     /// The honest peer, the bystander, and at the end the newcomer.
@@ -131,6 +133,7 @@ impl World {
         let nodes = (0..shards).map(node).collect();
         World {
             now: Time(1),
+            beat_at: Time(1),
             nodes,
             peers: Vec::new(),
             honest: Vec::new(),
@@ -341,7 +344,8 @@ impl World {
     /// The honest ones go on with what they do.
     fn tick(&mut self, micros: u64) {
         self.now = Time(self.now.0 + micros);
-        if micros == BEAT_US {
+        if self.now.0 - self.beat_at.0 >= BEAT_US {
+            self.beat_at = self.now;
             for at in 0..self.nodes.len() {
                 self.turn(at);
             }
