@@ -220,6 +220,8 @@ impl Node {
         out.counters("dropped_messages", help, dropped)?;
         let help = "How often a peer was not heard for a while, since it sent more than --updates-per-s-max.";
         out.counter("rate_pauses", help, count(|it| it.rate_pauses))?;
+        let help = "Lost peers whose routes were withdrawn before --stale-time was over, since there were too many.";
+        out.counter("sources_crowded_out", help, count(|it| it.sources_crowded_out))?;
         let help = "Lost peers whose next connection went on with their routes (--stale-time).";
         out.counter("sources_taken_over", help, count(|it| it.sources_taken_over))?;
         let help = "Subscriptions of slow peers that were told the difference only from then on.";

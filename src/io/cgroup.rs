@@ -41,13 +41,18 @@ impl Cgroup {
         if limit_bytes >= 1 << 60 {
             return None;
         }
-        let (usage, inactive) = match self.version {
-            Version::V1 => ("memory.usage_in_bytes", "total_inactive_file "),
-            Version::V2 => ("memory.current", "inactive_file "),
+        // What the kernel takes back before it ends a process: files that were read, and what it remembers of them.
+        let (usage, reclaimable): (_, &[&str]) = match self.version {
+            Version::V1 => ("memory.usage_in_bytes", &["total_inactive_file", "total_active_file"]),
+            Version::V2 => {
+                ("memory.current", &["inactive_file", "active_file", "slab_reclaimable"])
+            }
         };
         let stat = fs::read_to_string(self.folder.join("memory.stat")).unwrap_or_default();
-        let inactive = stat.lines().find_map(|line| line.strip_prefix(inactive)?.parse().ok());
-        let used_bytes = self.number(usage)?.saturating_sub(inactive.unwrap_or(0));
+        let figures = stat.lines().filter_map(|line| line.split_once(' '));
+        let reclaimable = figures.filter(|(name, _)| reclaimable.contains(name));
+        let reclaimable: u64 = reclaimable.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum();
+        let used_bytes = self.number(usage)?.saturating_sub(reclaimable);
         Some(GroupMemory { limit_bytes, used_bytes })
     }
 

@@ -137,7 +137,8 @@ impl Rib {
             denied.extend(judged.err().map(|denial| (source, denial)));
         }
         *budget = budget.saturating_sub(looked_at);
-        for (source, denial) in denied {
+        // The last one first: that moves no other.
+        for (source, denial) in denied.into_iter().rev() {
             self.withdraw_denied(source, vni, &route, denial, sink);
             *budget = budget.saturating_sub(1 + self.take_steps());
         }

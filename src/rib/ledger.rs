@@ -70,9 +70,9 @@ impl Ledger {
         self.routes.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// One more subscription.
-    pub(crate) fn count_subscription(&self) {
-        self.subscriptions.fetch_add(1, Ordering::Relaxed);
+    /// One more subscription, if there may be: never are there more than `subscriptions_max`.
+    pub(crate) fn take_subscription(&self, subscriptions_max: u64) -> bool {
+        take(&self.subscriptions, subscriptions_max)
     }
 
     /// One subscription less.
@@ -81,13 +81,10 @@ impl Ledger {
     }
 }
 
-/// Shards take at the same time: what is too much is given back at once.
+/// Shards take at the same time: none refuses what another one does not get.
 fn take(count: &AtomicU64, max: u64) -> bool {
-    if count.fetch_add(1, Ordering::Relaxed) < max {
-        return true;
-    }
-    count.fetch_sub(1, Ordering::Relaxed);
-    false
+    let one_more = |count: u64| (count < max).then_some(count + 1);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
 }
 
 #[cfg(test)]
@@ -102,8 +99,8 @@ mod tests {
         assert_eq!(ledger.routes(), 2);
         ledger.give_route_back();
         assert!(ledger.take_route(2));
-        ledger.count_subscription();
-        ledger.count_subscription();
+        assert!(!ledger.take_subscription(0) && ledger.take_subscription(2));
+        assert!(ledger.take_subscription(2) && !ledger.take_subscription(2));
         ledger.discount_subscription();
         assert_eq!((ledger.routes(), ledger.subscriptions()), (2, 1));
     }

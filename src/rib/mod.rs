@@ -441,10 +441,11 @@ impl Rib {
         let taken = self.take(source, withheld.vni, &withheld.route, sink);
         let mut outcome = Outcome { refusal: Some(Refusal::Policy(denial)), ..Outcome::default() };
         let hasher = &self.common.rules.hasher;
-        if taken.is_none()
-            && self.common.rules.ledger.pressure() >= Pressure::Routes
-            && !self.sources.is_withheld(source, &withheld, hasher)
-        {
+        let rules = &self.common.rules;
+        // What nobody is told is the first that there is no room for.
+        let is_full = rules.ledger.pressure() >= Pressure::Conflate
+            || self.sources.withheld() as u64 >= rules.routes_max;
+        if taken.is_none() && is_full && !self.sources.is_withheld(source, &withheld, hasher) {
             return outcome;
         }
         let before = self.sources.withhold(source, withheld, hasher);

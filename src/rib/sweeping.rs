@@ -2,6 +2,8 @@
 //!
 //! Owns how far each sweep is. Must never take what the source has announced in a later life.
 
+use std::collections::BTreeSet;
+
 use slab::Slab;
 
 use super::jobs::Job;
@@ -22,9 +24,13 @@ pub(super) struct Sweep {
     shard: ShardId,
     /// The VNIs that are left; a new one has nothing old.
     vnis: Vec<Vni>,
+    /// Those to which something came meanwhile that is old.
+    again: BTreeSet<Vni>,
     /// Where to go on in the last of these, and among what is withheld.
     at: u32,
     withheld_at: u32,
+    /// See [`VniTable::indexed`](super::table::VniTable::indexed).
+    indexed: u32,
     routes: u32,
     withheld: u32,
 }
@@ -40,7 +46,18 @@ impl Rib {
         });
         let vnis = vnis.unwrap_or_default();
         let (at, withheld_at) = (u32::MAX, u32::MAX);
-        let sweep = Sweep { source, life, shard, vnis, at, withheld_at, routes: 0, withheld: 0 };
+        let sweep = Sweep {
+            source,
+            life,
+            shard,
+            vnis,
+            again: BTreeSet::new(),
+            at,
+            withheld_at,
+            indexed: 0,
+            routes: 0,
+            withheld: 0,
+        };
         let number = self.sweeps.insert(sweep);
         self.jobs.add(Job::Sweep(number));
     }
@@ -49,8 +66,7 @@ impl Rib {
     pub(super) fn note_for_sweeps(&mut self, source: SourceId, life: u8, vni: Vni) {
         for (_, sweep) in &mut self.sweeps {
             if sweep.source == source && is_up_to(life, sweep.life) {
-                // Not before the one that it is at.
-                sweep.vnis.insert(0, vni);
+                sweep.again.insert(vni);
             }
         }
     }
@@ -81,12 +97,19 @@ impl Rib {
         sink: &mut impl RecordSink,
     ) -> bool {
         let Sweep { source, life, .. } = *sweep;
-        while let Some(&vni) = sweep.vnis.last() {
+        loop {
+            if sweep.vnis.is_empty() {
+                sweep.vnis.extend(std::mem::take(&mut sweep.again));
+            }
+            let Some(&vni) = sweep.vnis.last() else { return true };
             if *budget == 0 {
                 return false;
             }
             let hasher = &self.common.rules.hasher;
             if let Some(home) = self.homes.find_mut(vni, hasher) {
+                if home.table.indexed() != sweep.indexed {
+                    (sweep.indexed, sweep.at) = (home.table.indexed(), u32::MAX);
+                }
                 let of = (source, life);
                 sweep.routes += home.sweep(of, &mut sweep.at, budget, &mut self.common, sink);
                 self.tidy(vni);
@@ -101,7 +124,6 @@ impl Rib {
             // The look-up costs something too.
             *budget = budget.saturating_sub(1);
         }
-        true
     }
 
     fn sweep_withheld(&mut self, sweep: &mut Sweep, budget: &mut usize) -> bool {

@@ -13,6 +13,10 @@ use crate::types::{PeerClass, ShardId, SourceId, Time};
 /// told apart while they lie within 128 of each other.
 const LIVES_MAX: usize = 32;
 
+/// So many sources of one address, and of all that fall to a shard, are kept without a connection.
+const ABSENT_PER_ADDRESS_MAX: usize = 1_024;
+const ABSENT_MAX: usize = 65_536;
+
 /// Home shards that know a source: a bit each.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Homes(SmallVec<[u64; 1]>);
@@ -47,7 +51,7 @@ pub(super) struct Absentees {
 #[derive(Debug, Default)]
 struct At {
     connected: u32,
-    absent: Vec<Absent>,
+    absent: VecDeque<Absent>,
 }
 
 impl Homes {
@@ -103,6 +107,14 @@ impl Stale {
         due.map(|(life, _)| life)
     }
 
+    /// Those before the last one: what is left of them may go.
+    pub(super) fn take_former(&mut self) -> Option<u8> {
+        let last = self.0.pop_back()?;
+        let former = self.take_all();
+        self.0.push_back(last);
+        former
+    }
+
     /// The last life, of which what is left may go, and that of all before.
     pub(super) fn take_all(&mut self) -> Option<u8> {
         let (life, _) = self.0.pop_back()?;
@@ -127,7 +139,7 @@ impl Absentees {
         let at = self.of.entry(address).or_default();
         at.connected += 1;
         let found = at.absent.iter().rposition(|absent| absent.class == class);
-        let taken = found.map(|place| at.absent.remove(place));
+        let taken = found.and_then(|place| at.absent.remove(place));
         let is_alone = at.connected == 1 && at.absent.is_empty();
         if let Some(taken) = &taken {
             self.routes -= taken.routes;
@@ -137,7 +149,8 @@ impl Absentees {
     }
 
     /// A session with a peer at this address is over, and what it was as a source is absent from now on, if it was one.
-    pub(super) fn left(&mut self, address: IpAddr, absent: Option<Absent>) {
+    /// Returns who has been absent for longest, if there are too many: it is not any more.
+    pub(super) fn left(&mut self, address: IpAddr, absent: Option<Absent>) -> Option<Absent> {
         let Some(at) = self.of.get_mut(&address) else {
             unreachable!("whoever leaves had arrived")
         };
@@ -145,9 +158,16 @@ impl Absentees {
         if let Some(absent) = absent {
             self.routes += absent.routes;
             self.deadlines.insert((absent.stale.last_deadline(), address, absent.source));
-            at.absent.push(absent);
+            at.absent.push_back(absent);
         }
+        let is_crowded = at.absent.len() > ABSENT_PER_ADDRESS_MAX;
+        let first = if is_crowded { at.absent.front().map(|first| first.source) } else { None };
         self.forget(address);
+        match first {
+            Some(source) => self.take(address, source),
+            None if self.deadlines.len() > ABSENT_MAX => self.take_due(Time::NEVER),
+            None => None,
+        }
     }
 
     /// When somebody has been absent for too long.
@@ -160,13 +180,8 @@ impl Absentees {
         if self.next_deadline() > now {
             return None;
         }
-        let (_, address, source) = self.deadlines.pop_first()?;
-        let at = self.of.get_mut(&address)?;
-        let place = at.absent.iter().position(|absent| absent.source == source)?;
-        let due = at.absent.remove(place);
-        self.routes -= due.routes;
-        self.forget(address);
-        Some(due)
+        let (_, address, source) = *self.deadlines.first()?;
+        self.take(address, source)
     }
 
     /// How many are absent, and the routes that they announced.
@@ -178,6 +193,16 @@ impl Absentees {
     #[cfg(test)]
     pub(super) fn addresses(&self) -> usize {
         self.of.len()
+    }
+
+    fn take(&mut self, address: IpAddr, source: SourceId) -> Option<Absent> {
+        let at = self.of.get_mut(&address)?;
+        let place = at.absent.iter().position(|absent| absent.source == source)?;
+        let taken = at.absent.remove(place)?;
+        self.deadlines.remove(&(taken.stale.last_deadline(), address, source));
+        self.routes -= taken.routes;
+        self.forget(address);
+        Some(taken)
     }
 
     fn forget(&mut self, address: IpAddr) {
@@ -249,6 +274,19 @@ mod tests {
         assert_eq!(absentees.take_due(Time(100)).map(|it| it.source.0.slot()), Some(7));
         assert!(absentees.take_due(Time(100)).is_none());
         assert_eq!(absentees.addresses(), 0);
+    }
+
+    #[test]
+    fn who_has_been_absent_for_longest_makes_room() {
+        let mut absentees = Absentees::default();
+        let most = ABSENT_PER_ADDRESS_MAX as u32;
+        for slot in 0..=most {
+            arrived(&mut absentees, 1, PeerClass::Server);
+            let gone = absentees.left(address(1), Some(absent(slot, 100 + u64::from(slot))));
+            assert_eq!(gone.map(|it| it.source.0.slot()), (slot == most).then_some(0));
+        }
+        assert_eq!(absentees.count(), (most as usize, 3 * u64::from(most)));
+        assert_eq!(absentees.next_deadline(), Time(101));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Counters {
     pub refused: [u64; Refused::KINDS.len()],
     /// How often a peer was not heard for a while, since it sent more than it may.
     pub rate_pauses: u64,
+    /// Lost sources that were withdrawn early, since there were too many.
+    pub sources_crowded_out: u64,
     /// Lost sources that another connection went on with.
     pub sources_taken_over: u64,
     /// Peers closed because laggards took too much memory.

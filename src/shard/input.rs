@@ -94,6 +94,11 @@ impl Shard {
         if let Some(update) = change {
             self.on_update(now, id, &update);
         }
+        // It may have sent too much before it was paused for something else.
+        let owing_until = self.peers.find_mut(id).and_then(|peer| peer.inbound.is_owing(now));
+        if let Some(until) = owing_until {
+            self.pause(now, id, Pause::Rate(until));
+        }
         let mut rest = &backlog[..];
         self.consume(now, id, &mut rest);
         self.read_at = None;
@@ -226,7 +231,7 @@ impl Shard {
             Refused::VnisPerPeer
         } else if ledger.pressure() >= Pressure::Joins {
             Refused::SubscriptionsMemory
-        } else if ledger.subscriptions() >= self.config.limits.subscriptions_max {
+        } else if !ledger.take_subscription(self.config.limits.subscriptions_max) {
             Refused::Subscriptions
         } else {
             return self.subscribe_in(now, id, group);
@@ -235,12 +240,11 @@ impl Shard {
         self.refused(now, id, refused, 1, &format_args!("the subscription of VNI {vni}"));
     }
 
-    /// Subscribes a peer in a group, unless it is subscribed to the VNI.
+    /// Subscribes a peer, which is not yet subscribed to the VNI, in a group. The subscription is counted already.
     pub(super) fn subscribe_in(&mut self, now: Time, id: PeerId, group: UpdateGroup) {
         let Some(peer) = self.peers.find_mut(id) else { return };
         let Entry::Vacant(place) = peer.subscriptions.entry(group.vni) else { return };
         self.epoch += 1;
-        self.config.ledger.count_subscription();
         let who = (id, peer.origin.source());
         place.insert(self.groups.subscribe(group, who, self.epoch));
         let home = ShardId::home_of(group.vni, self.config.shards);

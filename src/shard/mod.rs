@@ -57,6 +57,7 @@ use crate::types::{PeerId, SeededMap, ShardId, SourceId, Time};
 
 use absent::Absentees;
 use ends::Ends;
+use events::QUIET;
 use failed::Failed;
 use groups::{Groups, LagChange};
 use mail::{ByLane, Outboxes, Received, RefusedRoutes, Request};
@@ -476,6 +477,8 @@ impl Shard {
                 peer.record.sum_up(&self.config.limits);
             }
         }
+        // Many may quiet down one after the other.
+        self.next_summary = self.next_summary.max(now.after(QUIET / 4));
     }
 
     /// Looks after all timers. Deadlines mostly move away meanwhile, so this is rare.

@@ -10,6 +10,7 @@ use super::Shard;
 use super::mail::Request;
 use super::peer::Peer;
 use crate::client::Effect;
+use crate::rib::UpdateGroup;
 use crate::session::{Session, State};
 use crate::types::{Action, PeerClass, PeerId, Route, ShardId, SourceId, Time, Vni};
 use crate::wire::{Message, Update};
@@ -130,7 +131,7 @@ impl Shard {
                         self.peers.wake_writer(id);
                     }
                 }
-                Effect::Subscribe(id, group) => self.subscribe_in(now, id, group),
+                Effect::Subscribe(id, group) => self.subscribe_ours(now, id, group),
                 Effect::Unsubscribe(id, vni) => self.unsubscribe(id, vni),
                 Effect::Withdraw(id, vni, route) => {
                     let (source, class) = (SourceId(id), PeerClass::Server);
@@ -148,6 +149,15 @@ impl Shard {
                     }
                 }
             }
+        }
+    }
+
+    /// What is ours is counted, and no limit counts for it.
+    fn subscribe_ours(&mut self, now: Time, id: PeerId, group: UpdateGroup) {
+        let is_new = |peer: &Peer| !peer.subscriptions.contains_key(&group.vni);
+        if self.peers.find(id).is_some_and(is_new) && self.config.ledger.take_subscription(u64::MAX)
+        {
+            self.subscribe_in(now, id, group);
         }
     }
 

@@ -5,10 +5,11 @@
 
 use std::collections::VecDeque;
 
-use super::Shard;
+use super::absent::Absent;
 use super::groups::Records;
 use super::mail::{Delivery, Lane, Mail, Received, Request, Settled};
 use super::peer::Ending;
+use super::{STRANGERS, Shard};
 use crate::rib::{FORESIGHT, Join, Outcome};
 use crate::types::{Action, Route, ShardId, Time, Vni};
 
@@ -148,7 +149,12 @@ impl Shard {
                 self.outboxes.block(from).deliveries.push(delivery);
             }
             Request::Left(address, absent) => {
-                self.absentees.left(address, absent.map(|absent| *absent));
+                let crowded_out = self.absentees.left(address, absent.map(|absent| *absent));
+                if let Some(Absent { source, homes, .. }) = crowded_out {
+                    tracing::info!(target: STRANGERS, %address, "too many lost peers: one is withdrawn early");
+                    self.counters.sources_crowded_out += 1;
+                    self.lose(source, &homes);
+                }
             }
             Request::Lost(source) => self.rib.lose(source),
             // Done before it was taken.

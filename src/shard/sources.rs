@@ -17,6 +17,9 @@ use crate::rib::Introduction;
 use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, ShardId, SourceId, Time};
 
+/// So many that have been absent for too long are withdrawn in a turn.
+const LOST_PER_TURN: usize = 256;
+
 /// A source without a connection, changes of which are under way.
 pub(super) struct Departing {
     address: IpAddr,
@@ -79,13 +82,6 @@ impl Shard {
             // The answer will find that it has gone.
             return;
         }
-        if peer.inbound.is_beyond_limit()
-            && let Some(life) = peer.origin.stale().take_all()
-        {
-            // Or each of its lives could leave as much behind as it may announce.
-            self.sweep_stale(id, life);
-        }
-        let Some(peer) = self.peers.find_mut(id) else { return };
         let (address, class) = (peer.record.remote().ip(), peer.link.class());
         let absent = peer.origin.leave(class, now.after(stale_time));
         let quota = peer.inbound.take_quota();
@@ -175,9 +171,9 @@ impl Shard {
             self.stale_timers.pop();
             self.sweep_due(now, id);
         }
-        while !self.draining
-            && let Some(Absent { source, homes, .. }) = self.absentees.take_due(now)
-        {
+        for _ in 0..LOST_PER_TURN {
+            let due = if self.draining { None } else { self.absentees.take_due(now) };
+            let Some(Absent { source, homes, .. }) = due else { break };
             self.lose(source, &homes);
         }
     }
@@ -221,6 +217,11 @@ impl Shard {
         let next = stale.next_deadline();
         if next != Time::NEVER {
             self.stale_timers.push(Reverse((next, id)));
+            if self.stale_timers.len() > 2 * self.peers.len() + 64 {
+                // Those of peers that have gone.
+                let peers = &self.peers;
+                self.stale_timers.retain(|Reverse((_, id))| peers.find(*id).is_some());
+            }
         }
         if let Some(life) = due.or(surplus) {
             self.sweep_stale(id, life);
@@ -229,7 +230,18 @@ impl Shard {
 
     /// All homes have dealt with all that a source said while it was connected.
     fn departed(&mut self, departing: Departing) {
-        let Departing { address, mut absent, quota } = departing;
+        let Departing { address, mut absent, mut quota } = departing;
+        if quota.is_beyond_limit()
+            && let Some(life) = absent.stale.take_former()
+        {
+            // Or each of its lives could leave as much behind as it may announce.
+            for home in absent.homes.iter() {
+                quota.asks();
+                self.outboxes.request(home, Request::Sweep(absent.source, life));
+            }
+            self.departing.insert(absent.source, Departing { address, absent, quota });
+            return;
+        }
         absent.routes = quota.routes();
         let absent = match absent.routes {
             0 => {

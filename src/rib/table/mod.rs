@@ -96,6 +96,8 @@ pub(super) struct VniTable {
     frozen: u32,
     /// How many routes were moved to another place.
     moved: u32,
+    /// How often indexes were made: lists of sources are in another order then.
+    indexed: u32,
 }
 
 /// Ways to an entry.
@@ -137,6 +139,11 @@ impl VniTable {
         self.moved
     }
 
+    /// Changes when what [`VniTable::announced_up_to`] goes through is in another order.
+    pub(super) fn indexed(&self) -> u32 {
+        self.indexed
+    }
+
     /// Number of sources.
     pub(super) fn sources(&self) -> usize {
         let Some(indexes) = &self.indexes else {
@@ -175,6 +182,7 @@ impl VniTable {
                 return place;
             }
             self.indexes = Some(Indexes::of(&mut self.entries, hasher));
+            self.indexed = self.indexed.wrapping_add(1);
         }
         let VniTable { entries, indexes: Some(indexes), frozen, .. } = self else {
             unreachable!("just made");

@@ -161,11 +161,6 @@ impl Inbound {
         self.quota.stale = routes;
     }
 
-    /// Whether it may have more routes than it may announce, those included that it announced before it was lost.
-    pub(crate) fn is_beyond_limit(&self) -> bool {
-        self.quota.routes() + self.quota.adds_under_way > self.quota.routes_max
-    }
-
     /// What is known of its routes, for the time when it is gone.
     pub(crate) fn take_quota(&mut self) -> Quota {
         let none =
@@ -180,13 +175,19 @@ impl Inbound {
 
     /// Something was asked of a home that is no UPDATE, and will be settled as one.
     pub(crate) fn asks(&mut self) {
-        self.quota.changes_under_way += 1;
+        self.quota.asks();
     }
 
     /// An UPDATE was processed. If the peer has sent more than it may, until when it is not heard.
     #[inline]
     pub(crate) fn spend(&mut self, now: Time) -> Option<Time> {
         self.rate.tokens -= 1;
+        self.is_owing(now)
+    }
+
+    /// If the peer has sent more than it may, until when it is not heard.
+    #[inline]
+    pub(crate) fn is_owing(&mut self, now: Time) -> Option<Time> {
         if self.rate.tokens > 0 { None } else { self.rate.earn(now) }
     }
 
@@ -289,6 +290,16 @@ impl Quota {
         self.routes += i64::from(settled.stored);
         self.stale += i64::from(settled.stale);
         self.withheld += i64::from(settled.withheld);
+    }
+
+    /// Something was asked of a home that is no UPDATE, and will be settled as one.
+    pub(crate) fn asks(&mut self) {
+        self.changes_under_way += 1;
+    }
+
+    /// Whether it has more routes than it may announce, those included that it announced before it was lost.
+    pub(crate) fn is_beyond_limit(&self) -> bool {
+        self.routes() > self.routes_max
     }
 
     /// Whether all homes have dealt with all.
