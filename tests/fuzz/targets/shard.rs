@@ -468,7 +468,8 @@ impl World {
             match self.at(*id) {
                 Some(at) if number > 0 => views.push(self.peers[at].view.as_ref()),
                 Some(_) => {}
-                None => assert!(number == 1 && may_be_closed, "honest peer {number} was closed"),
+                // In a small world, with what it takes of the memory for slow peers.
+                None => assert!(number >= 1 && may_be_closed, "honest peer {number} was closed"),
             }
         }
         assert!(views.windows(2).all(|pair| pair[0] == pair[1]), "{views:#?}");
