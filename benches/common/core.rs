@@ -27,7 +27,11 @@ impl Core {
     /// Shards without peers.
     pub fn new(shards: u16) -> Core {
         let shard = |at| {
-            let limits = Limits { routes_per_peer_max: u32::MAX, ..Limits::default() };
+            let limits = Limits {
+                routes_per_peer_max: u32::MAX,
+                updates_per_s_max: u32::MAX,
+                ..Limits::default()
+            };
             let config = ShardConfig { limits, ..shard_config(at, shards) };
             Shard::new(config, Time(1))
         };
