@@ -14,6 +14,8 @@ use serde_json::Value;
 
 #[path = "fuzz/targets/decode.rs"]
 mod decode;
+#[path = "fuzz/input.rs"]
+mod input;
 #[path = "fuzz/targets/netlink.rs"]
 mod netlink;
 #[path = "fuzz/targets/policy.rs"]

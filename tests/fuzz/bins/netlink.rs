@@ -1,6 +1,8 @@
 //! The target of this name, for libFuzzer.
 #![no_main]
 
+#[path = "../input.rs"]
+mod input;
 #[path = "../targets/netlink.rs"]
 mod target;
 

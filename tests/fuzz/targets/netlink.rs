@@ -6,6 +6,8 @@ use std::time::Duration;
 use metalbond_uring::internals::kernel::{KernelConfig, NexthopObjects, StrangeKernel};
 use metalbond_uring::types::{Destination, NextHop, NextHopType, Route, Vni};
 
+use crate::input::Input;
+
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let mut kernel = StrangeKernel::new(config(input.byte()));
@@ -23,20 +25,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// The fuzzer's bytes as choices; zeros when they are used up.
-struct Input<'a>(&'a [u8]);
-
 impl<'a> Input<'a> {
-    fn byte(&mut self) -> u8 {
-        self.bytes(1).first().copied().unwrap_or_default()
-    }
-
-    fn bytes(&mut self, count: usize) -> &'a [u8] {
-        let (taken, left) = self.0.split_at(count.min(self.0.len()));
-        self.0 = left;
-        taken
-    }
-
     fn datagram(&mut self) -> &'a [u8] {
         let count = u16::from_le_bytes([self.byte(), self.byte()]);
         self.bytes(usize::from(count))

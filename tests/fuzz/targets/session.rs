@@ -9,6 +9,8 @@ use metalbond_uring::internals::session::{
 use metalbond_uring::internals::wire::{Deframer, Fault, Hello, Message, Reaction, decode};
 use metalbond_uring::types::{Time, Vni};
 
+use crate::input::Input;
+
 /// The protocol's times (sections 3 and 4), written down a second time.
 const HANDSHAKE_S: u64 = 10;
 const SEND_HOLD_S: u64 = 480;
@@ -23,20 +25,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// The fuzzer's bytes as choices; zeros when they are used up.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn byte(&mut self) -> u8 {
-        self.bytes(1).first().copied().unwrap_or_default()
-    }
-
-    fn bytes(&mut self, count: usize) -> &'a [u8] {
-        let (taken, left) = self.0.split_at(count.min(self.0.len()));
-        self.0 = left;
-        taken
-    }
-
+impl Input<'_> {
     fn number(&mut self) -> u32 {
         u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
     }

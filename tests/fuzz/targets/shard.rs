@@ -15,6 +15,8 @@ use metalbond_uring::types::{
     Action, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
 };
 
+use crate::input::Input;
+
 /// Hostile peers at a time.
 const HOSTILE: usize = 4;
 /// Where the honest peer announces and the bystander subscribes, and the hostile ones too.
@@ -38,20 +40,7 @@ pub fn run(input: &[u8]) {
     world.end();
 }
 
-/// The fuzzer's bytes as choices; zeros when they are used up.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn byte(&mut self) -> u8 {
-        self.bytes(1).first().copied().unwrap_or_default()
-    }
-
-    fn bytes(&mut self, count: usize) -> &'a [u8] {
-        let (taken, left) = self.0.split_at(count.min(self.0.len()));
-        self.0 = left;
-        taken
-    }
-
+impl Input<'_> {
     fn below(&mut self, bound: usize) -> usize {
         usize::from(self.byte()) % bound
     }
