@@ -5,13 +5,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use metalbond_uring::internals::shard::{Shard, ShardConfig, TcpSample, Transmit, Wake};
+use metalbond_uring::internals::shard::{Shard, ShardConfig, TcpSample, Transmit};
 use metalbond_uring::internals::wire::{Hello, Message, Update};
 use metalbond_uring::types::{
     Action, Destination, NextHop, NextHopType, Pace, PeerId, Route, Time, Vni,
 };
 
 use crate::config::shard_config;
+use crate::quiet;
 
 const SHARDS: u16 = 3;
 const VNI: Vni = Vni(7);
@@ -81,30 +82,8 @@ impl Field {
         self.rest();
     }
 
-    /// Turns, and mail, until there are no more.
     fn rest(&mut self) {
-        loop {
-            let mut mail = Vec::new();
-            for shard in &mut self.shards {
-                while shard.turn(self.now) {}
-                mail.extend(std::iter::from_fn(|| shard.take_mail()));
-                let mut closed = Vec::new();
-                while let Some((id, wake)) = shard.take_woken() {
-                    if wake == Wake::Close {
-                        closed.push(id);
-                    }
-                }
-                for id in closed {
-                    shard.release(self.now, id);
-                }
-            }
-            if mail.is_empty() {
-                return;
-            }
-            for (to, block) in mail {
-                self.shards[to.index()].deliver(block);
-            }
-        }
+        quiet::rest(&mut self.shards, self.now);
     }
 
     /// What goes to the peer before something has to be proven, in bytes.

@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod failed;
 mod operator;
+mod quiet;
 mod returning;
 mod rng;
 mod seeds;

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use metalbond_uring::internals::policy::{AnnouncePolicy, NextHopPolicy, Policy};
 use metalbond_uring::internals::shard::{
-    Limits, PeerView, Shard, ShardConfig, TcpSample, Transmit, Wake,
+    Limits, PeerView, Shard, ShardConfig, TcpSample, Transmit,
 };
 use metalbond_uring::internals::wire::{Deframer, Hello, Message, Update, decode};
 use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, PeerId, Route, Time, Vni};
 
 use crate::config::shard_config;
+use crate::quiet;
 
 const SHARDS: u16 = 3;
 const STALE_S: u64 = 30;
@@ -112,30 +113,8 @@ impl Field {
         }
     }
 
-    /// Turns, and mail, until there are no more.
     fn rest(&mut self) {
-        loop {
-            let mut mail = Vec::new();
-            for shard in &mut self.shards {
-                while shard.turn(self.now) {}
-                mail.extend(std::iter::from_fn(|| shard.take_mail()));
-                let mut closed = Vec::new();
-                while let Some((id, wake)) = shard.take_woken() {
-                    if wake == Wake::Close {
-                        closed.push(id);
-                    }
-                }
-                for id in closed {
-                    shard.release(self.now, id);
-                }
-            }
-            if mail.is_empty() {
-                return;
-            }
-            for (to, block) in mail {
-                self.shards[to.index()].deliver(block);
-            }
-        }
+        quiet::rest(&mut self.shards, self.now);
     }
 
     /// The UPDATEs that a peer was sent.
