@@ -36,9 +36,7 @@ impl Rib {
         if let Some((vni, ..)) = before.as_ref().and_then(|judging| judging.table) {
             self.thaw(vni);
         }
-        let parts = 0..self.homes.parts();
-        let vnis = parts.flat_map(|part| self.homes.part(part).map(|(vni, _)| vni)).collect();
-        let sources = self.sources.ids();
+        let (vnis, sources) = (self.homes.keys().collect(), self.sources.ids());
         self.judging = Some(Box::new(Judging {
             vnis,
             sources,
@@ -50,11 +48,6 @@ impl Rib {
         if before.is_none() {
             self.jobs.add(Job::Judge);
         }
-    }
-
-    /// Whether what was announced before the policy came is still to be judged.
-    pub fn is_judging(&self) -> bool {
-        self.judging.is_some()
     }
 
     /// True when nothing is left to do.

@@ -24,9 +24,9 @@ pub struct Introduction {
 }
 
 /// What policy there is.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Judgement {
-    pub policy: Option<Arc<Policy>>,
+    policy: Option<Arc<Policy>>,
     /// A number for each that there was.
     number: u32,
 }
@@ -51,14 +51,6 @@ pub(super) struct SourceTable {
     withheld: usize,
     /// Whether some source has had more than one life.
     has_returned: bool,
-}
-
-impl Judgement {
-    /// The next policy.
-    pub(super) fn replace(&mut self, policy: Option<Arc<Policy>>) {
-        self.policy = policy;
-        self.number = self.number.wrapping_add(1);
-    }
 }
 
 impl Source {
@@ -117,7 +109,8 @@ impl SourceTable {
 
     /// From now on this policy judges what sources announce.
     pub(super) fn set_policy(&mut self, policy: Option<Arc<Policy>>) {
-        self.judgement.replace(policy);
+        let number = self.judgement.number.wrapping_add(1);
+        self.judgement = Judgement { policy, number };
     }
 
     /// Says whose word a source is from now on. Returns how many of its routes are withheld.
@@ -158,7 +151,7 @@ impl SourceTable {
 
     /// All ids.
     pub(super) fn ids(&self) -> Vec<SourceId> {
-        (0..self.of.parts()).flat_map(|part| self.of.part(part).map(|(id, _)| id)).collect()
+        self.of.keys().collect()
     }
 
     /// Whether a route of a source is withheld.

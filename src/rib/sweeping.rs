@@ -40,11 +40,7 @@ impl Rib {
     /// `shard` is told when it is.
     pub fn begin_sweep(&mut self, source: SourceId, life: u8, shard: ShardId) {
         let of = self.sources.find(source, &self.common.rules.hasher);
-        let vnis = of.map(|of| {
-            let parts = 0..of.vnis.parts();
-            parts.flat_map(|part| of.vnis.part(part).map(|(vni, ())| vni)).collect()
-        });
-        let vnis = vnis.unwrap_or_default();
+        let vnis = of.map(|of| of.vnis.keys().collect()).unwrap_or_default();
         let (at, withheld_at) = (u32::MAX, u32::MAX);
         let sweep = Sweep {
             source,

@@ -123,8 +123,9 @@ impl Shard {
                 Ok(Heard { message: Message::Update(update), .. }) => {
                     let verdict = session.on_update(now);
                     if verdict == Verdict::Deliver {
+                        let owing_until = peer.inbound.spend(now);
                         self.on_update(now, id, &update);
-                        self.spend(now, id);
+                        self.pause_for_rate(now, id, owing_until);
                     } else {
                         self.obey(now, id, verdict);
                     }
@@ -171,7 +172,9 @@ impl Shard {
                 }
                 self.counters.refused[Refused::Invalid.kind()] += 1;
                 self.refused(now, id, Refused::Invalid, 1, fault);
-                self.spend(now, id);
+                let peer = self.peers.find_mut(id);
+                let owing_until = peer.and_then(|peer| peer.inbound.spend(now));
+                self.pause_for_rate(now, id, owing_until);
             }
         }
     }
@@ -196,8 +199,7 @@ impl Shard {
                 return self.refused(now, id, Refused::RoutesPerPeer, 1, &what);
             }
         }
-        self.introduce(id, home);
-        let Some(peer) = self.peers.find(id) else { return };
+        let introduction = peer.introduce(home, self.config.id);
         let is_ahead = peer.inbound.is_ahead();
         let change = Request::Change {
             source: peer.origin.source(),
@@ -208,6 +210,9 @@ impl Shard {
             read_at: Some(self.read_at.unwrap_or(now).into()),
         };
         self.counters.updates_received += 1;
+        if let Some(introduction) = introduction {
+            self.outboxes.request(home, introduction);
+        }
         self.outboxes.request(home, change);
         if is_dialled {
             self.server_told(now, id, update);
@@ -295,12 +300,10 @@ impl Shard {
         }
     }
 
-    /// An UPDATE was processed: one that sends more than it may is not heard for a while.
+    /// A peer that sends more than it may is not heard until then.
     #[inline]
-    fn spend(&mut self, now: Time, id: PeerId) {
-        if let Some(peer) = self.peers.find_mut(id)
-            && let Some(until) = peer.inbound.spend(now)
-        {
+    fn pause_for_rate(&mut self, now: Time, id: PeerId, owing_until: Option<Time>) {
+        if let Some(until) = owing_until {
             self.counters.rate_pauses += 1;
             self.pause(now, id, Pause::Rate(until));
         }

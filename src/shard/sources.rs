@@ -41,21 +41,6 @@ impl Shard {
         self.pause(now, id, Pause::Origin);
     }
 
-    /// Says who it is before a home hears of a peer as a source for the first time.
-    #[inline]
-    pub(super) fn introduce(&mut self, id: PeerId, home: ShardId) {
-        if let Some(peer) = self.peers.find_mut(id)
-            && peer.origin.note_home(home)
-        {
-            let is_stranger = peer.link.session().is_some() && !peer.link.is_dialled();
-            let address = is_stranger.then(|| peer.record.remote().ip());
-            let (source, life) = (peer.origin.source(), peer.origin.life());
-            let introduction = Introduction { address, shard: self.config.id, life };
-            peer.inbound.asks();
-            self.outboxes.request(home, Request::Introduce(source, introduction));
-        }
-    }
-
     /// What is known of those who arrived.
     pub(super) fn take_received(&mut self, now: Time) {
         for received in std::mem::take(&mut self.received) {

@@ -338,6 +338,11 @@ impl<K: Copy + Eq + Hash, V> SplitMap<K, V> {
         self.0.part(at).map(|(key, value)| (*key, value))
     }
 
+    /// All keys.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = K> {
+        self.0.iter().map(|(key, _)| *key)
+    }
+
     /// All values.
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.0.iter().map(|(_, value)| value)

@@ -16,7 +16,9 @@ use std::net::SocketAddr;
 use super::config::ShardConfig;
 use super::events::Record;
 use super::groups::{Ready, SubIndex};
+use super::mail::Request;
 use super::pacing::TcpSample;
+use crate::rib::Introduction;
 use crate::session::{Direction, Session, SessionConfig};
 use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, SourceId, Time, Vni};
 
@@ -130,6 +132,19 @@ impl Peer {
             PeerClass::Server => GroupClass::Server,
             PeerClass::Client | PeerClass::Own => GroupClass::Client,
         }
+    }
+
+    /// Who it is, for a home that has not heard of it as a source: a change under way, too. None for one that has.
+    #[inline]
+    pub(super) fn introduce(&mut self, home: ShardId, shard: ShardId) -> Option<Request> {
+        if !self.origin.note_home(home) {
+            return None;
+        }
+        self.inbound.asks();
+        let is_stranger = self.link.session().is_some() && !self.link.is_dialled();
+        let address = is_stranger.then(|| self.record.remote().ip());
+        let introduction = Introduction { address, shard, life: self.origin.life() };
+        Some(Request::Introduce(self.origin.source(), introduction))
     }
 
     /// Nothing is heard until it is resumed. False if that is so already.
