@@ -92,11 +92,22 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
 
 fn end(result: anyhow::Result<()>) -> ExitCode {
     if let Err(error) = result {
-        let text = format!("{}: {error:#}\n", cli::PROGRAM);
+        let text = format!("{}: {}\n", cli::PROGRAM, told(&error));
         return say(&Exit { code: 1, text, stream: Stream::Stderr });
     }
     diagnostics::flush();
     ExitCode::SUCCESS
+}
+
+/// What went wrong, and why: each cause that is not told by what it led to.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// The end of what only asks.

@@ -361,6 +361,7 @@ fn a_wrong_file_at_the_start_starts_nothing() {
     assert!(!said.contains("listening"), "{said}");
     let missing = start("/nonexistent/policy");
     assert!(missing.contains("cannot read the policy /nonexistent/policy"), "{missing}");
+    assert_eq!(missing.matches("No such file").count(), 1, "told once: {missing}");
     for (flag, value) in [("--announce-policy", ""), ("--nexthop-policy", "own-prefix/0")] {
         let (code, said) = run(&["--listen", "[::1]:0", flag, value]);
         assert_eq!(code, Some(2), "{said}");
