@@ -82,6 +82,8 @@ struct SinceStart {
     conflations: u64,
     /// How often a peer was not heard for a while, since it sent more than it may.
     rate_pauses: u64,
+    /// Lost peers whose routes were withdrawn early, since there were too many.
+    sources_crowded_out: u64,
     /// Lost peers whose next connection went on with their routes.
     sources_taken_over: u64,
 }
@@ -205,6 +207,7 @@ impl SinceStart {
             peers_over_budget: totals.shards.counted(|it| it.peers_over_budget),
             conflations: totals.shards.counted(|it| it.conflations),
             rate_pauses: totals.shards.counted(|it| it.rate_pauses),
+            sources_crowded_out: totals.shards.counted(|it| it.sources_crowded_out),
             sources_taken_over: totals.shards.counted(|it| it.sources_taken_over),
         }
     }
