@@ -212,10 +212,10 @@ fn peers_that_were_paused_are_heard_a_share_each_turn() {
     assert_eq!(refused(&shard), 16 * 300);
     let later = NOW.after(Duration::from_millis(20));
     let mut before = refused(&shard);
-    for _ in 0..3 {
+    for _ in 0..2 {
         shard.turn(later);
         let heard = refused(&shard) - before;
-        assert!((16..=16 * 150).contains(&heard), "{heard} in one turn");
+        assert!((16..=16 * 200).contains(&heard), "{heard} in one turn");
         before += heard;
     }
     assert_eq!(before, 2 * 16 * 300, "each once in that time");

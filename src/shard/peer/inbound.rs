@@ -195,7 +195,8 @@ impl Inbound {
     /// A subscription was refused. Whoever asks in vain again and again is read more slowly: until when it is not heard.
     pub(crate) fn ask_in_vain(&mut self, now: Time) -> Option<Time> {
         self.asked_in_vain += 1;
-        (self.asked_in_vain % ASKED_IN_VAIN_MAX == 0).then(|| now.after(IN_VAIN_PAUSE))
+        let is_due = self.asked_in_vain.is_multiple_of(ASKED_IN_VAIN_MAX);
+        is_due.then(|| now.after(IN_VAIN_PAUSE))
     }
 
     /// If the peer has sent more than it may, until when it is not heard.
