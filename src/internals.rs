@@ -19,10 +19,15 @@ pub mod http {
     pub use crate::http::{HttpError, HttpListener, HttpServer, Servers, View};
 }
 pub mod io {
+    #[cfg(feature = "fabric")]
+    pub use crate::io::fabric::{
+        Acks, Connected, Delivered, Fault, Feed, Gone, Link, Publication, Refused, ServerSeen,
+        StreamSeen,
+    };
     pub use crate::io::{
-        Asker, SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain,
-        probe, raise_descriptor_limit, receive_ready, runtime_builder, serve,
-        survive_file_size_limit,
+        Asker, FabricAddress, FabricIdentity, FabricName, FabricOptions, SEGMENT_BYTES_MAX_DEFAULT,
+        ServeError, Server, ServerConfig, Signals, explain, probe, raise_descriptor_limit,
+        receive_ready, runtime_builder, serve, survive_file_size_limit,
     };
 }
 pub mod kernel {

@@ -22,6 +22,9 @@ mod dial;
 mod dialled;
 mod door;
 mod error;
+#[cfg(feature = "fabric")]
+pub(crate) mod fabric;
+mod fabric_options;
 mod feed;
 mod letter;
 mod listener;
@@ -47,6 +50,10 @@ pub(crate) use self::dialled::ServerState;
 #[cfg(feature = "http")]
 pub(crate) use self::door::ConnectionsMax;
 pub use self::error::ServeError;
+pub use self::fabric_options::{
+    FabricAddress, FabricAddressError, FabricIdentity, FabricName, FabricNameError, FabricOptions,
+    FabricOptionsError,
+};
 pub(crate) use self::letter::Feed;
 #[cfg(feature = "http")]
 pub(crate) use self::listener::listen;
