@@ -3,6 +3,7 @@
 //! Owns plain values and their text forms. Must never depend on another module of this crate, read
 //! a clock or draw a random number.
 
+mod announcers;
 mod digest;
 mod growing;
 mod host_port;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use announcers::{Announcers, Behind};
 pub use digest::Digest;
 pub(crate) use growing::{Pages, Place, SplitMap, SplitTable, wide};
 pub use host_port::{HostPort, HostPortError};

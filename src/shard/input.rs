@@ -22,6 +22,8 @@ use crate::wire::{Fault, Message, Reaction, Update};
 
 /// A peer that is lost so soon after it was fed may have failed at that.
 const FAILS_WITHIN: Duration = Duration::from_secs(10);
+/// Subscriptions of peers that have gone which a turn drops.
+const LEAVING_PER_TURN: usize = 1_024;
 
 impl Shard {
     /// Bytes that the socket read. What cannot be processed yet is kept: `wants_read` is false then.
@@ -243,6 +245,9 @@ impl Shard {
         };
         self.counters.refused[refused.kind()] += 1;
         self.refused(now, id, refused, 1, &format_args!("the subscription of VNI {vni}"));
+        let peer = self.peers.find_mut(id);
+        let owing_until = peer.and_then(|peer| peer.inbound.spend_in_vain(now));
+        self.pause_for_rate(now, id, owing_until);
     }
 
     /// Subscribes a peer, which is not yet subscribed to the VNI, in a group. The subscription is counted already.
@@ -284,6 +289,19 @@ impl Shard {
             let home = ShardId::home_of(group.vni, self.config.shards);
             self.outboxes.request(home, Request::Leave(group));
         }
+    }
+
+    /// Drops subscriptions of peers that have gone, a share each turn: thousands of peers may go at once, with thousands
+    /// of them each. True if some are left.
+    pub(super) fn drop_leaving(&mut self) -> bool {
+        for _ in 0..LEAVING_PER_TURN {
+            let Some(subscriptions) = self.leaving.front_mut() else { return false };
+            match subscriptions.pop_first() {
+                Some((_, sub)) => self.drop_subscription(sub),
+                None => drop(self.leaving.pop_front()),
+            }
+        }
+        !self.leaving.is_empty()
     }
 
     pub(super) fn pause(&mut self, now: Time, id: PeerId, pause: Pause) {
@@ -403,8 +421,9 @@ impl Shard {
         }
         let Some(peer) = self.peers.find_mut(id) else { return };
         let (source, homes) = (peer.origin.source(), peer.origin.homes().clone());
-        for (_, sub) in peer.end() {
-            self.drop_subscription(sub);
+        let subscriptions = peer.end();
+        if !subscriptions.is_empty() {
+            self.leaving.push_back(subscriptions);
         }
         if is_dialled {
             self.server_lost(now, id, may_return);

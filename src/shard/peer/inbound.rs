@@ -13,6 +13,9 @@ use crate::wire::{self, Deframer, Fault, Message, Update};
 /// A peer that sends more than it may is not heard so many times a second.
 const PAUSES_PER_S: i64 = 100;
 
+/// So many subscriptions a second may be asked for in vain, if the rate of UPDATEs is above that.
+const REFUSALS_PER_S_MAX: i64 = 1_500;
+
 const MILLION: i64 = 1_000_000;
 const BURST_S: i64 = BURST_TIME.as_secs() as i64;
 
@@ -182,6 +185,12 @@ impl Inbound {
     #[inline]
     pub(crate) fn spend(&mut self, now: Time) -> Option<Time> {
         self.rate.tokens -= 1;
+        self.is_owing(now)
+    }
+
+    /// A subscription was refused: that counts as more, for whoever asks in vain is read more slowly.
+    pub(crate) fn spend_in_vain(&mut self, now: Time) -> Option<Time> {
+        self.rate.tokens -= (self.rate.per_s / REFUSALS_PER_S_MAX).max(1);
         self.is_owing(now)
     }
 
@@ -428,6 +437,10 @@ mod tests {
             let earned = 20 * per_s;
             let exact = earned - per_s / 50 - 1..=earned + per_s / 50 + 1;
             assert!(exact.contains(&sent), "{per_s}: {sent}");
+            let mut asked = Inbound::new(now, i64::MAX, i64::MAX, per_s as u32);
+            let in_vain = (1..).find(|_| asked.spend_in_vain(now).is_some());
+            let cost = (per_s / REFUSALS_PER_S_MAX).max(1);
+            assert_eq!(in_vain, Some((BURST_S * per_s + cost - 1) / cost), "{per_s}");
             // Quiet for long: a burst, and no more.
             now = now.after(Duration::from_secs(1_000));
             let again = burst(&mut inbound, now).unwrap_or_default();
