@@ -28,14 +28,16 @@ pub mod http {
 }
 pub mod io {
     #[cfg(feature = "fabric")]
-    pub use crate::io::fabric::{
-        Acks, Connected, Delivered, Fault, Feed, Gone, Link, Publication, Refused, ServerSeen,
-        StreamSeen,
-    };
+    pub use crate::io::fabric::{Acks, Connected, Delivered, Fault, Feed, Link, Publication};
     pub use crate::io::{
-        Asker, FabricAddress, FabricIdentity, FabricName, FabricOptions, SEGMENT_BYTES_MAX_DEFAULT,
-        ServeError, Server, ServerConfig, Signals, explain, probe, raise_descriptor_limit,
-        receive_ready, runtime_builder, serve, survive_file_size_limit,
+        Asker, SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain,
+        probe, raise_descriptor_limit, receive_ready, runtime_builder, serve,
+        survive_file_size_limit,
+    };
+    #[cfg(feature = "fabric")]
+    pub use crate::io::{
+        FabricAddress, FabricIdentity, FabricName, FabricOptions, FabricView, ServerSeen,
+        StreamSeen,
     };
 }
 pub mod kernel {

@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::fabric::check_name;
 use crate::types::{HostPort, HostPortError};
 
 /// Where NATS listens unless told otherwise.
 const PORT_DEFAULT: u16 = 4222;
-
-/// Characters of a name: it is a token of subjects, and part of a stream's name.
-const NAME_LEN_MAX: usize = 32;
 
 /// What each timer may be, in seconds. The engine keeps the mark of an ended lease for half an hour, so nothing that
 /// counts from it can take longer.
@@ -194,9 +192,10 @@ impl FromStr for FabricName {
     type Err = FabricNameError;
 
     fn from_str(text: &str) -> Result<FabricName, FabricNameError> {
-        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        let is_name = (1..=NAME_LEN_MAX).contains(&text.len()) && text.bytes().all(is_token);
-        if is_name { Ok(FabricName(text.to_owned())) } else { Err(FabricNameError) }
+        match check_name(text) {
+            Ok(()) => Ok(FabricName(text.to_owned())),
+            Err(_) => Err(FabricNameError),
+        }
     }
 }
 

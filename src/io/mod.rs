@@ -24,7 +24,10 @@ mod door;
 mod error;
 #[cfg(feature = "fabric")]
 pub(crate) mod fabric;
+#[cfg(feature = "fabric")]
 mod fabric_options;
+#[cfg(feature = "fabric")]
+mod fabric_view;
 mod feed;
 mod letter;
 mod listener;
@@ -50,10 +53,10 @@ pub(crate) use self::dialled::ServerState;
 #[cfg(feature = "http")]
 pub(crate) use self::door::ConnectionsMax;
 pub use self::error::ServeError;
-pub use self::fabric_options::{
-    FabricAddress, FabricAddressError, FabricIdentity, FabricName, FabricNameError, FabricOptions,
-    FabricOptionsError,
-};
+#[cfg(feature = "fabric")]
+pub use self::fabric_options::{FabricAddress, FabricIdentity, FabricName, FabricOptions};
+#[cfg(feature = "fabric")]
+pub use self::fabric_view::{FabricView, ServerSeen, StreamSeen};
 pub(crate) use self::letter::Feed;
 #[cfg(feature = "http")]
 pub(crate) use self::listener::listen;

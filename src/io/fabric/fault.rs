@@ -90,6 +90,11 @@ pub enum Fault {
         /// What the engine says.
         why: String,
     },
+    /// It was there.
+    #[error(
+        "the connection to NATS is lost: connecting again; routes of other reflectors stay for now"
+    )]
+    Lost,
     /// Whatever else.
     #[error("NATS: {0}")]
     Other(String),
@@ -128,6 +133,7 @@ impl Fault {
             Fault::Silent(_) => "silent",
             Fault::OtherStream { .. } => "other_stream",
             Fault::Create { .. } => "create",
+            Fault::Lost => "lost",
             Fault::Other(_) => "other",
         }
     }

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 
 use super::fault::Fault;
 use super::link::MARKER_REASON;
+use crate::fabric::{Ended, Record};
 
 /// Messages that are asked for at a time; half as many again may be on their way. All of them have room at the client.
 const BATCH: usize = 32_768;
@@ -38,20 +39,23 @@ pub struct Delivered {
     /// Its value.
     pub value: bytes::Bytes,
     /// Whether it says that the key is gone, and why.
-    pub ended: Option<Gone>,
+    pub ended: Option<Ended>,
     /// How many are still to come.
     pub pending: u64,
 }
 
-/// Why a key is gone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Gone {
-    /// Its lifetime is over.
-    MaxAge,
-    /// Somebody removed it: whoever published it, as a rule.
-    Remove,
-    /// It was purged.
-    Purge,
+impl Delivered {
+    /// As the core takes it.
+    pub fn record(&self) -> Record<'_> {
+        Record {
+            sequence: self.sequence,
+            age: self.age,
+            subject: self.subject.as_str(),
+            value: &self.value,
+            ended: self.ended,
+            pending: self.pending,
+        }
+    }
 }
 
 impl fmt::Debug for Feed {
@@ -99,11 +103,11 @@ impl Feed {
 }
 
 /// What a mark says. One that this program does not know is one all the same.
-fn ended(message: &Message) -> Option<Gone> {
+fn ended(message: &Message) -> Option<Ended> {
     let reason = message.headers.as_ref()?.get(MARKER_REASON)?;
     Some(match reason.as_str() {
-        "MaxAge" => Gone::MaxAge,
-        "Purge" => Gone::Purge,
-        _ => Gone::Remove,
+        "MaxAge" => Ended::Lifetime,
+        "Purge" => Ended::Purged,
+        _ => Ended::Removed,
     })
 }

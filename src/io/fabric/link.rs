@@ -9,16 +9,18 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{Context, ContextBuilder, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::Info;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Subscriber};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::super::fabric_options::FabricOptions;
+use super::super::fabric_view::{ServerSeen, StreamSeen};
 use super::fault::Fault;
-use super::feed::Feed;
+use super::feed::{Delivered, Feed};
 use super::stream;
+use crate::fabric::{PublishError, Subjects};
 
 /// How long the engine may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,7 +34,6 @@ const COMMANDS_WAITING_MAX: usize = 1024;
 /// From a pause of this length on a feed is forgotten by the engine.
 const FEED_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// Without a lifetime for the TTL: the engine counts in whole seconds.
 const TTL: &str = "Nats-TTL";
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 /// It says that the subject is gone; so the engine marks the end of the lifetime with nothing else.
@@ -44,6 +45,7 @@ pub struct Link {
     client: Client,
     jetstream: Context,
     fabric: String,
+    subjects: Subjects,
     /// Before the token of an acknowledgement's subject.
     inbox: String,
     replicas: u32,
@@ -64,56 +66,40 @@ pub struct Connected {
     pub stream: StreamSeen,
 }
 
-/// A server of the engine, as it describes itself.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ServerSeen {
-    /// Its name, or its address.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-}
-
-/// The stream, as it was when it was looked at.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct StreamSeen {
-    /// Its name.
-    pub name: String,
-    /// How many servers keep it.
-    pub replicas: usize,
-    /// Messages in it.
-    pub messages: u64,
-    /// What it takes at the engine.
-    pub bytes: u64,
-    /// Its last sequence number.
-    pub last_sequence: u64,
-}
-
-/// Something to be published.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// Something to be published, as it goes over the connection.
+#[derive(Clone, Debug)]
 pub struct Publication {
     /// Comes back with the acknowledgement.
     pub token: u64,
-    /// The key.
-    pub subject: String,
-    /// The value.
-    pub value: Vec<u8>,
-    /// After which time the engine forgets it.
-    pub lifetime: Option<Duration>,
-    /// Whether it says that the key is gone.
-    pub is_tombstone: bool,
-    /// The sequence number that the key's last message must have; 0 for none at all.
-    pub expect_last: Option<u64>,
+    subject: Subject,
+    value: Bytes,
+    headers: HeaderMap,
 }
 
-/// Why a publication was not taken.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Refused {
-    /// There is no room for another key.
-    Full,
-    /// Somebody else has written that key.
-    WrongSequence,
-    /// Whatever else, in the engine's words.
-    Other(String),
+impl Publication {
+    /// Of the fields of [`Effect::Publish`](crate::fabric::Effect::Publish).
+    pub fn new(
+        token: u64,
+        subject: String,
+        value: Vec<u8>,
+        lifetime: Option<Duration>,
+        is_tombstone: bool,
+        expect_last: Option<u64>,
+    ) -> Publication {
+        let mut headers = HeaderMap::new();
+        if let Some(lifetime) = lifetime {
+            // The engine counts in whole seconds.
+            let lifetime_s = lifetime.as_secs().max(1);
+            headers.insert(TTL, format!("{lifetime_s}s"));
+        }
+        if is_tombstone {
+            headers.insert(MARKER_REASON, "Remove");
+        }
+        if let Some(sequence) = expect_last {
+            headers.insert(EXPECTED_LAST, sequence.to_string());
+        }
+        Publication { token, subject: subject.into(), value: value.into(), headers }
+    }
 }
 
 impl Link {
@@ -191,7 +177,8 @@ impl Link {
         let jetstream = ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(client.clone());
         let fabric = options.address.fabric.to_string();
         let replicas = options.replicas_wanted();
-        let link = Link { client, jetstream, fabric, inbox: inbox.clone(), replicas };
+        let subjects = Subjects::new(&fabric);
+        let link = Link { client, jetstream, fabric, subjects, inbox: inbox.clone(), replicas };
         let stream = link.stream().await?;
         let server = ServerSeen { name, version: info.version };
         Ok(Connected { link, acks: Acks { acks, inbox }, events, server, stream })
@@ -203,7 +190,7 @@ impl Link {
     /// [`Fault`].
     pub async fn stream(&self) -> Result<StreamSeen, Fault> {
         let wanted = stream::wanted(&self.fabric, self.replicas);
-        stream::ensure(&self.jetstream, &wanted).await.map(StreamSeen::of)
+        stream::ensure(&self.jetstream, &wanted).await.map(seen)
     }
 
     /// Reads the whole stream, from its first message on.
@@ -211,11 +198,40 @@ impl Link {
     /// # Errors
     /// [`Fault`].
     pub async fn open(&self) -> Result<Feed, Fault> {
-        self.stream().await?;
+        self.consumer(DeliverPolicy::All, self.subjects.all()).await
+    }
+
+    /// All leases as they stand: also the marks of those that are over.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub async fn leases(&self) -> Result<Vec<Delivered>, Fault> {
+        let read = async {
+            let mut feed =
+                self.consumer(DeliverPolicy::LastPerSubject, self.subjects.leases()).await?;
+            let mut leases = Vec::new();
+            let mut pending = feed.pending_at_first;
+            while pending > 0 {
+                let lease = feed.next().await.map_err(Fault::Other)?;
+                pending = lease.pending;
+                leases.push(lease);
+            }
+            Ok(leases)
+        };
+        let read = tokio::time::timeout(ANSWER_TIMEOUT, read).await;
+        read.unwrap_or(Err(Fault::Silent("a question about leases")))
+    }
+
+    async fn consumer(
+        &self,
+        deliver_policy: DeliverPolicy,
+        filter_subject: String,
+    ) -> Result<Feed, Fault> {
         let config = pull::Config {
             description: Some(format!("a reflector of the fabric {}", self.fabric)),
-            deliver_policy: DeliverPolicy::All,
+            deliver_policy,
             ack_policy: AckPolicy::None,
+            filter_subject,
             inactive_threshold: FEED_PAUSE_MAX,
             memory_storage: true,
             num_replicas: 1,
@@ -227,22 +243,21 @@ impl Link {
         Feed::of(consumer).await
     }
 
-    /// Sends a publication; what comes of it is told by [`Acks`]. Waits for room in the connection's queue.
+    /// Sends a publication; what comes of it is told by [`Acks`]. Waits for room in the connection's queue, and may be
+    /// given up meanwhile: then nothing is sent.
     ///
     /// # Errors
     /// If it cannot be sent at all.
-    pub async fn publish(&self, publication: &Publication) -> Result<(), Refused> {
-        let reply = format!("{}{}", self.inbox, publication.token);
-        let subject = publication.subject.clone();
-        let value = Bytes::copy_from_slice(&publication.value);
-        let headers = headers(publication);
+    pub async fn publish(&self, publication: &Publication) -> Result<(), PublishError> {
+        let Publication { token, subject, value, headers } = publication.clone();
+        let reply = format!("{}{token}", self.inbox);
         let sent = match headers.is_empty() {
             true => self.client.publish_with_reply(subject, reply, value).await,
             false => {
                 self.client.publish_with_reply_and_headers(subject, reply, headers, value).await
             }
         };
-        sent.map_err(|error| Refused::Other(error.to_string()))
+        sent.map_err(|error| PublishError::Other(error.to_string()))
     }
 
     /// Removes what lies below a sequence number and matches, without a mark. Returns how much it was.
@@ -282,31 +297,14 @@ struct Purged {
     purged: u64,
 }
 
-impl StreamSeen {
-    fn of(info: Info) -> StreamSeen {
-        StreamSeen {
-            replicas: info.config.num_replicas,
-            name: info.config.name,
-            messages: info.state.messages,
-            bytes: info.state.bytes,
-            last_sequence: info.state.last_sequence,
-        }
+fn seen(info: Info) -> StreamSeen {
+    StreamSeen {
+        replicas: info.config.num_replicas,
+        name: info.config.name,
+        messages: info.state.messages,
+        bytes: info.state.bytes,
+        last_sequence: info.state.last_sequence,
     }
-}
-
-fn headers(publication: &Publication) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if let Some(lifetime) = publication.lifetime {
-        let lifetime_s = lifetime.as_secs().max(1);
-        headers.insert(TTL, format!("{lifetime_s}s"));
-    }
-    if publication.is_tombstone {
-        headers.insert(MARKER_REASON, "Remove");
-    }
-    if let Some(sequence) = publication.expect_last {
-        headers.insert(EXPECTED_LAST, sequence.to_string());
-    }
-    headers
 }
 
 /// What comes of publications, by their tokens.
@@ -318,7 +316,7 @@ pub struct Acks {
 
 impl Acks {
     /// The next one: its token, and its sequence number. None if the connection is given up.
-    pub async fn next(&mut self) -> Option<(u64, Result<u64, Refused>)> {
+    pub async fn next(&mut self) -> Option<(u64, Result<u64, PublishError>)> {
         loop {
             let message = self.acks.next().await?;
             let token = message.subject.strip_prefix(self.inbox.as_str());
@@ -345,26 +343,26 @@ struct AckError {
     description: String,
 }
 
-fn outcome(message: &async_nats::Message) -> Result<u64, Refused> {
+fn outcome(message: &async_nats::Message) -> Result<u64, PublishError> {
     if let Some(status) = message.status
         && message.payload.is_empty()
     {
-        return Err(Refused::Other(format!("nobody keeps the stream now (status {status})")));
+        return Err(PublishError::Other(format!("nobody keeps the stream now (status {status})")));
     }
     match serde_json::from_slice(&message.payload) {
         Ok(Ack { error: Some(error), .. }) => Err(refused(error)),
         Ok(Ack { seq: Some(sequence), .. }) => Ok(sequence),
-        _ => Err(Refused::Other("an acknowledgement that makes no sense".to_owned())),
+        _ => Err(PublishError::Other("an acknowledgement that makes no sense".to_owned())),
     }
 }
 
 /// JetStream's codes: wrong last sequence (of today, and as a constant); insufficient resources, account, storage and
 /// memory exceeded, and a store that failed, which is what a full stream says.
-fn refused(error: AckError) -> Refused {
+fn refused(error: AckError) -> PublishError {
     match error.err_code {
-        10_071 | 10_164 => Refused::WrongSequence,
-        10_002 | 10_023 | 10_028 | 10_047 => Refused::Full,
-        10_077 if error.description.starts_with("maximum") => Refused::Full,
-        code => Refused::Other(format!("{} (code {code})", error.description)),
+        10_071 | 10_164 => PublishError::WrongSequence,
+        10_002 | 10_023 | 10_028 | 10_047 => PublishError::Full,
+        10_077 if error.description.starts_with("maximum") => PublishError::Full,
+        code => PublishError::Other(format!("{} (code {code})", error.description)),
     }
 }

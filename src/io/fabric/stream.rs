@@ -11,6 +11,7 @@ use async_nats::jetstream::context::{
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 
 use super::fault::Fault;
+use crate::fabric::Subjects;
 
 /// How long the engine keeps the mark of a record whose lifetime is over.
 const MARKER_LIFETIME: Duration = Duration::from_secs(30 * 60);
@@ -25,7 +26,7 @@ pub(super) fn wanted(fabric: &str, replicas: u32) -> Config {
     Config {
         name: stream_name(fabric),
         description: Some(format!("routes of the reflectors of the fabric {fabric}")),
-        subjects: vec![format!("mb.{fabric}.>")],
+        subjects: vec![Subjects::new(fabric).all()],
         retention: RetentionPolicy::Limits,
         max_messages_per_subject: 1,
         discard: DiscardPolicy::New,
