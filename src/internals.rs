@@ -6,7 +6,7 @@
 #[cfg(feature = "cli")]
 pub mod cli {
     pub use crate::cli::{
-        ClientOptions, Command, DiffOptions, Exit, Grammar, Invocation, LogFormat, PROGRAM,
+        ClientOptions, Command, DiffOptions, Exit, ForgetOptions, Grammar, Invocation, LogFormat, PROGRAM,
         Program, ServerOptions, ShowOptions, Side, SideAt, Stream, Subject, Takes, VERSION, parse,
         parse_flags, usage_of, version_of,
     };

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Client(options)) => end(client(options)),
         Ok(Invocation::Show(options)) => done(show::run(&options)),
         Ok(Invocation::Diff(options)) => done(diff::run(&options)),
+        Ok(Invocation::Forget(options)) => done(forget(&options)),
         Err(exit) => say(&exit),
     }
 }

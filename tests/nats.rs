@@ -12,8 +12,9 @@ use std::time::Duration;
 use async_nats::Event;
 use common::PATIENCE;
 use common::nats::NatsServer;
+use metalbond_uring::internals::fabric::{Ended, PublishError};
 use metalbond_uring::internals::io::{
-    Connected, Delivered, FabricOptions, Fault, Feed, Gone, Link, Publication, Refused,
+    Connected, Delivered, FabricOptions, Fault, Feed, Link, Publication,
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -34,9 +35,9 @@ impl Node {
         Node { connected, token: 0 }
     }
 
-    async fn publish(&mut self, publication: Publication) -> Result<u64, Refused> {
+    async fn publish(&mut self, put: Put) -> Result<u64, PublishError> {
         self.token += 1;
-        let publication = Publication { token: self.token, ..publication };
+        let publication = put.with(self.token);
         self.connected.link.publish(&publication).await.unwrap();
         let acked = tokio::time::timeout(PATIENCE, self.connected.acks.next()).await;
         let (token, outcome) = acked.expect("an answer").unwrap();
@@ -59,9 +60,26 @@ impl Node {
     }
 }
 
-fn of(subject: &str, value: &str) -> Publication {
+/// What is published.
+#[derive(Clone, Default)]
+struct Put {
+    subject: String,
+    value: Vec<u8>,
+    lifetime: Option<Duration>,
+    is_tombstone: bool,
+    expect_last: Option<u64>,
+}
+
+impl Put {
+    fn with(self, token: u64) -> Publication {
+        let Put { subject, value, lifetime, is_tombstone, expect_last } = self;
+        Publication::new(token, subject, value, lifetime, is_tombstone, expect_last)
+    }
+}
+
+fn of(subject: &str, value: &str) -> Put {
     let (subject, value) = (subject.to_owned(), value.as_bytes().to_vec());
-    Publication { subject, value, ..Publication::default() }
+    Put { subject, value, ..Put::default() }
 }
 
 async fn next(feed: &mut Feed) -> Delivered {
@@ -106,10 +124,14 @@ async fn reading_ends_when_nothing_is_pending() {
     assert_eq!((first.sequence, first.pending), (1, 299));
     // What is written anew meanwhile moves behind the end that was known at the start.
     let last = node.put("mb.f.r.1.R1.k1", "y").await;
-    let rest = read(&mut feed).await;
-    assert_eq!(rest.last().unwrap().sequence, last);
-    assert_eq!(rest.last().unwrap().pending, 0);
-    assert_eq!(rest.last().unwrap().value, "y");
+    let mut rest = read(&mut feed).await;
+    if rest.last().unwrap().sequence != last {
+        // All the others were on their way already.
+        rest.push(next(&mut feed).await);
+    }
+    assert!(rest.is_sorted_by_key(|it| it.sequence));
+    let end = rest.last().unwrap();
+    assert_eq!((end.sequence, end.pending, &end.value[..]), (last, 0, &b"y"[..]));
     // From then on each comes as it is published, and is the last.
     let sequence = node.put("mb.f.r.1.R1.k2", "z").await;
     let live = next(&mut feed).await;
@@ -122,23 +144,23 @@ async fn the_end_of_a_lease_is_one_marker() {
     let Some(server) = NatsServer::start() else { return };
     let mut node = Node::join(&server, "f").await;
     let mut feed = node.open().await;
-    let lease = Publication { lifetime: Some(2 * S), ..of("mb.f.l.R1", "alive") };
+    let lease = Put { lifetime: Some(2 * S), ..of("mb.f.l.R1", "alive") };
     let first = node.publish(lease.clone()).await.unwrap();
     assert_eq!(next(&mut feed).await.ended, None);
     // One that is renewed does not end.
     tokio::time::sleep(S).await;
-    let renewed = Publication { expect_last: Some(first), ..lease };
+    let renewed = Put { expect_last: Some(first), ..lease };
     let renewed = node.publish(renewed).await.unwrap();
     assert_eq!(next(&mut feed).await.sequence, renewed);
     let marker = next(&mut feed).await;
     assert_eq!(marker.subject.as_str(), "mb.f.l.R1");
-    assert_eq!(marker.ended, Some(Gone::MaxAge));
+    assert_eq!(marker.ended, Some(Ended::Lifetime));
     assert!(marker.value.is_empty());
     silence(&mut feed, 3 * S).await;
     // It is there for who reads later, with the time of the end.
     let all = read(&mut node.open().await).await;
     assert_eq!(keys(&all), ["mb.f.l.R1"]);
-    assert_eq!(all[0].ended, Some(Gone::MaxAge));
+    assert_eq!(all[0].ended, Some(Ended::Lifetime));
     assert!(all[0].age >= 2 * S, "{:?}", all[0].age);
 }
 
@@ -149,12 +171,46 @@ async fn a_tombstone_leaves_no_marker() {
     let mut feed = node.open().await;
     node.put("mb.f.r.1.R1.k", "x").await;
     assert_eq!(next(&mut feed).await.ended, None);
-    let tombstone =
-        Publication { lifetime: Some(S), is_tombstone: true, ..of("mb.f.r.1.R1.k", "") };
+    let tombstone = Put { lifetime: Some(S), is_tombstone: true, ..of("mb.f.r.1.R1.k", "") };
     node.publish(tombstone).await.unwrap();
-    assert_eq!(next(&mut feed).await.ended, Some(Gone::Remove));
+    assert_eq!(next(&mut feed).await.ended, Some(Ended::Removed));
     silence(&mut feed, 4 * S).await;
     assert_eq!(node.open().await.pending_at_first, 0, "it is gone by itself");
+}
+
+/// A mark that has a value: nobody is told when it ends.
+#[tokio::test]
+async fn a_lease_that_is_marked_as_removed_ends_in_silence() {
+    let Some(server) = NatsServer::start() else { return };
+    let mut node = Node::join(&server, "f").await;
+    let mut feed = node.open().await;
+    let gone = Put { lifetime: Some(S), is_tombstone: true, ..of("mb.f.l.R1", "1 gone") };
+    node.publish(gone).await.unwrap();
+    let delivered = next(&mut feed).await;
+    assert_eq!((delivered.ended, &delivered.value[..]), (Some(Ended::Removed), &b"1 gone"[..]));
+    silence(&mut feed, 4 * S).await;
+    assert_eq!(node.connected.link.leases().await, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn leases_are_had_at_once() {
+    let Some(server) = NatsServer::start() else { return };
+    let mut node = Node::join(&server, "f").await;
+    assert_eq!(node.connected.link.leases().await, Ok(Vec::new()));
+    for count in 0..100 {
+        node.put(&format!("mb.f.r.1.R1.{count}"), "x").await;
+    }
+    for name in ["R1", "R2", "R1"] {
+        let lease = Put { lifetime: Some(S), ..of(&format!("mb.f.l.{name}"), name) };
+        node.publish(lease).await.unwrap();
+    }
+    let leases = node.connected.link.leases().await.unwrap();
+    assert_eq!(keys(&leases), ["mb.f.l.R2", "mb.f.l.R1"]);
+    tokio::time::sleep(3 * S).await;
+    // Then their marks.
+    let leases = node.connected.link.leases().await.unwrap();
+    assert_eq!(leases.len(), 2);
+    assert!(leases.iter().all(|lease| lease.ended == Some(Ended::Lifetime)));
 }
 
 #[tokio::test]
@@ -181,7 +237,7 @@ async fn a_slow_reader_is_told_the_present_state() {
     for round in ["1", "2", "3"] {
         let mut pending = 0;
         for key in 0..KEYS {
-            let publication = Publication { token: 1, ..of(&format!("mb.f.r.1.R1.{key}"), round) };
+            let publication = of(&format!("mb.f.r.1.R1.{key}"), round).with(1);
             node.connected.link.publish(&publication).await.unwrap();
             pending += 1;
             if pending == 1_000 {
@@ -212,12 +268,12 @@ async fn a_slow_reader_is_told_the_present_state() {
 async fn a_key_is_changed_only_by_who_knows_it() {
     let Some(server) = NatsServer::start() else { return };
     let mut node = Node::join(&server, "f").await;
-    let cas = |expect_last| Publication { expect_last: Some(expect_last), ..of("mb.f.l.R1", "x") };
+    let cas = |expect_last| Put { expect_last: Some(expect_last), ..of("mb.f.l.R1", "x") };
     let first = node.publish(cas(0)).await.unwrap();
-    assert_eq!(node.publish(cas(0)).await, Err(Refused::WrongSequence));
-    assert_eq!(node.publish(cas(first + 1)).await, Err(Refused::WrongSequence));
+    assert_eq!(node.publish(cas(0)).await, Err(PublishError::WrongSequence));
+    assert_eq!(node.publish(cas(first + 1)).await, Err(PublishError::WrongSequence));
     let second = node.publish(cas(first)).await.unwrap();
-    assert_eq!(node.publish(cas(first)).await, Err(Refused::WrongSequence));
+    assert_eq!(node.publish(cas(first)).await, Err(PublishError::WrongSequence));
     // What others do to other keys does not count.
     node.put("mb.f.l.R2", "y").await;
     node.publish(cas(second)).await.unwrap();
@@ -249,7 +305,7 @@ async fn a_full_engine_takes_changes_of_what_there_is() {
         let key = |name: &str| format!("mb.{fabric}.r.1.R1.{name}");
         node.put(&key("a"), "x").await;
         let lease = format!("mb.{fabric}.l.R1");
-        node.publish(Publication { lifetime: Some(60 * S), ..of(&lease, "x") }).await.unwrap();
+        node.publish(Put { lifetime: Some(60 * S), ..of(&lease, "x") }).await.unwrap();
         let max = if limit == "max_msgs" { 2 } else { 400 };
         bound(&server, fabric, limit, max).await;
         let mut full = None;
@@ -259,11 +315,10 @@ async fn a_full_engine_takes_changes_of_what_there_is() {
                 break;
             }
         }
-        assert_eq!(full, Some(Refused::Full), "{limit}");
+        assert_eq!(full, Some(PublishError::Full), "{limit}");
         node.put(&key("a"), "y").await;
-        node.publish(Publication { lifetime: Some(60 * S), ..of(&lease, "y") }).await.unwrap();
-        let tombstone =
-            Publication { lifetime: Some(60 * S), is_tombstone: true, ..of(&key("a"), "") };
+        node.publish(Put { lifetime: Some(60 * S), ..of(&lease, "y") }).await.unwrap();
+        let tombstone = Put { lifetime: Some(60 * S), is_tombstone: true, ..of(&key("a"), "") };
         if limit == "max_msgs" {
             node.publish(tombstone).await.unwrap();
         }
@@ -335,7 +390,7 @@ async fn a_removed_stream_ends_the_feed_and_is_made_anew() {
     let ended = tokio::time::timeout(PATIENCE, feed.next()).await.expect("the end");
     assert!(ended.is_err(), "{ended:?}");
     let refused = node.publish(of("mb.f.r.1.R1.k", "y")).await;
-    assert!(matches!(refused, Err(Refused::Other(_))), "{refused:?}");
+    assert!(matches!(refused, Err(PublishError::Other(_))), "{refused:?}");
     assert_eq!(node.open().await.pending_at_first, 0);
     assert_eq!(node.put("mb.f.r.1.R1.k", "y").await, 1);
 }

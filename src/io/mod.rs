@@ -53,6 +53,10 @@ pub(crate) use self::dialled::ServerState;
 #[cfg(feature = "http")]
 pub(crate) use self::door::ConnectionsMax;
 pub use self::error::ServeError;
+#[cfg(feature = "cli")]
+pub(crate) use self::fabric_options::{
+    FabricAddressError, HEARTBEAT_S, HOLD_S, LEASE_S, REPLICAS, RESTART_S, STALE_S,
+};
 #[cfg(feature = "fabric")]
 pub use self::fabric_options::{FabricAddress, FabricIdentity, FabricName, FabricOptions};
 #[cfg(feature = "fabric")]
@@ -70,4 +74,6 @@ pub use self::policy::{PolicyConfig, PolicyFileError};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::server::{Server, serve};
 pub use self::signals::Signals;
+#[cfg(feature = "cli")]
+pub(crate) use self::sys::host_name;
 pub use self::sys::{raise_descriptor_limit, receive_ready, survive_file_size_limit};
