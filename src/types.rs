@@ -8,6 +8,7 @@ mod digest;
 mod growing;
 mod host_port;
 mod nearest;
+mod slots;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -22,6 +23,7 @@ pub use digest::Digest;
 pub(crate) use growing::{Pages, Place, SplitMap, SplitTable, wide};
 pub use host_port::{HostPort, HostPortError};
 pub(crate) use nearest::nearest;
+pub(crate) use slots::Slots;
 
 /// A hash map whose seed its owner passes in (random in `io`, the run's seed in the simulator).
 pub type SeededMap<K, V> = hashbrown::HashMap<K, V, ahash::RandomState>;

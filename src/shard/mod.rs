@@ -121,7 +121,7 @@ pub struct Shard {
     /// Paused peers, by the home that they wait for.
     paused: Vec<ByLane<VecDeque<PeerId>>>,
     /// Paused peers of whose own changes enough is known now.
-    settled: Vec<PeerId>,
+    settled: VecDeque<PeerId>,
     pace_timers: BinaryHeap<Reverse<(Time, PeerId)>>,
     next_sweep: Time,
     next_expiry: Time,
@@ -197,7 +197,7 @@ impl Shard {
             mail_to: 0,
             woken: VecDeque::new(),
             paused: (0..shards).map(|_| ByLane::default()).collect(),
-            settled: Vec::new(),
+            settled: VecDeque::new(),
             pace_timers: BinaryHeap::new(),
             next_sweep: Time::NEVER,
             next_expiry: now,
@@ -276,7 +276,7 @@ impl Shard {
         for routes in std::mem::take(&mut self.refused_routes) {
             self.note_refused(now, &routes);
         }
-        self.resume_paused(now);
+        left |= self.resume_paused(now);
         self.fire_timers(now);
         // What the resumed have asked of this very shard is work too.
         left || slow_left || !self.outboxes.block(self.config.id).requests.is_empty()
