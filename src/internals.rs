@@ -6,9 +6,9 @@
 #[cfg(feature = "cli")]
 pub mod cli {
     pub use crate::cli::{
-        ClientOptions, Command, DiffOptions, Exit, ForgetOptions, Grammar, Invocation, LogFormat, PROGRAM,
-        Program, ServerOptions, ShowOptions, Side, SideAt, Stream, Subject, Takes, VERSION, parse,
-        parse_flags, usage_of, version_of,
+        ClientOptions, Command, DiffOptions, Exit, ForgetOptions, Grammar, Invocation, LogFormat,
+        PROGRAM, Program, ServerOptions, ShowOptions, Side, SideAt, Stream, Subject, Takes,
+        VERSION, parse, parse_flags, usage_of, version_of,
     };
 }
 pub mod client {
@@ -28,7 +28,9 @@ pub mod http {
 }
 pub mod io {
     #[cfg(feature = "fabric")]
-    pub use crate::io::fabric::{Acks, Connected, Delivered, Fault, Feed, Link, Publication};
+    pub use crate::io::fabric::{
+        Acks, Connected, Delivered, Fault, Feed, ForgetError, Link, Publication, forget,
+    };
     pub use crate::io::{
         Asker, SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain,
         probe, raise_descriptor_limit, receive_ready, runtime_builder, serve,

@@ -225,9 +225,9 @@ pub(super) fn parse(args: &[&str]) -> Result<Invocation, Exit> {
     match words[..] {
         [] => usage("what? There are: status and forget NAME\n"),
         ["status"] => status(&flags).map(Invocation::Show),
-        ["forget"] => {
-            usage("which reflector? For example: metalbond-uring fabric forget rr-3 --fabric nats://nats-1/main\n")
-        }
+        ["forget"] => usage(
+            "which reflector? For example: metalbond-uring fabric forget rr-3 --fabric nats://nats-1/main\n",
+        ),
         ["forget", name] => forget(&flags, name).map(Invocation::Forget),
         ["status", extra, ..] => {
             usage(&format!("Unrecognized argument: {extra:?} after \"status\"\n"))

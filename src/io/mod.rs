@@ -53,12 +53,12 @@ pub(crate) use self::dialled::ServerState;
 #[cfg(feature = "http")]
 pub(crate) use self::door::ConnectionsMax;
 pub use self::error::ServeError;
+#[cfg(feature = "fabric")]
+pub use self::fabric_options::{FabricAddress, FabricIdentity, FabricName, FabricOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::fabric_options::{
     FabricAddressError, HEARTBEAT_S, HOLD_S, LEASE_S, REPLICAS, RESTART_S, STALE_S,
 };
-#[cfg(feature = "fabric")]
-pub use self::fabric_options::{FabricAddress, FabricIdentity, FabricName, FabricOptions};
 #[cfg(feature = "fabric")]
 pub use self::fabric_view::{FabricView, ServerSeen, StreamSeen};
 pub(crate) use self::letter::Feed;

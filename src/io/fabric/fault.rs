@@ -62,6 +62,9 @@ pub enum Fault {
         "NATS does not answer {0}: the cluster may have no leader, or these credentials may not ask ($JS.API.>)"
     )]
     Silent(&'static str),
+    /// There is no such fabric.
+    #[error("there is no stream {0}: no reflector has joined a fabric of that name there")]
+    NoStream(String),
     /// There is a stream of that name, made otherwise.
     #[error(
         "the stream {stream} has {field} {found}, and it must be {wanted}: remove it (`nats stream rm {stream}`; \
@@ -130,6 +133,7 @@ impl Fault {
             Fault::File { .. } => "file",
             Fault::TooOld { .. } => "too_old",
             Fault::NoJetStream => "no_jetstream",
+            Fault::NoStream(_) => "no_stream",
             Fault::Silent(_) => "silent",
             Fault::OtherStream { .. } => "other_stream",
             Fault::Create { .. } => "create",

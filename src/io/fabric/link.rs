@@ -49,6 +49,8 @@ pub struct Link {
     /// Before the token of an acknowledgement's subject.
     inbox: String,
     replicas: u32,
+    /// Whether a stream is created if there is none.
+    creates: bool,
 }
 
 /// A connection as a whole.
@@ -108,6 +110,18 @@ impl Link {
     /// # Errors
     /// [`Fault`].
     pub async fn connect(options: &FabricOptions) -> Result<Connected, Fault> {
+        Link::to(options, true).await
+    }
+
+    /// The same, but creates nothing.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub async fn visit(options: &FabricOptions) -> Result<Connected, Fault> {
+        Link::to(options, false).await
+    }
+
+    async fn to(options: &FabricOptions, creates: bool) -> Result<Connected, Fault> {
         let servers = options.address.to_string();
         let (happened, events) = unbounded_channel();
         let mut connect = ConnectOptions::new()
@@ -154,7 +168,7 @@ impl Link {
             }
             _ => Fault::Connect { servers: servers.clone(), why: error.to_string() },
         })?;
-        Link::on(client, events, options).await
+        Link::on(client, events, options, creates).await
     }
 
     /// What is needed of a connection.
@@ -162,6 +176,7 @@ impl Link {
         client: Client,
         events: UnboundedReceiver<Event>,
         options: &FabricOptions,
+        creates: bool,
     ) -> Result<Connected, Fault> {
         let info = client.server_info();
         let name = match info.server_name.is_empty() {
@@ -178,7 +193,8 @@ impl Link {
         let fabric = options.address.fabric.to_string();
         let replicas = options.replicas_wanted();
         let subjects = Subjects::new(&fabric);
-        let link = Link { client, jetstream, fabric, subjects, inbox: inbox.clone(), replicas };
+        let link =
+            Link { client, jetstream, fabric, subjects, inbox: inbox.clone(), replicas, creates };
         let stream = link.stream().await?;
         let server = ServerSeen { name, version: info.version };
         Ok(Connected { link, acks: Acks { acks, inbox }, events, server, stream })
@@ -190,7 +206,7 @@ impl Link {
     /// [`Fault`].
     pub async fn stream(&self) -> Result<StreamSeen, Fault> {
         let wanted = stream::wanted(&self.fabric, self.replicas);
-        stream::ensure(&self.jetstream, &wanted).await.map(seen)
+        stream::ensure(&self.jetstream, &wanted, self.creates).await.map(seen)
     }
 
     /// Reads the whole stream, from its first message on.

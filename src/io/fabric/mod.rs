@@ -6,6 +6,7 @@
 mod driver;
 mod fault;
 mod feed;
+mod forget;
 mod link;
 mod retry;
 mod stream;
@@ -21,6 +22,7 @@ use tokio::task::LocalSet;
 use self::driver::Driver;
 pub use self::fault::Fault;
 pub use self::feed::{Delivered, Feed};
+pub use self::forget::{ForgetError, forget};
 pub use self::link::{Acks, Connected, Link, Publication};
 use super::clock::Clock;
 use super::fabric_options::FabricOptions;

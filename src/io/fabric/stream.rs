@@ -43,7 +43,11 @@ pub(super) fn wanted(fabric: &str, replicas: u32) -> Config {
 ///
 /// # Errors
 /// [`Fault`], also if there is one of another configuration: that is left to the operator.
-pub(super) async fn ensure(context: &Context, wanted: &Config) -> Result<Info, Fault> {
+pub(super) async fn ensure(
+    context: &Context,
+    wanted: &Config,
+    creates: bool,
+) -> Result<Info, Fault> {
     for _ in 0..2 {
         match context.get_stream(&wanted.name).await {
             Ok(stream) => {
@@ -61,6 +65,9 @@ pub(super) async fn ensure(context: &Context, wanted: &Config) -> Result<Info, F
                 GetStreamErrorKind::JetStream(error) => return Err(Fault::of_engine(&error)),
                 _ => return Err(asked(&error)),
             },
+        }
+        if !creates {
+            return Err(Fault::NoStream(wanted.name.clone()));
         }
         match context.create_stream(wanted.clone()).await {
             Ok(stream) => return Ok(stream.cached_info().clone()),
