@@ -87,7 +87,7 @@ pub fn forget(
             PublishError::Full => ForgetError::Refused("it is full".to_owned()),
             PublishError::Other(why) => ForgetError::Refused(why),
         })?;
-        let removed = link.purge(&subjects.records(reflector.as_str()), below).await?;
+        let removed = link.purge(&subjects.routes(reflector.as_str()), below).await?;
         match removed == 0 && lease.is_none() {
             true => Err(ForgetError::Unknown(reflector.clone())),
             false => Ok(removed),
