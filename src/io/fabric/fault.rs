@@ -94,9 +94,7 @@ pub enum Fault {
         why: String,
     },
     /// It was there.
-    #[error(
-        "the connection to NATS is lost: connecting again; routes of other reflectors stay for now"
-    )]
+    #[error("the connection to NATS is lost: connecting again")]
     Lost,
     /// Whatever else.
     #[error("NATS: {0}")]

@@ -64,6 +64,10 @@ pub fn forget(
         {
             return Err(ForgetError::Lives(reflector.clone(), state.word()));
         }
+        let routes = subjects.routes(reflector.as_str());
+        if lease.is_none() && link.count(&routes).await? == 0 {
+            return Err(ForgetError::Unknown(reflector.clone()));
+        }
         // It is known by its name, or not at all: what it has published has that name too.
         let gone = Lease { state: LeaseState::Gone, incarnation: 0, contents: None };
         let publication = Publication::new(
@@ -87,11 +91,7 @@ pub fn forget(
             PublishError::Full => ForgetError::Refused("it is full".to_owned()),
             PublishError::Other(why) => ForgetError::Refused(why),
         })?;
-        let removed = link.purge(&subjects.routes(reflector.as_str()), below).await?;
-        match removed == 0 && lease.is_none() {
-            true => Err(ForgetError::Unknown(reflector.clone())),
-            false => Ok(removed),
-        }
+        Ok(link.purge(&routes, below).await?)
     })
 }
 

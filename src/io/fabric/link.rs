@@ -179,7 +179,8 @@ impl Link {
         creates: bool,
     ) -> Result<Connected, Fault> {
         let info = client.server_info();
-        let name = match info.server_name.is_empty() {
+        // One without a name is called by its id, which says nothing.
+        let name = match info.server_name.is_empty() || info.server_name == info.server_id {
             true => format!("{}:{}", info.host, info.port),
             false => info.server_name,
         };
@@ -236,6 +237,15 @@ impl Link {
         };
         let read = tokio::time::timeout(ANSWER_TIMEOUT, read).await;
         read.unwrap_or(Err(Fault::Silent("a question about leases")))
+    }
+
+    /// How many messages there are of these subjects.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub async fn count(&self, filter: &str) -> Result<u64, Fault> {
+        let feed = self.consumer(DeliverPolicy::All, filter.to_owned()).await?;
+        Ok(feed.pending_at_first)
     }
 
     async fn consumer(
