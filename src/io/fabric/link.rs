@@ -34,6 +34,9 @@ const COMMANDS_WAITING_MAX: usize = 1024;
 /// From a pause of this length on a feed is forgotten by the engine.
 const FEED_PAUSE_MAX: Duration = Duration::from_secs(300);
 
+/// What is said of a file that is neither.
+const NO_CREDENTIALS: &str = "it has neither NATS credentials (.creds) nor the seed of a user's nkey";
+
 const TTL: &str = "Nats-TTL";
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 /// It says that the subject is gone; so the engine marks the end of the lifetime with nothing else.
@@ -148,9 +151,10 @@ impl Link {
             let text = tokio::fs::read_to_string(path).await;
             let text = text.map_err(|error| fault(error.to_string()))?;
             // What the parser says may have some of the text.
-            connect = connect
-                .credentials(&text)
-                .map_err(|_| fault("it is no file of NATS credentials (.creds)".to_owned()))?;
+            connect = match nkey_seed(&text) {
+                Some(seed) => connect.nkey(seed.to_owned()),
+                None => connect.credentials(&text).map_err(|_| fault(NO_CREDENTIALS.to_owned()))?,
+            };
         }
         if let Some(path) = &options.ca_file {
             let fault = |error: std::io::Error| Fault::File {
@@ -310,6 +314,14 @@ impl Link {
         // A lost connection has nothing that could be waited for.
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, self.client.flush()).await;
     }
+}
+
+/// The seed of a user's nkey, if a file has nothing else, comments aside.
+fn nkey_seed(text: &str) -> Option<&str> {
+    let lines = text.lines().map(str::trim);
+    let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let seed = lines.next().filter(|line| line.starts_with("SU"))?;
+    lines.next().is_none().then_some(seed)
 }
 
 #[derive(Serialize)]
