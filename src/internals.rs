@@ -6,9 +6,9 @@
 #[cfg(feature = "cli")]
 pub mod cli {
     pub use crate::cli::{
-        ClientOptions, Command, DiffOptions, Exit, Grammar, Invocation, LogFormat, PROGRAM,
-        Program, ServerOptions, ShowOptions, Side, SideAt, Stream, Subject, Takes, VERSION, parse,
-        parse_flags, usage_of, version_of,
+        ClientOptions, Command, DiffOptions, Exit, ForgetOptions, Grammar, Invocation, LogFormat,
+        PROGRAM, Program, ServerOptions, ShowOptions, Side, SideAt, Stream, Subject, Takes,
+        VERSION, parse, parse_flags, usage_of, version_of,
     };
 }
 pub mod client {
@@ -27,10 +27,19 @@ pub mod http {
     pub use crate::http::{HttpError, HttpListener, HttpServer, Servers, View};
 }
 pub mod io {
+    #[cfg(feature = "fabric")]
+    pub use crate::io::fabric::{
+        Acks, Connected, Delivered, Fault, Feed, ForgetError, Link, Publication, forget,
+    };
     pub use crate::io::{
         Asker, SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain,
         probe, raise_descriptor_limit, receive_ready, runtime_builder, serve,
         survive_file_size_limit,
+    };
+    #[cfg(feature = "fabric")]
+    pub use crate::io::{
+        FabricAddress, FabricIdentity, FabricName, FabricOptions, FabricView, ServerSeen,
+        StreamSeen,
     };
 }
 pub mod kernel {
