@@ -49,7 +49,7 @@ pub mod kernel {
 }
 pub mod log {
     pub use crate::log::{
-        Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Scope, VniLog,
+        Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Reader, Scope, Turned, VniLog,
     };
 }
 pub mod policy {
@@ -69,11 +69,11 @@ pub mod session {
 }
 pub mod shard {
     pub use crate::shard::{
-        Audience, BATCH_BYTES_MAX, Budgets, Counters, EndsPiece, Extremes, Ledger, Limits, Mail,
-        MemoryBounds, PaceCounters, PeerView, PeersPiece, Piece, Pressure, RefusedWhat,
-        RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, Sight, Sources, Standing,
-        StandingView, StandingsPiece, SubscribersPiece, SubscribersView, TIMING_BOUNDS_US,
-        TcpSample, Timings, Transmit, Usage, VniView, VnisPiece, Wake,
+        Announcer, Audience, BATCH_BYTES_MAX, Budgets, Correspondent, Counters, EndsPiece,
+        Extremes, Identity, Ledger, Limits, Mail, MemoryBounds, PaceCounters, PeerView, PeersPiece,
+        Piece, Pressure, RefusedWhat, RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig,
+        Sight, Sources, Standing, StandingView, StandingsPiece, SubscribersPiece, SubscribersView,
+        TIMING_BOUNDS_US, TcpSample, Timings, Transmit, Usage, VniView, VnisPiece, Wake,
     };
 }
 pub mod vital {

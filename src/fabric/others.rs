@@ -57,6 +57,8 @@ pub(super) struct Reflector {
     pub name: String,
     /// What is read of it now.
     pub generation: u64,
+    /// There were records of it when the reading began.
+    pub was_held: bool,
     /// Older generations of which some records were not read again. The oldest first.
     former: Vec<Generation>,
     held: SplitTable<Held>,
@@ -88,6 +90,7 @@ impl Reflector {
         Reflector {
             name: name.to_owned(),
             generation,
+            was_held: false,
             former: Vec::new(),
             held: SplitTable::default(),
             contents: Contents::default(),
@@ -114,11 +117,6 @@ impl Reflector {
         !self.held.is_empty()
     }
 
-    /// Whether there are records of it from older readings.
-    pub(super) fn holds_former(&self) -> bool {
-        !self.former.is_empty()
-    }
-
     pub(super) fn records(&self) -> u64 {
         self.held.len() as u64
     }
@@ -134,6 +132,7 @@ impl Reflector {
             let Contents { records, .. } = self.contents;
             self.former.push(Generation { number: self.generation, records });
         }
+        self.was_held = self.holds_any();
         self.generation = generation;
         self.contents = Contents::default();
         self.is_incomplete = false;

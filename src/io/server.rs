@@ -349,6 +349,8 @@ fn start_shards(
             (ShardHandle { mailbox, peers }, receiver)
         })
         .unzip();
+    // Random, so that nobody can choose routes that collide. A RandomState is seeded by the system.
+    let hash_seed = std::array::from_fn(|at| RandomState::new().hash_one(at));
     let (end, ended) = mpsc::unbounded_channel();
     let (ready, readiness) = std_mpsc::channel();
     let mut threads = Vec::new();
@@ -357,7 +359,7 @@ fn start_shards(
         let start = ThreadStart {
             shard: shard_config(
                 config,
-                ShardId(index),
+                (ShardId(index), hash_seed),
                 shards,
                 policy.cloned(),
                 budget_bytes,
@@ -445,7 +447,7 @@ fn shard_count(cores: u16) -> u16 {
 
 fn shard_config(
     config: &ServerConfig,
-    id: ShardId,
+    (id, hash_seed): (ShardId, [u64; 4]),
     shards: u16,
     policy: Option<Arc<Policy>>,
     budget_bytes: Option<u64>,
@@ -454,8 +456,7 @@ fn shard_config(
     ShardConfig {
         id,
         shards,
-        // Random, so that nobody can choose routes that collide. A RandomState is seeded by the system.
-        hash_seed: std::array::from_fn(|_| RandomState::new().hash_one(id)),
+        hash_seed,
         keepalive_interval_s: config.keepalive_interval_s,
         reflect_own: config.reflect_own,
         pace: config.pace,
@@ -464,6 +465,7 @@ fn shard_config(
         budgets: Budgets::default(),
         policy,
         ledger,
+        fabric: None,
     }
 }
 

@@ -90,6 +90,11 @@ impl Homes {
         is_local || self.remote.get(&key).is_some_and(|said| !said.is_empty())
     }
 
+    /// Who says what about a route, for people.
+    pub(super) fn said(&self, key: Key) -> String {
+        format!("{:?} {:?}", self.local.get(&key), self.remote.get(&key))
+    }
+
     fn announce(&mut self, remote: Remote, key: Key, by: Announcers) {
         let of_reflector = self.remote.entry(key).or_default();
         let speaks = |address| Behind::One(address) == by.clients;

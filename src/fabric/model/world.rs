@@ -147,7 +147,12 @@ impl World {
 
     /// A process starts.
     pub(super) fn start(&mut self, at: usize) {
-        let mut config = FabricConfig::new("f", &format!("r{at}")).unwrap();
+        self.start_as(at, &format!("r{at}"));
+    }
+
+    /// The same, with another name.
+    pub(super) fn start_as(&mut self, at: usize, name: &str) {
+        let mut config = FabricConfig::new("f", name).unwrap();
         config.incarnation = self.next_incarnation;
         config.hash_seed = [0; 4].map(|_: u64| self.rng.next());
         config.in_flight_max = 1 + self.rng.below(5);
@@ -523,7 +528,10 @@ impl World {
             let Some(protocol) = &node.protocol else { continue };
             for key in &keys {
                 if node.homes.sees(*key) != truth.contains(key) {
-                    faults.push(format!("r{at} {}/{}: {}", key.0, key.1, truth.contains(key)));
+                    let said = node.homes.said(*key);
+                    let is = truth.contains(key);
+                    let status = protocol.status(self.now);
+                    faults.push(format!("r{at} {}/{}: {is}, but {said}, {status:?}", key.0, key.1));
                 }
             }
             let status = protocol.status(self.now);

@@ -290,6 +290,7 @@ impl Protocol {
             remote_records: self.others.records(),
             dropped: self.dropped.clone(),
             refused: 0,
+            has_read: self.reading.has_read,
             readings: self.reading.number,
             publish_errors: self.retries.errors,
             last_error: self.retries.last_error.clone(),

@@ -200,7 +200,7 @@ impl Protocol {
         let had_lease = reflector.lease.take().is_some();
         reflector.ended_at = Some(ended_at);
         if is_reading {
-            if !reflector.holds_former() {
+            if !reflector.was_held {
                 let until = ended_at.after(stale);
                 reflector.stale_until = (until > now).then_some(until);
             } else if had_lease {
@@ -263,7 +263,11 @@ impl Protocol {
                     reflector.stale_until = Some(stale_at);
                     self.note_deadline(Some(stale_at));
                 }
-                (None, until) => self.note_deadline(until),
+                (None, Some(until)) => self.note_deadline(Some(until)),
+                (None, None) => {
+                    let lost = self.others.lose_all(place);
+                    self.lose(place, lost);
+                }
             }
             self.plan_purge(now, place);
         }
