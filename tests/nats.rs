@@ -49,6 +49,7 @@ impl Node {
     }
 
     async fn open(&self) -> Feed {
+        self.connected.link.stream().await.unwrap();
         self.connected.link.open().await.unwrap()
     }
 

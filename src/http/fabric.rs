@@ -142,6 +142,8 @@ pub(super) fn not_ready(told: &FabricView) -> Option<String> {
     let FabricView { fabric, status, trouble, .. } = told;
     match status.state {
         State::Syncing | State::Synced => None,
+        // Until that is done it has what it had.
+        State::Reading if status.has_read => None,
         State::Reading => Some(format!(
             "routes of the other reflectors of the fabric {fabric} are being read: {} records to go",
             status.lag_records
