@@ -19,7 +19,7 @@ use crate::stream::Stream;
 /// Streams begin a little later than they are ordered, so that all shards know of them in time.
 const HEAD_START_NS: u64 = 20_000_000;
 /// The time between two rounds of `fairness`: what hostile peers left is dealt with.
-const HOSTILE_PAUSE_S: f64 = 0.5;
+const HOSTILE_PAUSE_S: f64 = 3.0;
 /// A stage of rest that shows a server which keeps sending what is not wanted.
 const SETTLE_S: f64 = 0.1;
 

@@ -14,6 +14,14 @@ pub mod cli {
 pub mod client {
     pub use crate::client::Installer;
 }
+#[cfg(feature = "fabric")]
+pub mod fabric {
+    pub use crate::fabric::{
+        Contents, Dropped, Effect, Ended, Fabric, FabricConfig, Lease, LeaseState, NAME_LEN_MAX,
+        NameError, PublishError, Record, ReflectorStatus, Rule, Standing, State, Status, Subjects,
+        Timers, check_name,
+    };
+}
 #[cfg(feature = "http")]
 pub mod http {
     pub use crate::http::{HttpError, HttpListener, HttpServer, Servers, View};

@@ -13,6 +13,7 @@
 //! | `rib` | route tables, sources, and the records that changes make |
 //! | `client` | this node as a client: its wishes, the servers that it dialled, what is kept of lost ones, what its route client is told |
 //! | `shard` | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
+//! | `fabric` | many reflectors as one: what each tells the others, through an engine that keeps it (feature `fabric`) |
 //! | `io` | the tokio-uring driver of the core: threads, sockets, mail between shards |
 //! | `http` | what the node knows, for people and programs, on a thread of its own (feature `http`) |
 //! | `kernel` | received routes in the kernel's tables: what to change, and the netlink thread |
@@ -21,7 +22,7 @@
 //!
 //! Only [`api`] and [`types`] are for others to use. `cargo doc --document-private-items` shows the rest.
 //!
-//! The features `cli`, `http` and `loadgen` are on by default; `cli` and `loadgen` are for the two programs. The library alone:
+//! The features `cli`, `fabric`, `http` and `loadgen` are on by default; `cli` and `loadgen` are for the two programs. The library alone:
 //! `metalbond-uring = { version = "0.1", default-features = false }`.
 
 #![warn(unreachable_pub)]
@@ -35,6 +36,8 @@ pub mod api;
 mod cli;
 #[cfg(target_os = "linux")]
 mod client;
+#[cfg(all(target_os = "linux", feature = "fabric"))]
+mod fabric;
 #[cfg(all(target_os = "linux", feature = "http"))]
 mod http;
 #[doc(hidden)]

@@ -3,10 +3,12 @@
 //! Owns plain values and their text forms. Must never depend on another module of this crate, read
 //! a clock or draw a random number.
 
+mod announcers;
 mod digest;
 mod growing;
 mod host_port;
 mod nearest;
+mod slots;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -16,10 +18,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use announcers::{Announcers, Behind};
 pub use digest::Digest;
 pub(crate) use growing::{Pages, Place, SplitMap, SplitTable, wide};
 pub use host_port::{HostPort, HostPortError};
 pub(crate) use nearest::nearest;
+pub(crate) use slots::Slots;
 
 /// A hash map whose seed its owner passes in (random in `io`, the run's seed in the simulator).
 pub type SeededMap<K, V> = hashbrown::HashMap<K, V, ahash::RandomState>;

@@ -41,6 +41,8 @@ use withheld::WithheldRoute;
 
 /// Bases that are looked at at a time for whether they may be forgotten.
 const BASES_PER_TURN: usize = 1_024;
+/// What a base costs beside its routes.
+const BUILD_COST: usize = 4;
 /// A turn's budget goes to the kinds of jobs in so many slices.
 const SLICES_PER_TURN: usize = 16;
 
@@ -534,7 +536,7 @@ impl Rib {
         }
         let done = at.go_on(group, table, rules, budget, sink, now);
         // A build of nothing costs something too.
-        *budget = budget.saturating_sub(1);
+        *budget = budget.saturating_sub(BUILD_COST);
         if done && !std::mem::replace(&mut at.is_watched, true) {
             self.with_base.push_back(group);
         }

@@ -177,3 +177,46 @@ fn a_loss_in_one_vni_takes_turns_and_comes_before_what_follows() {
     assert!((10..=20).contains(&turns), "{turns}");
     assert_eq!(shard.usage().routes, 2, "what was announced behind it is kept");
 }
+
+/// Peers with thousands of subscriptions go all at once: no turn drops more than a share, and none is forgotten.
+#[test]
+fn subscriptions_of_peers_that_go_are_dropped_a_share_each_turn() {
+    let mut shard = shard(Limits::default());
+    let ids: Vec<PeerId> = (0..20).map(|_| peer(&mut shard)).collect();
+    let vnis: Vec<Message> = (0..1_000).map(|vni| Message::Subscribe(Vni(vni))).collect();
+    ids.iter().for_each(|&id| say(&mut shard, id, &vnis));
+    assert_eq!(shard.config.ledger.subscriptions(), 20_000);
+    for &id in &ids {
+        shard.read_ended(NOW, id, Ok(()));
+        shard.release(NOW, id);
+    }
+    let mut left = 20_000;
+    while shard.turn(NOW) {
+        let now_left = shard.config.ledger.subscriptions();
+        assert!(left - now_left <= 512, "{} in one turn", left - now_left);
+        left = now_left;
+    }
+    assert_eq!(shard.config.ledger.subscriptions(), 0);
+}
+
+/// What paused peers had said is taken up a share each turn, and whoever subscribes in vain is heard more slowly.
+#[test]
+fn peers_that_were_paused_are_heard_a_share_each_turn() {
+    let mut shard = shard(Limits { subscriptions_max: 0, ..Limits::default() });
+    let ids: Vec<PeerId> = (0..300).map(|_| peer(&mut shard)).collect();
+    let vnis = (0..1_000).map(|vni| Message::Subscribe(Vni(vni)));
+    let mut bytes = Vec::new();
+    vnis.for_each(|message| message.encode(&mut bytes));
+    ids.iter().for_each(|&id| shard.receive(NOW, id, &bytes));
+    let refused = |shard: &Shard| shard.counters().refused.iter().sum::<u64>();
+    assert_eq!(refused(&shard), 16 * 300);
+    let later = NOW.after(Duration::from_millis(20));
+    let mut before = refused(&shard);
+    for _ in 0..2 {
+        shard.turn(later);
+        let heard = refused(&shard) - before;
+        assert!((16..=16 * 200).contains(&heard), "{heard} in one turn");
+        before += heard;
+    }
+    assert_eq!(before, 2 * 16 * 300, "each once in that time");
+}

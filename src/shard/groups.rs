@@ -15,7 +15,7 @@ use crate::log::{
     Blocks, ChunkPool, Compaction, Cursor, FramesCursor, Laggard, LiveBytes, Scope, VniLog,
 };
 use crate::rib::{Joined, UpdateGroup};
-use crate::types::{PeerId, SeededMap, ShortTime, SourceId};
+use crate::types::{PeerId, SeededMap, ShortTime, Slots, SourceId};
 use crate::wire::{frame_len, frames};
 
 /// What a laggard may pass over of its base at a time, in bytes: a look-up for each frame.
@@ -129,7 +129,7 @@ pub(super) struct Groups {
     pub(super) hasher: RandomState,
     by_key: SeededMap<UpdateGroup, u32>,
     pub(super) groups: Slab<LocalGroup>,
-    pub(super) subscriptions: Slab<Subscription>,
+    pub(super) subscriptions: Slots<Subscription>,
     chunks: Rc<ChunkPool>,
     /// What compactions and laggards take.
     pub(super) laggard_bytes: LiveBytes,
@@ -156,7 +156,7 @@ impl Groups {
             by_key: SeededMap::with_hasher(hasher.clone()),
             hasher,
             groups: Slab::new(),
-            subscriptions: Slab::new(),
+            subscriptions: Slots::default(),
             chunks: Rc::default(),
             laggard_bytes: LiveBytes::default(),
             lag_bytes_max,
@@ -188,7 +188,7 @@ impl Groups {
             }))
         });
         let waiting = &mut self.groups[group as usize].members[WAITING];
-        let sub = index(self.subscriptions.insert(Subscription {
+        let sub = self.subscriptions.insert(Subscription {
             peer,
             source,
             epoch,
@@ -198,7 +198,7 @@ impl Groups {
             stand: Stand::Waiting,
             block: None,
             blocks: Blocks::default(),
-        }));
+        });
         waiting.push(sub);
         sub
     }
@@ -206,7 +206,7 @@ impl Groups {
     /// Removes a subscription. Some if it was the group's last one here.
     pub(super) fn unsubscribe(&mut self, sub: SubIndex) -> Option<UpdateGroup> {
         self.unlist(sub);
-        let removed = self.subscriptions.remove(sub as usize);
+        let removed = self.subscriptions.remove(sub);
         let group = removed.group;
         if matches!(removed.stand, Stand::Lagging(_)) {
             self.lag_changes.push((removed.peer, LagChange::Gone));
@@ -226,7 +226,7 @@ impl Groups {
 
     /// The subscription at an index.
     pub(super) fn subscription(&mut self, sub: SubIndex) -> &mut Subscription {
-        &mut self.subscriptions[sub as usize]
+        &mut self.subscriptions[sub]
     }
 
     /// A join was answered. `sub` is the peer's subscription of the VNI, if it still has one; an
@@ -259,7 +259,7 @@ impl Groups {
             return;
         };
         let named = named.filter(|&sub| {
-            let subscription = &self.subscriptions[sub as usize];
+            let subscription = &self.subscriptions[sub];
             subscription.group == group && subscription.is_joined()
         });
         let scope = match (scope, named) {
@@ -298,7 +298,7 @@ impl Groups {
         bytes_max: usize,
         copied_max: usize,
     ) -> Part {
-        let subscription = &mut self.subscriptions[sub as usize];
+        let subscription = &mut self.subscriptions[sub];
         let reader = subscription.source;
         while let Some(block) = &mut subscription.block {
             let lags = matches!(subscription.stand, Stand::Lagging(_));
@@ -331,7 +331,7 @@ impl Groups {
                 None => self.catch_up(sub),
             }
         }
-        let subscription = &mut self.subscriptions[sub as usize];
+        let subscription = &mut self.subscriptions[sub];
         let Stand::Reading(cursor) = &mut subscription.stand else { return Part::Nothing };
         let piece_bytes_max = copied.len() + bytes_max;
         let Some(range) = cursor.readable(reader, piece_bytes_max) else {
@@ -358,7 +358,7 @@ impl Groups {
 
     /// Whether nothing is left to send: a look ahead.
     pub(super) fn is_exhausted(&mut self, sub: SubIndex) -> bool {
-        let subscription = &self.subscriptions[sub as usize];
+        let subscription = &self.subscriptions[sub];
         let end = self.groups[subscription.group as usize].log.end();
         subscription.block.is_none()
             && match &subscription.stand {
@@ -375,7 +375,7 @@ impl Groups {
 
     /// The subscription at an index, if it is still the same one.
     pub(super) fn find(&mut self, sub: SubIndex, epoch: u64) -> Option<&mut Subscription> {
-        self.subscriptions.get_mut(sub as usize).filter(|found| found.epoch == epoch)
+        self.subscriptions.find_mut(sub).filter(|found| found.epoch == epoch)
     }
 
     /// Bytes of log chunks alive.
@@ -385,7 +385,7 @@ impl Groups {
 
     /// The longest backlog of any reader in its log, in bytes.
     pub(super) fn lag_bytes_longest(&self) -> u64 {
-        let readers = self.subscriptions.iter().filter_map(|(_, sub)| match &sub.stand {
+        let readers = self.subscriptions.iter().filter_map(|sub| match &sub.stand {
             Stand::Reading(cursor) => {
                 Some(self.groups[sub.group as usize].log.end() - cursor.position())
             }
@@ -397,7 +397,7 @@ impl Groups {
     /// Has a subscriber stand somewhere else.
     pub(super) fn stand(&mut self, sub: SubIndex, stand: Stand) {
         self.unlist(sub);
-        let subscription = &mut self.subscriptions[sub as usize];
+        let subscription = &mut self.subscriptions[sub];
         let group = subscription.group;
         let list = &mut self.groups[group as usize].members[stand.list()];
         subscription.at = list.len();
@@ -417,7 +417,7 @@ impl Groups {
 
     /// A laggard knows all up to the frontier, and goes on reading the log there.
     fn catch_up(&mut self, sub: SubIndex) {
-        let group = self.subscriptions[sub as usize].group;
+        let group = self.subscriptions[sub].group;
         let compaction = &self.groups[group as usize].compaction;
         let frontier = compaction.as_ref().and_then(|compaction| compaction.frontier());
         let stand = frontier.map_or(Stand::AtEnd, |frontier| Stand::Reading(frontier.restarted()));
@@ -434,7 +434,7 @@ impl Groups {
         mut ready: impl FnMut(Ready),
     ) {
         let named_at_end =
-            named.filter(|&sub| matches!(self.subscriptions[sub as usize].stand, Stand::AtEnd));
+            named.filter(|&sub| matches!(self.subscriptions[sub].stand, Stand::AtEnd));
         if matches!(scope, Scope::Only(_)) {
             if let Some(named) = named_at_end {
                 self.stand(named, Stand::Reading(anchor.clone()));
@@ -445,7 +445,7 @@ impl Groups {
         let Groups { groups, subscriptions, .. } = self;
         let [_, at_end, reading, _] = &mut groups[group as usize].members;
         for sub in at_end.drain(..).filter(|&sub| Some(sub) != named_at_end) {
-            let subscription = &mut subscriptions[sub as usize];
+            let subscription = &mut subscriptions[sub];
             subscription.stand = Stand::Reading(anchor.clone());
             subscription.at = reading.len();
             reading.push(sub);
@@ -454,17 +454,17 @@ impl Groups {
             }
         }
         if let Some(spared) = named_at_end {
-            subscriptions[spared as usize].at = 0;
+            subscriptions[spared].at = 0;
             at_end.push(spared);
         }
     }
 
     fn unlist(&mut self, sub: SubIndex) {
-        let Subscription { group, at, ref stand, .. } = self.subscriptions[sub as usize];
+        let Subscription { group, at, ref stand, .. } = self.subscriptions[sub];
         let list = &mut self.groups[group as usize].members[stand.list()];
         list.swap_remove(at);
         if let Some(&moved) = list.get(at) {
-            self.subscriptions[moved as usize].at = at;
+            self.subscriptions[moved].at = at;
         }
     }
 

@@ -22,6 +22,10 @@ use crate::wire::{Fault, Message, Reaction, Update};
 
 /// A peer that is lost so soon after it was fed may have failed at that.
 const FAILS_WITHIN: Duration = Duration::from_secs(10);
+/// Subscriptions of peers that have gone which a turn drops.
+const LEAVING_PER_TURN: usize = 512;
+/// Input of peers that waited for the same which a turn takes up, in bytes; that of one at least.
+const RESUMED_BYTES_PER_TURN: usize = 16 << 10;
 
 impl Shard {
     /// Bytes that the socket read. What cannot be processed yet is kept: `wants_read` is false then.
@@ -60,36 +64,56 @@ impl Shard {
         self.tell_session(now, id, Session::on_eof);
     }
 
-    /// Resumes peers whose homes have room again, or of whose changes enough is known. Called each turn;
-    /// looks at nobody else.
-    pub(super) fn resume_paused(&mut self, now: Time) {
+    /// Resumes peers whose homes have room again, or of whose changes enough is known, as many as a turn may. Called
+    /// each turn; looks at nobody else. True if some are left.
+    pub(super) fn resume_paused(&mut self, now: Time) -> bool {
+        let mut left = false;
         let homes = (0..self.config.shards).map(ShardId);
         for (home, lane) in homes.flat_map(|home| Lane::ALL.map(|lane| (home, lane))) {
             // Those that pause again have had their turn.
+            let mut bytes = 0;
             for _ in 0..self.paused[home.index()][lane as usize].len() {
                 if self.outboxes.is_home_full(home, lane) {
                     break;
                 }
+                if bytes >= RESUMED_BYTES_PER_TURN {
+                    left = true;
+                    break;
+                }
                 if let Some(id) = self.paused[home.index()][lane as usize].pop_front() {
-                    self.resume(now, id, |pause| *pause == Pause::Home(home, lane));
+                    bytes += self.resume(now, id, |pause| *pause == Pause::Home(home, lane));
                 }
             }
         }
-        for id in std::mem::take(&mut self.settled) {
-            self.resume(now, id, |pause| matches!(pause, Pause::Quota(_) | Pause::Changes));
+        let mut bytes = 0;
+        while bytes < RESUMED_BYTES_PER_TURN
+            && let Some(id) = self.settled.pop_front()
+        {
+            bytes +=
+                self.resume(now, id, |pause| matches!(pause, Pause::Quota(_) | Pause::Changes));
         }
-        while let Some(&Reverse((at, id))) = self.rated.peek()
+        let mut bytes = 0;
+        while bytes < RESUMED_BYTES_PER_TURN
+            && let Some(&Reverse((at, id))) = self.rated.peek()
             && at <= now
         {
             self.rated.pop();
-            self.resume(now, id, |pause| *pause == Pause::Rate(at));
+            bytes += self.resume(now, id, |pause| *pause == Pause::Rate(at));
         }
+        // Those of the last kind bring a turn by themselves.
+        left || !self.settled.is_empty()
     }
 
-    pub(super) fn resume(&mut self, now: Time, id: PeerId, over: impl FnOnce(&Pause) -> bool) {
-        let Some(peer) = self.peers.find_mut(id) else { return };
+    /// Returns how much of its input the peer was heard with, in bytes.
+    pub(super) fn resume(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        over: impl FnOnce(&Pause) -> bool,
+    ) -> usize {
+        let Some(peer) = self.peers.find_mut(id) else { return 0 };
         let read_at = peer.inbound.read_at();
-        let Some((change, backlog)) = peer.inbound.resume(over) else { return };
+        let Some((change, backlog)) = peer.inbound.resume(over) else { return 0 };
         self.read_at = Some(read_at);
         if let Some(update) = change {
             self.on_update(now, id, &update);
@@ -102,14 +126,15 @@ impl Shard {
         let mut rest = &backlog[..];
         self.consume(now, id, &mut rest);
         self.read_at = None;
-        let Some(peer) = self.peers.find_mut(id) else { return };
+        let used = backlog.len() - rest.len();
+        let Some(peer) = self.peers.find_mut(id) else { return used };
         if peer.inbound.is_paused() {
-            let used = backlog.len() - rest.len();
             peer.inbound.keep_rest(backlog, used);
         } else if peer.ending != Ending::Closed {
             peer.link.tell(|session| session.resume(now));
             self.woken.push_back((id, Wake::Read));
         }
+        used
     }
 
     /// Processes messages until the input is used up or the peer is paused or closed.
@@ -243,6 +268,9 @@ impl Shard {
         };
         self.counters.refused[refused.kind()] += 1;
         self.refused(now, id, refused, 1, &format_args!("the subscription of VNI {vni}"));
+        let peer = self.peers.find_mut(id);
+        let owing_until = peer.and_then(|peer| peer.inbound.ask_in_vain(now));
+        self.pause_for_rate(now, id, owing_until);
     }
 
     /// Subscribes a peer, which is not yet subscribed to the VNI, in a group. The subscription is counted already.
@@ -284,6 +312,19 @@ impl Shard {
             let home = ShardId::home_of(group.vni, self.config.shards);
             self.outboxes.request(home, Request::Leave(group));
         }
+    }
+
+    /// Drops subscriptions of peers that have gone, a share each turn: thousands of peers may go at once, with thousands
+    /// of them each. True if some are left.
+    pub(super) fn drop_leaving(&mut self) -> bool {
+        for _ in 0..LEAVING_PER_TURN {
+            let Some(subscriptions) = self.leaving.front_mut() else { return false };
+            match subscriptions.pop_first() {
+                Some((_, sub)) => self.drop_subscription(sub),
+                None => drop(self.leaving.pop_front()),
+            }
+        }
+        !self.leaving.is_empty()
     }
 
     pub(super) fn pause(&mut self, now: Time, id: PeerId, pause: Pause) {
@@ -403,8 +444,9 @@ impl Shard {
         }
         let Some(peer) = self.peers.find_mut(id) else { return };
         let (source, homes) = (peer.origin.source(), peer.origin.homes().clone());
-        for (_, sub) in peer.end() {
-            self.drop_subscription(sub);
+        let subscriptions = peer.end();
+        if !subscriptions.is_empty() {
+            self.leaving.push_back(subscriptions);
         }
         if is_dialled {
             self.server_lost(now, id, may_return);

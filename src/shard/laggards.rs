@@ -5,7 +5,7 @@
 
 use super::groups::{Groups, LAGGING, LocalGroup, READING, Stand, SubIndex, Subscription, index};
 use crate::log::{Compaction, Laggard};
-use crate::types::{PeerId, SeededMap, SourceId, Vni};
+use crate::types::{PeerId, SeededMap, Slots, SourceId, Vni};
 
 /// Laggards that are looked at in a turn to forget what none of them has to be told.
 const RECLAIM_PER_TURN: usize = 16_384;
@@ -49,7 +49,7 @@ impl Groups {
     /// The peers that lag, and what each of them takes alone, the largest first.
     pub(super) fn hungriest(&self) -> Vec<(PeerId, usize)> {
         let mut of_peer: SeededMap<PeerId, usize> = SeededMap::with_hasher(self.hasher.clone());
-        for (_, subscription) in &self.subscriptions {
+        for subscription in self.subscriptions.iter() {
             let group = &self.groups[subscription.group as usize];
             if let (Stand::Lagging(laggard), Some(compaction)) =
                 (&subscription.stand, &group.compaction)
@@ -144,7 +144,7 @@ impl Groups {
     /// A compaction that begins where the last one of these stands, if there is any.
     fn begin(&self, slow: &[(u64, SubIndex)]) -> Option<Box<Compaction>> {
         let &(_, first) = slow.last()?;
-        let Stand::Reading(cursor) = &self.subscriptions[first as usize].stand else {
+        let Stand::Reading(cursor) = &self.subscriptions[first].stand else {
             unreachable!("only those who read stand in the log");
         };
         let (hasher, live) = (self.hasher.clone(), self.laggard_bytes.clone());
@@ -156,7 +156,7 @@ impl Groups {
         let reading = &self.groups[at as usize].members[READING];
         let mut standing: Vec<_> = reading
             .iter()
-            .filter_map(|&sub| match &self.subscriptions[sub as usize].stand {
+            .filter_map(|&sub| match &self.subscriptions[sub].stand {
                 Stand::Reading(cursor) => Some((cursor.position(), sub)),
                 _ => None,
             })
@@ -174,11 +174,9 @@ impl Groups {
         };
         if compaction.wants_reclaim() {
             let laggards = || {
-                members[LAGGING].iter().filter_map(|&sub| {
-                    match &self.subscriptions[sub as usize].stand {
-                        Stand::Lagging(laggard) => Some(laggard),
-                        _ => None,
-                    }
+                members[LAGGING].iter().filter_map(|&sub| match &self.subscriptions[sub].stand {
+                    Stand::Lagging(laggard) => Some(laggard),
+                    _ => None,
                 })
             };
             compaction.reclaim(laggards, RECLAIM_PER_TURN);
@@ -201,11 +199,11 @@ impl LocalGroup {
 
 /// The laggard of this group that this subscription is, if it is one.
 fn laggard(
-    subscriptions: &mut slab::Slab<Subscription>,
+    subscriptions: &mut Slots<Subscription>,
     sub: SubIndex,
     group: u32,
 ) -> Option<&mut Laggard> {
-    let subscription = subscriptions.get_mut(sub as usize)?;
+    let subscription = subscriptions.find_mut(sub)?;
     match &mut subscription.stand {
         Stand::Lagging(laggard) if subscription.group == group => Some(laggard),
         _ => None,

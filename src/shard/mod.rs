@@ -40,7 +40,7 @@ mod window;
 mod bounds_tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -53,13 +53,13 @@ use crate::log::LiveBytes;
 use crate::policy::Policy;
 use crate::rib::{BASE_KEPT, Rib, Rules};
 use crate::session::{CloseReason, Verdict};
-use crate::types::{PeerId, SeededMap, ShardId, SourceId, Time};
+use crate::types::{PeerId, SeededMap, ShardId, SourceId, Time, Vni};
 
 use absent::Absentees;
 use ends::Ends;
 use events::QUIET;
 use failed::Failed;
-use groups::{Groups, LagChange};
+use groups::{Groups, LagChange, SubIndex};
 use mail::{ByLane, Outboxes, Received, RefusedRoutes, Request};
 use output::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX};
 use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
@@ -121,7 +121,7 @@ pub struct Shard {
     /// Paused peers, by the home that they wait for.
     paused: Vec<ByLane<VecDeque<PeerId>>>,
     /// Paused peers of whose own changes enough is known now.
-    settled: Vec<PeerId>,
+    settled: VecDeque<PeerId>,
     pace_timers: BinaryHeap<Reverse<(Time, PeerId)>>,
     next_sweep: Time,
     next_expiry: Time,
@@ -137,6 +137,8 @@ pub struct Shard {
     rated: BinaryHeap<Reverse<(Time, PeerId)>>,
     /// When to look again for who takes too much memory alone.
     next_weighing: Time,
+    /// Subscriptions of peers that have gone.
+    leaving: VecDeque<BTreeMap<Vni, SubIndex>>,
     /// Peers of whose something was refused, and when to sum that up.
     refused: Vec<PeerId>,
     next_summary: Time,
@@ -195,7 +197,7 @@ impl Shard {
             mail_to: 0,
             woken: VecDeque::new(),
             paused: (0..shards).map(|_| ByLane::default()).collect(),
-            settled: Vec::new(),
+            settled: VecDeque::new(),
             pace_timers: BinaryHeap::new(),
             next_sweep: Time::NEVER,
             next_expiry: now,
@@ -206,6 +208,7 @@ impl Shard {
             stale_timers: BinaryHeap::new(),
             rated: BinaryHeap::new(),
             next_weighing: now,
+            leaving: VecDeque::new(),
             refused: Vec::new(),
             next_summary: Time::NEVER,
             epoch: 0,
@@ -261,7 +264,8 @@ impl Shard {
 
     /// Does what is due. True if work is left: call again soon, after I/O had its chance.
     pub fn turn(&mut self, now: Time) -> bool {
-        let left = self.work_as_home(now);
+        let mut left = self.drop_leaving();
+        left |= self.work_as_home(now);
         let peers = &self.peers;
         let slow_left = self.groups.compact(self.log_bytes_max(), |source, vni| {
             peers.of_source(source)?.1.subscriptions.get(&vni).copied()
@@ -272,7 +276,7 @@ impl Shard {
         for routes in std::mem::take(&mut self.refused_routes) {
             self.note_refused(now, &routes);
         }
-        self.resume_paused(now);
+        left |= self.resume_paused(now);
         self.fire_timers(now);
         // What the resumed have asked of this very shard is work too.
         left || slow_left || !self.outboxes.block(self.config.id).requests.is_empty()

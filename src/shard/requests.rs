@@ -13,8 +13,8 @@ use super::{STRANGERS, Shard};
 use crate::rib::{FORESIGHT, Join, Outcome};
 use crate::types::{Action, Route, ShardId, Time, Vni};
 
-/// A join costs so much more than a change: its group may be new.
-const JOIN_COST: usize = 8;
+/// A join costs so much more than a change: its group may be new, and its peer's memory is far away.
+const JOIN_COST: usize = 32;
 
 impl Shard {
     /// Mail from another shard.

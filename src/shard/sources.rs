@@ -99,7 +99,7 @@ impl Shard {
             && let Some(peer) = self.peers.find_mut(id)
             && peer.inbound.settle(settled)
         {
-            self.settled.push(id);
+            self.settled.push_back(id);
         }
     }
 

@@ -84,7 +84,7 @@ impl Shard {
 
 impl Groups {
     fn standing(&self, sub: SubIndex) -> (GroupClass, Standing) {
-        let subscription = &self.subscriptions[sub as usize];
+        let subscription = &self.subscriptions[sub];
         let standing = match (&subscription.stand, self.backlog(sub)) {
             (Stand::Waiting, _) => Standing::Joining,
             (_, None) => Standing::Slow,

@@ -179,7 +179,7 @@ impl Shard {
 impl Groups {
     /// Bytes that lie before a subscriber in a base and its log; None if it lags.
     pub(super) fn backlog(&self, sub: SubIndex) -> Option<u64> {
-        let subscription = &self.subscriptions[sub as usize];
+        let subscription = &self.subscriptions[sub];
         let before = subscription.block_bytes_left() as u64;
         match &subscription.stand {
             Stand::Waiting | Stand::AtEnd => Some(before),

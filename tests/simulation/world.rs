@@ -502,19 +502,26 @@ impl World {
     /// All that was said is dealt with; who is stuck stays stuck.
     fn settle_input(&mut self) {
         for round in 0..200_000 {
+            // Whoever subscribed in vain is not heard for a while.
+            self.now = Time(self.now.0 + 5);
             for at in 0..self.clients.len() {
                 self.bytes_to_server(at);
                 self.kernel_sends(at);
             }
             self.deliver_some_mail();
             for at in 0..self.nodes.len() {
-                if self.nodes[at].dirty {
+                let node = &self.nodes[at];
+                if node.dirty || node.shard.next_wakeup() <= self.now {
                     self.turn(at);
                 }
                 self.run_a_writer(at);
             }
-            let connections = self.clients.iter().filter_map(|client| client.connection.as_ref());
-            let heard = connections.map(|c| c.to_server.len()).sum::<usize>() == 0;
+            let mut connections =
+                self.clients.iter().filter_map(|client| client.connection.as_ref());
+            let heard = connections.all(|c| {
+                let shard = &self.nodes[c.shard].shard;
+                c.to_server.is_empty() && (shard.wants_read(c.id) || !c.is_live())
+            });
             let idle = |node: &Node| !node.dirty && node.mail.iter().all(VecDeque::is_empty);
             if round > 20_000 && heard && self.nodes.iter().all(idle) {
                 return;

@@ -13,6 +13,10 @@ use crate::wire::{self, Deframer, Fault, Message, Update};
 /// A peer that sends more than it may is not heard so many times a second.
 const PAUSES_PER_S: i64 = 100;
 
+/// A peer of which so many subscriptions were refused is not heard for a while: so 800 a second cost others little.
+const ASKED_IN_VAIN_MAX: u64 = 16;
+const IN_VAIN_PAUSE: Duration = Duration::from_millis(20);
+
 const MILLION: i64 = 1_000_000;
 const BURST_S: i64 = BURST_TIME.as_secs() as i64;
 
@@ -61,6 +65,8 @@ pub(in crate::shard) struct Inbound {
     /// How many of its changes may be under way.
     changes_max: i64,
     rate: Rate,
+    /// Subscriptions that were refused.
+    asked_in_vain: u64,
     updates_received: u64,
 }
 
@@ -112,6 +118,7 @@ impl Inbound {
             },
             changes_max,
             rate: Rate::full(now, updates_per_s_max),
+            asked_in_vain: 0,
             updates_received: 0,
         }
     }
@@ -183,6 +190,13 @@ impl Inbound {
     pub(crate) fn spend(&mut self, now: Time) -> Option<Time> {
         self.rate.tokens -= 1;
         self.is_owing(now)
+    }
+
+    /// A subscription was refused. Whoever asks in vain again and again is read more slowly: until when it is not heard.
+    pub(crate) fn ask_in_vain(&mut self, now: Time) -> Option<Time> {
+        self.asked_in_vain += 1;
+        let is_due = self.asked_in_vain.is_multiple_of(ASKED_IN_VAIN_MAX);
+        is_due.then(|| now.after(IN_VAIN_PAUSE))
     }
 
     /// If the peer has sent more than it may, until when it is not heard.

@@ -290,9 +290,11 @@ impl Peers {
         place.peer.as_deref_mut().filter(|_| same)
     }
 
-    /// A subscription has something to send.
+    /// A subscription has something to send, unless its peer has gone.
     pub(super) fn queue(&mut self, ready: Ready) {
-        let peer = self.find_mut(ready.peer).expect("a subscription has its peer");
+        let Some(peer) = self.find_mut(ready.peer).filter(|it| it.ending != Ending::Closed) else {
+            return;
+        };
         peer.outbound.queue(ready.sub, ready.epoch, ready.is_urgent);
         self.wake_writer(ready.peer);
     }

@@ -1,0 +1,97 @@
+//! How the fabric is, for operators.
+//!
+//! Owns plain values. Must never be more than a copy: nobody waits for anything in here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::lease::LeaseState;
+use super::record::Dropped;
+
+/// How far the fabric is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum State {
+    /// The engine is out of reach. Remote routes stay for a while.
+    #[default]
+    Unlinked,
+    /// Connected; what the engine has is being read.
+    Reading,
+    /// All was read; what others have to be told is being published, or peers of the former life may still come back.
+    Syncing,
+    /// All was read and published.
+    Synced,
+    /// It ends: others keep its routes for a while.
+    Leaving,
+    /// It gave the fabric up: a reflector with the same name was started later.
+    Fenced,
+}
+
+/// What is known of another reflector's lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// There is one, and this is what it says.
+    Live(LeaseState),
+    /// It is over. Its routes stay so much longer.
+    Stale(Duration),
+    /// It is over, and its routes are gone.
+    Lost,
+}
+
+/// Another reflector.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReflectorStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it lives.
+    pub standing: Standing,
+    /// Records of it that count.
+    pub records: u64,
+    /// How many of them were not said again since the feed was last opened.
+    pub records_former: u64,
+    /// Which reading of the stream they come from.
+    pub generation: u64,
+    /// Leases in a row whose digest differed from what we have. From two on everything is read anew; what
+    /// differs then is for people to find out.
+    pub digest_misses: u32,
+}
+
+/// How the fabric is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Status {
+    /// How far it is.
+    pub state: State,
+    /// Records that the feed had for us behind the last one.
+    pub lag_records: u64,
+    /// Since when our own lease was seen in the feed last; None: not since the feed was opened.
+    pub canary_age: Option<Duration>,
+    /// How long remote routes stay if the engine does not come back; None: it is there.
+    pub held_for: Option<Duration>,
+    /// Routes that we publish.
+    pub own_records: u64,
+    /// Routes of the former life that stand for peers which are not back.
+    pub own_stale: bool,
+    /// Keys whose present state is still to be published.
+    pub dirty: u64,
+    /// Publications that wait for their acknowledgement.
+    pub in_flight: u64,
+    /// Keys that the engine has no room for.
+    pub full: u64,
+    /// Other reflectors, by name.
+    pub reflectors: Vec<ReflectorStatus>,
+    /// Records of all other reflectors.
+    pub remote_records: u64,
+    /// Records that were dropped since the start, by reason.
+    pub dropped: BTreeMap<Dropped, u64>,
+    /// Routes that our own tables refused since the start.
+    pub refused: u64,
+    /// How often everything was read anew since the start.
+    pub readings: u64,
+    /// Publications that failed since the start, and what the last one of them was told.
+    pub publish_errors: u64,
+    /// See `publish_errors`.
+    pub last_error: Option<String>,
+    /// Digests that differed twice in a row, even after a new reading, since the start.
+    pub digest_alarms: u64,
+    /// Another process has our name. Its incarnation.
+    pub twin: Option<u64>,
+}
