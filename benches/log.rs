@@ -14,7 +14,7 @@ use common::routes::{route, updates};
 use common::{ThreadCpu, criterion};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use metalbond_uring::internals::log::{
-    Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Scope, VniLog,
+    Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Reader, Scope, VniLog,
 };
 use metalbond_uring::internals::policy::Denial;
 use metalbond_uring::internals::rib::{
@@ -22,10 +22,15 @@ use metalbond_uring::internals::rib::{
 };
 use metalbond_uring::internals::wire::frames;
 use metalbond_uring::types::{
-    Action, GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, Time, Vni,
+    Action, Announcers, GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, SpeakerId, Time,
+    Vni,
 };
 
 const VNI: Vni = Vni(7);
+
+fn speaker(number: u32) -> SpeakerId {
+    SpeakerId::of_source(source(number))
+}
 
 fn source(number: u32) -> SourceId {
     SourceId(PeerId::new(ShardId(0), number, 0))
@@ -62,7 +67,7 @@ fn fan_out(log: &mut VniLog, cursors: &mut Vec<Cursor>, count: u32, block: &[u8]
     log.append(block, Scope::All, None);
     let mut read = 0;
     for cursor in cursors.iter_mut() {
-        while let Some(range) = cursor.readable(source(1), 1 << 16) {
+        while let Some(range) = cursor.readable(Reader::new(speaker(1)), 1 << 16) {
             read += black_box(cursor.chunk().slice(range.clone())).len();
             cursor.advance_to(range.end);
         }
@@ -82,6 +87,7 @@ impl RecordSink for Answers {
     fn joined(&mut self, _: ShardId, joined: Joined) {
         self.0.push(joined);
     }
+    fn publish(&mut self, _: Vni, _: &Route, _: Announcers) {}
     fn swept(&mut self, _: ShardId, _: SourceId, _: u32, _: u32) {}
     fn judged(&mut self, _: SourceId, _: Introduction, _: (Vni, &Route), _: Option<Denial>) {}
 }
@@ -133,7 +139,9 @@ fn compaction(criterion: &mut Criterion<ThreadCpu>) {
         let mut out = Vec::with_capacity(1 << 17);
         bencher.iter(|| {
             let (mut laggard, mut told) = (before.clone(), 0);
-            while let Some(bytes) = compaction.tell(&mut laggard, source(1), &mut out, 1 << 16) {
+            while let Some(bytes) =
+                compaction.tell(&mut laggard, Reader::new(speaker(1)), &mut out, 1 << 16)
+            {
                 told += bytes;
                 out.clear();
             }
@@ -151,7 +159,7 @@ fn compacted(parts: &[&Vec<u8>]) -> (Compaction, Laggard) {
     let mut compaction = Compaction::new(begin, hasher(), LiveBytes::default());
     let laggard = compaction.laggard();
     loop {
-        while compaction.pass(usize::MAX, |_| None) {}
+        while compaction.pass(usize::MAX, |_| false, &mut Vec::new()) {}
         if !compaction.step() {
             return (compaction, laggard);
         }
@@ -167,7 +175,7 @@ fn merging(criterion: &mut Criterion<ThreadCpu>) {
             let action = if part % 2 == 0 { Action::Add } else { Action::Remove };
             let numbers = (0..ROUTES / 5).map(|number| number + ROUTES / 5 * (part / 2));
             let bytes = updates(action, VNI, numbers);
-            frames(&bytes).for_each(|frame| list.push(frame, Scope::AllBut(source(part / 2))));
+            frames(&bytes).for_each(|frame| list.push(frame, Scope::AllBut(speaker(part / 2))));
         }
         list
     };

@@ -16,7 +16,7 @@ use criterion::{
 use metalbond_uring::internals::log::Scope;
 use metalbond_uring::internals::policy::Denial;
 use metalbond_uring::internals::rib::{Introduction, Joined, RecordSink, Rib, Rules, UpdateGroup};
-use metalbond_uring::types::{PeerClass, PeerId, Route, ShardId, SourceId, Vni};
+use metalbond_uring::types::{Announcers, PeerClass, PeerId, Route, ShardId, SourceId, Vni};
 
 const VNI: Vni = Vni(7);
 
@@ -31,6 +31,7 @@ impl RecordSink for Silence {
     fn joined(&mut self, _: ShardId, _: Joined) {
         panic!("nobody joins");
     }
+    fn publish(&mut self, _: Vni, _: &Route, _: Announcers) {}
     fn swept(&mut self, _: ShardId, _: SourceId, _: u32, _: u32) {}
     fn judged(&mut self, _: SourceId, _: Introduction, _: (Vni, &Route), _: Option<Denial>) {}
 }

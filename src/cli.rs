@@ -3,11 +3,13 @@
 //! Owns the flags, their defaults and what is said about wrong ones. Must never print, exit or
 //! start anything: the program does.
 //!
-//! The first word is a command: `server`, which may be left out, `client`, `show`, `diff` or `help`. Flags follow.
+//! The first word is a command: `server`, which may be left out, `client`, `show`, `diff`, `fabric` or `help`. Flags
+//! follow.
 
 mod client;
 mod completions;
 mod diff;
+mod fabric;
 mod flags;
 mod man;
 mod manual;
@@ -21,7 +23,7 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::io::{Md5Key, MemoryMax, PolicyConfig, ServerConfig};
+use crate::io::{FabricIdentity, FabricName, Md5Key, MemoryMax, PolicyConfig, ServerConfig};
 use crate::policy::NextHopPolicy;
 use crate::shard::Limits;
 use crate::types::{HostPort, Pace, ReflectOwn, nearest};
@@ -34,6 +36,7 @@ use values::{
 
 pub use client::ClientOptions;
 pub use diff::{DiffOptions, Side, SideAt};
+pub use fabric::ForgetOptions;
 pub use flags::{Grammar, Takes, VERSION, parse_flags, usage_of, version_of};
 pub use program::{Command, Program};
 pub use show::{ShowOptions, Subject};
@@ -53,6 +56,8 @@ pub enum Invocation {
     Show(ShowOptions),
     /// To compare what several have in their tables.
     Diff(DiffOptions),
+    /// To remove what a reflector has left in a fabric.
+    Forget(ForgetOptions),
 }
 
 /// Where a text goes.
@@ -99,9 +104,11 @@ pub struct ServerOptions {
 pub fn parse(args: &[&str]) -> Result<Invocation, Exit> {
     match args {
         ["client", rest @ ..] => client::parse(rest).map(Invocation::Client),
+        ["fabric", rest @ ..] => fabric::parse(rest),
         ["help"] | ["help", "server" | "help"] => server(&["--help"]),
         ["help", "client"] => client::parse(&["--help"]).map(Invocation::Client),
         ["help", "show", ..] => show::parse(&["--help"]).map(Invocation::Show),
+        ["help", "fabric", ..] => fabric::parse(&["--help"]),
         ["help", "diff"] => diff::parse(&["--help"]).map(Invocation::Diff),
         ["help", command @ ("completions" | "man")] => {
             Err(manual::MANUAL.text(&[command, "--help"]))
@@ -124,8 +131,10 @@ fn server(args: &[&str]) -> Result<Invocation, Exit> {
     metrics_need_http(&GRAMMAR, flags.metrics_per_peer, &flags.http)?;
     let allow = GRAMMAR.unique("--allow", &flags.allow, network)?;
     let tcp_md5 = md5_keys(&GRAMMAR, &flags.tcp_md5)?;
+    let fabric = fabric::options(&GRAMMAR, &flags)?;
     let mut options = ServerOptions::from(flags);
     options.server.tcp_md5 = tcp_md5;
+    options.server.fabric = fabric;
     options.server.allow = allow.into_iter().collect();
     Ok(Invocation::Server(options))
 }
@@ -181,6 +190,7 @@ type Addresses = Vec<SocketAddr>;
                    \x20 show <what>       show what a running server or client knows: peers,\n\
                    \x20                   routes, VNIs or a summary\n\
                    \x20 diff <addresses>  say whether reflectors have the same routes\n\
+                   \x20 fabric <what>     how the fabric of reflectors is, and forget one of them\n\
                    \x20 completions <shell>\n\
                    \x20                   print completions for bash, zsh or fish\n\
                    \x20 man               print the manual page (roff)\n\
@@ -189,7 +199,8 @@ type Addresses = Vec<SocketAddr>;
              {command_name} client --server <address> [flags]\n       \
              {command_name} show <what> [flags]\n       \
              {command_name} diff <address> <address>... [flags]\n       \
-             {command_name} help [server|client|show|diff]",
+             {command_name} fabric <what> [flags]\n       \
+             {command_name} help [server|client|show|diff|fabric]",
     help_triggers("-h", "--help"),
     note = "A value may also follow a `=`.",
     example = "{command_name} --listen \"[::]:4711\" --cores 4"
@@ -335,6 +346,44 @@ struct ServerFlags {
     /// seconds over which peers are closed when it ends, up to 3600; default 0, which is at once
     #[argh(option, arg_name = "s", from_str_fn(drain_seconds), default = "0")]
     drain_time: u32,
+    /// fabric of reflectors to join: nats://HOST[,HOST...]/NAME, or tls://; they see each other's routes
+    #[argh(option, arg_name = "url")]
+    fabric: Option<String>,
+    /// what this reflector is called in the fabric, default the host's name; each has its own
+    #[argh(option, arg_name = "name", from_str_fn(fabric::name))]
+    fabric_name: Option<FabricName>,
+    /// file with NATS credentials (.creds), or with the seed of an nkey
+    #[argh(option, arg_name = "file", from_str_fn(fabric::file))]
+    fabric_creds: Option<PathBuf>,
+    /// file with the certificates that the NATS servers' are signed with (PEM); only TLS is spoken then
+    #[argh(option, arg_name = "file", from_str_fn(fabric::file))]
+    fabric_ca: Option<PathBuf>,
+    /// what peers are known by across reflectors: address (default), or none where they share addresses
+    #[argh(option, arg_name = "which", from_str_fn(fabric::identity))]
+    fabric_identity: Option<FabricIdentity>,
+    /// routes of other reflectors that are taken, default 10000000
+    #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
+    fabric_routes_max: Option<u32>,
+    /// NATS servers that keep the routes if this reflector creates the stream, 1 to 5; default 1, or 3 if --fabric
+    /// names three hosts
+    #[argh(option, arg_name = "n", from_str_fn(fabric::replicas))]
+    fabric_replicas: Option<u32>,
+    /// seconds between two signs of life, 1 to 60; default 3
+    #[argh(option, arg_name = "s", from_str_fn(fabric::heartbeat))]
+    fabric_heartbeat: Option<u32>,
+    /// seconds of silence after which a reflector is taken for gone, 2 to 600; default 10
+    #[argh(option, arg_name = "s", from_str_fn(fabric::lease))]
+    fabric_lease: Option<u32>,
+    /// seconds for which its routes stay then, 3 to 1800; default 120
+    #[argh(option, arg_name = "s", from_str_fn(fabric::stale))]
+    fabric_stale_time: Option<u32>,
+    /// seconds after a restart in which peers may come back before their routes are withdrawn elsewhere, 1 to 86400;
+    /// default 120
+    #[argh(option, arg_name = "s", from_str_fn(fabric::restart))]
+    fabric_restart_time: Option<u32>,
+    /// seconds for which routes of others stay without NATS, 1 to 604800; default 3600
+    #[argh(option, arg_name = "s", from_str_fn(fabric::hold))]
+    fabric_hold_time: Option<u32>,
     /// address to show routes, peers and VNIs on, over HTTP; `:4712` is on all addresses
     #[argh(option, arg_name = "address", from_str_fn(host_port))]
     http: Option<HostPort>,
@@ -410,6 +459,15 @@ const MSS_TAKES: Takes =
 
 const LOG_FORMAT_TAKES: Takes = Takes("--log-format", "text, json or logfmt", "json");
 
+const FABRIC_TAKES: Takes =
+    Takes("--fabric", "NATS servers and the fabric's name", "nats://nats-1,nats-2,nats-3/main");
+
+const CREDS_TAKES: Takes =
+    Takes("--fabric-creds", "a file of NATS credentials", "/etc/metalbond-uring/fabric.creds");
+
+const CA_TAKES: Takes =
+    Takes("--fabric-ca", "a file of certificates", "/etc/metalbond-uring/nats-ca.pem");
+
 const MD5_TAKES: Takes = Takes(
     "--tcp-md5",
     "networks or addresses, each with the file that has its key behind a =",
@@ -445,6 +503,18 @@ static VALUES: &[Takes] = &[
     Takes("--announce-policy", "a file of rules", "/etc/metalbond-uring/policy"),
     Takes("--drain-time", "seconds from 0 to 3600", "30"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
+    FABRIC_TAKES,
+    Takes("--fabric-name", "1 to 32 letters, digits, - and _", "rr-1"),
+    CREDS_TAKES,
+    CA_TAKES,
+    Takes("--fabric-identity", "address or none", "none"),
+    Takes("--fabric-routes-max", "a number from 1 to 4294967295", "10000000"),
+    Takes("--fabric-replicas", "a number from 1 to 5", "3"),
+    Takes("--fabric-heartbeat", "seconds from 1 to 60", "3"),
+    Takes("--fabric-lease", "seconds from 2 to 600", "10"),
+    Takes("--fabric-stale-time", "seconds from 3 to 1800", "120"),
+    Takes("--fabric-restart-time", "seconds from 1 to 86400", "120"),
+    Takes("--fabric-hold-time", "seconds from 1 to 604800", "3600"),
     Takes("--http", "an address and a port", "[::]:4712"),
     LOG_FORMAT_TAKES,
 ];

@@ -6,9 +6,9 @@
 #[cfg(feature = "cli")]
 pub mod cli {
     pub use crate::cli::{
-        ClientOptions, Command, DiffOptions, Exit, Grammar, Invocation, LogFormat, PROGRAM,
-        Program, ServerOptions, ShowOptions, Side, SideAt, Stream, Subject, Takes, VERSION, parse,
-        parse_flags, usage_of, version_of,
+        ClientOptions, Command, DiffOptions, Exit, ForgetOptions, Grammar, Invocation, LogFormat,
+        PROGRAM, Program, ServerOptions, ShowOptions, Side, SideAt, Stream, Subject, Takes,
+        VERSION, parse, parse_flags, usage_of, version_of,
     };
 }
 pub mod client {
@@ -18,8 +18,8 @@ pub mod client {
 pub mod fabric {
     pub use crate::fabric::{
         Contents, Dropped, Effect, Ended, Fabric, FabricConfig, Lease, LeaseState, NAME_LEN_MAX,
-        NameError, PublishError, Record, ReflectorStatus, Rule, Standing, State, Status, Subjects,
-        Timers, check_name,
+        NameError, PublishError, Record, ReflectorStatus, Rule, Standing, State, Status, Subject,
+        Subjects, Timers, check_name, decode_announcers, encode_announcers, record_hash,
     };
 }
 #[cfg(feature = "http")]
@@ -27,10 +27,19 @@ pub mod http {
     pub use crate::http::{HttpError, HttpListener, HttpServer, Servers, View};
 }
 pub mod io {
+    #[cfg(feature = "fabric")]
+    pub use crate::io::fabric::{
+        Acks, Connected, Delivered, Fault, Feed, ForgetError, Link, Publication, forget,
+    };
     pub use crate::io::{
         Asker, SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain,
         probe, raise_descriptor_limit, receive_ready, runtime_builder, serve,
         survive_file_size_limit,
+    };
+    #[cfg(feature = "fabric")]
+    pub use crate::io::{
+        FabricAddress, FabricIdentity, FabricName, FabricOptions, FabricView, ServerSeen,
+        StreamSeen,
     };
 }
 pub mod kernel {
@@ -40,7 +49,7 @@ pub mod kernel {
 }
 pub mod log {
     pub use crate::log::{
-        Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Scope, VniLog,
+        Compaction, Cursor, FramesList, Laggard, LiveBytes, Merge, Reader, Scope, Turned, VniLog,
     };
 }
 pub mod policy {
@@ -60,11 +69,11 @@ pub mod session {
 }
 pub mod shard {
     pub use crate::shard::{
-        Audience, BATCH_BYTES_MAX, Budgets, Counters, EndsPiece, Extremes, Ledger, Limits, Mail,
-        MemoryBounds, PaceCounters, PeerView, PeersPiece, Piece, Pressure, RefusedWhat,
-        RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig, Sight, Sources, Standing,
-        StandingView, StandingsPiece, SubscribersPiece, SubscribersView, TIMING_BOUNDS_US,
-        TcpSample, Timings, Transmit, Usage, VniView, VnisPiece, Wake,
+        Announcer, Audience, BATCH_BYTES_MAX, Budgets, Correspondent, Counters, EndsPiece,
+        Extremes, Identity, Ledger, Limits, Mail, MemoryBounds, PaceCounters, PeerView, PeersPiece,
+        Piece, Pressure, RefusedWhat, RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig,
+        Sight, Sources, Standing, StandingView, StandingsPiece, SubscribersPiece, SubscribersView,
+        TIMING_BOUNDS_US, TcpSample, Timings, Transmit, Usage, VniView, VnisPiece, Wake,
     };
 }
 pub mod vital {

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use metalbond_uring::api::{DummyClient, HttpOptions, MetalBond, NetlinkClient};
 use metalbond_uring::internals::cli::{
-    self, ClientOptions, Exit, Invocation, ServerOptions, Stream,
+    self, ClientOptions, Exit, ForgetOptions, Invocation, ServerOptions, Stream,
 };
 use metalbond_uring::internals::http::{HttpListener, View};
 use metalbond_uring::internals::io;
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Client(options)) => end(client(options)),
         Ok(Invocation::Show(options)) => done(show::run(&options)),
         Ok(Invocation::Diff(options)) => done(diff::run(&options)),
+        Ok(Invocation::Forget(options)) => done(forget(&options)),
         Err(exit) => say(&exit),
     }
 }
@@ -88,6 +89,19 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
         false => metalbond.shutdown(),
     }
     Ok(())
+}
+
+/// Has the others forget a reflector.
+fn forget(options: &ForgetOptions) -> Result<(), Exit> {
+    let ForgetOptions { fabric, reflector, force } = options;
+    let name = cli::PROGRAM;
+    let removed = io::forget(fabric, reflector, *force).map_err(|error| Exit {
+        code: 1,
+        text: format!("{name} fabric forget: {error}\n"),
+        stream: Stream::Stderr,
+    })?;
+    let text = format!("forgot {reflector}: {removed} routes removed\n");
+    Err(Exit { code: 0, text, stream: Stream::Stdout })
 }
 
 fn end(result: anyhow::Result<()>) -> ExitCode {

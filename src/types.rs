@@ -9,6 +9,7 @@ mod growing;
 mod host_port;
 mod nearest;
 mod slots;
+mod speaker;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -24,6 +25,7 @@ pub(crate) use growing::{Pages, Place, SplitMap, SplitTable, wide};
 pub use host_port::{HostPort, HostPortError};
 pub(crate) use nearest::nearest;
 pub(crate) use slots::Slots;
+pub use speaker::{Remote, Speaker, SpeakerId};
 
 /// A hash map whose seed its owner passes in (random in `io`, the run's seed in the simulator).
 pub type SeededMap<K, V> = hashbrown::HashMap<K, V, ahash::RandomState>;
@@ -276,7 +278,8 @@ impl ShardId {
     }
 }
 
-/// One connection, never used again: shard (10 bits), slot (20 bits), generation (34 bits).
+/// One connection, never used again: shard (10 bits), slot (20 bits), generation (33 bits). One bit more is for what is
+/// no connection of this node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(u64);
 
@@ -284,12 +287,15 @@ impl PeerId {
     /// Peers that one shard can hold at a time.
     pub const SLOTS: u32 = 1 << 20;
 
+    /// How often a slot can be used.
+    pub const GENERATIONS: u64 = 1 << 33;
+
     /// Puts an id together.
     ///
     /// # Panics
     /// If a part does not fit: ids would repeat, and routes would be withdrawn from the wrong peer.
     pub fn new(shard: ShardId, slot: u32, generation: u64) -> PeerId {
-        assert!(shard <= ShardId::MAX && slot < Self::SLOTS && generation < 1 << 34);
+        assert!(shard <= ShardId::MAX && slot < Self::SLOTS && generation < Self::GENERATIONS);
         PeerId(u64::from(shard.0) << 54 | u64::from(slot) << 34 | generation)
     }
 
@@ -305,7 +311,7 @@ impl PeerId {
 
     /// How often the slot had been used before.
     pub fn generation(self) -> u64 {
-        self.0 & ((1 << 34) - 1)
+        self.0 & (Self::GENERATIONS - 1)
     }
 }
 
@@ -470,9 +476,9 @@ mod tests {
 
     #[test]
     fn peer_ids_come_apart_again() {
-        let id = PeerId::new(ShardId(1023), PeerId::SLOTS - 1, (1 << 34) - 1);
+        let id = PeerId::new(ShardId(1023), PeerId::SLOTS - 1, PeerId::GENERATIONS - 1);
         assert_eq!((id.shard(), id.slot()), (ShardId(1023), PeerId::SLOTS - 1));
-        assert_eq!(id.generation(), (1 << 34) - 1);
+        assert_eq!(id.generation(), PeerId::GENERATIONS - 1);
     }
 
     #[test]

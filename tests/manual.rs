@@ -29,7 +29,7 @@ fn flags(help: &str) -> Vec<String> {
 fn helps(name: &str, program: &str) -> Vec<(&'static str, String)> {
     let commands = match name {
         "loadgen" => &[][..],
-        _ => &["client", "show", "diff"],
+        _ => &["client", "show", "diff", "fabric"],
     };
     let mut helps = vec![("", output(program, &["--help"]))];
     helps.extend(commands.iter().map(|command| (*command, output(program, &["help", command]))));

@@ -22,5 +22,6 @@ pub fn shard_config(id: u16, shards: u16) -> ShardConfig {
         budgets: Budgets::default(),
         policy: None,
         ledger: Arc::default(),
+        fabric: None,
     }
 }

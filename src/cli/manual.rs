@@ -5,7 +5,7 @@
 use super::completions::{SHELLS, completions};
 use super::man::man;
 use super::program::{Command, Program};
-use super::{Exit, GRAMMAR, PROGRAM, Stream, client, diff, show, usage_of};
+use super::{Exit, GRAMMAR, PROGRAM, Stream, client, diff, fabric, show, usage_of};
 use crate::types::nearest;
 
 /// All that this program can be asked for.
@@ -32,6 +32,12 @@ pub(super) static MANUAL: Program = Program {
             summary: "say whether reflectors have the same routes",
             needs: "SIDE SIDE...",
             grammar: &diff::GRAMMAR,
+        },
+        Command {
+            name: "fabric",
+            summary: "how the fabric of reflectors is, and forget one",
+            needs: "WHAT",
+            grammar: &fabric::GRAMMAR,
         },
     ],
     see_also: &["loadgen(1)"],

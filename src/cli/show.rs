@@ -28,6 +28,8 @@ pub enum Subject {
     Routes,
     /// VNIs, a line each.
     Vnis,
+    /// The node's part in a fabric, and the other reflectors: `fabric status`.
+    Fabric,
 }
 
 /// What to show, and of whom.
@@ -150,7 +152,7 @@ pub(super) fn parse(args: &[&str]) -> Result<ShowOptions, Exit> {
         filter.push(("peer", peer));
     }
     let takes: &[&str] = match subject {
-        Subject::Summary | Subject::Peer => &[],
+        Subject::Summary | Subject::Peer | Subject::Fabric => &[],
         Subject::Peers => &["vni", "peer"],
         Subject::Routes => &["vni", "prefix", "peer"],
         Subject::Vnis => &["vni"],
@@ -198,6 +200,7 @@ fn subject(words: &[&str]) -> Result<(Subject, Option<String>), Exit> {
                 "{address:?} is no address of a peer: it takes an ADDRESS, or ADDRESS:PORT with IPv6 in brackets\n"
             ));
         }
+        ["fabric", ..] => return usage("the fabric is shown by: metalbond-uring fabric status\n"),
         [word, ..] => {
             let meant = nearest(word, SUBJECTS.iter().copied());
             let meant = meant.map(|meant| format!("Did you mean {meant}?\n")).unwrap_or_default();
@@ -216,7 +219,7 @@ fn subject(words: &[&str]) -> Result<(Subject, Option<String>), Exit> {
     }
 }
 
-fn http_default() -> HostPort {
+pub(super) fn http_default() -> HostPort {
     HostPort { host: "::1".to_owned(), port: 4712 }
 }
 
@@ -265,6 +268,7 @@ mod tests {
             ("", "There are: summary, peers,"),
             ("peesr", "Did you mean peers?"),
             ("vni", "Did you mean vnis?"),
+            ("fabric", "metalbond-uring fabric status"),
             ("peer", "For example: metalbond-uring show peer"),
             ("peer nobody", "\"nobody\" is no address"),
             ("peer ::1 ::2", "\"::2\": one peer"),

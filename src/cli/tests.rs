@@ -52,6 +52,7 @@ fn defaults() {
                 memory_max: MemoryMax::Auto,
                 drain_time: Duration::ZERO,
                 policy: PolicyConfig::default(),
+                fabric: None,
             },
             http: None,
             metrics_per_peer: false,
@@ -90,6 +91,18 @@ fn every_flag_in_both_spellings() {
         ("--tcp-md5", "::/0=a=b,10.0.0.7/8=/k"),
         ("--nexthop-policy", "own-prefix/64"),
         ("--announce-policy", "/etc/policy"),
+        ("--fabric", "tls://nats,[::1]:5/main"),
+        ("--fabric-name", "rr_1"),
+        ("--fabric-creds", "/creds"),
+        ("--fabric-ca", "/ca"),
+        ("--fabric-identity", "none"),
+        ("--fabric-routes-max", "4294967295"),
+        ("--fabric-replicas", "5"),
+        ("--fabric-heartbeat", "60"),
+        ("--fabric-lease", "600"),
+        ("--fabric-stale-time", "1800"),
+        ("--fabric-restart-time", "86400"),
+        ("--fabric-hold-time", "604800"),
         ("--http", ":4712"),
         ("--log-format", "logfmt"),
     ];
@@ -129,6 +142,20 @@ fn every_flag_in_both_spellings() {
                 next_hops: NextHopPolicy::OwnPrefix(64),
                 announce_file: Some("/etc/policy".into()),
             },
+            fabric: Some(crate::io::FabricOptions {
+                address: "tls://nats:4222,[::1]:5/main".parse().unwrap(),
+                name: "rr_1".parse().unwrap(),
+                credentials_file: Some("/creds".into()),
+                ca_file: Some("/ca".into()),
+                identity: FabricIdentity::None,
+                routes_max: 4_294_967_295,
+                replicas: 5,
+                heartbeat: Duration::from_secs(60),
+                lease: Duration::from_secs(600),
+                stale_time: Duration::from_secs(1800),
+                restart_time: Duration::from_secs(86_400),
+                hold_time: Duration::from_secs(604_800),
+            }),
         },
         http: Some(HostPort { host: String::new(), port: 4712 }),
         metrics_per_peer: true,
@@ -241,7 +268,11 @@ fn wrong_values_name_the_flag_the_value_and_what_it_takes() {
 fn examples_and_missing_or_doubled_values() {
     let is_no_list = |Takes(flag, ..): &&Takes| !GRAMMAR.lists.contains(flag);
     for Takes(flag, takes, example) in VALUES.iter().filter(is_no_list) {
-        server(&[flag, example]);
+        match flag.starts_with("--fabric-") {
+            // They say more about one.
+            true => server(&["--fabric", "nats://a/F", flag, example]),
+            false => server(&[flag, example]),
+        };
         let text = wrong(&["server", flag]);
         assert!(text.contains(&format!("'{flag}'")) && text.contains(takes), "{text}");
         let text = wrong(&[flag, example, flag, example]);

@@ -33,7 +33,11 @@ static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 pub fn start(format: LogFormat, verbose: bool) -> std::io::Result<()> {
     let queue = QUEUE.get_or_init(LogQueue::default);
     let _ = FORMAT.set(format);
-    let default = if verbose { "info,metalbond_uring=debug" } else { "info" };
+    // What the engine's client says is said in our words, and not at each attempt.
+    let default = match verbose {
+        true => "info,metalbond_uring=debug,async_nats=off",
+        false => "info,async_nats=off",
+    };
     let wanted = std::env::var_os(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let wanted = wanted.to_string_lossy();
     let (filter, wrong) = match EnvFilter::try_new(&*wanted) {

@@ -138,13 +138,11 @@ pub enum Rule {
     Hold,
     /// What reflectors leave that never come back is purged.
     Janitor,
-    /// Who ends for a restart withdraws nothing.
-    LeaveQuietly,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 17] = [
+    pub const ALL: [Rule; 16] = [
         Rule::ReadFromTheFirst,
         Rule::ReadToTheEnd,
         Rule::Canary,
@@ -161,6 +159,5 @@ impl Rule {
         Rule::Digest,
         Rule::Hold,
         Rule::Janitor,
-        Rule::LeaveQuietly,
     ];
 }

@@ -19,8 +19,15 @@
 mod config;
 mod engine;
 mod lease;
+#[cfg(test)]
+mod model;
+mod others;
+mod own;
+mod protocol;
 mod record;
+mod stand_in;
 mod status;
+mod subject;
 
 use crate::shard::Mail;
 use crate::types::{ShardId, Time};
@@ -28,126 +35,140 @@ use crate::types::{ShardId, Time};
 pub use config::{FabricConfig, NAME_LEN_MAX, NameError, Rule, Timers, check_name};
 pub use engine::{Effect, Ended, PublishError, Record};
 pub use lease::{Contents, Lease, LeaseState};
-pub use record::Dropped;
+pub use record::{Dropped, decode_announcers, encode_announcers, record_hash};
 pub use status::{ReflectorStatus, Standing, State, Status};
+pub use subject::{Subject, Subjects};
+
+use protocol::{HomeCall, Homes, Protocol};
+use stand_in::Correspondent;
 
 /// This reflector's part in the fabric.
 #[derive(Debug)]
 pub struct Fabric {
-    config: FabricConfig,
+    protocol: Protocol,
+    homes: Correspondent,
 }
 
 impl Fabric {
     /// A fabric that is not linked yet.
-    ///
-    /// # Panics
-    /// If a name is none: see [`check_name`].
-    pub fn new(_now: Time, config: FabricConfig) -> Fabric {
-        Fabric { config }
+    pub fn new(now: Time, config: FabricConfig) -> Fabric {
+        Fabric { homes: Correspondent::new(config.shards), protocol: Protocol::new(now, config) }
     }
 
     /// The engine can be reached, and its stream is as it should be.
-    pub fn linked(&mut self, _now: Time) {}
+    pub fn linked(&mut self, now: Time) {
+        self.protocol.linked(now);
+    }
 
-    /// The engine cannot be reached any more. All that is in flight is to be refused ([`PublishError::Other`]) before or
-    /// after this, or never: it is forgotten.
-    pub fn unlinked(&mut self, _now: Time) {}
+    /// The engine cannot be reached any more. What is in flight is forgotten.
+    pub fn unlinked(&mut self, now: Time) {
+        self.protocol.unlinked(now);
+    }
 
-    /// After [`Effect::Open`], before [`Fabric::opened`]: a lease as it stands.
-    pub fn found(&mut self, _now: Time, _lease: &Record<'_>) {}
+    /// After [`Effect::Open`], before [`Fabric::opened`]: a lease as it stands, or the marker of its end.
+    pub fn found(&mut self, now: Time, lease: &Record<'_>) {
+        self.protocol.found(now, lease);
+    }
 
     /// The feed that [`Effect::Open`] asked for is there, with so many records waiting.
-    pub fn opened(&mut self, _now: Time, _pending: u64) {}
+    pub fn opened(&mut self, now: Time, pending: u64) {
+        self.protocol.opened(now, pending);
+    }
 
     /// The feed has failed, or could not be opened. Another [`Effect::Open`] follows in a while.
-    pub fn feed_broken(&mut self, _now: Time) {}
+    pub fn feed_broken(&mut self, now: Time) {
+        self.protocol.feed_broken(now);
+    }
 
     /// A record of the feed. A hostile one is dropped and counted.
-    pub fn record(&mut self, _now: Time, _record: &Record<'_>) {}
+    pub fn record(&mut self, now: Time, record: &Record<'_>) {
+        self.protocol.record(now, record);
+        self.tell_homes();
+    }
 
     /// A publication is in the stream, at this place.
-    pub fn acked(&mut self, _now: Time, _token: u64, _sequence: u64) {}
+    pub fn acked(&mut self, now: Time, token: u64, sequence: u64) {
+        self.protocol.acked(now, token, sequence);
+    }
 
     /// A publication or a purge has failed, or nobody knows.
-    pub fn refused(&mut self, _now: Time, _token: u64, _error: &PublishError) {}
+    pub fn refused(&mut self, now: Time, token: u64, error: &PublishError) {
+        self.protocol.refused(now, token, error);
+    }
 
     /// A purge is done.
-    pub fn purged(&mut self, _now: Time, _token: u64) {}
+    pub fn purged(&mut self, _now: Time, token: u64) {
+        self.protocol.purged(token);
+    }
 
     /// Mail from a shard.
-    pub fn deliver(&mut self, _now: Time, _mail: Mail) {}
+    pub fn deliver(&mut self, _now: Time, mail: Mail) {
+        let protocol = &mut self.protocol;
+        self.homes.deliver(mail, |vni, route, by| protocol.published(vni, route, by));
+    }
 
-    /// The process is about to end: others are told so, and keep our routes for a while.
-    pub fn leave(&mut self, _now: Time) {}
+    /// The process is about to end, and means to come back: others are told so, and keep our routes for a while.
+    pub fn leave(&mut self, now: Time) {
+        self.protocol.leave(now);
+    }
 
     /// Whether that is done, or has taken too long: the connection can be closed.
     pub fn has_left(&self) -> bool {
-        false
+        self.protocol.has_left()
     }
 
     /// Does what is due. To be called after each batch of calls, and at [`Fabric::next_wakeup`].
-    pub fn turn(&mut self, _now: Time) {}
+    pub fn turn(&mut self, now: Time) {
+        loop {
+            self.tell_homes();
+            let homes =
+                Homes { is_full: self.homes.is_full(), is_settled: self.homes.is_settled() };
+            self.protocol.turn(now, homes);
+            self.tell_homes();
+            if !self.protocol.needs_settled() || !self.homes.is_settled() {
+                return;
+            }
+        }
+    }
 
     /// What the engine is to do. To be called until None after each turn.
     pub fn take_effect(&mut self) -> Option<Effect> {
-        None
+        self.protocol.take_effect()
     }
 
     /// Mail for shards. To be called until None after each turn.
     pub fn take_mail(&mut self) -> Option<(ShardId, Mail)> {
-        None
+        self.homes.take_mail()
     }
 
     /// When [`Fabric::turn`] is to be called at the latest.
     pub fn next_wakeup(&self) -> Time {
-        Time::NEVER
+        self.protocol.next_wakeup()
     }
 
-    /// Whether more of the feed is to be read for now.
+    /// Whether more of the feed is to be read for now. If not, ask again after each turn.
     pub fn wants_feed(&self) -> bool {
-        true
+        !self.protocol.needs_settled() && !self.homes.is_full()
     }
 
     /// How it is.
-    pub fn status(&self, _now: Time) -> Status {
-        Status::default()
+    pub fn status(&self, now: Time) -> Status {
+        Status { refused: self.homes.refused(), ..self.protocol.status(now) }
     }
 
     /// The subjects that this fabric uses.
-    pub fn subjects(&self) -> Subjects {
-        Subjects::new(&self.config.fabric)
-    }
-}
-
-/// The subjects of one fabric.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Subjects {
-    prefix: String,
-}
-
-impl Subjects {
-    /// Those of the fabric of this name. See [`check_name`].
-    pub fn new(fabric: &str) -> Subjects {
-        Subjects { prefix: format!("mb.{fabric}.") }
+    pub fn subjects(&self) -> &Subjects {
+        &self.protocol.subjects
     }
 
-    /// All of them: the stream takes these.
-    pub fn all(&self) -> String {
-        format!("{}>", self.prefix)
-    }
-
-    /// Those of all leases.
-    pub fn leases(&self) -> String {
-        format!("{}l.*", self.prefix)
-    }
-
-    /// That of a reflector's lease.
-    pub fn lease(&self, name: &str) -> String {
-        format!("{}l.{name}", self.prefix)
-    }
-
-    /// Those of a reflector's records.
-    pub fn records(&self, name: &str) -> String {
-        format!("{}r.*.{name}.>", self.prefix)
+    fn tell_homes(&mut self) {
+        while let Some(call) = self.protocol.take_home_call() {
+            match call {
+                HomeCall::Announce(remote, vni, route, by) => {
+                    self.homes.announce(remote, vni, &route, by);
+                }
+                HomeCall::Lose(remote) => self.homes.lose(remote),
+            }
+        }
     }
 }

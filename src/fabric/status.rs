@@ -84,6 +84,8 @@ pub struct Status {
     pub dropped: BTreeMap<Dropped, u64>,
     /// Routes that our own tables refused since the start.
     pub refused: u64,
+    /// A reading was finished since the start: what others publish is known.
+    pub has_read: bool,
     /// How often everything was read anew since the start.
     pub readings: u64,
     /// Publications that failed since the start, and what the last one of them was told.

@@ -22,6 +22,9 @@ pub(super) struct Content {
 pub(super) enum Refusal {
     /// There is no such page.
     NoPage,
+    /// The node belongs to no fabric.
+    #[cfg(feature = "fabric")]
+    NoFabric,
     /// The question makes no sense.
     Query(QueryError),
     /// As many tables are being told as may be at a time.

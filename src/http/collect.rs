@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 use super::View;
 use super::answer::Refusal;
 use crate::io::Asker;
-use crate::shard::{PeerView, Shard, StandingView, SubscribersView, VniView};
-use crate::types::{PeerClass, Route, SourceId, Time, Vni};
+use crate::shard::{Announcer, PeerView, Shard, StandingView, SubscribersView, VniView};
+use crate::types::{Route, SourceId, Time, Vni};
 
 /// How often a table is walked anew that is moved about meanwhile.
 const WALKS_MAX: usize = 8;
@@ -89,7 +89,7 @@ pub(super) async fn standings(
 pub(super) async fn routes<T>(
     asker: &Asker,
     vni: Vni,
-    keep: &impl Fn(&Route, &[(SourceId, PeerClass)]) -> Option<T>,
+    keep: &impl Fn(&Route, &[Announcer]) -> Option<T>,
 ) -> Result<Vec<T>, Refusal> {
     let mut walks = 0;
     loop {
@@ -123,7 +123,7 @@ async fn pieces<P: Copy + Send + 'static, T: Send + 'static>(
 async fn walk<T>(
     asker: &Asker,
     vni: Vni,
-    keep: &impl Fn(&Route, &[(SourceId, PeerClass)]) -> Option<T>,
+    keep: &impl Fn(&Route, &[Announcer]) -> Option<T>,
     is_last: bool,
 ) -> Result<ControlFlow<Vec<T>>, Refusal> {
     let home = asker.home_of(vni);

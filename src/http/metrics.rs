@@ -4,22 +4,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, prometheus_text, text,
-};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::Registry;
 
 use super::View;
 use super::answer::{Content, Refusal};
+use super::out::Out;
 use super::totals::{Shards, Totals};
 use crate::io::{ConnectionsMax, MemoryView};
 use crate::kernel;
 use crate::session::{CloseReason, State};
-use crate::shard::{Counters, MemoryBounds, PeerView, TIMING_BOUNDS_US, Timings};
+use crate::shard::{Counters, MemoryBounds, PeerView};
 
 /// The two text formats that there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +61,8 @@ pub(super) async fn metrics(view: &View, exposition: Exposition) -> Result<Conte
         memory: view.asker.memory(),
         servers: view.servers(),
         kernel: view.kernel_counters(),
+        #[cfg(feature = "fabric")]
+        fabric: view.asker.fabric().await,
     };
     let mut registry = Registry::with_prefix("metalbond");
     registry.register_collector(Box::new(node));
@@ -94,6 +94,8 @@ struct Node {
     memory: Option<MemoryView>,
     servers: Vec<State>,
     kernel: Option<kernel::Counters>,
+    #[cfg(feature = "fabric")]
+    fabric: Option<crate::io::FabricView>,
 }
 
 /// What is told of one peer.
@@ -134,6 +136,10 @@ impl Collector for Node {
         self.timings(&mut out)?;
         self.pacing(&mut out)?;
         self.client(&mut out)?;
+        #[cfg(feature = "fabric")]
+        if let Some(fabric) = &self.fabric {
+            super::fabric::metrics(fabric, &mut out)?;
+        }
         match self.peers.is_empty() {
             true => Ok(()),
             false => self.each_peer(&mut out),
@@ -395,77 +401,4 @@ fn by_reason(
 ) -> impl Iterator<Item = ([(&'static str, &'static str); 1], u64)> {
     let kinds = CloseReason::KINDS.into_iter().enumerate();
     kinds.map(move |(at, kind)| ([("reason", kind)], count(at)))
-}
-
-/// Writes families.
-struct Out<'a>(DescriptorEncoder<'a>);
-
-impl Out<'_> {
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
-    }
-
-    fn counters<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, value) in values {
-            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
-        }
-        Ok(())
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        metric.encode_gauge(&(value as i64))
-    }
-
-    fn gauges<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (L, usize)>,
-    ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (labels, value) in values {
-            metric.encode_family(&labels)?.encode_gauge(&(value as i64))?;
-        }
-        Ok(())
-    }
-
-    fn seconds(&mut self, name: &str, help: &str, value: Duration) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        metric.encode_gauge(&value.as_secs_f64())
-    }
-
-    fn histograms<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (L, Timings)>,
-    ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (labels, timings) in values {
-            write(&mut metric.encode_family(&labels)?, &timings)?;
-        }
-        Ok(())
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, timings: &Timings) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        write(&mut metric, timings)
-    }
-}
-
-fn write(metric: &mut MetricEncoder, timings: &Timings) -> fmt::Result {
-    let bounds = TIMING_BOUNDS_US.iter().map(|us| Duration::from_micros(*us).as_secs_f64());
-    // The library writes that as infinity.
-    let bounds = bounds.chain([f64::INFINITY]);
-    let buckets: Vec<_> = bounds.zip(timings.buckets().iter().copied()).collect();
-    let (sum, count) = (timings.sum().as_secs_f64(), timings.count());
-    metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
 }

@@ -5,8 +5,11 @@
 
 mod answer;
 mod collect;
+#[cfg(feature = "fabric")]
+mod fabric;
 mod history;
 mod metrics;
+mod out;
 mod page;
 mod peers;
 mod query;

@@ -277,6 +277,7 @@
       learn(history);
       last_summary = await ask("/summary.json");
       summarize(last_summary);
+      showFabric(last_summary.fabric);
       trouble(null);
     } catch (error) {
       trouble(error);
@@ -416,6 +417,39 @@
       { label: "Digest", kind: "digest wide", value: (row) => row.digest, text: (row) => plain(row.digest) },
     ],
   });
+
+  const STATES = { synced: "good", syncing: "", leaving: "" };
+  const reflectors = table("fabric-reflectors", {
+    things: "reflectors", caption: "The other reflectors of the fabric", hint: "name or state",
+    none: () => "No other reflector has joined the fabric.",
+    rowKey: (row) => String(row.name),
+    matches: (row, word) => [row.name, row.state].some((text) => String(text).toLowerCase().includes(word)),
+    columns: [
+      { label: "Reflector", kind: "", value: (row) => row.name, text: (row) => plain(row.name) },
+      { label: "State", kind: "", value: (row) => row.state, text: (row) => plain(row.state), node: (text) => tag(text, STATES[text] ?? "warn") },
+      { label: "Routes", kind: "number", value: (row) => row.records, text: (row) => plain(row.records) },
+      { label: "Not said again", kind: "number", value: (row) => row.records_former, text: (row) => plain(row.records_former) },
+      { label: "Stays for", kind: "number", value: (row) => row.stale_for_s, text: (row) => isThere(row.stale_for_s) ? span(row.stale_for_s) : "–" },
+    ],
+  });
+  const watchFabric = poll(5000, () => !$("fabric").hidden, async () => {
+    try { reflectors.set(list((await ask("/fabric.json")).reflectors)); } catch (error) {
+      if (error instanceof Refused) reflectors.fail(error.message);
+      throw error;
+    }
+  });
+  const showFabric = (fabric) => {
+    const isShown = isThere(fabric);
+    if (isShown) {
+      const parts = [`${plain(fabric.fabric)}: ${plain(fabric.state)} as ${plain(fabric.name)}`,
+        `${count(fabric.own_records, "route", "routes")} told`, `${plain(fabric.remote_records)} learned of ${count(fabric.reflectors, "other reflector", "other reflectors")}`,
+        fabric.lag_records ? `${plain(fabric.lag_records)} to be read` : "", fabric.dirty_keys ? `${plain(fabric.dirty_keys)} to be published` : ""];
+      say($("fabric-said"), parts.filter(Boolean).join(" · ") + (fabric.trouble ? `. ${fabric.trouble}` : ""));
+    }
+    if ($("fabric").hidden !== isShown) return;
+    $("fabric").hidden = !isShown;
+    if (isShown) watchFabric();
+  };
 
   const tabs = ["peers", "vnis"];
   let chosen = 0;

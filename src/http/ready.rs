@@ -8,13 +8,15 @@ use futures_util::future::join_all;
 
 use super::View;
 use super::answer::{Content, Refusal};
+#[cfg(feature = "fabric")]
+use super::fabric;
 use crate::session::State;
 
 /// A shard that answers later than this is late.
 const LATE: Duration = Duration::from_secs(1);
 
 /// Who serves peers is ready if no shard is late; who is there to connect to servers, if at least one of them is
-/// established besides.
+/// established besides; who belongs to a fabric, if it knows what the others know.
 pub(super) async fn ready(view: &View) -> Result<Content, Refusal> {
     let pulses = view.asker.shards().map(async |shard| {
         let answer = tokio::time::timeout(LATE, view.asker.pulse(shard)).await;
@@ -26,6 +28,21 @@ pub(super) async fn ready(view: &View) -> Result<Content, Refusal> {
             Ok(Some(true) | None) => return Err(Refusal::Gone),
             Err(_) => {
                 let late = format!("shard {} did not answer within {LATE:?}", shard.0);
+                return Err(Refusal::NotReady(late));
+            }
+        }
+    }
+    #[cfg(feature = "fabric")]
+    if view.asker.has_fabric() {
+        match tokio::time::timeout(LATE, view.asker.fabric()).await {
+            Ok(Some(told)) => {
+                if let Some(why) = fabric::not_ready(&told) {
+                    return Err(Refusal::NotReady(why));
+                }
+            }
+            Ok(None) => return Err(Refusal::Gone),
+            Err(_) => {
+                let late = format!("the fabric's thread did not answer within {LATE:?}");
                 return Err(Refusal::NotReady(late));
             }
         }

@@ -13,6 +13,8 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::answer::{Body, Content, Refusal};
+#[cfg(feature = "fabric")]
+use super::fabric;
 use super::metrics::{self, Exposition};
 use super::query::Filter;
 use super::routes::Format;
@@ -50,6 +52,11 @@ pub(super) async fn respond(
         }
         Err(Refusal::NotReady(why)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         Err(Refusal::Gone) => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned()),
+        #[cfg(feature = "fabric")]
+        Err(Refusal::NoFabric) => {
+            let words = "this node belongs to no fabric (--fabric)\n".to_owned();
+            text(StatusCode::NOT_FOUND, words)
+        }
         Err(Refusal::NoPage) => {
             text(StatusCode::NOT_FOUND, format!("there is no such page; there are: {PATHS}\n"))
         }
@@ -57,7 +64,7 @@ pub(super) async fn respond(
 }
 
 const PATHS: &str = "/ (for people), /summary.json, /routes.json, /routes.yaml, /peers.json, /vnis.json, \
-                     /visibility.json, /history.json, /metrics, /healthz, /readyz";
+                     /visibility.json, /history.json, /fabric.json, /metrics, /healthz, /readyz";
 
 async fn content(view: &Arc<View>, path: &str, query: Option<&str>) -> Result<Content, Refusal> {
     let filter = |allowed: &[&str]| Filter::parse(query, allowed).map_err(Refusal::Query);
@@ -80,6 +87,11 @@ async fn content(view: &Arc<View>, path: &str, query: Option<&str>) -> Result<Co
         "/vnis.json" => vnis::vnis(view, &filter(&["vni"])?).await,
         "/visibility.json" => visibility::visibility(view, &filter(&["prefix", "vni"])?).await,
         "/history.json" => Ok(history::history(view, &filter(&["after"])?)),
+        #[cfg(feature = "fabric")]
+        "/fabric.json" => {
+            filter(&[])?;
+            fabric::fabric(view).await
+        }
         "/readyz" => {
             filter(&[])?;
             ready::ready(view).await

@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::answer::{Content, Refusal};
 use super::query::{Filter, Prefix};
 use super::{View, collect};
-use crate::shard::PeerView;
+use crate::shard::{Announcer, PeerView};
 use crate::types::{Destination, NextHop, PeerClass, Route, SourceId, Vni};
 
 /// Text that is sent together, in bytes.
@@ -142,12 +142,12 @@ impl Text {
     /// The routes of a VNI, in their order.
     async fn collect(&self, vni: Vni) -> Result<Vec<(Key, Route)>, Refusal> {
         let (prefix, announcers) = (self.prefix, &self.announcers);
-        let keep = |route: &Route, sources: &[(SourceId, PeerClass)]| {
-            let is_announced = announcers.as_ref().is_none_or(|announcers| {
-                sources.iter().any(|(source, _)| announcers.contains(source))
-            });
+        let keep = |route: &Route, sources: &[Announcer]| {
+            let is_announced = announcers
+                .as_ref()
+                .is_none_or(|announcers| sources.iter().any(|it| announcers.contains(&it.source)));
             // A node's own routes are not received ones.
-            let is_received = sources.iter().any(|(_, class)| *class != PeerClass::Own);
+            let is_received = sources.iter().any(|it| it.class != PeerClass::Own);
             let may_be = prefix.is_none_or(|prefix| prefix.may_be(&route.destination));
             (is_received && is_announced && may_be).then(|| (key(&route.destination), *route))
         };

@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use super::View;
 use super::answer::{Content, Refusal};
+#[cfg(feature = "fabric")]
+use super::fabric;
 use super::totals::Totals;
 use crate::io::MemoryView;
 use crate::session::{CloseReason, State};
@@ -19,6 +21,9 @@ struct Summary {
     uptime_s: u64,
     /// Those that it is told to connect to; none if the node is no client.
     servers: Option<ServersTold>,
+    /// Its part in a fabric; none if it belongs to none.
+    #[cfg(feature = "fabric")]
+    fabric: Option<fabric::InSummary>,
     shards: usize,
     peers: Peers,
     routes: usize,
@@ -134,6 +139,8 @@ pub(super) async fn summary(view: &View) -> Result<Content, Refusal> {
         version: view.version,
         uptime_s: view.started_at.elapsed().unwrap_or_default().as_secs(),
         servers: view.servers.as_ref().map(|servers| ServersTold::of(&servers())),
+        #[cfg(feature = "fabric")]
+        fabric: fabric::in_summary(view).await,
         shards: totals.shards.0.len(),
         peers: Peers {
             established: peers.established,

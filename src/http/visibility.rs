@@ -14,8 +14,8 @@ use super::query::{Filter, Prefix, QueryError};
 use super::routes::{hop_key, key};
 use super::{View, collect};
 use crate::session::State;
-use crate::shard::{Audience, Sight, Sources, Standing, StandingView};
-use crate::types::{GroupClass, PeerClass, PeerId, ReflectOwn, Route, SourceId, Vni};
+use crate::shard::{Announcer, Audience, Sight, Sources, Standing, StandingView};
+use crate::types::{GroupClass, PeerId, ReflectOwn, Route, SourceId, Vni};
 
 /// Routes that one answer tells of.
 const ROUTES_MAX: usize = 20;
@@ -148,7 +148,7 @@ pub(super) async fn visibility(view: &Arc<View>, filter: &Filter) -> Result<Cont
 
 /// The routes of a VNI that are meant, sorted as everywhere.
 async fn matching(view: &View, vni: Vni, prefix: Prefix) -> Result<Vec<(Route, Sources)>, Refusal> {
-    let keep = |route: &Route, sources: &[(SourceId, PeerClass)]| {
+    let keep = |route: &Route, sources: &[Announcer]| {
         prefix.may_be(&route.destination).then(|| (*route, Sources::from(sources)))
     };
     let mut routes = collect::routes(&view.asker, vni, &keep).await?;
@@ -210,7 +210,7 @@ struct Tally {
 impl Tally {
     fn new(reflect: ReflectOwn, route: Route, sources: &Sources) -> Tally {
         let audience = Audience::of(reflect, &route, sources);
-        let mut sources: Vec<SourceId> = sources.iter().map(|(source, _)| *source).collect();
+        let mut sources: Vec<SourceId> = sources.iter().map(|it| it.source).collect();
         sources.sort_unstable();
         Tally {
             route,
@@ -247,7 +247,7 @@ impl Tally {
             None if peer.is_dialled => (GroupClass::Uplink, Standing::Joining),
             None => return None,
         };
-        Some(match (self.audience.sight(class, peer.source), standing) {
+        Some(match (self.audience.sight(class, peer.reader), standing) {
             (Sight::OnlyOwn, _) => Err(Reason::Own),
             (Sight::NoSource, _) if class == GroupClass::Uplink => Err(Reason::OwnServer),
             (Sight::NoSource, _) => Err(Reason::BetweenServers),

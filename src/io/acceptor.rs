@@ -54,6 +54,8 @@ pub(super) struct Acceptor {
     pub(super) more: UnboundedReceiver<TcpListener>,
     /// Yields None when all shards have ended.
     pub(super) ended: UnboundedReceiver<()>,
+    /// The fabric's thread, if there is one. It ends after the shards.
+    pub(super) fabric: Option<UnboundedSender<Letter>>,
     /// Watches as long as there is an acceptor.
     pub(super) _memory: MemoryWatch,
 }
@@ -98,14 +100,17 @@ impl Acceptor {
         dispatcher.send_all(|| Letter::StopWithdrawing(told.clone()));
         drop(told);
         let _ = tokio::time::timeout(TELL_TIMEOUT, all_told.recv()).await;
+        // The other reflectors hear of it while peers are drained.
+        self.fabric.iter().for_each(|fabric| drop(fabric.send(Letter::Drain(usize::MAX))));
         dispatcher.drain(self.drain_time).await;
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, dispatcher.drained()).await;
         if drained.is_err() {
             let peers = dispatcher.peers();
             warn!(peers, "closing connections that did not drain in time");
         }
-        dispatcher.send_all(|| Letter::Stop);
+        dispatcher.stop();
         while self.ended.recv().await.is_some() {}
+        self.fabric.iter().for_each(|fabric| drop(fabric.send(Letter::Stop)));
         watched
     }
 }
@@ -131,6 +136,11 @@ impl Dispatcher {
     /// What is counted of those who may not come in.
     pub(super) fn refused(&self) -> Arc<Refused> {
         Arc::clone(self.door.borrow().refused())
+    }
+
+    /// Has all shards end.
+    pub(super) fn stop(&self) {
+        self.send_all(|| Letter::Stop);
     }
 
     async fn accept_loop(self: Rc<Self>, listener: AsyncFd<TcpListener>) {

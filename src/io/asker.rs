@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::door::{ConnectionsMax, Refused};
+#[cfg(feature = "fabric")]
+use super::fabric_view::FabricView;
 use super::letter::Letter;
 use super::memory::{MemoryView, Seen};
 use crate::shard::{Ledger, Shard};
@@ -37,6 +39,9 @@ pub(super) struct About {
     pub(super) refused: Arc<Refused>,
     pub(super) memory: Arc<Seen>,
     pub(super) ledger: Arc<Ledger>,
+    /// The fabric's thread, if there is one.
+    #[cfg_attr(not(feature = "fabric"), allow(dead_code))]
+    pub(super) fabric: Option<mpsc::UnboundedSender<Letter>>,
 }
 
 impl Asker {
@@ -120,6 +125,20 @@ impl Asker {
         let answer = waiting.as_mut()?.await.ok();
         *waiting = None;
         answer
+    }
+
+    /// How the node's part in a fabric is. None if it has none, or has ended.
+    #[cfg(feature = "fabric")]
+    pub async fn fabric(&self) -> Option<FabricView> {
+        let (answer, answered) = oneshot::channel();
+        self.about.fabric.as_ref()?.send(Letter::AskFabric(answer)).ok()?;
+        answered.await.ok()
+    }
+
+    /// Whether the node belongs to a fabric.
+    #[cfg(feature = "fabric")]
+    pub fn has_fabric(&self) -> bool {
+        self.about.fabric.is_some()
     }
 
     fn count(&self) -> u16 {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::ServeError;
+#[cfg(feature = "fabric")]
+use super::fabric_options::FabricOptions;
 use super::md5::Md5Key;
 use super::memory::MemoryMax;
 use super::policy::PolicyConfig;
@@ -80,6 +82,9 @@ pub struct ServerConfig {
     pub drain_time: Duration,
     /// How long routes of a lost server that this node dialled stay, in case it comes back.
     pub stale_time: Duration,
+    /// The fabric that it belongs to: several reflectors that see each other's routes.
+    #[cfg(feature = "fabric")]
+    pub fabric: Option<FabricOptions>,
 }
 
 impl Default for ServerConfig {
@@ -103,6 +108,8 @@ impl Default for ServerConfig {
             limits: Limits::default(),
             drain_time: Duration::ZERO,
             stale_time: Duration::ZERO,
+            #[cfg(feature = "fabric")]
+            fabric: None,
         }
     }
 }
@@ -141,6 +148,14 @@ impl ServerConfig {
         for (setting, value, min, max) in settings {
             if !(min..=max).contains(&value) {
                 return Err(ServeError::OutOfRange { setting, value, min, max });
+            }
+        }
+        #[cfg(feature = "fabric")]
+        if let Some(fabric) = &self.fabric {
+            fabric.judge().map_err(|error| ServeError::Fabric(error.to_string()))?;
+            if self.cores == CORES_MAX {
+                let (setting, value, max) = ("cores", CORES_MAX.into(), u32::from(CORES_MAX) - 1);
+                return Err(ServeError::OutOfRange { setting, value, min: 0, max });
             }
         }
         Ok(())

@@ -54,6 +54,9 @@ pub enum ServeError {
     /// The policy cannot be had.
     #[error(transparent)]
     Policy(#[from] PolicyFileError),
+    /// The fabric cannot be had, whatever is tried.
+    #[error("fabric: {0}")]
+    Fabric(String),
     /// No io_uring.
     #[error(transparent)]
     Ring(#[from] ProbeError),

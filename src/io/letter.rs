@@ -9,6 +9,8 @@ use tokio::sync::oneshot;
 
 use super::dialled::DialOrder;
 use super::door::Place;
+#[cfg(feature = "fabric")]
+use super::fabric_view::FabricView;
 use crate::shard::{Mail, Shard};
 use crate::types::Time;
 
@@ -29,6 +31,9 @@ pub(super) enum Letter {
     HangUp(String),
     /// Something to do with the core.
     Call(Call),
+    /// How is the fabric? For its own thread only, which is sent mail, this, and what ends a shard.
+    #[cfg(feature = "fabric")]
+    AskFabric(oneshot::Sender<FabricView>),
     /// What closes from now on withdraws nothing. Dropped when that is so.
     StopWithdrawing(UnboundedSender<()>),
     /// Finish with so many peers gracefully.

@@ -22,6 +22,12 @@ mod dial;
 mod dialled;
 mod door;
 mod error;
+#[cfg(feature = "fabric")]
+pub(crate) mod fabric;
+#[cfg(feature = "fabric")]
+mod fabric_options;
+#[cfg(feature = "fabric")]
+mod fabric_view;
 mod feed;
 mod letter;
 mod listener;
@@ -47,6 +53,14 @@ pub(crate) use self::dialled::ServerState;
 #[cfg(feature = "http")]
 pub(crate) use self::door::ConnectionsMax;
 pub use self::error::ServeError;
+#[cfg(feature = "fabric")]
+pub use self::fabric_options::{FabricAddress, FabricIdentity, FabricName, FabricOptions};
+#[cfg(feature = "cli")]
+pub(crate) use self::fabric_options::{
+    FabricAddressError, HEARTBEAT_S, HOLD_S, LEASE_S, REPLICAS, RESTART_S, STALE_S,
+};
+#[cfg(feature = "fabric")]
+pub use self::fabric_view::{FabricView, ServerSeen, StreamSeen};
 pub(crate) use self::letter::Feed;
 #[cfg(feature = "http")]
 pub(crate) use self::listener::listen;
@@ -60,4 +74,6 @@ pub use self::policy::{PolicyConfig, PolicyFileError};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::server::{Server, serve};
 pub use self::signals::Signals;
+#[cfg(feature = "cli")]
+pub(crate) use self::sys::host_name;
 pub use self::sys::{raise_descriptor_limit, receive_ready, survive_file_size_limit};

@@ -9,7 +9,7 @@ use std::sync::mpsc as std_mpsc;
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::{mpsc, oneshot};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::acceptor::{Acceptor, Dispatcher, ShardHandle};
 use super::asker::{About, Asker};
@@ -18,6 +18,8 @@ use super::config::{CORES_MAX, ServerConfig};
 use super::dialled::{DialOrder, ServerState};
 use super::door::{ConnectionsMax, Door, Vacated};
 use super::error::ServeError;
+#[cfg(feature = "fabric")]
+use super::fabric::{self, FabricStart};
 use super::letter::{Feed, Letter};
 use super::md5::Md5Keys;
 use super::memory::MemoryWatch;
@@ -50,14 +52,22 @@ pub fn serve<T, E: From<ServeError>>(
             // It waits for an address.
             () = signals.received() => return Ok(()),
         };
-        let Running { acceptor, threads, asker, rules, .. } = running;
+        let Running { acceptor, threads, asker, rules, mut fatal, .. } = running;
         if let (Some(asked), Some(rules)) = (reload_asked, rules) {
             reload::when_asked(config.policy, rules, asker.clone(), asked)?;
         }
         let _kept = started(&asker)?;
-        let result = acceptor.run(signals.received()).await;
+        let mut failed = None;
+        let stop = async {
+            tokio::select! {
+                () = signals.received() => {}
+                Some(why) = fatal.recv() => failed = Some(why),
+            }
+        };
+        let result = acceptor.run(stop).await;
         join(threads);
-        result.map_err(|source| ServeError::Start { what: "the acceptor", source }.into())
+        result.map_err(|source| ServeError::Start { what: "the acceptor", source })?;
+        failed.map_or(Ok(()), |why| Err(ServeError::Fabric(why).into()))
     })
 }
 
@@ -83,13 +93,18 @@ impl Server {
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
-        let Running { acceptor, threads, local_addresses, listeners, asker, keys, .. } =
-            runtime.block_on(Running::start(&config))?;
+        let running = runtime.block_on(Running::start(&config))?;
+        let Running {
+            acceptor, threads, local_addresses, listeners, asker, keys, mut fatal, ..
+        } = running;
         let segment_bytes_max = config.segment_bytes_max;
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
             let result = runtime.block_on(acceptor.run(async move {
-                let _ = stopped.await;
+                tokio::select! {
+                    _ = stopped => {}
+                    Some(why) = fatal.recv() => error!("the server ends: fabric: {why}"),
+                }
             }));
             if let Err(error) = result {
                 warn!(%error, "the acceptor could not start");
@@ -211,6 +226,8 @@ struct Running {
     keys: Md5Keys,
     /// Those of the policy's file.
     rules: Option<Arc<AnnouncePolicy>>,
+    /// Why it has to end, if it has to.
+    fatal: mpsc::UnboundedReceiver<String>,
 }
 
 impl Running {
@@ -229,8 +246,25 @@ impl Running {
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let clock = Clock::start();
         let ledger = Arc::<Ledger>::default();
-        let Started { dispatcher, vacated, threads, ended } =
-            start_shards(config, policy.as_ref(), clock, Arc::clone(&ledger))?;
+        let (fatal_sender, fatal) = mpsc::unbounded_channel();
+        let fabric = fabric_mailbox(config);
+        let Started { dispatcher, vacated, mut threads, ended } = start_shards(
+            config,
+            policy.as_ref(),
+            clock,
+            Arc::clone(&ledger),
+            fabric.as_ref().map(|(mailbox, _)| mailbox.clone()),
+        )?;
+        let shards = threads.len();
+        let (fabric, letters) = fabric.unzip();
+        match start_fabric(config, clock, letters, dispatcher.mailboxes(), fatal_sender) {
+            Ok(thread) => threads.extend(thread),
+            Err(source) => {
+                dispatcher.stop();
+                join(threads);
+                return Err(ServeError::Start { what: "the fabric's thread", source });
+            }
+        }
         let memory = MemoryWatch::start(config.memory_max, clock, Arc::clone(&ledger))?;
         match descriptors {
             Ok(limit) if !listeners.is_empty() => warn_of_few_descriptors(limit, config.peers_max),
@@ -241,7 +275,7 @@ impl Running {
             info!("connections with addresses of --tcp-md5 are signed (TCP MD5)");
         }
         for address in &local_addresses {
-            info!(shards = threads.len(), "listening on {address}");
+            info!(shards, "listening on {address}");
         }
         let about = About {
             began_at: clock.began_at(),
@@ -250,6 +284,7 @@ impl Running {
             refused: dispatcher.refused(),
             memory: memory.seen(),
             ledger,
+            fabric: fabric.clone(),
         };
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
@@ -260,10 +295,11 @@ impl Running {
             drain_time: config.drain_time,
             more,
             ended,
+            fabric,
             _memory: memory,
         };
         let listeners = more_listeners;
-        Ok(Running { acceptor, threads, local_addresses, listeners, asker, keys, rules })
+        Ok(Running { acceptor, threads, local_addresses, listeners, asker, keys, rules, fatal })
     }
 }
 
@@ -301,8 +337,10 @@ fn start_shards(
     policy: Option<&Arc<Policy>>,
     clock: Clock,
     ledger: Arc<Ledger>,
+    fabric: Option<mpsc::UnboundedSender<Letter>>,
 ) -> Result<Started, ServeError> {
-    let shards = shard_count(config.cores);
+    // With a fabric one mailbox more has to have a number.
+    let shards = shard_count(config.cores).min(CORES_MAX - u16::from(fabric.is_some()));
     let budget_bytes = config.memory_max.budget_bytes();
     let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..shards)
         .map(|_| {
@@ -311,6 +349,8 @@ fn start_shards(
             (ShardHandle { mailbox, peers }, receiver)
         })
         .unzip();
+    // Random, so that nobody can choose routes that collide. A RandomState is seeded by the system.
+    let hash_seed = std::array::from_fn(|at| RandomState::new().hash_one(at));
     let (end, ended) = mpsc::unbounded_channel();
     let (ready, readiness) = std_mpsc::channel();
     let mut threads = Vec::new();
@@ -319,7 +359,7 @@ fn start_shards(
         let start = ThreadStart {
             shard: shard_config(
                 config,
-                ShardId(index),
+                (ShardId(index), hash_seed),
                 shards,
                 policy.cloned(),
                 budget_bytes,
@@ -327,7 +367,8 @@ fn start_shards(
             ),
             clock,
             mailbox,
-            shards: handles.iter().map(|shard| shard.mailbox.clone()).collect(),
+            // The fabric is behind them.
+            shards: handles.iter().map(|it| it.mailbox.clone()).chain(fabric.clone()).collect(),
             peers: handles[usize::from(index)].peers.clone(),
             ready: ready.clone(),
             ended: end.clone(),
@@ -357,6 +398,45 @@ fn start_shards(
     Ok(Started { dispatcher: Dispatcher::new(handles, door), vacated, threads, ended })
 }
 
+/// Of a node that belongs to one.
+type FabricMailbox = (mpsc::UnboundedSender<Letter>, mpsc::UnboundedReceiver<Letter>);
+
+#[cfg(feature = "fabric")]
+fn fabric_mailbox(config: &ServerConfig) -> Option<FabricMailbox> {
+    config.fabric.as_ref().map(|_| mpsc::unbounded_channel())
+}
+
+#[cfg(not(feature = "fabric"))]
+fn fabric_mailbox(_: &ServerConfig) -> Option<FabricMailbox> {
+    None
+}
+
+#[cfg(feature = "fabric")]
+fn start_fabric(
+    config: &ServerConfig,
+    clock: Clock,
+    letters: Option<mpsc::UnboundedReceiver<Letter>>,
+    shards: Vec<mpsc::UnboundedSender<Letter>>,
+    fatal: mpsc::UnboundedSender<String>,
+) -> std::io::Result<Option<JoinHandle<()>>> {
+    let both = config.fabric.clone().zip(letters);
+    both.map(|(options, mailbox)| {
+        fabric::start(FabricStart { options, clock, mailbox, shards, fatal })
+    })
+    .transpose()
+}
+
+#[cfg(not(feature = "fabric"))]
+fn start_fabric(
+    _: &ServerConfig,
+    _: Clock,
+    _: Option<mpsc::UnboundedReceiver<Letter>>,
+    _: Vec<mpsc::UnboundedSender<Letter>>,
+    _: mpsc::UnboundedSender<String>,
+) -> std::io::Result<Option<JoinHandle<()>>> {
+    Ok(None)
+}
+
 fn shard_count(cores: u16) -> u16 {
     if cores > 0 {
         return cores;
@@ -367,7 +447,7 @@ fn shard_count(cores: u16) -> u16 {
 
 fn shard_config(
     config: &ServerConfig,
-    id: ShardId,
+    (id, hash_seed): (ShardId, [u64; 4]),
     shards: u16,
     policy: Option<Arc<Policy>>,
     budget_bytes: Option<u64>,
@@ -376,8 +456,7 @@ fn shard_config(
     ShardConfig {
         id,
         shards,
-        // Random, so that nobody can choose routes that collide. A RandomState is seeded by the system.
-        hash_seed: std::array::from_fn(|_| RandomState::new().hash_one(id)),
+        hash_seed,
         keepalive_interval_s: config.keepalive_interval_s,
         reflect_own: config.reflect_own,
         pace: config.pace,
@@ -386,6 +465,7 @@ fn shard_config(
         budgets: Budgets::default(),
         policy,
         ledger,
+        fabric: None,
     }
 }
 

@@ -14,6 +14,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::shard::TcpSample;
 
+/// The host's name, as it calls itself.
+#[cfg(feature = "cli")]
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// What the kernel knows about a TCP connection. Fields that this kernel does not have are 0.
 ///
 /// # Errors

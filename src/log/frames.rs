@@ -9,8 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::chunk::CHUNK_BYTES_MAX;
 use super::marks::Marks;
-use super::runs::{self, Place, Runs, Scope, extend};
-use crate::types::SourceId;
+use super::runs::{self, Place, Reader, Runs, Scope, extend};
 
 /// About how long the blocks of a list are, at most.
 const BLOCK_BYTES: usize = CHUNK_BYTES_MAX;
@@ -249,7 +248,7 @@ impl FramesCursor {
 
     /// The next contiguous frames for `reader`, of at most `bytes_max` (one frame at least); None
     /// at the end. Never reaches beyond the head while in it.
-    pub(crate) fn readable(&mut self, reader: SourceId, bytes_max: usize) -> Option<Range<usize>> {
+    pub(crate) fn readable(&mut self, reader: Reader, bytes_max: usize) -> Option<Range<usize>> {
         if !self.place.skip_invisible(&self.frames.runs, reader) {
             return None;
         }
@@ -286,10 +285,14 @@ impl FramesCursor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{PeerId, ShardId};
+    use crate::types::{PeerId, ShardId, SourceId, SpeakerId};
 
-    fn source(slot: u32) -> SourceId {
-        SourceId(PeerId::new(ShardId(0), slot, 0))
+    fn source(slot: u32) -> SpeakerId {
+        SpeakerId::of_source(SourceId(PeerId::new(ShardId(0), slot, 0)))
+    }
+
+    fn reader(slot: u32) -> Reader {
+        Reader::new(source(slot))
     }
 
     fn frame(number: u32) -> Vec<u8> {
@@ -299,7 +302,7 @@ mod tests {
         frame
     }
 
-    fn read(frames: &Arc<Frames>, reader: SourceId, bytes_max: usize) -> (Vec<u32>, usize) {
+    fn read(frames: &Arc<Frames>, reader: Reader, bytes_max: usize) -> (Vec<u32>, usize) {
         let mut cursor = FramesCursor::new(frames.clone());
         let (mut numbers, mut pieces) = (Vec::new(), 0);
         while let Some(range) = cursor.readable(reader, bytes_max) {
@@ -330,12 +333,12 @@ mod tests {
         let frames = Arc::new(frames);
         let except =
             |range: Range<u32>| (0..10_000).filter(|n| !range.contains(n)).collect::<Vec<_>>();
-        let (seen, pieces) = read(&frames, source(1), CHUNK_BYTES_MAX);
+        let (seen, pieces) = read(&frames, reader(1), CHUNK_BYTES_MAX);
         assert_eq!(seen, except(100..3_100), "neither its own nor what is for another");
         assert!(pieces <= 9, "{pieces} pieces");
-        assert_eq!(read(&frames, source(2), CHUNK_BYTES_MAX).0, except(0..0));
-        assert_eq!(read(&frames, source(3), 1188).0, (0..3_000).collect::<Vec<_>>());
-        assert_eq!(read(&frames, source(9), 1).1, 9_900, "at least one frame");
+        assert_eq!(read(&frames, reader(2), CHUNK_BYTES_MAX).0, except(0..0));
+        assert_eq!(read(&frames, reader(3), 1188).0, (0..3_000).collect::<Vec<_>>());
+        assert_eq!(read(&frames, reader(9), 1).1, 9_900, "at least one frame");
     }
 
     #[test]
@@ -345,7 +348,7 @@ mod tests {
         frames.end_head();
         frames.push(&frame(1), Scope::All);
         let mut cursor = FramesCursor::new(Arc::new(frames));
-        assert_eq!(cursor.readable(source(1), 9_999), Some(0..36));
+        assert_eq!(cursor.readable(reader(1), 9_999), Some(0..36));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ahash::RandomState;
 
 use super::frames::{Blocks, Frames, FramesList, Node};
 use super::runs::Scope;
-use crate::types::{Action, Pages, Place, SourceId, SplitTable, wide};
+use crate::types::{Action, Pages, Place, SpeakerId, SplitTable, wide};
 use crate::wire::{action_and_key, frame_len};
 
 /// Where a frame stands: in which block, and at which byte.
@@ -28,7 +28,7 @@ struct Net {
     others: i8,
     /// What else those saw who saw something else. The difference of two states: each leaves out one
     /// subscriber at most.
-    named: [Option<(SourceId, i8)>; 2],
+    named: [Option<(SpeakerId, i8)>; 2],
 }
 
 impl Net {
@@ -47,7 +47,7 @@ impl Net {
         }
     }
 
-    fn count_named(&mut self, source: SourceId, step: i8) {
+    fn count_named(&mut self, source: SpeakerId, step: i8) {
         let known = self.named.iter().position(|named| named.is_some_and(|(id, _)| id == source));
         let free = || self.named.iter().position(Option::is_none);
         let Some(at) = known.or_else(free) else {
@@ -221,14 +221,18 @@ fn frame_at(block: &Frames, at: usize) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::FramesCursor;
-    use crate::types::{Destination, NextHop, NextHopType, PeerId, Route, ShardId, Vni};
+    use crate::log::{FramesCursor, Reader};
+    use crate::types::{Destination, NextHop, NextHopType, PeerId, Route, ShardId, SourceId, Vni};
     use crate::wire::{encode_update, frames};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    fn source(slot: u32) -> SourceId {
-        SourceId(PeerId::new(ShardId(0), slot, 0))
+    fn source(slot: u32) -> SpeakerId {
+        SpeakerId::of_source(SourceId(PeerId::new(ShardId(0), slot, 0)))
+    }
+
+    fn reader(slot: u32) -> Reader {
+        Reader::new(source(slot))
     }
 
     fn update(action: Action, number: u8) -> Vec<u8> {
@@ -267,7 +271,7 @@ mod tests {
         Some((action, told))
     }
 
-    fn read(blocks: Blocks, reader: SourceId, view: &mut BTreeSet<Vec<u8>>) {
+    fn read(blocks: Blocks, reader: Reader, view: &mut BTreeSet<Vec<u8>>) {
         for block in blocks {
             let mut cursor = FramesCursor::new(block.clone());
             while let Some(range) = cursor.readable(reader, 1_000) {
@@ -282,7 +286,7 @@ mod tests {
         }
     }
 
-    fn view_of(seen: &[Option<Scope>], reader: SourceId) -> BTreeSet<Vec<u8>> {
+    fn view_of(seen: &[Option<Scope>], reader: Reader) -> BTreeSet<Vec<u8>> {
         let sees = |(_, scope): &(u8, &Option<Scope>)| scope.is_some_and(|it| it.includes(reader));
         let key = |(number, _)| action_and_key(&update(Action::Add, number)).1.to_vec();
         (0..).zip(seen).filter(sees).map(key).collect()
@@ -300,7 +304,7 @@ mod tests {
             // Some of it is there before.
             step(&mut seen, 0, true, 1);
             step(&mut seen, 1, true, 0);
-            let before: Vec<_> = (0..5).map(|slot| view_of(&seen, source(slot))).collect();
+            let before: Vec<_> = (0..5).map(|slot| view_of(&seen, reader(slot))).collect();
             let mut list = FramesList::default();
             let (mut merge, mut came) = (Merge::new(&mut list), 0);
             for (number, up, by, mut budget, look) in steps {
@@ -311,8 +315,8 @@ mod tests {
                 }
                 if look {
                     for (slot, mut view) in (0..5).zip(before.clone()) {
-                        read(list.behind(None), source(slot), &mut view);
-                        prop_assert_eq!(view, view_of(&seen, source(slot)));
+                        read(list.behind(None), reader(slot), &mut view);
+                        prop_assert_eq!(view, view_of(&seen, reader(slot)));
                     }
                 }
                 let given = budget;

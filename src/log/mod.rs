@@ -14,9 +14,9 @@ mod vni_log;
 
 pub use chunk::LiveBytes;
 pub(crate) use chunk::{CHUNK_BYTES_MAX, ChunkBytes, ChunkPool};
-pub use compaction::{Compaction, Laggard};
+pub use compaction::{Compaction, Laggard, Turned};
 pub use frames::FramesList;
 pub(crate) use frames::{Blocks, Frames, FramesCursor, SharedBytes};
 pub use merge::Merge;
-pub use runs::Scope;
+pub use runs::{Reader, Scope};
 pub use vni_log::{Cursor, VniLog};

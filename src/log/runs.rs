@@ -4,35 +4,69 @@
 
 use smallvec::SmallVec;
 
-use crate::types::SourceId;
+use crate::types::SpeakerId;
 
 /// Who, among the subscribers of a group, a record is for (design: the visibility rule).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scope {
     /// Every subscriber.
     All,
-    /// Every subscriber but the one that announces under this id.
-    AllBut(SourceId),
-    /// Only the subscriber that announces under this id.
-    Only(SourceId),
+    /// Every subscriber but those that this speaker is.
+    AllBut(SpeakerId),
+    /// Only those that this speaker is.
+    Only(SpeakerId),
 }
 
 impl Scope {
-    /// Whether a subscriber that announces as `source` is in the audience.
-    pub fn includes(self, source: SourceId) -> bool {
+    /// Whether a subscriber is in the audience.
+    #[inline]
+    pub fn includes(self, reader: Reader) -> bool {
         match self {
             Scope::All => true,
-            Scope::AllBut(excluded) => excluded != source,
-            Scope::Only(included) => included == source,
+            Scope::AllBut(excluded) => !reader.is(excluded),
+            Scope::Only(included) => reader.is(included),
         }
     }
 
     /// The one that it names.
-    pub fn named(self) -> Option<SourceId> {
+    pub fn named(self) -> Option<SpeakerId> {
         match self {
             Scope::All => None,
-            Scope::AllBut(source) | Scope::Only(source) => Some(source),
+            Scope::AllBut(speaker) | Scope::Only(speaker) => Some(speaker),
         }
+    }
+}
+
+/// As whom a subscriber hears: what that one has said itself it does not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reader {
+    speaker: SpeakerId,
+    /// As whom it heard before, until it has heard what it may hear now.
+    former: SpeakerId,
+}
+
+impl Reader {
+    /// One speaker.
+    pub fn new(speaker: SpeakerId) -> Reader {
+        Reader { speaker, former: speaker }
+    }
+
+    /// From now on it is this speaker, and for a while the former one too.
+    #[must_use]
+    pub fn becoming(self, speaker: SpeakerId) -> Reader {
+        Reader { speaker, former: self.former }
+    }
+
+    /// It is the former speaker no more.
+    #[must_use]
+    pub fn become_one(self) -> Reader {
+        Reader::new(self.speaker)
+    }
+
+    /// Whether it is this speaker.
+    #[inline]
+    pub fn is(self, speaker: SpeakerId) -> bool {
+        speaker == self.speaker || speaker == self.former
     }
 }
 
@@ -100,7 +134,7 @@ impl Place {
     }
 
     /// Steps over runs that are not for `reader`. False if none is left that is.
-    pub(super) fn skip_invisible(&mut self, runs: &[Run], reader: SourceId) -> bool {
+    pub(super) fn skip_invisible(&mut self, runs: &[Run], reader: Reader) -> bool {
         while let Some(run) = self.next_run(runs) {
             if run.scope.includes(reader) {
                 return true;
@@ -112,7 +146,7 @@ impl Place {
 
     /// Where the frames end that `reader` can be given together: at a run that is not for it, or somewhat
     /// beyond `bytes_max`.
-    pub(super) fn visible_end(&self, runs: &[Run], reader: SourceId, bytes_max: usize) -> usize {
+    pub(super) fn visible_end(&self, runs: &[Run], reader: Reader, bytes_max: usize) -> usize {
         let mut end = self.position;
         for run in &runs[self.run.min(runs.len())..] {
             if !run.scope.includes(reader) || end - self.position >= bytes_max {

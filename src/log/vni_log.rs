@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::chunk::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkPool};
-use super::runs::{Place, Run, Scope};
-use crate::types::{ShortTime, SourceId};
+use super::runs::{Place, Reader, Run, Scope};
+use crate::types::ShortTime;
 use crate::wire::frame_len;
 
 /// An append-only sequence of frames. Positions count bytes since the log began.
@@ -129,7 +129,7 @@ impl Cursor {
 
     /// The next frames for `reader` that lie together, as offsets into [`Cursor::chunk`], somewhat more than
     /// `bytes_max` perhaps. None at the end of the log.
-    pub fn readable(&mut self, reader: SourceId, bytes_max: usize) -> Option<Range<usize>> {
+    pub fn readable(&mut self, reader: Reader, bytes_max: usize) -> Option<Range<usize>> {
         loop {
             let runs = self.chunk.runs();
             if self.place.skip_invisible(&runs, reader) {
@@ -184,10 +184,14 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{PeerId, ShardId};
+    use crate::types::{PeerId, ShardId, SourceId, SpeakerId};
 
-    fn source(slot: u32) -> SourceId {
-        SourceId(PeerId::new(ShardId(0), slot, 0))
+    fn source(slot: u32) -> SpeakerId {
+        SpeakerId::of_source(SourceId(PeerId::new(ShardId(0), slot, 0)))
+    }
+
+    fn reader(slot: u32) -> Reader {
+        Reader::new(source(slot))
     }
 
     fn frame(number: u32) -> Vec<u8> {
@@ -201,7 +205,7 @@ mod tests {
         Cursor::at_end_of(&log.anchor(bytes_next), None)
     }
 
-    fn read_all(cursor: &mut Cursor, reader: SourceId) -> Vec<u8> {
+    fn read_all(cursor: &mut Cursor, reader: Reader) -> Vec<u8> {
         let mut out = Vec::new();
         while let Some(range) = cursor.readable(reader, CHUNK_BYTES_MAX) {
             out.extend_from_slice(cursor.chunk().slice(range.clone()));
@@ -224,8 +228,8 @@ mod tests {
         let mut late = at_end(&mut log, &bytes);
         log.append(&bytes, Scope::All, None);
         expected.extend_from_slice(&bytes);
-        assert_eq!(read_all(&mut late, source(1)), bytes);
-        assert_eq!(read_all(&mut early, source(1)), expected);
+        assert_eq!(read_all(&mut late, reader(1)), bytes);
+        assert_eq!(read_all(&mut early, reader(1)), expected);
         drop((early, late));
         log.let_go();
         assert_eq!(pool.live_bytes(), 0, "nobody has anything left to read");
@@ -238,7 +242,7 @@ mod tests {
         let mut cursor = at_end(&mut log, &run);
         log.append(&run, Scope::All, None);
         let mut pieces = 0;
-        while let Some(range) = cursor.readable(source(1), CHUNK_BYTES_MAX) {
+        while let Some(range) = cursor.readable(reader(1), CHUNK_BYTES_MAX) {
             assert_eq!(range.len() % 44, 0, "whole frames");
             assert!(cursor.chunk().slice(range.clone()).starts_with(&[1, 0, 40, 5]));
             cursor.advance_to(range.end);
@@ -260,19 +264,19 @@ mod tests {
             let scope = scopes[number as usize / 3 % scopes.len()];
             log.append(&frame(number), scope, None);
             for (slot, expected) in (0..).zip(&mut expected) {
-                if scope.includes(source(slot)) {
+                if scope.includes(reader(slot)) {
                     expected.extend_from_slice(&frame(number));
                 }
             }
             // Some read each time, some seldom, one at the very end.
             for (slot, every) in [(0, 1), (1, 7), (2, 3_000)] {
                 if number % every == 0 {
-                    read[slot].extend(read_all(&mut cursors[slot], source(slot as u32)));
+                    read[slot].extend(read_all(&mut cursors[slot], reader(slot as u32)));
                 }
             }
         }
         for (slot, cursor) in cursors.iter_mut().enumerate() {
-            read[slot].extend(read_all(cursor, source(slot as u32)));
+            read[slot].extend(read_all(cursor, reader(slot as u32)));
         }
         assert!(read == expected);
     }

@@ -96,7 +96,8 @@ impl Build {
                 continue;
             }
             let reflected = rules.reflect.permits(entry.route.next_hop.kind);
-            let visibility = Visibility::of(entry.sources(), group.class, reflected);
+            let visibility =
+                Visibility::of(entry.announcers(&rules.speakers), group.class, reflected);
             let Some(scope) = visibility.scope() else {
                 continue;
             };

@@ -145,7 +145,8 @@ impl Rib {
         denial: Denial,
         sink: &mut impl RecordSink,
     ) {
-        let Some((class, life)) = self.take(source, vni, route, sink) else { return };
+        let Some(role) = self.take(source, vni, route, sink) else { return };
+        let (class, life) = (role.class(), role.life());
         let hasher = &self.common.rules.hasher;
         self.sources.withhold(source, WithheldRoute { vni, route: *route, class, life }, hasher);
         let of = self.sources.find(source, hasher);
@@ -192,12 +193,12 @@ impl Rib {
         let hasher = self.common.rules.hasher.clone();
         let WithheldRoute { vni, route, class, life } = one;
         let Some((of, judgement)) = self.sources.find_mut(source, &hasher) else { return true };
-        let introduction = of.introduction();
+        let (introduction, speaker) = (of.introduction(), of.speaker());
         if of.judge(judgement, vni, &route).is_err() {
             return true;
         }
         self.sources.release_at(source, place, &hasher);
-        if self.put(source, (class, life), vni, &route, sink).refusal.is_some() {
+        if self.put(source, (class, life, speaker), vni, &route, sink).refusal.is_some() {
             // It waits for the next policy.
             self.sources.withhold(source, one, &hasher);
             return false;

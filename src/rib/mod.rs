@@ -8,7 +8,9 @@ mod feed;
 mod jobs;
 mod judging;
 mod ledger;
+mod publishing;
 mod sources;
+mod speakers;
 mod sweeping;
 mod table;
 mod views;
@@ -22,7 +24,10 @@ use smallvec::SmallVec;
 
 use crate::log::{Blocks, Scope};
 use crate::policy::Denial;
-use crate::types::{GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, SplitMap, Time, Vni};
+use crate::types::{
+    Announcers, GroupClass, PeerClass, PeerId, Route, ShardId, SourceId, Speaker, SplitMap, Time,
+    Vni,
+};
 
 use feed::Feed;
 pub use feed::{BASE_KEPT, Join};
@@ -34,6 +39,8 @@ pub use views::{Audience, RoutesPiece, Sight, Sources, VniView, VnisPiece};
 use judging::Judging;
 pub use sources::Introduction;
 use sources::{Source, SourceTable};
+pub use speakers::Announcer;
+use speakers::{Role, SpeakerRef, Speakers};
 use sweeping::Sweeps;
 use vni::{Common, VniRib};
 pub use vni::{Refusal, Rules};
@@ -85,6 +92,8 @@ pub trait RecordSink {
         frame: &[u8],
         routes_now: usize,
     );
+    /// Others announce the route at this node than before: these are all.
+    fn publish(&mut self, vni: Vni, route: &Route, by: Announcers);
     /// The answer to a join.
     fn joined(&mut self, shard: ShardId, joined: Joined);
     /// What a source had not announced again was withdrawn, as its shard asked for: so many routes, some of
@@ -182,17 +191,20 @@ impl Rib {
         sink: &mut impl RecordSink,
     ) -> Outcome {
         if !self.sources.matter() {
-            return self.put(source, (class, 0), vni, route, sink);
+            return self.put(source, (class, 0, Speaker::Itself), vni, route, sink);
         }
         let hasher = &self.common.rules.hasher;
         let (of, judgement) = self.sources.of_or_new(source, hasher);
-        let life = of.life();
+        let (life, speaker) = (of.life(), of.speaker());
         if let Err(denial) = of.judge(judgement, vni, route) {
             let withheld = WithheldRoute { vni, route: *route, class, life };
             return self.withhold(source, withheld, denial, sink);
         }
         let released = self.sources.release(source, vni, route, hasher);
-        let mut outcome = self.put(source, (class, life), vni, route, sink);
+        let mut outcome = self.put(source, (class, life, speaker), vni, route, sink);
+        if speaker != Speaker::Itself && self.sources.have_stale() {
+            self.succeed(speaker, vni, route, sink);
+        }
         if let Some(released) = released {
             if outcome.refusal.is_some() {
                 // It waits for the next policy, as it did.
@@ -220,8 +232,8 @@ impl Rib {
         if let Some(released) = released {
             outcome.less(released.life == life);
             outcome.withheld = -1;
-        } else if let Some((_, announced)) = self.take(source, vni, route, sink) {
-            outcome.less(announced == life);
+        } else if let Some(announced) = self.take(source, vni, route, sink) {
+            outcome.less(announced.life() == life);
         }
         outcome
     }
@@ -381,16 +393,17 @@ impl Rib {
     fn put(
         &mut self,
         source: SourceId,
-        as_what: (PeerClass, u8),
+        (class, life, speaker): (PeerClass, u8, Speaker),
         vni: Vni,
         route: &Route,
         sink: &mut impl RecordSink,
     ) -> Outcome {
-        let hasher = &self.common.rules.hasher;
+        let Rules { speakers, hasher, .. } = &mut self.common.rules;
         let hash = RouteHash::of(route, hasher);
         let home = self.homes.find_or(vni, hasher, || VniRib::new(vni));
         let mut outcome = Outcome::default();
-        match home.add(source, as_what, (route, hash), &mut self.common, sink) {
+        let role = Role::new(class, life, speakers.take(speaker, hasher));
+        match home.add(source, role, (route, hash), &mut self.common, sink) {
             Ok(Ok(routes)) => {
                 outcome.stored = 1;
                 if routes == 1 {
@@ -399,8 +412,12 @@ impl Rib {
                     of.vnis.find_or(vni, hasher, || ());
                 }
             }
-            Ok(Err(announced)) => outcome.again(announced == as_what.1),
+            Ok(Err(announced)) => {
+                outcome.again(announced.life() == life);
+                self.give_back(announced.speaker());
+            }
             Err(refusal) => {
+                self.give_back(role.speaker());
                 // It may have come to be for this alone.
                 self.tidy(vni);
                 outcome.refusal = Some(refusal);
@@ -409,14 +426,19 @@ impl Rib {
         outcome
     }
 
-    /// Takes a route out of its table, if the source announces it: what it was when it announced it, and in which life.
+    fn give_back(&mut self, speaker: SpeakerRef) {
+        let Rules { speakers, hasher, .. } = &mut self.common.rules;
+        speakers.give_back(speaker, hasher);
+    }
+
+    /// Takes a route out of its table, if the source announces it: as what it did.
     fn take(
         &mut self,
         source: SourceId,
         vni: Vni,
         route: &Route,
         sink: &mut impl RecordSink,
-    ) -> Option<(PeerClass, u8)> {
+    ) -> Option<Role> {
         let hasher = &self.common.rules.hasher;
         let hash = RouteHash::of(route, hasher);
         let home = self.homes.find_mut(vni, hasher)?;
@@ -452,7 +474,7 @@ impl Rib {
         }
         let before = self.sources.withhold(source, withheld, hasher);
         outcome.withheld = i32::from(before.is_none());
-        match before.or(taken.map(|(_, life)| life)) {
+        match before.or(taken.map(Role::life)) {
             None => outcome.stored = 1,
             Some(announced) => outcome.again(announced == withheld.life),
         }

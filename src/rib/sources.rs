@@ -10,7 +10,7 @@ use ahash::RandomState;
 
 use super::withheld::{Withheld, WithheldRoute};
 use crate::policy::{Denial, Judge, Policy};
-use crate::types::{Route, ShardId, SourceId, SplitMap, Vni};
+use crate::types::{Remote, Route, ShardId, SourceId, Speaker, SplitMap, Vni};
 
 /// Whose word a source is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +21,8 @@ pub struct Introduction {
     pub shard: ShardId,
     /// Counts its connections: what it announces from now on it announces in this life.
     pub life: u8,
+    /// Whom it speaks for.
+    pub speaker: Speaker,
 }
 
 /// What policy there is.
@@ -49,8 +51,11 @@ pub(super) struct SourceTable {
     judgement: Judgement,
     /// Routes that are withheld.
     withheld: usize,
-    /// Whether some source has had more than one life.
+    /// Whether some source has had more than one life, or speaks for somebody.
     has_returned: bool,
+    have_speakers: bool,
+    /// Readings of what was announced before this node was restarted.
+    stale: usize,
 }
 
 impl Source {
@@ -62,6 +67,11 @@ impl Source {
     /// The life in which it is.
     pub(super) fn life(&self) -> u8 {
         self.introduction.map_or(0, |it| it.life)
+    }
+
+    /// Whom it speaks for.
+    pub(super) fn speaker(&self) -> Speaker {
+        self.introduction.map_or(Speaker::Itself, |it| it.speaker)
     }
 
     /// Whose word it is, if it was introduced.
@@ -104,7 +114,15 @@ impl SourceTable {
 
     /// Whether a change has to ask for its source: without policy, and as long as nobody came back, it has not.
     pub(super) fn matter(&self) -> bool {
-        self.judgement.policy.is_some() || self.has_returned || self.withheld > 0
+        self.judgement.policy.is_some()
+            || self.has_returned
+            || self.have_speakers
+            || self.withheld > 0
+    }
+
+    /// Whether something is kept that was announced before this node was restarted.
+    pub(super) fn have_stale(&self) -> bool {
+        self.stale > 0
     }
 
     /// From now on this policy judges what sources announce.
@@ -121,6 +139,7 @@ impl SourceTable {
         hasher: &RandomState,
     ) -> usize {
         self.has_returned |= introduction.life > 0;
+        self.have_speakers |= introduction.speaker != Speaker::Itself;
         let of = self.of.find_or(source, hasher, Source::default);
         of.introduction = Some(introduction);
         of.withheld().map_or(0, Withheld::len)
@@ -146,7 +165,12 @@ impl SourceTable {
         source: SourceId,
         hasher: &RandomState,
     ) -> (&mut Source, &Judgement) {
-        (self.of.find_or(source, hasher, Source::default), &self.judgement)
+        let SourceTable { of, stale, judgement, .. } = self;
+        let new = || {
+            *stale += usize::from(is_stale(source));
+            Source::default()
+        };
+        (of.find_or(source, hasher, new), judgement)
     }
 
     /// All ids.
@@ -211,6 +235,7 @@ impl SourceTable {
     /// Forgets a source. What it announces has to be withdrawn.
     pub(super) fn remove(&mut self, source: SourceId, hasher: &RandomState) {
         let Some(removed) = self.of.remove(source, hasher) else { return };
+        self.stale -= usize::from(is_stale(source));
         assert!(removed.vnis.is_empty() && removed.withheld.is_none(), "nothing of it is left");
     }
 
@@ -222,4 +247,9 @@ impl SourceTable {
             of.withheld = None;
         }
     }
+}
+
+/// Whether it stands for what was announced before this node was restarted.
+fn is_stale(source: SourceId) -> bool {
+    source.remote().is_some_and(|it| it.reflector == Remote::OWN_STALE)
 }

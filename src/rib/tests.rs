@@ -1,8 +1,8 @@
 //! The rib on its own: bases, and tables against a naive model.
 
 use super::*;
-use crate::log::{Frames, FramesCursor};
-use crate::types::{Action, Destination, NextHop, NextHopType, ReflectOwn};
+use crate::log::{Frames, FramesCursor, Reader};
+use crate::types::{Action, Destination, NextHop, NextHopType, ReflectOwn, SpeakerId};
 use crate::wire::encode_update;
 use crate::wire::{action_and_key, frames};
 use ahash::RandomState;
@@ -23,6 +23,7 @@ impl RecordSink for Sink {
     fn joined(&mut self, _: ShardId, joined: Joined) {
         self.joined.push(joined);
     }
+    fn publish(&mut self, _: Vni, _: &Route, _: Announcers) {}
     fn swept(&mut self, _: ShardId, _: SourceId, _: u32, _: u32) {}
     fn judged(&mut self, _: SourceId, _: Introduction, _: (Vni, &Route), _: Option<Denial>) {}
 }
@@ -31,6 +32,10 @@ pub(super) const GROUP: UpdateGroup = UpdateGroup { vni: Vni(7), class: GroupCla
 
 pub(super) fn source(slot: u32) -> SourceId {
     SourceId(PeerId::new(ShardId(0), slot, 0))
+}
+
+fn reader(source: SourceId) -> Reader {
+    Reader::new(SpeakerId::of_source(source))
 }
 
 pub(super) fn route(number: u32) -> Route {
@@ -71,7 +76,7 @@ pub(super) fn view(joined: &Joined) -> BTreeSet<Vec<u8>> {
     let mut view = BTreeSet::new();
     for block in joined.blocks.clone() {
         let mut cursor = FramesCursor::new(block.clone());
-        while let Some(range) = cursor.readable(SourceId(joined.peer), 1_000) {
+        while let Some(range) = cursor.readable(reader(SourceId(joined.peer)), 1_000) {
             for frame in frames(&block.bytes()[range.clone()]) {
                 match action_and_key(frame) {
                     (Action::Add, key) => assert!(view.insert(key.to_vec())),
@@ -156,7 +161,7 @@ struct Subscriber {
 
 impl Subscriber {
     fn apply(&mut self, scope: Scope, frame: &[u8]) -> Result<(), TestCaseError> {
-        if !scope.includes(self.source) {
+        if !scope.includes(reader(self.source)) {
             return Ok(());
         }
         let (action, key) = action_and_key(frame);

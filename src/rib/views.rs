@@ -6,8 +6,10 @@
 use smallvec::SmallVec;
 
 use super::Rib;
+use super::speakers::Announcer;
 use super::visibility::Visibility;
-use crate::types::{Digest, GroupClass, PeerClass, ReflectOwn, Route, SourceId, Vni};
+use crate::log::Reader;
+use crate::types::{Digest, GroupClass, ReflectOwn, Route, Vni};
 
 /// Places of a table, and their sources, that one piece looks at; one route may go beyond.
 const PER_PIECE: usize = 4_096;
@@ -36,7 +38,7 @@ pub struct VnisPiece {
 }
 
 /// Who announces a route.
-pub type Sources = SmallVec<[(SourceId, PeerClass); 1]>;
+pub type Sources = SmallVec<[Announcer; 1]>;
 
 /// Some routes of a VNI.
 #[derive(Clone, Debug, Default)]
@@ -67,14 +69,14 @@ pub enum Sight {
 
 impl Audience {
     /// Of a route that these announce, at a node with this setting.
-    pub fn of(reflect: ReflectOwn, route: &Route, sources: &[(SourceId, PeerClass)]) -> Audience {
+    pub fn of(reflect: ReflectOwn, route: &Route, sources: &[Announcer]) -> Audience {
         let reflected = reflect.permits(route.next_hop.kind);
         let of = |class| Visibility::of(sources.iter().copied(), class, reflected);
         Audience(GroupClass::ALL.map(of))
     }
 
     /// What the rule says of a subscriber.
-    pub fn sight(&self, class: GroupClass, subscriber: SourceId) -> Sight {
+    pub fn sight(&self, class: GroupClass, subscriber: Reader) -> Sight {
         match self.0[class.index()].scope() {
             None => Sight::NoSource,
             Some(scope) if scope.includes(subscriber) => Sight::Sees,
@@ -111,7 +113,7 @@ impl Rib {
             }
             let entry = home.table.entry(place);
             if !entry.is_vacant() {
-                let sources: Sources = entry.sources().collect();
+                let sources: Sources = entry.announcers(&self.common.rules.speakers).collect();
                 looked_at += sources.len();
                 piece.routes.push((entry.route, sources));
             }

@@ -2,34 +2,40 @@
 //!
 //! Owns the rule alone, as pure functions. Must never look at a connection or a log.
 
+use super::speakers::Announcer;
 use crate::log::Scope;
-use crate::types::{Action, GroupClass, PeerClass, SourceId};
+use crate::types::{Action, GroupClass, SpeakerId};
 
 /// Which subscribers of one class see a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Visibility {
     /// None of them.
     Nobody,
-    /// All but the one that is the route's only source.
-    AllBut(SourceId),
+    /// All but those that the only speaker for the route is.
+    AllBut(SpeakerId),
     /// All of them.
     All,
 }
 
 impl Visibility {
-    /// The rule. A subscriber sees a route exactly when some source is allowed for it: one that is
-    /// not itself (unless the route is `reflected` to its own source), and of a class that its
+    /// The rule. A subscriber sees a route exactly when some source is allowed for it: one that does
+    /// not speak for itself (unless the route is `reflected` to its own source), and of a class that its
     /// group admits.
     pub(super) fn of(
-        sources: impl Iterator<Item = (SourceId, PeerClass)>,
+        announcers: impl Iterator<Item = Announcer>,
         subscribers: GroupClass,
         reflected: bool,
     ) -> Visibility {
-        let mut allowed = sources.filter(|&(_, class)| subscribers.admits(class));
-        match (allowed.next(), allowed.next()) {
-            (None, _) => Visibility::Nobody,
-            // A source of another class is no subscriber of this one: there is nobody to leave out.
-            (Some((sole, class)), None) if !reflected && subscribers.contains(class) => {
+        let mut allowed = announcers.filter(|it| subscribers.admits(it.class));
+        let Some(first) = allowed.next() else { return Visibility::Nobody };
+        // A source of another class is no subscriber of this one: there is nobody to leave out.
+        let is_one_of_them = |it: &Announcer| subscribers.contains(it.class);
+        match first.speaker {
+            Some(sole)
+                if !reflected
+                    && is_one_of_them(&first)
+                    && allowed.all(|it| it.speaker == first.speaker && is_one_of_them(&it)) =>
+            {
                 Visibility::AllBut(sole)
             }
             _ => Visibility::All,
@@ -39,7 +45,8 @@ impl Visibility {
     /// Who is to be told what when a route's visibility changes, by one source coming or going.
     ///
     /// # Panics
-    /// If the change needs two records, which no single source can cause.
+    /// If the change needs two records, which no single source can cause: one that speaks for somebody else from now
+    /// on speaks for many in between.
     pub(super) fn change(before: Visibility, after: Visibility) -> Option<(Action, Scope)> {
         use Visibility::{All, AllBut, Nobody};
         match (before, after) {
@@ -51,7 +58,7 @@ impl Visibility {
             (All, Nobody) => Some((Action::Remove, Scope::All)),
             (Nobody, Nobody) | (All, All) => None,
             (AllBut(one), AllBut(other)) => {
-                assert_eq!(one, other, "sources come and go one at a time");
+                assert_eq!(one, other, "sources come, go and change one at a time");
                 None
             }
         }
@@ -70,8 +77,10 @@ impl Visibility {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Reader;
+    use crate::types::PeerClass::{Client, Own, Server};
+    use crate::types::SourceId;
     use crate::types::{PeerId, ShardId};
-    use PeerClass::{Client, Own, Server};
 
     fn source(slot: u32) -> SourceId {
         SourceId(PeerId::new(ShardId(0), slot, 0))
@@ -98,6 +107,7 @@ mod tests {
             let members =
                 |set: u32| (0..peers.len()).filter(move |i| set & (1 << i) != 0).map(|i| peers[i]);
             for &(subscriber, class, group) in peers.iter().chain(&bystanders) {
+                let reader = Reader::new(SpeakerId::of_source(subscriber));
                 let sees = |set| {
                     members(set).any(|(source, of, _)| {
                         (source != subscriber || reflected)
@@ -106,11 +116,15 @@ mod tests {
                     })
                 };
                 let visible = |set| {
-                    let sources = members(set).map(|(source, of, _)| (source, of));
-                    Visibility::of(sources, group, reflected)
+                    let announcers = members(set).map(|(source, class, _)| Announcer {
+                        source,
+                        class,
+                        speaker: Some(SpeakerId::of_source(source)),
+                    });
+                    Visibility::of(announcers, group, reflected)
                 };
                 let told = Visibility::change(visible(set), visible(after))
-                    .filter(|(_, scope)| scope.includes(subscriber))
+                    .filter(|(_, scope)| scope.includes(reader))
                     .map(|(action, _)| action);
                 let expected = match (sees(set), sees(after)) {
                     (false, true) => Some(Action::Add),
@@ -118,7 +132,7 @@ mod tests {
                     _ => None,
                 };
                 assert_eq!(told, expected, "{set:05b} {after:05b} {subscriber:?}");
-                let dumped = visible(set).scope().is_some_and(|scope| scope.includes(subscriber));
+                let dumped = visible(set).scope().is_some_and(|scope| scope.includes(reader));
                 assert_eq!(dumped, sees(set), "dump and live follow one rule");
             }
         }

@@ -9,18 +9,19 @@ use ahash::RandomState;
 
 use super::feed::{Feed, Record};
 use super::ledger::{Ledger, Pressure};
+use super::speakers::{Role, SpeakerRef, Speakers};
+use super::table::Entry;
 use super::table::{RouteHash, VniTable};
 use super::visibility::Visibility;
 use super::{RecordSink, UpdateGroup};
 use crate::log::SharedBytes;
 use crate::policy::Denial;
-use crate::types::{Digest, GroupClass, PeerClass, ReflectOwn, Route, SourceId, Vni};
+use crate::types::{Announcers, Digest, GroupClass, ReflectOwn, Route, SourceId, Vni};
 use crate::wire::encode_update;
 
 const CLASSES: usize = GroupClass::ALL.len();
 
 /// What holds for all VNIs of a home shard.
-#[derive(Clone)]
 pub struct Rules {
     /// The seed of all tables.
     pub hasher: RandomState,
@@ -37,6 +38,10 @@ pub struct Rules {
     pub ledger: Arc<Ledger>,
     /// Counts the bytes of bases, and of what is behind them.
     pub shared: SharedBytes,
+    /// Whom sources speak for.
+    pub speakers: Speakers,
+    /// Whether other reflectors are told who announces what.
+    pub publishes: bool,
 }
 
 impl Rules {
@@ -50,6 +55,8 @@ impl Rules {
             routes_max: u64::MAX,
             ledger: Arc::default(),
             shared: SharedBytes::default(),
+            speakers: Speakers::default(),
+            publishes: false,
         }
     }
 }
@@ -86,6 +93,13 @@ pub(super) struct VniRib {
     pub is_compacting: bool,
     /// Whether its table is gone through, since there is another policy.
     pub is_judged: bool,
+}
+
+/// How a route looks.
+#[derive(Clone, Copy)]
+struct Views {
+    visible: [Visibility; CLASSES],
+    published: Announcers,
 }
 
 /// Why a home refuses a route.
@@ -155,18 +169,18 @@ impl VniRib {
         }
     }
 
-    /// A source announces a route. Says how many it announces here now; or, if it did so already, in which life.
+    /// A source announces a route. Says how many it announces here now; or, if it did so already, as what.
     ///
     /// # Errors
     /// Why the route is refused.
     pub(super) fn add(
         &mut self,
         source: SourceId,
-        as_what: (PeerClass, u8),
+        role: Role,
         (route, hash): (&Route, RouteHash),
         common: &mut Common,
         sink: &mut impl RecordSink,
-    ) -> Result<Result<usize, u8>, Refusal> {
+    ) -> Result<Result<usize, Role>, Refusal> {
         let rules = &common.rules;
         if let Some(refusal) = self.shortage(rules) {
             let place = self.table.find(route, hash);
@@ -178,7 +192,7 @@ impl VniRib {
             }
         }
         let place = self.table.find_or_insert(route, hash, &rules.hasher);
-        let before = self.views(place, rules.reflect);
+        let before = self.views(place, rules);
         if self.table.entry(place).is_vacant() {
             if !rules.ledger.take_route(rules.routes_max) {
                 self.table.give_back(place, &rules.hasher);
@@ -187,12 +201,26 @@ impl VniRib {
             common.routes += 1;
             self.digest.add(route);
         }
-        let routes = self.table.add_source(place, source, as_what, &common.rules.hasher);
-        if routes.is_ok() {
-            let after = self.views(place, common.rules.reflect);
-            self.tell(place, route, before, after, common, sink);
+        let routes = self.table.add_source(place, source, role, &common.rules.hasher);
+        match routes {
+            Ok(_) => self.tell(place, route, before, common, sink),
+            Err(known) if known.speaker() != role.speaker() => {
+                // Others than before may not see it now: two records, so two steps.
+                self.table.set_role(place, source, role.speaking_for(SpeakerRef::MANY));
+                self.tell(place, route, before, common, sink);
+                let before = self.views(place, &common.rules);
+                self.table.set_role(place, source, role);
+                self.tell(place, route, before, common, sink);
+            }
+            Err(_) => {}
         }
         Ok(routes)
+    }
+
+    /// The entry of a route.
+    pub(super) fn entry_of(&self, route: &Route, hasher: &RandomState) -> Option<&Entry> {
+        let place = self.table.find(route, RouteHash::of(route, hasher))?;
+        Some(self.table.entry(place))
     }
 
     /// A source withdraws the route at `place`. Says how many it has left here; none if it does not
@@ -204,16 +232,17 @@ impl VniRib {
         common: &mut Common,
         sink: &mut impl RecordSink,
     ) -> Option<usize> {
-        let route = self.table.entry(place).route;
-        let before = self.views(place, common.rules.reflect);
+        let entry = self.table.entry(place);
+        let (route, speaker) = (entry.route, entry.announced(source)?.speaker());
+        let before = self.views(place, &common.rules);
         let left = self.table.remove_source(place, source, &common.rules.hasher)?;
         if self.table.entry(place).is_vacant() {
             common.routes -= 1;
             common.rules.ledger.give_route_back();
             self.digest.remove(&route);
         }
-        let after = self.views(place, common.rules.reflect);
-        self.tell(place, &route, before, after, common, sink);
+        self.tell(place, &route, before, common, sink);
+        common.rules.speakers.give_back(speaker, &common.rules.hasher);
         Some(left)
     }
 
@@ -278,34 +307,43 @@ impl VniRib {
         }
     }
 
-    /// Who sees the route at `place`, for the classes in which somebody listens.
-    fn views(&self, place: u32, reflect: ReflectOwn) -> [Visibility; CLASSES] {
-        let mut views = [Visibility::Nobody; CLASSES];
+    /// How the route at `place` looks: to the classes in which somebody listens, and to other reflectors.
+    fn views(&self, place: u32, rules: &Rules) -> Views {
+        let mut visible = [Visibility::Nobody; CLASSES];
         for class in GroupClass::ALL {
             if self.feeds.of(class).is_some_and(Feed::is_listening) {
                 let entry = self.table.entry(place);
-                let reflected = reflect.permits(entry.route.next_hop.kind);
-                views[class.index()] = Visibility::of(entry.sources(), class, reflected);
+                let reflected = rules.reflect.permits(entry.route.next_hop.kind);
+                let announcers = entry.announcers(&rules.speakers);
+                visible[class.index()] = Visibility::of(announcers, class, reflected);
             }
         }
-        views
+        let published = match rules.publishes {
+            true => self.published(place, &rules.speakers),
+            false => Announcers::default(),
+        };
+        Views { visible, published }
     }
 
+    /// Tells of the route at `place` what is otherwise than before.
     fn tell(
         &mut self,
         place: u32,
         route: &Route,
-        before: [Visibility; CLASSES],
-        after: [Visibility; CLASSES],
+        before: Views,
         common: &mut Common,
         sink: &mut impl RecordSink,
     ) {
+        let after = self.views(place, &common.rules);
+        if before.published != after.published {
+            sink.publish(self.vni, route, after.published);
+        }
         let Common { rules, steps, frame, .. } = common;
         frame.clear();
         for class in GroupClass::ALL {
             // Where nobody listens, nobody saw it before and nobody sees it now.
             let Some((action, scope)) =
-                Visibility::change(before[class.index()], after[class.index()])
+                Visibility::change(before.visible[class.index()], after.visible[class.index()])
             else {
                 continue;
             };

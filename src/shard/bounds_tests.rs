@@ -27,6 +27,7 @@ pub(super) fn shard(limits: Limits) -> Shard {
         budgets: Budgets::default(),
         policy: None,
         ledger: Arc::default(),
+        fabric: None,
     };
     Shard::new(config, NOW)
 }

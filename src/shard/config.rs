@@ -97,7 +97,7 @@ pub struct ShardConfig {
     pub id: ShardId,
     /// How many there are, 1..=1024.
     pub shards: u16,
-    /// The seed of its hash tables.
+    /// The seed of its hash tables, the same for all shards of a node.
     pub hash_seed: [u64; 4],
     /// The keepalive interval to offer, in seconds.
     pub keepalive_interval_s: u32,
@@ -116,4 +116,16 @@ pub struct ShardConfig {
     pub policy: Option<Arc<Policy>>,
     /// What all shards of the node have in common.
     pub ledger: Arc<Ledger>,
+    /// Whether this node is one of several reflectors that know each other's routes, and how hosts are told apart then.
+    pub fabric: Option<Identity>,
+}
+
+/// How the hosts behind peers are told apart where several reflectors are one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Identity {
+    /// By address: a host at two reflectors is one.
+    #[default]
+    Address,
+    /// Not at all: each connection is a host, and gets back from other reflectors what it announced there.
+    Connection,
 }

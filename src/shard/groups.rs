@@ -9,13 +9,14 @@ use std::rc::Rc;
 
 use ahash::RandomState;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::piece::{DIRECT_BYTES_MIN, Payload, Piece};
 use crate::log::{
-    Blocks, ChunkPool, Compaction, Cursor, FramesCursor, Laggard, LiveBytes, Scope, VniLog,
+    Blocks, ChunkPool, Compaction, Cursor, FramesCursor, Laggard, LiveBytes, Reader, Scope, VniLog,
 };
 use crate::rib::{Joined, UpdateGroup};
-use crate::types::{PeerId, SeededMap, ShortTime, Slots, SourceId};
+use crate::types::{PeerId, SeededMap, ShortTime, Slots};
 use crate::wire::{frame_len, frames};
 
 /// What a laggard may pass over of its base at a time, in bytes: a look-up for each frame.
@@ -23,6 +24,9 @@ const PASSED_BYTES_MAX: usize = 64 << 10;
 
 /// Index of a subscription; used again after its removal.
 pub(super) type SubIndex = u32;
+
+/// Those that a record names: of one peer, or of several of one host.
+pub(super) type Named = SmallVec<[SubIndex; 1]>;
 
 /// The subscribers of one group at this shard.
 pub(super) struct LocalGroup {
@@ -61,9 +65,9 @@ pub(super) const LAGGING: usize = 3;
 
 /// One peer's subscription of one VNI.
 pub(super) struct Subscription {
-    /// Who subscribed, and what that is as a source of routes.
+    /// Who subscribed, and as whom it hears.
     pub peer: PeerId,
-    source: SourceId,
+    reader: Reader,
     /// Tells this subscription from earlier ones of the same peer and VNI.
     pub epoch: u64,
     /// Whether it stands in its peer's list of pending subscriptions.
@@ -172,7 +176,7 @@ impl Groups {
     pub(super) fn subscribe(
         &mut self,
         key: UpdateGroup,
-        (peer, source): (PeerId, SourceId),
+        (peer, reader): (PeerId, Reader),
         epoch: u64,
     ) -> SubIndex {
         let group = *self.by_key.entry(key).or_insert_with(|| {
@@ -190,7 +194,7 @@ impl Groups {
         let waiting = &mut self.groups[group as usize].members[WAITING];
         let sub = self.subscriptions.insert(Subscription {
             peer,
-            source,
+            reader,
             epoch,
             queued: false,
             group,
@@ -243,8 +247,8 @@ impl Groups {
         self.subscription(sub).ready(sub, head_bytes? > 0)
     }
 
-    /// Records for a group. `named` is the subscription, of the group's VNI, of the
-    /// peer that `scope` names, if this shard has it. Records for a group that nobody here follows any more are
+    /// Records for a group. `named` are the subscriptions, of the group's VNI, of the
+    /// peers that `scope` names, as far as this shard has them. Records for a group that nobody here follows any more are
     /// dropped; those whose join was not answered yet will find in the answer what comes before it. `ready` is
     /// told who has something to send now.
     pub(super) fn append(
@@ -252,26 +256,26 @@ impl Groups {
         key: UpdateGroup,
         scope: Scope,
         records: Records,
-        named: Option<SubIndex>,
+        mut named: Named,
         ready: impl FnMut(Ready),
     ) {
         let Some(&group) = self.by_key.get(&key) else {
             return;
         };
-        let named = named.filter(|&sub| {
-            let subscription = &self.subscriptions[sub];
+        named.retain(|sub| {
+            let subscription = &self.subscriptions[*sub];
             subscription.group == group && subscription.is_joined()
         });
-        let scope = match (scope, named) {
-            (Scope::Only(_), None) => return,
-            (Scope::AllBut(_), None) => Scope::All,
+        let scope = match scope {
+            Scope::Only(_) if named.is_empty() => return,
+            Scope::AllBut(_) if named.is_empty() => Scope::All,
             _ => scope,
         };
         let local = &mut self.groups[group as usize];
         let Records { frames, routes, read_at } = records;
         local.table_bytes = (routes * frame_len(frames)) as u64;
         let anchor = Cursor::at_end_of(&local.log.anchor(frames), read_at);
-        self.wake(group, scope, named, &anchor, ready);
+        self.wake(group, scope, &named, &anchor, ready);
         let local = &mut self.groups[group as usize];
         if let Some(compaction) = &mut local.compaction {
             if compaction.frontier().is_none() {
@@ -299,7 +303,7 @@ impl Groups {
         copied_max: usize,
     ) -> Part {
         let subscription = &mut self.subscriptions[sub];
-        let reader = subscription.source;
+        let reader = subscription.reader;
         while let Some(block) = &mut subscription.block {
             let lags = matches!(subscription.stand, Stand::Lagging(_));
             let looked_at_max = if lags { PASSED_BYTES_MAX.max(bytes_max) } else { bytes_max };
@@ -429,22 +433,24 @@ impl Groups {
         &mut self,
         group: u32,
         scope: Scope,
-        named: Option<SubIndex>,
+        named: &[SubIndex],
         anchor: &Cursor,
         mut ready: impl FnMut(Ready),
     ) {
-        let named_at_end =
-            named.filter(|&sub| matches!(self.subscriptions[sub].stand, Stand::AtEnd));
+        let at_end = |&sub: &SubIndex| matches!(self.subscriptions[sub].stand, Stand::AtEnd);
+        let named_at_end: Named = named.iter().copied().filter(at_end).collect();
         if matches!(scope, Scope::Only(_)) {
-            if let Some(named) = named_at_end {
+            for named in named_at_end {
                 self.stand(named, Stand::Reading(anchor.clone()));
-                self.subscription(named).ready(named, false).map(ready);
+                if let Some(is_ready) = self.subscription(named).ready(named, false) {
+                    ready(is_ready);
+                }
             }
             return;
         }
         let Groups { groups, subscriptions, .. } = self;
         let [_, at_end, reading, _] = &mut groups[group as usize].members;
-        for sub in at_end.drain(..).filter(|&sub| Some(sub) != named_at_end) {
+        for sub in at_end.drain(..).filter(|sub| !named_at_end.contains(sub)) {
             let subscription = &mut subscriptions[sub];
             subscription.stand = Stand::Reading(anchor.clone());
             subscription.at = reading.len();
@@ -453,8 +459,8 @@ impl Groups {
                 ready(is_ready);
             }
         }
-        if let Some(spared) = named_at_end {
-            subscriptions[spared].at = 0;
+        for spared in named_at_end {
+            subscriptions[spared].at = at_end.len();
             at_end.push(spared);
         }
     }

@@ -276,9 +276,9 @@ impl Shard {
     /// Subscribes a peer, which is not yet subscribed to the VNI, in a group. The subscription is counted already.
     pub(super) fn subscribe_in(&mut self, now: Time, id: PeerId, group: UpdateGroup) {
         let Some(peer) = self.peers.find_mut(id) else { return };
+        let who = (id, peer.reader());
         let Entry::Vacant(place) = peer.subscriptions.entry(group.vni) else { return };
         self.epoch += 1;
-        let who = (id, peer.origin.source());
         place.insert(self.groups.subscribe(group, who, self.epoch));
         let home = ShardId::home_of(group.vni, self.config.shards);
         self.outboxes.request(home, Request::Join { group, peer: id, epoch: self.epoch });

@@ -3,9 +3,11 @@
 //! Owns when that is done, and how much of it in a turn. Must never do for each laggard what can be done
 //! once for all of them: what a record costs does not depend on how many lag.
 
-use super::groups::{Groups, LAGGING, LocalGroup, READING, Stand, SubIndex, Subscription, index};
+use super::groups::{
+    Groups, LAGGING, LocalGroup, Named, READING, Stand, SubIndex, Subscription, index,
+};
 use crate::log::{Compaction, Laggard};
-use crate::types::{PeerId, SeededMap, Slots, SourceId, Vni};
+use crate::types::{PeerId, SeededMap, Slots, SpeakerId, Vni};
 
 /// Laggards that are looked at in a turn to forget what none of them has to be told.
 const RECLAIM_PER_TURN: usize = 16_384;
@@ -17,7 +19,7 @@ impl Groups {
     pub(super) fn compact(
         &mut self,
         log_bytes_max: usize,
-        named: impl Fn(SourceId, Vni) -> Option<SubIndex>,
+        named: impl Fn(SpeakerId, Vni) -> Named,
     ) -> bool {
         self.press(log_bytes_max);
         let appended = std::mem::take(&mut self.appended);
@@ -90,7 +92,7 @@ impl Groups {
         &mut self,
         at: u32,
         budget: &mut usize,
-        named: &impl Fn(SourceId, Vni) -> Option<SubIndex>,
+        named: &impl Fn(SpeakerId, Vni) -> Named,
     ) -> bool {
         let group = &mut self.groups[at as usize];
         let vni = group.key.vni;
@@ -103,6 +105,7 @@ impl Groups {
                 (compaction, Some(slow))
             }
         };
+        let mut turned = Vec::new();
         let is_left = loop {
             let Some(frontier) = compaction.frontier() else { break false };
             let chunk = frontier.chunk().clone();
@@ -120,9 +123,19 @@ impl Groups {
             let limit = next.map_or(chunk.end(), |(position, _)| position);
             let before = frontier.position();
             let subscriptions = &mut self.subscriptions;
-            let passed = compaction.pass((limit - chunk.start()) as usize, |source| {
-                laggard(subscriptions, named(source, vni)?, at)
-            });
+            let mut laggards = Named::new();
+            let is_named = |speaker| {
+                laggards = named(speaker, vni);
+                laggards.retain(|sub| laggard(subscriptions, *sub, at).is_some());
+                !laggards.is_empty()
+            };
+            turned.clear();
+            let passed = compaction.pass((limit - chunk.start()) as usize, is_named, &mut turned);
+            for sub in laggards {
+                if let Some(laggard) = laggard(subscriptions, sub, at) {
+                    laggard.turn(&turned);
+                }
+            }
             let frontier = compaction.frontier().map_or(before, |frontier| frontier.position());
             *budget = budget.saturating_sub((frontier - before) as usize);
             match next {

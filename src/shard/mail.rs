@@ -9,7 +9,9 @@ use super::absent::Absent;
 use crate::log::Scope;
 use crate::policy::Denial;
 use crate::rib::{Introduction, Joined, RecordSink, Refusal, UpdateGroup};
-use crate::types::{Action, PeerClass, PeerId, Route, ShardId, ShortTime, SourceId, Time, Vni};
+use crate::types::{
+    Action, Announcers, PeerClass, PeerId, Remote, Route, ShardId, ShortTime, SourceId, Time, Vni,
+};
 
 /// Capacity of the emptied blocks that a shard keeps for use again, in bytes.
 const SPARE_BYTES_MAX: usize = 4 << 20;
@@ -27,6 +29,8 @@ pub(super) enum Request {
         /// When it was read, if a peer has said it.
         read_at: Option<ShortTime>,
     },
+    /// Another reflector says who announces a route there.
+    Announced(Box<Announced>),
     /// Says whose word a source is from now on.
     Introduce(SourceId, Introduction),
     /// A source has not announced again what it announced last in this life, or in one before.
@@ -43,6 +47,23 @@ pub(super) enum Request {
     Join { group: UpdateGroup, peer: PeerId, epoch: u64 },
     /// The shard has no subscriber of the group any more.
     Leave(UpdateGroup),
+}
+
+/// What another reflector says of a route.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Announced {
+    pub remote: Remote,
+    pub vni: Vni,
+    pub route: Route,
+    pub by: Announcers,
+}
+
+/// Who announces a route at this node, as other reflectors are told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Published {
+    pub vni: Vni,
+    pub route: Route,
+    pub by: Announcers,
 }
 
 /// Requests of one lane are served in their order.
@@ -67,6 +88,7 @@ impl Request {
     pub(super) fn lane(&self) -> Lane {
         match self {
             Request::Change { .. }
+            | Request::Announced(_)
             | Request::Introduce(..)
             | Request::Sweep(..)
             | Request::Lost(_)
@@ -82,6 +104,7 @@ impl Request {
     pub(super) fn route(&self) -> Option<(Vni, &Route)> {
         match self {
             Request::Change { vni, route, .. } => Some((*vni, route)),
+            Request::Announced(announced) => Some((announced.vni, &announced.route)),
             _ => None,
         }
     }
@@ -160,6 +183,8 @@ pub struct Mail {
     pub(super) bytes: Vec<u8>,
     pub(super) settled: Vec<Settled>,
     pub(super) judged: Vec<Judged>,
+    /// For other reflectors.
+    pub(super) published: Vec<Published>,
     pub(super) refused: Vec<RefusedRoutes>,
     /// Addresses of peers that failed, and when.
     pub(super) failed: Vec<(Time, IpAddr)>,
@@ -180,6 +205,7 @@ impl Mail {
             bytes: Vec::new(),
             settled: Vec::new(),
             judged: Vec::new(),
+            published: Vec::new(),
             refused: Vec::new(),
             failed: Vec::new(),
             requests_done: [0; 2],
@@ -193,6 +219,7 @@ impl Mail {
             && self.deliveries.is_empty()
             && self.settled.is_empty()
             && self.judged.is_empty()
+            && self.published.is_empty()
             && self.refused.is_empty()
             && self.failed.is_empty()
             && self.requests_done == [0; 2]
@@ -206,6 +233,7 @@ impl Mail {
             + self.deliveries.capacity() * size_of::<Delivery>()
             + self.settled.capacity() * size_of::<Settled>()
             + self.judged.capacity() * size_of::<Judged>()
+            + self.published.capacity() * size_of::<Published>()
             + self.refused.capacity() * size_of::<RefusedRoutes>()
             + self.failed.capacity() * size_of::<(Time, IpAddr)>()
     }
@@ -401,6 +429,12 @@ impl RecordSink for Outboxes {
                 read_at: self.read_at,
             }),
         }
+    }
+
+    fn publish(&mut self, vni: Vni, route: &Route, by: Announcers) {
+        // It is the last one. However much waits for it, nobody here waits for it.
+        let Some(block) = self.blocks.last_mut() else { return };
+        block.published.push(Published { vni, route: *route, by });
     }
 
     fn joined(&mut self, shard: ShardId, joined: Joined) {

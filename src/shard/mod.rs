@@ -13,6 +13,7 @@
 
 mod absent;
 mod config;
+mod correspondent;
 mod ends;
 mod events;
 mod failed;
@@ -64,7 +65,8 @@ use mail::{ByLane, Outboxes, Received, RefusedRoutes, Request};
 use output::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX};
 use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
 
-pub use config::{Budgets, Limits, ShardConfig};
+pub use config::{Budgets, Identity, Limits, ShardConfig};
+pub use correspondent::Correspondent;
 pub use ends::EndsPiece;
 pub use events::STRANGERS;
 pub use events::SessionEnd;
@@ -80,7 +82,9 @@ pub use standings::{Standing, StandingView, StandingsPiece};
 pub use timings::{TIMING_BOUNDS_US, Timings};
 pub use views::{PeerView, PeersPiece, SubscribersPiece, SubscribersView};
 
-pub use crate::rib::{Audience, Ledger, Pressure, RoutesPiece, Sight, Sources, VniView, VnisPiece};
+pub use crate::rib::{
+    Announcer, Audience, Ledger, Pressure, RoutesPiece, Sight, Sources, VniView, VnisPiece,
+};
 
 /// Timers are looked after at most this often.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -167,30 +171,33 @@ impl Shard {
         let [a, b, c, d] = config.hash_seed;
         let hasher = RandomState::with_seeds(a, b, c, d);
         let shards = config.shards;
+        // The one that speaks with other reflectors is behind the shards.
+        let correspondents = shards + u16::from(config.fabric.is_some());
         let mut rib = Rib::new(Rules {
             reflect: config.reflect_own,
             tail_bytes_min: config.budgets.tail_bytes_min,
             routes_per_vni_max: config.limits.routes_per_vni_max,
             routes_max: config.limits.routes_max,
             ledger: config.ledger.clone(),
+            publishes: config.fabric.is_some(),
             ..Rules::new(hasher.clone())
         });
         if config.policy.is_some() {
             rib.set_policy(config.policy.clone());
         }
         Shard {
-            peers: Peers::new(config.id),
+            peers: Peers::new(config.id, hasher.clone()),
             groups: Groups::new(
                 hasher.clone(),
                 config.limits.lag_bytes_max,
                 config.budgets.compacted_bytes_per_turn,
             ),
             rib,
-            inbox: (0..shards).map(|_| ByLane::default()).collect(),
+            inbox: (0..correspondents).map(|_| ByLane::default()).collect(),
             served_first: 0,
             outboxes: Outboxes::new(
                 config.id,
-                shards,
+                correspondents,
                 [config.budgets.requests_under_way_max, config.budgets.joins_under_way_max],
                 config.budgets.record_bytes_under_way_max,
             ),
@@ -267,9 +274,8 @@ impl Shard {
         let mut left = self.drop_leaving();
         left |= self.work_as_home(now);
         let peers = &self.peers;
-        let slow_left = self.groups.compact(self.log_bytes_max(), |source, vni| {
-            peers.of_source(source)?.1.subscriptions.get(&vni).copied()
-        });
+        let slow_left =
+            self.groups.compact(self.log_bytes_max(), |source, vni| peers.named(source, vni));
         self.note_laggards(now);
         self.hold_budgets(now);
         self.take_received(now);
@@ -284,7 +290,7 @@ impl Shard {
 
     /// Mail that the turn collected, a block for each destination. To be called until None.
     pub fn take_mail(&mut self) -> Option<(ShardId, Mail)> {
-        while self.mail_to < self.config.shards {
+        while usize::from(self.mail_to) < self.inbox.len() {
             let to = ShardId(self.mail_to);
             self.mail_to += 1;
             if to != self.config.id

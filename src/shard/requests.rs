@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 
 use super::absent::Absent;
 use super::groups::Records;
-use super::mail::{Delivery, Lane, Mail, Received, Request, Settled};
+use super::mail::{Announced, Delivery, Lane, Mail, Received, Request, Settled};
 use super::peer::Ending;
 use super::{STRANGERS, Shard};
 use crate::rib::{FORESIGHT, Join, Outcome};
-use crate::types::{Action, Route, ShardId, Time, Vni};
+use crate::types::{Action, PeerClass, Route, ShardId, Time, Vni};
 
 /// A join costs so much more than a change: its group may be new, and its peer's memory is far away.
 const JOIN_COST: usize = 32;
@@ -141,6 +141,15 @@ impl Shard {
                 let settled = Settled { source, changes: 1, adds: 0, stored, stale, withheld };
                 self.outboxes.settle(from, settled);
             }
+            Request::Announced(announced) => {
+                let Announced { remote, vni, route, by } = *announced;
+                let sink = &mut self.outboxes;
+                let outcome = self.rib.announce_remote(remote, vni, &route, by, sink);
+                if let Some(refusal) = outcome.refusal {
+                    let source = remote.source(PeerClass::Client);
+                    self.outboxes.refuse(from, source, refusal, vni, &route);
+                }
+            }
             Request::Sweep(source, life) => self.rib.begin_sweep(source, life, from),
             Request::Arrived { peer, class, address } => {
                 let (absent, is_alone) = self.absentees.arrived(address, class);
@@ -173,12 +182,11 @@ impl Shard {
                 Delivery::Records { group, scope, length, routes, read_at } => {
                     let (records, rest) = bytes.split_at(length);
                     bytes = rest;
-                    let peer = scope.named().and_then(|source| self.peers.of_source(source));
-                    let named = peer.and_then(|(_, it)| it.subscriptions.get(&group.vni).copied());
+                    let named = scope.named().map(|speaker| self.peers.named(speaker, group.vni));
                     let peers = &mut self.peers;
                     let ready = |it| peers.queue(it);
                     let records = Records { frames: records, routes, read_at };
-                    self.groups.append(group, scope, records, named, ready);
+                    self.groups.append(group, scope, records, named.unwrap_or_default(), ready);
                 }
                 Delivery::Joined(joined) => {
                     let id = joined.peer;

@@ -185,7 +185,8 @@ impl Shard {
         let origin = Origin::taken_over(absent, is_alone);
         let (source, life) = (origin.source(), origin.life());
         let address = Some(peer.record.remote().ip());
-        let introduction = Introduction { address, shard: self.config.id, life };
+        let speaker = peer.speaker();
+        let introduction = Introduction { address, shard: self.config.id, life, speaker };
         homes.iter().for_each(|_| peer.inbound.asks());
         self.peers.take_over(id, origin);
         for home in homes.iter() {

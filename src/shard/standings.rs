@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use super::Shard;
 use super::groups::{Groups, Stand, SubIndex};
 use super::peer::Peer;
+use crate::log::Reader;
 use crate::session::{Session, State};
 use crate::types::{GroupClass, PeerId, ReflectOwn, SourceId, Vni};
 
@@ -33,6 +34,8 @@ pub struct StandingView {
     pub id: PeerId,
     /// What it is as a source of routes.
     pub source: SourceId,
+    /// As whom it hears.
+    pub reader: Reader,
     /// Its address; None if it lives in this process.
     pub remote: Option<SocketAddr>,
     /// How its session stands.
@@ -74,6 +77,7 @@ impl Shard {
         StandingView {
             id,
             source: peer.origin.source(),
+            reader: peer.reader(),
             remote: session.map(|_| peer.record.remote()),
             state: session.map_or(State::Established, Session::state),
             is_dialled: peer.link.is_dialled(),

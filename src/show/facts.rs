@@ -19,16 +19,19 @@ const SUMMARY: &[&str] = &[
     "routes",
     "vnis",
     "pending_bytes",
+    "fabric",
     "memory",
     "propagation_us",
     "since_start/updates_received",
     "since_start/updates_sent",
 ];
 /// What is left out of a summary where it says nothing: pacing that never was, servers that only a client has, memory
-/// that nobody watches.
-const SILENT: &[&str] = &["memory", "pacing", "servers"];
+/// that nobody watches, a fabric that it does not belong to.
+const SILENT: &[&str] = &["fabric", "memory", "pacing", "servers"];
 /// The same of a peer.
 const PEER: &[&str] = &["address", "id", "state", "class", "direction", "established_for_s"];
+/// The same of a fabric.
+const FABRIC: &[&str] = &["fabric", "name", "state", "trouble", "server", "stream"];
 /// Columns of a pipe that a list is broken at.
 const PIPE_WIDTH: usize = 100;
 /// The least room for a list.
@@ -44,6 +47,14 @@ pub(super) fn summary(told: &Map<String, Value>, screen: &mut Screen) -> Result<
     let mut told = told.clone();
     told.retain(|name, value| !SILENT.contains(&name.as_str()) || !says_nothing(value));
     write(&told, SUMMARY, screen)
+}
+
+/// A node's part in its fabric.
+pub(super) fn fabric(told: &Map<String, Value>, screen: &mut Screen) -> Result<(), ShowError> {
+    let mut told = told.clone();
+    // What is none is not told: no trouble, no twin.
+    told.retain(|_, value| !value.is_null());
+    write(&told, FABRIC, screen)
 }
 
 /// One connection.

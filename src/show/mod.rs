@@ -2,6 +2,7 @@
 //!
 //! Owns what is shown of an answer. Must never hold a table of routes.
 
+mod fabric;
 mod facts;
 mod json;
 mod peers;
@@ -84,6 +85,7 @@ fn show(options: &ShowOptions, node: &Node, screen: &mut Screen) -> Result<(), S
         Subject::Peers | Subject::Peer => "/peers.json",
         Subject::Routes => "/routes.json",
         Subject::Vnis => "/vnis.json",
+        Subject::Fabric => "/fabric.json",
     };
     let answer = node.ask(path, &options.filter)?;
     let url = answer.url.clone();
@@ -98,6 +100,7 @@ fn show(options: &ShowOptions, node: &Node, screen: &mut Screen) -> Result<(), S
     }
     match options.subject {
         Subject::Summary => facts::summary(&read(body, &url)?, screen),
+        Subject::Fabric => fabric::fabric(read(body, &url)?, screen),
         Subject::Peers | Subject::Peer => {
             let told = peers::all(read(body, &url)?, screen)?;
             note_nothing(options, told, screen)

@@ -55,8 +55,8 @@ impl Colour {
     /// That of a session's state.
     pub(super) fn of_state(state: &str) -> Colour {
         match state {
-            "established" => Colour::Good,
-            "closed" | "retry" => Colour::Bad,
+            "established" | "synced" => Colour::Good,
+            "closed" | "retry" | "unlinked" | "fenced" | "gone" | "stale" | "lost" => Colour::Bad,
             _ => Colour::Unsettled,
         }
     }

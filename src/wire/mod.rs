@@ -24,6 +24,8 @@ pub use frame::{
 };
 pub use message::{Hello, Message, decode};
 pub use policy::{DecodeError, Fault, InvalidUpdate, Reaction};
+#[cfg(test)]
+pub(crate) use strategies::valid_update;
 pub(crate) use update::{UPDATE_FRAME_BYTES_MAX, action_and_key, encode_keyed, keyed_frame_len};
 pub use update::{Update, decode_update, encode_update};
 

@@ -13,7 +13,7 @@ use super::update::Update;
 use crate::types::{Action, Destination, NextHop, NextHopType, Route, Vni};
 
 /// An UPDATE that is valid as it is: its own decoding equals it.
-pub(super) fn valid_update() -> impl Strategy<Value = Update> {
+pub(crate) fn valid_update() -> impl Strategy<Value = Update> {
     let action = select(vec![Action::Add, Action::Remove]);
     (action, number(), destination(), next_hop()).prop_map(
         |(action, vni, destination, next_hop)| Update {

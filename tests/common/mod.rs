@@ -9,6 +9,7 @@ pub mod browser;
 mod config;
 pub mod corpus;
 pub mod http;
+pub mod nats;
 pub mod openmetrics;
 pub mod process;
 pub mod served;

@@ -108,7 +108,7 @@ impl World {
             for vni in pieces.flat_map(|at| shard.vnis_piece(at).vnis) {
                 assert!(vni.routes <= self.limits.routes_per_vni_max as usize, "{vni:?}");
                 for (route, sources) in shard.routes_piece(vni.vni, 0).routes {
-                    let connected = sources.iter().filter_map(|(source, _)| ids.get(source));
+                    let connected = sources.iter().filter_map(|it| ids.get(&it.source));
                     stored.extend(connected.map(|id| (*id, vni.vni, route)));
                 }
             }

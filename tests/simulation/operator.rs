@@ -96,9 +96,7 @@ fn check_tables(shard: &Shard, routes: &mut Routes, ids: &BTreeMap<SourceId, Pee
             let piece = shard.routes_piece(told.vni, 0);
             assert_eq!(piece.next, None, "there are few");
             let table: BTreeMap<Route, BTreeSet<PeerId>> = (piece.routes.into_iter())
-                .map(|(route, sources)| {
-                    (route, sources.iter().map(|(source, _)| ids[source]).collect())
-                })
+                .map(|(route, sources)| (route, sources.iter().map(|it| ids[&it.source]).collect()))
                 .collect();
             assert_eq!(table, expected, "{:?}", told.vni);
         }

@@ -84,6 +84,7 @@ impl World {
                 budgets,
                 policy: trust.policy.clone(),
                 ledger: Arc::clone(&trust.ledger),
+                fabric: None,
             };
             Node {
                 shard: Shard::new(config, Time(1)),

@@ -116,6 +116,7 @@ impl Field {
                 budgets,
                 policy: None,
                 ledger: Arc::default(),
+                fabric: None,
             };
             Node {
                 shard: Shard::new(config, Time(1)),

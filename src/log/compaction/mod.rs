@@ -16,9 +16,9 @@ use ahash::RandomState;
 
 use crate::log::bits::{Bits, PAGE_BITS};
 use crate::log::chunk::LiveBytes;
-use crate::log::runs::Scope;
+use crate::log::runs::{Reader, Scope};
 use crate::log::vni_log::Cursor;
-use crate::types::{Action, Pages, Place, SourceId, SplitTable, wide};
+use crate::types::{Action, Pages, Place, SpeakerId, SplitTable, wide};
 use crate::wire::{action_and_key, encode_keyed, frames, keyed_frame_len};
 
 /// Routes that changed before it is looked for some that nobody has to hear of any more.
@@ -88,6 +88,10 @@ struct GoneTold {
 #[derive(Clone, Copy, Debug)]
 pub struct Covered(u32);
 
+/// A route of which a laggard that a record names knows as much as before.
+#[derive(Clone, Copy, Debug)]
+pub struct Turned(u32);
+
 /// Of which routes a laggard is told.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
@@ -143,12 +147,14 @@ impl Compaction {
         Laggard { told: self.toggled.clone(), next: 0, gone, passed_over: None }
     }
 
-    /// Passes the next run of the frontier's chunk, up to the offset `limit`. `named` finds the laggard that
-    /// a run names, if it is one. False if there is nothing to pass up to there.
-    pub fn pass<'a>(
+    /// Passes the next run of the frontier's chunk, up to the offset `limit`. `is_named` says whether a laggard is the
+    /// one that a run names: then what has to be turned for each of those is put into `turned`, for [`Laggard::turn`].
+    /// False if there is nothing to pass up to there.
+    pub fn pass(
         &mut self,
         limit: usize,
-        named: impl FnOnce(SourceId) -> Option<&'a mut Laggard>,
+        is_named: impl FnOnce(SpeakerId) -> bool,
+        turned: &mut Vec<Turned>,
     ) -> bool {
         let Some(frontier) = &mut self.frontier else { return false };
         let Some(run) = frontier.next_run() else { return false };
@@ -160,9 +166,10 @@ impl Compaction {
         let chunk = frontier.chunk().clone();
         frontier.advance_to(to);
         self.passed += 1;
-        let mut named = run.scope.named().and_then(named);
+        let is_named = run.scope.named().is_some_and(is_named);
         for frame in frames(chunk.slice(from..to)) {
-            self.pass_one(frame, run.scope, named.as_deref_mut());
+            let at = self.pass_one(frame, run.scope, is_named);
+            turned.extend(at.filter(|_| is_named).map(Turned));
         }
         self.count();
         true
@@ -177,7 +184,7 @@ impl Compaction {
     pub fn tell(
         &self,
         laggard: &mut Laggard,
-        reader: SourceId,
+        reader: Reader,
         out: &mut Vec<u8>,
         bytes_max: usize,
     ) -> Option<usize> {
@@ -259,7 +266,7 @@ impl Compaction {
     fn tell_gone(
         &self,
         laggard: &mut Laggard,
-        reader: SourceId,
+        reader: Reader,
         (out, room_until): (&mut Vec<u8>, usize),
     ) -> bool {
         while laggard.gone.told_at != self.passed {
@@ -283,7 +290,7 @@ impl Compaction {
     fn tell_page(
         &self,
         laggard: &mut Laggard,
-        reader: SourceId,
+        reader: Reader,
         page: u32,
         mut from: u32,
         what: Told,
@@ -324,13 +331,10 @@ impl Compaction {
 
     /// A record, on its way past. Whoever it names sees it differently from all others, so what it was
     /// told changes along: "all but X" toggles the route on both sides, "only X" on the side of X alone.
-    fn pass_one(&mut self, frame: &[u8], scope: Scope, named: Option<&mut Laggard>) {
+    fn pass_one(&mut self, frame: &[u8], scope: Scope, is_named: bool) -> Option<u32> {
         let (action, key) = action_and_key(frame);
         let at = match scope {
-            Scope::Only(_) if named.is_none() => match self.find(key) {
-                Some(at) => at,
-                None => return,
-            },
+            Scope::Only(_) if !is_named => self.find(key)?,
             _ => self.find_or_insert(key),
         };
         let seen_by = match (action, scope) {
@@ -354,9 +358,7 @@ impl Compaction {
         if !matches!(scope, Scope::Only(_)) {
             Rc::make_mut(&mut self.toggled).toggle(at);
         }
-        if let Some(named) = named {
-            Rc::make_mut(&mut named.told).toggle(at);
-        }
+        Some(at)
     }
 
     fn find(&self, key: &[u8]) -> Option<u32> {
@@ -428,6 +430,12 @@ impl Compaction {
 }
 
 impl Laggard {
+    /// Records that name it were passed.
+    pub fn turn(&mut self, turned: &[Turned]) {
+        let told = Rc::make_mut(&mut self.told);
+        turned.iter().for_each(|&Turned(at)| told.toggle(at));
+    }
+
     /// It passes over a frame that it would see, and that says what may be so no more: as if that were a record
     /// since it began to lag.
     pub fn pass_over(&mut self, Covered(at): Covered) {

@@ -6,11 +6,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::log::VniLog;
-use crate::types::{Destination, NextHop, NextHopType, PeerId, Route, ShardId, Vni};
+use crate::types::{Destination, NextHop, NextHopType, PeerId, Route, ShardId, SourceId, Vni};
 use crate::wire::encode_update;
 
-fn source(slot: u32) -> SourceId {
-    SourceId(PeerId::new(ShardId(0), slot, 0))
+fn source(slot: u32) -> SpeakerId {
+    SpeakerId::of_source(SourceId(PeerId::new(ShardId(0), slot, 0)))
+}
+
+fn reader(slot: u32) -> Reader {
+    Reader::new(source(slot))
 }
 
 fn update(action: Action, number: u32) -> Vec<u8> {
@@ -81,9 +85,9 @@ impl World {
         let begin = Cursor::at_end_of(&self.log.anchor(&frame), None);
         self.log.append(&frame, scope, None);
         // Those who keep up have read it at once.
-        for reader in 0..self.views.len() as u32 {
-            if self.laggards[reader as usize].is_none() && scope.includes(source(reader)) {
-                apply(&mut self.views[reader as usize], &frame);
+        for of in 0..self.views.len() as u32 {
+            if self.laggards[of as usize].is_none() && scope.includes(reader(of)) {
+                apply(&mut self.views[of as usize], &frame);
             }
         }
         if let Some(compaction) = &mut self.compaction {
@@ -91,10 +95,21 @@ impl World {
                 compaction.go_on_at(begin);
             }
             let laggards = &mut self.laggards;
-            while compaction
-                .pass(usize::MAX, |SourceId(id)| laggards.get_mut(id.slot() as usize)?.as_mut())
-                || compaction.step()
-            {}
+            loop {
+                let (mut named, mut turned) = (None, Vec::new());
+                let is_named = |speaker: SpeakerId| {
+                    let slot = speaker.source().map(|SourceId(id)| id.slot() as usize);
+                    named = slot.filter(|&slot| laggards.get(slot).is_some_and(Option::is_some));
+                    named.is_some()
+                };
+                let passed = compaction.pass(usize::MAX, is_named, &mut turned);
+                if let Some(laggard) = named.and_then(|slot| laggards[slot].as_mut()) {
+                    laggard.turn(&turned);
+                }
+                if !passed && !compaction.step() {
+                    break;
+                }
+            }
         }
     }
 
@@ -109,19 +124,18 @@ impl World {
     }
 
     /// True if there was anything to tell.
-    fn tell(&mut self, reader: usize, bytes_max: usize) -> bool {
-        let (Some(compaction), Some(laggard)) = (&self.compaction, &mut self.laggards[reader])
-        else {
+    fn tell(&mut self, of: usize, bytes_max: usize) -> bool {
+        let (Some(compaction), Some(laggard)) = (&self.compaction, &mut self.laggards[of]) else {
             return false;
         };
         let mut out = Vec::new();
-        let told = compaction.tell(laggard, source(reader as u32), &mut out, bytes_max);
+        let told = compaction.tell(laggard, reader(of as u32), &mut out, bytes_max);
         assert_eq!(told.unwrap_or(0), out.len());
         self.check_order(&out);
         let is_any = !out.is_empty();
-        apply(&mut self.views[reader], &out);
+        apply(&mut self.views[of], &out);
         if !is_any {
-            self.laggards[reader] = None;
+            self.laggards[of] = None;
         }
         if self.laggards.iter().all(Option::is_none) {
             self.compaction = None;

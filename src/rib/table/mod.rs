@@ -7,15 +7,15 @@ use ahash::RandomState;
 use smallvec::SmallVec;
 
 use super::FORESIGHT;
-use crate::types::{Pages, PeerClass, Place, Route, SourceId, SplitMap, SplitTable, wide};
+use super::speakers::{Announcer, Role, Speakers};
+use crate::types::{Pages, Place, Route, SourceId, SplitMap, SplitTable, wide};
 
 /// One source of a route.
 #[derive(Clone, Copy, Debug)]
 struct Member {
     source: SourceId,
-    class: PeerClass,
-    /// The life of the source in which it announced the route last.
-    life: u8,
+    /// As what it announced the route last.
+    role: Role,
     /// Where the route stands in the source's list.
     position: u32,
 }
@@ -36,9 +36,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Who announces the route.
-    pub(super) fn sources(&self) -> impl Iterator<Item = (SourceId, PeerClass)> {
-        self.members.iter().map(|member| (member.source, member.class))
+    /// Who announces the route, and as what.
+    pub(super) fn sources(&self) -> impl Iterator<Item = (SourceId, Role)> {
+        self.members.iter().map(|member| (member.source, member.role))
+    }
+
+    /// The same, as the visibility rule looks at it.
+    pub(super) fn announcers(&self, speakers: &Speakers) -> impl Iterator<Item = Announcer> {
+        self.members.iter().map(|member| speakers.announcer(member.source, member.role))
     }
 
     /// Whether this source announces it.
@@ -46,9 +51,9 @@ impl Entry {
         self.member(source).is_some()
     }
 
-    /// What this source was when it announced the route, and in which of its lives, if it announces it.
-    pub(super) fn announced(&self, source: SourceId) -> Option<(PeerClass, u8)> {
-        self.member(source).map(|member| (member.class, member.life))
+    /// As what this source announced the route, if it announces it.
+    pub(super) fn announced(&self, source: SourceId) -> Option<Role> {
+        self.member(source).map(|member| member.role)
     }
 
     fn member(&self, source: SourceId) -> Option<&Member> {
@@ -219,28 +224,41 @@ impl VniTable {
     /// Adds a source. Says how many routes it has here now.
     ///
     /// # Errors
-    /// If it was one already: the life in which it had announced the route last. Now that is this one.
+    /// If it was one already: as what it had announced the route last. Now the life is this one; see also
+    /// [`VniTable::set_role`].
     pub(super) fn add_source(
         &mut self,
         place: u32,
         source: SourceId,
-        (class, life): (PeerClass, u8),
+        role: Role,
         hasher: &RandomState,
-    ) -> Result<usize, u8> {
+    ) -> Result<usize, Role> {
         let members = &mut self.entries[place as usize].members;
         let at = match members.binary_search_by_key(&source, |member| member.source) {
-            Ok(at) => return Err(std::mem::replace(&mut members[at].life, life)),
+            Ok(at) => {
+                let before = members[at].role;
+                members[at].role = before.in_life(role.life());
+                return Err(before);
+            }
             Err(at) => at,
         };
         let position = match &mut self.indexes {
             Some(indexes) => indexes.list(place, source, hasher),
             None => 0,
         };
-        members.insert(at, Member { source, class, life, position });
+        members.insert(at, Member { source, role, position });
         Ok(match &self.indexes {
             Some(_) => position as usize + 1,
             None => self.count(source),
         })
+    }
+
+    /// From now on a source announces the route at a place as this.
+    pub(super) fn set_role(&mut self, place: u32, source: SourceId, role: Role) {
+        let members = &mut self.entries[place as usize].members;
+        if let Ok(at) = members.binary_search_by_key(&source, |member| member.source) {
+            members[at].role = role;
+        }
     }
 
     /// Removes a source, and frees the place with the last one. Says how many routes the source has
@@ -286,7 +304,7 @@ impl VniTable {
         hasher: &RandomState,
     ) -> Option<u32> {
         let is_such =
-            |entry: &Entry| entry.announced(source).is_some_and(|(_, of)| is_up_to(of, life));
+            |entry: &Entry| entry.announced(source).is_some_and(|of| is_up_to(of.life(), life));
         let Some(indexes) = &self.indexes else {
             let found = position(&self.entries, is_such);
             if found.is_none() {

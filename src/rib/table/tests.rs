@@ -3,8 +3,14 @@
 //! Owns what is claimed of them. Must never look at their insides.
 
 use super::*;
+use crate::rib::speakers::SpeakerRef;
+use crate::types::PeerClass;
 use crate::types::{Destination, NextHop, NextHopType, PeerId, ShardId, Vni};
 use std::collections::{BTreeMap, BTreeSet};
+
+fn role() -> Role {
+    Role::new(PeerClass::Client, 0, SpeakerRef::ITSELF)
+}
 
 fn source(slot: u32) -> SourceId {
     SourceId(PeerId::new(ShardId(0), slot, 0))
@@ -80,7 +86,7 @@ fn churn(numbers: u64, mut look: impl FnMut(&VniTable, usize)) {
             let is_new = !model.contains_key(&number);
             assert!(step % 1_000 > 199 || !is_new || place as usize == places, "frozen");
             is_change = model.entry(number).or_default().insert(source);
-            changed = table.add_source(place, source, (PeerClass::Client, 0), &hasher).ok();
+            changed = table.add_source(place, source, role(), &hasher).ok();
         } else if let Some(place) = table.find(&route(number), hash) {
             let sources = model.get_mut(&number).expect("found, so it has sources");
             is_change = sources.remove(&source);
@@ -116,7 +122,7 @@ fn a_table_that_falls_empty_gives_its_memory_back() {
         let mut table = VniTable::default();
         for number in 0..routes {
             let place = table.find_or_insert(&route(number), hash(number), &hasher);
-            table.add_source(place, source(1), (PeerClass::Client, 0), &hasher).ok();
+            table.add_source(place, source(1), role(), &hasher).ok();
         }
         table.freeze();
         for number in 0..routes {
@@ -141,7 +147,7 @@ fn a_route_that_moves_costs_what_it_has_sources() {
         let place = table.find_or_insert(&route(number), hash(number), &hasher);
         let sources = if number < 90 { 1 } else { 50 };
         for slot in 0..sources {
-            table.add_source(place, source(slot), (PeerClass::Client, 0), &hasher).ok();
+            table.add_source(place, source(slot), role(), &hasher).ok();
         }
     }
     for number in 0..90 {

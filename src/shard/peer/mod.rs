@@ -11,16 +11,23 @@ mod outbound;
 mod path;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::config::ShardConfig;
+use ahash::RandomState;
+use smallvec::SmallVec;
+
+use super::config::{Identity, ShardConfig};
 use super::events::Record;
-use super::groups::{Ready, SubIndex};
+use super::groups::{Named, Ready, SubIndex};
 use super::mail::Request;
 use super::pacing::TcpSample;
+use crate::log::Reader;
 use crate::rib::Introduction;
 use crate::session::{Direction, Session, SessionConfig};
-use crate::types::{GroupClass, Pace, PeerClass, PeerId, ShardId, SourceId, Time, Vni};
+use crate::types::{
+    GroupClass, Pace, PeerClass, PeerId, SeededMap, ShardId, SourceId, Speaker, SpeakerId, Time,
+    Vni,
+};
 
 pub(super) use inbound::{Admission, Heard, Inbound, Pause, Quota};
 pub(super) use link::Link;
@@ -50,6 +57,10 @@ pub(super) struct Peer {
     /// How many of those it may have.
     pub vnis_max: usize,
     pub origin: Origin,
+    /// The host that it speaks for, if that is told apart from its connection.
+    host: Option<IpAddr>,
+    /// As whom it hears.
+    reader: Reader,
 }
 
 impl Peer {
@@ -81,6 +92,7 @@ impl Peer {
             ),
             vnis_max: limits.vnis_per_peer_max as usize,
             record: Record::of_stranger(remote),
+            host: host_at(remote, config),
             ..Peer::new(
                 now,
                 Link::Session(session),
@@ -113,6 +125,7 @@ impl Peer {
 
     /// Without limits.
     fn new(now: Time, link: Link, outbound: Outbound, remote: SocketAddr) -> Peer {
+        let nobody = PeerId::new(ShardId(0), 0, 0);
         Peer {
             link,
             inbound: Inbound::new(now, i64::MAX, i64::MAX, u32::MAX),
@@ -121,8 +134,10 @@ impl Peer {
             record: Record::of_our_own(remote),
             subscriptions: BTreeMap::new(),
             vnis_max: usize::MAX,
-            // It gets its own with its id.
-            origin: Origin::new(PeerId::new(ShardId(0), 0, 0)),
+            // It gets its own ones with its id.
+            origin: Origin::new(nobody),
+            host: None,
+            reader: Reader::new(SpeakerId::of_source(SourceId(nobody))),
         }
     }
 
@@ -134,6 +149,16 @@ impl Peer {
         }
     }
 
+    /// Whom it speaks for.
+    pub(super) fn speaker(&self) -> Speaker {
+        self.host.map_or(Speaker::Itself, Speaker::Host)
+    }
+
+    /// As whom it hears.
+    pub(super) fn reader(&self) -> Reader {
+        self.reader
+    }
+
     /// Who it is, for a home that has not heard of it as a source: a change under way, too. None for one that has.
     #[inline]
     pub(super) fn introduce(&mut self, home: ShardId, shard: ShardId) -> Option<Request> {
@@ -143,7 +168,8 @@ impl Peer {
         self.inbound.asks();
         let is_stranger = self.link.session().is_some() && !self.link.is_dialled();
         let address = is_stranger.then(|| self.record.remote().ip());
-        let introduction = Introduction { address, shard, life: self.origin.life() };
+        let (life, speaker) = (self.origin.life(), self.speaker());
+        let introduction = Introduction { address, shard, life, speaker };
         Some(Request::Introduce(self.origin.source(), introduction))
     }
 
@@ -188,6 +214,14 @@ impl Peer {
     }
 }
 
+/// The host that a peer speaks for: the one at its address, where that is how hosts are told apart. A link-local address
+/// is another one's on another link.
+fn host_at(remote: SocketAddr, config: &ShardConfig) -> Option<IpAddr> {
+    let address = remote.ip().to_canonical();
+    let is_of_a_link = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    (config.fabric == Some(Identity::Address) && !is_of_a_link).then_some(address)
+}
+
 #[derive(Default)]
 struct Slot {
     generation: u64,
@@ -199,26 +233,31 @@ pub(super) struct Peers {
     shard: ShardId,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    count: usize,
     /// Those who are the source that a lost connection was.
     heirs: BTreeMap<SourceId, PeerId>,
+    /// The connections of each host.
+    of_host: SeededMap<SpeakerId, SmallVec<[PeerId; 1]>>,
     /// Those that have something to send and whose writers wait, in the order of their turns.
     writers: VecDeque<PeerId>,
 }
 
 impl Peers {
-    pub(super) fn new(shard: ShardId) -> Peers {
+    pub(super) fn new(shard: ShardId, hasher: RandomState) -> Peers {
         Peers {
             shard,
             slots: Vec::new(),
             free: Vec::new(),
+            count: 0,
             heirs: BTreeMap::new(),
+            of_host: SeededMap::with_hasher(hasher),
             writers: VecDeque::new(),
         }
     }
 
     /// Number of connections not released yet.
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.count
     }
 
     /// Places for connections, free ones included.
@@ -238,9 +277,18 @@ impl Peers {
             self.slots.push(Slot::default());
             u32::try_from(self.slots.len() - 1).expect("below PeerId::SLOTS")
         });
+        self.count += 1;
         let place = &mut self.slots[slot as usize];
         let id = PeerId::new(self.shard, slot, place.generation);
-        place.peer = Some(Box::new(Peer { origin: Origin::new(id), ..peer }));
+        let speaker = match peer.host {
+            Some(address) => SpeakerId::of_host(address, self.of_host.hasher()),
+            None => SpeakerId::of_source(SourceId(id)),
+        };
+        if peer.host.is_some() {
+            self.of_host.entry(speaker).or_default().push(id);
+        }
+        let reader = Reader::new(speaker);
+        place.peer = Some(Box::new(Peer { origin: Origin::new(id), reader, ..peer }));
         id
     }
 
@@ -249,6 +297,9 @@ impl Peers {
         if let Some(peer) = self.find_mut(id) {
             let source = origin.source();
             peer.origin = origin;
+            if peer.host.is_none() {
+                peer.reader = Reader::new(SpeakerId::of_source(source));
+            }
             self.heirs.insert(source, id);
         }
     }
@@ -268,12 +319,43 @@ impl Peers {
         Some((source.0, peer))
     }
 
+    /// The peers that this speaker is, of ours.
+    pub(super) fn of_speaker(&self, speaker: SpeakerId) -> SmallVec<[PeerId; 1]> {
+        match speaker.source() {
+            Some(source) => self.of_source(source).into_iter().map(|(id, _)| id).collect(),
+            None => self.of_host.get(&speaker).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The subscriptions of a VNI that peers have which this speaker is.
+    pub(super) fn named(&self, speaker: SpeakerId, vni: Vni) -> Named {
+        let peers = self.of_speaker(speaker);
+        let subscriptions = peers.iter().map(|&id| self.find(id)?.subscriptions.get(&vni).copied());
+        subscriptions.flatten().collect()
+    }
+
     pub(super) fn remove(&mut self, id: PeerId) {
-        if self.find(id).is_some() {
+        if let Some(peer) = self.find(id) {
+            if let Some(address) = peer.host {
+                self.leave_host(id, address);
+            }
             let place = &mut self.slots[id.slot() as usize];
             place.peer = None;
             place.generation += 1;
-            self.free.push(id.slot());
+            if place.generation < PeerId::GENERATIONS {
+                self.free.push(id.slot());
+            }
+            self.count -= 1;
+        }
+    }
+
+    fn leave_host(&mut self, id: PeerId, address: IpAddr) {
+        let speaker = SpeakerId::of_host(address, self.of_host.hasher());
+        if let Some(peers) = self.of_host.get_mut(&speaker) {
+            peers.retain(|peer| *peer != id);
+            if peers.is_empty() {
+                self.of_host.remove(&speaker);
+            }
         }
     }
 

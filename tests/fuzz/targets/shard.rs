@@ -117,6 +117,7 @@ impl World {
             stale_time: Duration::from_secs(if kind & 128 == 0 { 0 } else { 1 }),
             policy: None,
             ledger: Arc::clone(&ledger),
+            fabric: None,
         };
         let node = |id| Node { shard: Shard::new(config(id), Time(1)), mail: VecDeque::new() };
         let nodes = (0..shards).map(node).collect();

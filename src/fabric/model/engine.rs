@@ -1,0 +1,168 @@
+//! An engine in memory: an ordered map that keeps the last record of each subject.
+//!
+//! Owns what an engine promises, and no more: no order but that of arrival, nothing that outlasts a wipe. Also part of
+//! `tests/fabric_simulation`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::names::{Ended, PublishError, Record, Time};
+
+/// A record that is kept.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub subject: String,
+    pub value: Vec<u8>,
+    pub at: Time,
+    pub ended: Option<Ended>,
+    ends_at: Time,
+    /// When its lifetime is over, that is told.
+    is_told: bool,
+}
+
+/// What is to be published.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    pub subject: String,
+    pub value: Vec<u8>,
+    pub lifetime: Option<Duration>,
+    pub is_tombstone: bool,
+    pub expect_last: Option<u64>,
+}
+
+#[derive(Debug)]
+pub struct Engine {
+    records: BTreeMap<u64, Kept>,
+    last: BTreeMap<String, u64>,
+    next: u64,
+    /// Subjects that it has room for.
+    pub records_max: usize,
+    /// How long markers stay.
+    marker_lifetime: Duration,
+    /// Records that were published by anybody.
+    pub published: u64,
+}
+
+impl Engine {
+    pub fn new(marker_lifetime: Duration) -> Engine {
+        Engine {
+            records: BTreeMap::new(),
+            last: BTreeMap::new(),
+            next: 1,
+            records_max: usize::MAX,
+            marker_lifetime,
+            published: 0,
+        }
+    }
+
+    pub fn publish(&mut self, now: Time, what: &Publication) -> Result<u64, PublishError> {
+        self.expire(now);
+        let last = self.last.get(&what.subject).copied().unwrap_or(0);
+        if what.expect_last.is_some_and(|expected| expected != last) {
+            return Err(PublishError::WrongSequence);
+        }
+        if last == 0 && self.records.len() >= self.records_max {
+            return Err(PublishError::Full);
+        }
+        self.published += 1;
+        let Publication { subject, value, is_tombstone, .. } = what.clone();
+        let ended = (is_tombstone && value.is_empty()).then_some(Ended::Removed);
+        let ends_at = what.lifetime.map_or(Time::NEVER, |lifetime| now.after(lifetime));
+        Ok(self.store(Kept { subject, value, at: now, ended, ends_at, is_told: !is_tombstone }))
+    }
+
+    /// Takes out what is older than this, of these subjects. Nobody is told.
+    pub fn purge(&mut self, filter: &str, below: u64) {
+        let gone = self.records.range(..below).filter(|(_, kept)| matches(filter, &kept.subject));
+        for sequence in gone.map(|(sequence, _)| *sequence).collect::<Vec<_>>() {
+            let kept = self.records.remove(&sequence).expect("it was there");
+            self.last.remove(&kept.subject);
+        }
+    }
+
+    /// It has lost everything, and counts from 1 again.
+    pub fn wipe(&mut self) {
+        (self.records, self.last) = (BTreeMap::new(), BTreeMap::new());
+        self.next = 1;
+    }
+
+    /// Lifetimes that are over.
+    pub fn expire(&mut self, now: Time) {
+        let is_over = |kept: &Kept| kept.ends_at <= now;
+        let over: Vec<u64> =
+            self.records.iter().filter(|(_, kept)| is_over(kept)).map(|(at, _)| *at).collect();
+        for sequence in over {
+            let kept = self.records.remove(&sequence).expect("it was there");
+            self.last.remove(&kept.subject);
+            if kept.is_told {
+                let at = kept.ends_at;
+                self.store(Kept {
+                    subject: kept.subject,
+                    value: Vec::new(),
+                    at,
+                    ended: Some(Ended::Lifetime),
+                    ends_at: at.after(self.marker_lifetime),
+                    is_told: false,
+                });
+            }
+        }
+    }
+
+    /// When the next lifetime is over.
+    pub fn next_expiry(&self) -> Time {
+        self.records.values().map(|kept| kept.ends_at).min().unwrap_or(Time::NEVER)
+    }
+
+    /// The next record behind this place.
+    pub fn after(&self, sequence: u64) -> Option<(u64, &Kept)> {
+        self.records.range(sequence + 1..).next().map(|(sequence, kept)| (*sequence, kept))
+    }
+
+    /// How many there are behind this place.
+    pub fn pending(&self, sequence: u64) -> u64 {
+        self.records.range(sequence + 1..).count() as u64
+    }
+
+    /// The last records of these subjects, in order.
+    pub fn list(&self, filter: &str) -> Vec<(u64, Kept)> {
+        let such = self.records.iter().filter(|(_, kept)| matches(filter, &kept.subject));
+        such.map(|(sequence, kept)| (*sequence, kept.clone())).collect()
+    }
+
+    fn store(&mut self, kept: Kept) -> u64 {
+        let sequence = self.next;
+        self.next += 1;
+        if let Some(old) = self.last.insert(kept.subject.clone(), sequence) {
+            self.records.remove(&old);
+        }
+        self.records.insert(sequence, kept);
+        sequence
+    }
+}
+
+impl Kept {
+    /// As the feed hands it over.
+    pub fn as_record(&self, now: Time, sequence: u64, pending: u64) -> Record<'_> {
+        Record {
+            sequence,
+            age: now.since(self.at),
+            subject: &self.subject,
+            value: &self.value,
+            ended: self.ended,
+            pending,
+        }
+    }
+}
+
+/// `*` is one word, `>` the rest.
+fn matches(filter: &str, subject: &str) -> bool {
+    let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
+    loop {
+        match (filter.next(), subject.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(wanted), Some(word)) if wanted == word => {}
+            _ => return false,
+        }
+    }
+}

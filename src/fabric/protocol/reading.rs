@@ -1,0 +1,321 @@
+//! Reading: all that the engine has, and then what comes.
+//!
+//! Owns what records do. Must never let what one reflector says touch what another said.
+
+use super::super::config::Rule;
+use super::super::engine::{Effect, Record};
+use super::super::lease::{Lease, LeaseState};
+use super::super::others::Janitor;
+use super::super::own::Key;
+use super::super::record::{Dropped, decode_announcers, record_hash};
+use super::super::subject::Subject;
+use super::{HomeCall, Phase, Protocol};
+use crate::fabric::stand_in::Remote;
+use crate::types::Time;
+
+impl Protocol {
+    /// Everything is to be read anew, from the first record.
+    pub(super) fn open(&mut self, now: Time) {
+        let reading = &mut self.reading;
+        reading.number += 1;
+        reading.opened_at = Some(now);
+        reading.again_at = None;
+        reading.pending = 0;
+        if self.config.without != Some(Rule::ReadFromTheFirst) || !reading.has_read {
+            reading.sequence = 0;
+            self.own.begin_reading(reading.number);
+            self.forget_leases();
+            self.others.begin_reading();
+        }
+        self.lease.begin_reading();
+        if !self.reading.has_read {
+            if self.own_stale.is_taken {
+                self.own_stale.former.push(self.own_stale.generation);
+            }
+            self.own_stale.is_taken = false;
+            self.own_stale.generation = self.others.new_generation();
+        }
+        self.needs_settled = false;
+        self.hold_until.get_or_insert(now.after(self.config.timers.hold));
+        self.phase = Phase::Opening(now);
+        self.effects.clear();
+        self.effects.push_back(Effect::Open);
+    }
+
+    /// Who lives is found out anew. What is there of those whose end we know stays as long as it would have.
+    fn forget_leases(&mut self) {
+        for place in 0..self.others.len() {
+            let has_missed = self.reading.has_missed;
+            let reflector = self.others.at(place);
+            reflector.stale_until = match reflector.stale_until {
+                _ if !reflector.holds_any() => None,
+                Some(until) if !has_missed => Some(until),
+                _ if reflector.counts() => Some(Time::NEVER),
+                _ => None,
+            };
+            reflector.lease = None;
+        }
+    }
+
+    /// The feed is there.
+    pub(super) fn begin_feed(&mut self, now: Time, pending: u64) {
+        self.phase = Phase::Reading;
+        self.reading.heard_at = now;
+        self.reading.left = pending;
+        self.reading.pending = pending;
+        if !self.reading.has_read && now < self.restart_until && self.keeps(Rule::OwnStale) {
+            let stale = self.config.timers.stale;
+            let is_recent = self.lease.former_age.is_some_and(|age| age < stale);
+            self.own_stale.is_taken = is_recent || !self.keeps(Rule::OwnStaleAge);
+        }
+        if !self.keeps(Rule::ReadBeforeWriting) {
+            self.own.end_reading();
+        }
+        if pending == 0 {
+            self.end_reading(now);
+        }
+    }
+
+    pub(super) fn next_record(&mut self, now: Time, record: &Record<'_>) {
+        let reading = &mut self.reading;
+        let is_new = record.sequence > reading.sequence;
+        reading.sequence = reading.sequence.max(record.sequence);
+        reading.pending = record.pending;
+        reading.heard_at = now;
+        reading.left = reading.left.saturating_sub(1);
+        if record.pending > 0 {
+            reading.behind_at = now;
+        }
+        if is_new {
+            self.take(now, record, false);
+        }
+        let is_end = match self.keeps(Rule::ReadToTheEnd) {
+            true => record.pending == 0,
+            false => self.reading.left == 0,
+        };
+        if self.phase == Phase::Reading && is_end {
+            self.end_reading(now);
+        }
+    }
+
+    /// A record of the feed, or a lease that was found before it began.
+    pub(super) fn take(&mut self, now: Time, record: &Record<'_>, leases_only: bool) {
+        match self.subjects.parse(record.subject) {
+            Err(reason) => self.drop_it(reason),
+            Ok(Subject::Lease(name)) if name == self.config.name => self.own_lease(now, record),
+            Ok(Subject::Lease(name)) => match self.others.place_of(name) {
+                Some(place) => self.other_lease(now, place, record),
+                None => self.drop_it(Dropped::Reflectors),
+            },
+            Ok(Subject::Route { .. }) if leases_only => self.drop_it(Dropped::Subject),
+            Ok(Subject::Route { name, vni, route }) => {
+                let taken = match name == self.config.name {
+                    true => self.own_record((vni, route), record),
+                    false => self.other_record(name, (vni, route), record),
+                };
+                if let Err(reason) = taken {
+                    self.drop_it(reason);
+                }
+            }
+        }
+    }
+
+    fn own_record(&mut self, key: Key, record: &Record<'_>) -> Result<(), Dropped> {
+        let by = decode_announcers(record.value)?;
+        let is_reading = self.phase == Phase::Reading;
+        if is_reading && self.own_stale.is_taken && !by.is_nobody() {
+            let generation = self.own_stale.generation;
+            let remote = Remote { reflector: Remote::OWN_STALE, generation };
+            self.home_calls.push_back(HomeCall::Announce(remote, key.0, key.1, by));
+        }
+        let hash = record_hash(record.subject, record.value);
+        let repairs = !is_reading && self.keeps(Rule::Repair);
+        self.own.read(key, record.sequence, by, hash, repairs);
+        Ok(())
+    }
+
+    fn other_record(&mut self, name: &str, key: Key, record: &Record<'_>) -> Result<(), Dropped> {
+        let reflector = self.others.place_of(name).ok_or(Dropped::Reflectors)?;
+        let counts = self.others.at(reflector).counts() || !self.keeps(Rule::SkipTheDead);
+        let by = decode_announcers(record.value)
+            .inspect_err(|_| self.others.at(reflector).is_incomplete = true)?;
+        if !counts {
+            if by.is_nobody() {
+                return Ok(());
+            }
+            self.others.at(reflector).has_skipped = true;
+            return Err(Dropped::Dead);
+        }
+        if by.is_nobody() {
+            self.others.release(reflector, &key);
+        } else if !self.others.hold(reflector, &key, record_hash(record.subject, record.value)) {
+            return Err(Dropped::Routes);
+        }
+        let remote = Remote { reflector, generation: self.others.at(reflector).generation };
+        self.home_calls.push_back(HomeCall::Announce(remote, key.0, key.1, by));
+        Ok(())
+    }
+
+    fn other_lease(&mut self, now: Time, place: u16, record: &Record<'_>) {
+        let reflector = self.others.at(place);
+        reflector.lease_sequence = reflector.lease_sequence.max(record.sequence);
+        if record.value.is_empty() {
+            return self.lease_ended(now, place, record);
+        }
+        match Lease::decode(record.value) {
+            Err(reason) => self.drop_it(reason),
+            Ok(Lease { state: LeaseState::Gone, .. }) => self.said_gone(place, record.sequence),
+            Ok(lease) => self.lease_lives(now, place, lease),
+        }
+    }
+
+    fn lease_lives(&mut self, now: Time, place: u16, lease: Lease) {
+        let is_reading = self.is_reading();
+        let reflector = self.others.at(place);
+        let is_back = !reflector.counts() && reflector.has_skipped;
+        reflector.lease = Some(lease);
+        reflector.stale_until = None;
+        reflector.ended_at = None;
+        reflector.janitor = Janitor::Idle;
+        if is_back {
+            // What it has published before was passed over.
+            self.read_again(now);
+        }
+        if !is_reading {
+            if lease.state == LeaseState::Synced {
+                let lost = self.others.lose_former(place);
+                self.lose(place, lost);
+            }
+            self.compare(now, place, &lease);
+        }
+    }
+
+    /// A reflector's lease is over.
+    fn lease_ended(&mut self, now: Time, place: u16, record: &Record<'_>) {
+        let is_reading = self.is_reading();
+        let keeps_stale = self.keeps(Rule::Stale);
+        let stale = self.config.timers.stale;
+        let reflector = self.others.at(place);
+        let ended_at = Time(now.0.saturating_sub(record.age.as_micros() as u64));
+        let had_lease = reflector.lease.take().is_some();
+        reflector.ended_at = Some(ended_at);
+        if is_reading {
+            if !reflector.was_held {
+                let until = ended_at.after(stale);
+                reflector.stale_until = (until > now).then_some(until);
+            } else if had_lease {
+                reflector.stale_until = Some(Time::NEVER);
+            }
+        } else if had_lease {
+            reflector.stale_until = Some(if keeps_stale { now.after(stale) } else { now });
+        }
+        let until = reflector.stale_until;
+        self.note_deadline(until);
+    }
+
+    /// Compares what a reflector says that it has published with what we have of it.
+    fn compare(&mut self, now: Time, place: u16, lease: &Lease) {
+        // Where more is pending, some of what the lease counts may have been replaced before it came to us.
+        let is_exact = self.reading.pending == 0 && self.keeps(Rule::Digest);
+        let reflector = self.others.at(place);
+        let Some(theirs) = lease.contents.filter(|_| is_exact && !reflector.is_incomplete) else {
+            return;
+        };
+        if theirs == reflector.contents() && !reflector.has_skipped {
+            reflector.misses = 0;
+            (reflector.is_suspect, reflector.is_alarmed) = (false, false);
+            return;
+        }
+        reflector.misses += 1;
+        if reflector.misses < 2 || reflector.is_alarmed {
+            return;
+        }
+        if reflector.is_suspect {
+            reflector.is_alarmed = true;
+            self.digest_alarms += 1;
+        } else {
+            reflector.is_suspect = true;
+            self.read_again(now);
+        }
+    }
+
+    /// All was read.
+    fn end_reading(&mut self, now: Time) {
+        self.phase = Phase::Clearing;
+        self.hold_until = None;
+        self.reading.has_missed = false;
+        self.lease.begin_clearing(now);
+        let stale_at = match self.keeps(Rule::StaleAfterReading) {
+            true => now.after(self.config.timers.stale),
+            false => now,
+        };
+        for place in 0..self.others.len() {
+            let reflector = self.others.at(place);
+            match (reflector.lease, reflector.stale_until) {
+                (Some(lease), _) => {
+                    let is_synced = lease.state == LeaseState::Synced;
+                    if is_synced || !self.keeps(Rule::LoseWhenSynced) {
+                        let lost = self.others.lose_former(place);
+                        self.lose(place, lost);
+                    }
+                }
+                (None, Some(Time::NEVER)) => {
+                    reflector.stale_until = Some(stale_at);
+                    self.note_deadline(Some(stale_at));
+                }
+                (None, Some(until)) => self.note_deadline(Some(until)),
+                (None, None) => {
+                    let lost = self.others.lose_all(place);
+                    self.lose(place, lost);
+                }
+            }
+            self.plan_purge(now, place);
+        }
+        if !self.reading.has_read {
+            self.reading.has_read = true;
+            self.lose_own_stale(false);
+        }
+        self.own.doubt_below(self.lease.gone_sequence);
+        self.needs_settled = true;
+    }
+
+    /// Whether what comes may be older than what we know.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.phase, Phase::Opening(_) | Phase::Reading)
+    }
+
+    /// Everything is to be read anew, soon.
+    pub(super) fn read_again(&mut self, now: Time) {
+        if self.reading.again_at.is_none() {
+            self.reading.again_at = Some(self.open_at(now));
+        }
+    }
+
+    /// The feed is gone, and with it what is in flight.
+    pub(super) fn feed_lost(&mut self, now: Time, phase: Phase) {
+        if self.phase == Phase::Fenced {
+            return;
+        }
+        self.reading.has_missed = true;
+        self.reading.again_at = None;
+        self.phase = phase;
+        self.needs_settled = false;
+        self.effects.clear();
+        self.own.pause();
+        self.lease.forget();
+        let hold = match self.keeps(Rule::Hold) {
+            true => now.after(self.config.timers.hold),
+            false => now,
+        };
+        self.hold_until.get_or_insert(hold);
+    }
+
+    /// What stands for peers of the former life goes: what came from readings that were not finished, or all.
+    pub(super) fn lose_own_stale(&mut self, all: bool) {
+        let mut lost = std::mem::take(&mut self.own_stale.former);
+        if all && std::mem::take(&mut self.own_stale.is_taken) {
+            lost.push(self.own_stale.generation);
+        }
+        self.lose(Remote::OWN_STALE, lost);
+    }
+}

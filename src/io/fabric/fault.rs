@@ -1,0 +1,158 @@
+//! What is wrong with the engine, in words for the operator.
+//!
+//! Owns the sentences. Must never repeat what a file of credentials says.
+
+use async_nats::jetstream;
+use thiserror::Error;
+
+/// The oldest server that can carry a fabric: leases need lifetimes of messages.
+pub(super) const VERSION_MIN: (u32, u32) = (2, 11);
+
+/// Why there is no link, or no feed.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// No server can be reached.
+    #[error("cannot connect to {servers}: {why}")]
+    Connect {
+        /// Those that were tried.
+        servers: String,
+        /// The last error.
+        why: String,
+    },
+    /// It knows us not, or does not let us in.
+    #[error(
+        "{servers} refuses the connection: {why}. See --fabric-creds, and the server's `authorization`"
+    )]
+    Unauthorized {
+        /// Those that were tried.
+        servers: String,
+        /// What it says.
+        why: String,
+    },
+    /// What a file has.
+    #[error("{flag}: {path}: {why}")]
+    File {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Leases would never end.
+    #[error(
+        "the NATS server {server} is of version {version}, which cannot carry a fabric: install nats-server 2.11 or \
+         newer (on all servers of the cluster)"
+    )]
+    TooOld {
+        /// Where it is.
+        server: String,
+        /// What it says that it is.
+        version: String,
+    },
+    /// A server without it, or a cluster without a leader.
+    #[error(
+        "the NATS server has no JetStream (now): start nats-server with -js and a store (-sd), and see that more than \
+         half of a cluster runs"
+    )]
+    NoJetStream,
+    /// A question without an answer.
+    #[error(
+        "NATS does not answer {0}: the cluster may have no leader, or these credentials may not ask ($JS.API.>)"
+    )]
+    Silent(&'static str),
+    /// There is no such fabric.
+    #[error("there is no stream {0}: no reflector has joined a fabric of that name there")]
+    NoStream(String),
+    /// There is a stream of that name, made otherwise.
+    #[error(
+        "the stream {stream} has {field} {found}, and it must be {wanted}: remove it (`nats stream rm {stream}`; \
+         reflectors fill a new one), or give the fabric another name"
+    )]
+    OtherStream {
+        /// Its name.
+        stream: String,
+        /// What differs.
+        field: &'static str,
+        /// As it is.
+        found: String,
+        /// As it should be.
+        wanted: String,
+    },
+    /// It cannot be created.
+    #[error(
+        "the stream {stream} cannot be created with {replicas} replica(s): {why}. --fabric-replicas must not be more \
+         than there are servers"
+    )]
+    Create {
+        /// Its name.
+        stream: String,
+        /// Its copies.
+        replicas: usize,
+        /// What the engine says.
+        why: String,
+    },
+    /// It was there.
+    #[error("the connection to NATS is lost: connecting again")]
+    Lost,
+    /// Whatever else.
+    #[error("NATS: {0}")]
+    Other(String),
+}
+
+impl Fault {
+    /// An error of JetStream's.
+    pub(super) fn of_engine(error: &jetstream::Error) -> Fault {
+        match error.error_code() {
+            jetstream::ErrorCode::JETSTREAM_NOT_ENABLED
+            | jetstream::ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+            | jetstream::ErrorCode::CLUSTER_NOT_AVAILABLE => Fault::NoJetStream,
+            _ => Fault::Other(error.to_string()),
+        }
+    }
+
+    /// A server of this version, as it says itself; None if it is new enough.
+    pub(super) fn of_version(server: &str, version: &str) -> Option<Fault> {
+        let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        let at_least = match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= VERSION_MIN,
+            _ => false,
+        };
+        let (server, version) = (server.to_owned(), version.to_owned());
+        (!at_least).then_some(Fault::TooOld { server, version })
+    }
+
+    /// A word for it, by which lines of the log and figures are told apart.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Fault::Connect { .. } => "connect",
+            Fault::Unauthorized { .. } => "unauthorized",
+            Fault::File { .. } => "file",
+            Fault::TooOld { .. } => "too_old",
+            Fault::NoJetStream => "no_jetstream",
+            Fault::NoStream(_) => "no_stream",
+            Fault::Silent(_) => "silent",
+            Fault::OtherStream { .. } => "other_stream",
+            Fault::Create { .. } => "create",
+            Fault::Lost => "lost",
+            Fault::Other(_) => "other",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for version in ["2.11.0", "2.11.0-RC.3", "2.15.1", "3.0.0", "2.100.1", "10.0"] {
+            assert_eq!(Fault::of_version("a:1", version), None, "{version}");
+        }
+        for version in ["2.9.10", "2.10.29", "1.99.0", "", "x", "2", "-2.11", "v2.11.0"] {
+            let fault = Fault::of_version("a:1", version).expect(version);
+            assert!(fault.to_string().contains("install nats-server 2.11"), "{fault}");
+        }
+    }
+}

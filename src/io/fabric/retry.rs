@@ -1,0 +1,116 @@
+//! When to connect again, and what to say meanwhile.
+//!
+//! Owns the pauses. Must never say the same thing again and again.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::fault::Fault;
+use crate::types::Time;
+
+/// Between two attempts: at first, and at most.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What is still wrong is said again after this time.
+const REPEAT: Duration = Duration::from_secs(600);
+
+/// Attempts to connect. One at a time is under way.
+#[derive(Debug)]
+pub(super) struct Retry {
+    /// When the next one may begin; never while one is under way.
+    next_at: Time,
+    /// How many failed since all was well.
+    failures: u32,
+    said: Option<(Time, String)>,
+    random: RandomState,
+}
+
+impl Retry {
+    /// The first one is due now.
+    pub(super) fn new(now: Time) -> Retry {
+        Retry { next_at: now, failures: 0, said: None, random: RandomState::new() }
+    }
+
+    /// When the next one is due.
+    pub(super) fn next_at(&self) -> Time {
+        self.next_at
+    }
+
+    /// Begins one if it is due.
+    pub(super) fn begin(&mut self, now: Time) -> bool {
+        let is_due = now >= self.next_at;
+        if is_due {
+            self.next_at = Time::NEVER;
+        }
+        is_due
+    }
+
+    /// The attempt under way has failed.
+    pub(super) fn failed(&mut self, now: Time) {
+        let pause = self.pause();
+        self.failures = self.failures.saturating_add(1);
+        self.next_at = now.after(pause);
+    }
+
+    /// The attempt under way has succeeded. That all is well is not said by that: see [`Retry::is_well`].
+    pub(super) fn connected(&mut self) {
+        self.next_at = Time::NEVER;
+    }
+
+    /// What was connected is lost.
+    pub(super) fn lost(&mut self, now: Time) {
+        self.failed(now);
+    }
+
+    /// There is a feed.
+    pub(super) fn is_well(&mut self) {
+        self.failures = 0;
+        self.said = None;
+    }
+
+    /// Twice as long each time; somewhere in its second half, so that a fleet does not come back at once.
+    fn pause(&self) -> Duration {
+        let pause = PAUSE_MIN.saturating_mul(1 << self.failures.min(5)).min(PAUSE_MAX);
+        let part = self.random.hash_one(self.failures) % 1024;
+        pause / 2 + pause / 2 * part as u32 / 1024
+    }
+
+    /// Says what is wrong, unless that was said a while ago.
+    pub(super) fn report(&mut self, now: Time, fault: &Fault) {
+        let text = fault.to_string();
+        let is_known =
+            self.said.as_ref().is_some_and(|(at, said)| *said == text && now.since(*at) < REPEAT);
+        if is_known {
+            return debug!(reason = fault.reason(), "fabric: {text}");
+        }
+        warn!(reason = fault.reason(), "fabric: {text}");
+        self.said = Some((now, text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        let mut retry = Retry::new(Time::default());
+        let mut now = Time::default();
+        let mut pauses = Vec::new();
+        for _ in 0..40 {
+            assert!(retry.begin(now) && !retry.begin(now));
+            retry.failed(now);
+            pauses.push(retry.next_at().since(now));
+            now = retry.next_at();
+        }
+        assert!(pauses[0] >= PAUSE_MIN / 2 && pauses[0] <= PAUSE_MIN);
+        assert!(pauses.iter().all(|pause| *pause <= PAUSE_MAX));
+        assert!(pauses[10..].iter().all(|pause| *pause >= PAUSE_MAX / 2));
+        retry.is_well();
+        retry.lost(now);
+        assert!(retry.next_at().since(now) <= PAUSE_MIN);
+    }
+}
