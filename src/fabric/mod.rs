@@ -25,11 +25,10 @@ mod others;
 mod own;
 mod protocol;
 mod record;
-mod stand_in;
 mod status;
 mod subject;
 
-use crate::shard::Mail;
+use crate::shard::{Correspondent, Mail};
 use crate::types::{ShardId, Time};
 
 pub use config::{FabricConfig, NAME_LEN_MAX, NameError, Rule, Timers, check_name};
@@ -40,10 +39,8 @@ pub use status::{ReflectorStatus, Standing, State, Status};
 pub use subject::{Subject, Subjects};
 
 use protocol::{HomeCall, Homes, Protocol};
-use stand_in::Correspondent;
 
 /// This reflector's part in the fabric.
-#[derive(Debug)]
 pub struct Fabric {
     protocol: Protocol,
     homes: Correspondent,

@@ -233,7 +233,7 @@ impl Reflector {
 /// All other reflectors.
 #[derive(Debug)]
 pub(super) struct Others {
-    /// By their place: the `reflector` of a [`Remote`](crate::shard::Remote).
+    /// By their place: the `reflector` of a [`Remote`](crate::types::Remote).
     reflectors: Vec<Reflector>,
     by_name: BTreeMap<String, u16>,
     hasher: RandomState,

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use super::super::own::Key;
 use super::super::protocol::HomeCall;
-use crate::fabric::stand_in::Remote;
-use crate::types::{Announcers, Behind};
+
+use crate::types::{Announcers, Behind, Remote};
 
 #[derive(Debug, Default)]
 pub(super) struct Homes {
@@ -99,10 +99,10 @@ impl Homes {
         let of_reflector = self.remote.entry(key).or_default();
         let speaks = |address| Behind::One(address) == by.clients;
         let is_back = self.local.get(&key).is_some_and(|it| it.values().any(|it| speaks(*it)));
-        if !by.is_nobody() && !(remote.reflector == Remote::OWN_STALE && is_back) {
-            of_reflector.insert(remote, by);
-        } else {
+        if by.is_nobody() || remote.reflector == Remote::OWN_STALE && is_back {
             of_reflector.remove(&remote);
+        } else {
+            of_reflector.insert(remote, by);
         }
         of_reflector
             .retain(|it, _| it.reflector != remote.reflector || it.generation >= remote.generation);

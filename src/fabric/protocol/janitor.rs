@@ -81,7 +81,10 @@ impl Protocol {
     /// It came to nothing, or nobody knows: later again. False if that was nothing of the kind.
     pub(super) fn not_claimed(&mut self, now: Time, token: u64) -> bool {
         let Some(place) = self.cleared_by(token) else { return false };
-        let at = now.after(SPREAD + self.chance.about(SPREAD));
+        // Who may not purge does not say so all the time.
+        let was_claimed = self.others.at(place).janitor == Janitor::Purging(token);
+        let wait = if was_claimed { self.config.timers.gone } else { SPREAD };
+        let at = now.after(wait + self.chance.about(SPREAD));
         let reflector = self.others.at(place);
         // The end of its lease, on top of which this was written, may itself be forgotten by now.
         reflector.lease_sequence = 0;

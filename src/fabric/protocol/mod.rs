@@ -20,8 +20,8 @@ use super::own::OwnRecords;
 use super::record::Dropped;
 use super::status::{State, Status};
 use super::subject::Subjects;
-use crate::fabric::stand_in::Remote;
-use crate::types::{Announcers, Route, Time, Vni};
+
+use crate::types::{Announcers, Remote, Route, Time, Vni};
 use clock::Chance;
 use lease::OwnLease;
 use writing::Retries;

@@ -10,8 +10,8 @@ use super::super::own::Key;
 use super::super::record::{Dropped, decode_announcers, record_hash};
 use super::super::subject::Subject;
 use super::{HomeCall, Phase, Protocol};
-use crate::fabric::stand_in::Remote;
-use crate::types::Time;
+
+use crate::types::{Remote, Time};
 
 impl Protocol {
     /// Everything is to be read anew, from the first record.

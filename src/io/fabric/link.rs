@@ -35,7 +35,8 @@ const COMMANDS_WAITING_MAX: usize = 1024;
 const FEED_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// What is said of a file that is neither.
-const NO_CREDENTIALS: &str = "it has neither NATS credentials (.creds) nor the seed of a user's nkey";
+const NO_CREDENTIALS: &str =
+    "it has neither NATS credentials (.creds) nor the seed of a user's nkey";
 
 const TTL: &str = "Nats-TTL";
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
