@@ -63,6 +63,11 @@ impl Reader {
         Reader::new(self.speaker)
     }
 
+    /// Whether it is the former speaker no more.
+    pub fn is_one(self) -> bool {
+        self.speaker == self.former
+    }
+
     /// Whether it is this speaker.
     #[inline]
     pub fn is(self, speaker: SpeakerId) -> bool {

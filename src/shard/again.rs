@@ -13,9 +13,12 @@ impl Groups {
         self.subscriptions[sub].reader = reader;
     }
 
-    /// A subscriber may see more than it was told. What it is told from its join on is all that it may see.
+    /// A subscriber may see more than it was told, unless it hears as one already. What it is told from its join on is all that it may see.
     pub(super) fn look_again(&mut self, sub: SubIndex) {
         let subscription = &mut self.subscriptions[sub];
+        if subscription.again != Again::No || subscription.reader.is_one() {
+            return;
+        }
         match subscription.stand {
             Stand::Waiting => subscription.reader = subscription.reader.become_one(),
             Stand::AtEnd | Stand::Reading(_) | Stand::Lagging(_) => {
@@ -23,6 +26,19 @@ impl Groups {
                 self.again.push((sub, subscription.epoch));
             }
         }
+    }
+
+    /// It has heard all that there is to hear: now it may ask for the table again, if it has to.
+    pub(super) fn note_told(&mut self, sub: SubIndex) {
+        let subscription = &self.subscriptions[sub];
+        if subscription.again == Again::Wanted && matches!(subscription.stand, Stand::AtEnd) {
+            self.again.push((sub, subscription.epoch));
+        }
+    }
+
+    /// Whether a subscription has to ask for the table again.
+    pub(super) fn has_again(&self) -> bool {
+        !self.again.is_empty()
     }
 
     /// A subscription that has to ask for the table again, with its epoch.

@@ -367,13 +367,14 @@ impl Groups {
             }
         }
         let subscription = &mut self.subscriptions[sub];
-        let Stand::Reading(cursor) = &mut subscription.stand else { return Part::Nothing };
+        let Stand::Reading(cursor) = &mut subscription.stand else {
+            self.note_told(sub);
+            return Part::Nothing;
+        };
         let piece_bytes_max = copied.len() + bytes_max;
         let Some(range) = cursor.readable(reader, piece_bytes_max) else {
-            if subscription.again == Again::Wanted {
-                self.again.push((sub, subscription.epoch));
-            }
             self.stand(sub, Stand::AtEnd);
+            self.note_told(sub);
             return Part::Nothing;
         };
         // Not to top up what was copied with a part of what can go as it lies: then the rest would be small,
@@ -399,6 +400,7 @@ impl Groups {
         let subscription = &self.subscriptions[sub];
         let end = self.groups[subscription.group as usize].log.end();
         subscription.block.is_none()
+            && subscription.again != Again::Wanted
             && match &subscription.stand {
                 Stand::Waiting | Stand::AtEnd => true,
                 Stand::Reading(cursor) => cursor.position() == end,

@@ -217,7 +217,7 @@ impl Shard {
             departing: SeededMap::with_hasher(hasher.clone()),
             refused_routes: Vec::new(),
             absentees: Absentees::default(),
-            addresses: Addresses::default(),
+            addresses: Addresses::new(shards),
             stale_timers: BinaryHeap::new(),
             rated: BinaryHeap::new(),
             next_weighing: now,
@@ -248,11 +248,9 @@ impl Shard {
         if self.draining {
             peer.ending = Ending::Gracefully;
         }
-        let is_shared = self.addresses.is_shared(remote.ip().to_canonical());
+        let hearing = self.addresses.hearing(remote.ip().to_canonical());
         let id = self.peers.insert(peer);
-        if is_shared {
-            self.peers.hear_apart_alone(id);
-        }
+        self.peers.hear(id, hearing);
         if self.draining {
             self.peers.wake_writer(id);
         }
@@ -337,6 +335,8 @@ impl Shard {
         let rated = self.rated.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
         let own = self.node.next_deadline().min(self.next_stale_deadline());
         let own = own.min(self.addresses.next_deadline());
+        // Who reads may have come to the end since the turn.
+        let own = if self.groups.has_again() { Time::default() } else { own };
         self.next_sweep.min(paced).min(expiry).min(rated).min(own).min(self.next_summary)
     }
 

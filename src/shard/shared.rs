@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::mail::{Delivery, Request};
+use super::peer::Hearing;
 use crate::rib::UpdateGroup;
 use crate::types::{PeerId, ShardId, SpeakerId, Time, Vni};
 
@@ -27,16 +28,29 @@ const SHARED_AFTER_INTERVALS: u32 = 5;
 pub(super) struct Addresses {
     connected: BTreeMap<IpAddr, Vec<(PeerId, Time)>>,
     deadlines: BTreeSet<(Time, IpAddr)>,
-    /// As far as this shard was told.
-    shared: BTreeSet<IpAddr>,
+    /// Those of them that are shared.
+    found: BTreeSet<IpAddr>,
+    /// Those that are, as far as this shard was told, and how many homes tell their peers apart.
+    shared: BTreeMap<IpAddr, u16>,
     /// How many shards have told this home.
     told: BTreeMap<IpAddr, u16>,
+    /// How many there are.
+    shards: u16,
 }
 
 impl Addresses {
-    /// Whether several hosts share it.
-    pub(super) fn is_shared(&self, address: IpAddr) -> bool {
-        self.shared.contains(&address)
+    /// None yet, of so many shards.
+    pub(super) fn new(shards: u16) -> Addresses {
+        Addresses { shards, ..Addresses::default() }
+    }
+
+    /// How a new peer at this address hears.
+    pub(super) fn hearing(&self, address: IpAddr) -> Hearing {
+        match self.shared.get(&address) {
+            None => Hearing::AsHost,
+            Some(apart) if *apart < self.shards => Hearing::AsBoth,
+            Some(_) => Hearing::AsItself,
+        }
     }
 
     /// When some address is to be looked at.
@@ -48,7 +62,7 @@ impl Addresses {
     fn connected(&mut self, address: IpAddr, peer: PeerId, now: Time, at: Time) {
         let peers = self.connected.entry(address).or_default();
         peers.push((peer, now));
-        if peers.len() > 1 && !self.shared.contains(&address) {
+        if peers.len() > 1 && !self.found.contains(&address) {
             self.deadlines.insert((at, address));
         }
     }
@@ -67,7 +81,7 @@ impl Addresses {
             let (_, address) = self.deadlines.pop_first()?;
             let peers = self.connected.get(&address).map_or(&[][..], |peers| &peers[..]);
             let standing = peers.iter().filter(|(_, from)| since(*from)).count();
-            if standing > 1 && !self.shared.contains(&address) {
+            if standing > 1 && self.found.insert(address) {
                 return Some(address);
             }
         }
@@ -101,7 +115,6 @@ impl Shard {
     pub(super) fn look_for_shared(&mut self, now: Time) {
         let after = self.shared_after();
         while let Some(address) = self.addresses.take_shared(now, |from| from.after(after) <= now) {
-            self.addresses.shared.insert(address);
             tracing::info!(
                 %address,
                 "several peers share this address: each is told what the others announce"
@@ -114,11 +127,11 @@ impl Shard {
 
     /// An address is shared: its peers hear as themselves too.
     pub(super) fn share(&mut self, address: IpAddr) {
-        self.addresses.shared.insert(address);
+        self.addresses.shared.insert(address, 0);
         let speaker = SpeakerId::of_host(address, &self.groups.hasher);
         for id in self.peers.of_speaker(speaker) {
-            let Some(peer) = self.peers.find_mut(id) else { continue };
-            peer.hear_apart();
+            self.peers.hear(id, Hearing::AsBoth);
+            let Some(peer) = self.peers.find(id) else { continue };
             let reader = peer.reader();
             for &sub in peer.subscriptions.values() {
                 self.groups.hear_as(sub, reader);
@@ -147,9 +160,16 @@ impl Shard {
     pub(super) fn look_again(&mut self, home: ShardId, address: IpAddr) {
         let speaker = SpeakerId::of_host(address, &self.groups.hasher);
         let shards = self.config.shards;
+        let apart = self.addresses.shared.entry(address).or_default();
+        *apart += 1;
+        let do_all = *apart == shards;
         for id in self.peers.of_speaker(speaker) {
+            if do_all {
+                self.peers.hear(id, Hearing::AsItself);
+            }
             let Some(peer) = self.peers.find(id) else { continue };
-            let of_home = |vni: &Vni| ShardId::home_of(*vni, shards) == home;
+            // Some may have subscribed since their home did.
+            let of_home = |vni: &Vni| do_all || ShardId::home_of(*vni, shards) == home;
             let subs = peer.subscriptions.iter().filter(|(vni, _)| of_home(vni));
             let subs: Vec<_> = subs.map(|(_, sub)| *sub).collect();
             for sub in subs {
@@ -204,7 +224,6 @@ mod tests {
         assert_eq!(addresses.take_shared(Time(325), stood(Time(325))), None, "not for long enough");
         assert_eq!(addresses.take_shared(Time(334), stood(Time(334))), None);
         assert_eq!(addresses.take_shared(Time(335), stood(Time(335))), Some(address));
-        addresses.shared.insert(address);
         connects(&mut addresses, 5, 400);
         assert_eq!(addresses.next_deadline(), Time::NEVER, "once and for all");
         for slot in [2, 4, 5] {

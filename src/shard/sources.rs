@@ -189,6 +189,9 @@ impl Shard {
         let introduction = Introduction { address, shard: self.config.id, life, speaker };
         homes.iter().for_each(|_| peer.inbound.asks());
         self.peers.take_over(id, origin);
+        if let Some(host) = self.peers.find(id).and_then(|peer| peer.host()) {
+            self.peers.hear(id, self.addresses.hearing(host));
+        }
         for home in homes.iter() {
             self.outboxes.request(home, Request::Introduce(source, introduction));
         }

@@ -13,6 +13,7 @@ mod quiet;
 mod returning;
 mod rng;
 mod seeds;
+mod shared;
 mod trust;
 mod world;
 

@@ -46,6 +46,17 @@ pub(super) enum Ending {
     Closed,
 }
 
+/// As whom a peer hears that speaks for a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hearing {
+    /// As all of the host.
+    AsHost,
+    /// As that and as itself: its address is becoming a shared one.
+    AsBoth,
+    /// As itself: several hosts share its address.
+    AsItself,
+}
+
 /// One peer.
 pub(super) struct Peer {
     pub link: Link,
@@ -157,11 +168,6 @@ impl Peer {
     /// The host that it speaks for, if that is told apart from its connection.
     pub(super) fn host(&self) -> Option<IpAddr> {
         self.host
-    }
-
-    /// Several hosts are at its address: it hears as itself, and for a while as the host too.
-    pub(super) fn hear_apart(&mut self) {
-        self.reader = self.reader.becoming(SpeakerId::of_source(self.origin.source()));
     }
 
     /// As whom it hears.
@@ -307,6 +313,7 @@ impl Peers {
         if let Some(peer) = self.find_mut(id) {
             let source = origin.source();
             peer.origin = origin;
+            // It has not subscribed yet.
             if peer.host.is_none() {
                 peer.reader = Reader::new(SpeakerId::of_source(source));
             }
@@ -314,12 +321,19 @@ impl Peers {
         }
     }
 
-    /// A new peer is at an address that several hosts share.
-    pub(super) fn hear_apart_alone(&mut self, id: PeerId) {
+    /// What a peer subscribes to from now on it hears so, if it speaks for a host.
+    pub(super) fn hear(&mut self, id: PeerId, hearing: Hearing) {
+        let hasher = self.of_host.hasher().clone();
         if let Some(peer) = self.find_mut(id)
-            && peer.host.is_some()
+            && let Some(address) = peer.host
         {
-            peer.reader = Reader::new(SpeakerId::of_source(SourceId(id)));
+            let host = Reader::new(SpeakerId::of_host(address, &hasher));
+            let itself = SpeakerId::of_source(peer.origin.source());
+            peer.reader = match hearing {
+                Hearing::AsHost => host,
+                Hearing::AsBoth => host.becoming(itself),
+                Hearing::AsItself => Reader::new(itself),
+            };
         }
     }
 
