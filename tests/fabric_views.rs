@@ -159,8 +159,8 @@ fn what_is_no_credential_is_said_without_repeating_it() {
     std::fs::write(&file, "hunter2\n").unwrap();
     let file = file.display().to_string();
     let fabric = nats.fabric("main");
-    let to = ["--fabric", &fabric, "--fabric-name", "a", "--fabric-creds", &file, "--cores", "1"];
-    let served = Served::start(&to);
+    let to = ["--fabric", &fabric, "--fabric-name", "a", "--fabric-creds", &file];
+    let served = Served::start(&[&to, &QUICK[..]].concat());
     served.process.wait_for("it has neither NATS credentials");
     assert!(!served.process.log().contains("hunter2"), "{}", served.process.log());
     assert!(!served.json("/fabric.json").to_string().contains("hunter2"));

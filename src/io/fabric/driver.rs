@@ -74,7 +74,7 @@ struct Live {
 /// What was done beside the loop. Of links that are lost it counts no more.
 enum Done {
     Connected(Result<Box<Connected>, Fault>),
-    Opened(u64, Result<(Vec<Delivered>, Feed, StreamSeen), Fault>),
+    Opened(u64, Result<Box<(Vec<Delivered>, Feed, StreamSeen)>, Fault>),
     Purged(u64, u64, Result<u64, Fault>),
 }
 
@@ -197,7 +197,7 @@ impl Run {
             let opened = async {
                 let stream = link.stream().await?;
                 let leases = link.leases().await?;
-                Ok((leases, link.open().await?, stream))
+                Ok(Box::new((leases, link.open().await?, stream)))
             };
             let _ = done.send(Done::Opened(number, opened.await));
         });
@@ -348,7 +348,8 @@ impl Run {
                 self.fail(now, &fault);
             }
             Done::Opened(number, _) if number != self.opened || self.live.is_none() => {}
-            Done::Opened(_, Ok((leases, feed, stream))) => {
+            Done::Opened(_, Ok(opened)) => {
+                let (leases, feed, stream) = *opened;
                 for lease in &leases {
                     self.driver.fabric.found(now, &lease.record());
                 }
