@@ -1,9 +1,8 @@
 //! The command line of loadgen: from words to [`Options`], or to a text and an exit code.
 //!
-//! Owns the flags, the scenarios' default sizes, and what is said about wrong ones. Must never print,
+//! Owns the flags, and what is said about wrong ones. Must never print,
 //! exit or connect.
 
-use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
 
@@ -11,61 +10,17 @@ use argh::{ArgsInfo, FromArgs};
 use metalbond_uring::internals::cli::{Exit, Grammar, Takes, parse_flags, usage_of, version_of};
 
 use crate::hostile::Hostility;
+use crate::options::Options;
 use crate::pipeline::{Habits, Stall};
-use crate::route::ROUTES_PER_VNI_MAX;
-use crate::scenario;
 use crate::shared::{Reading, Sabotage};
-use crate::sizes::{Given, Scenario, Sizes};
+use crate::sizes::{Given, Scenario};
 use crate::values::{
-    Addresses, addresses, at_least_one, hostility, keepalive, number_up_to_u32, one_to_1024, pace,
-    per_second, sabotage, scenario_named, seconds, stall,
+    Addresses, addresses, at_least_one, each_address, hostility, keep_loopback, keepalive,
+    number_up_to_u32, one_to_1024, pace, per_second, sabotage, scenario_named, seconds, stall,
 };
 
 /// The program's name in its texts.
 pub const PROGRAM: &str = "loadgen";
-
-/// Memory that the bitmaps of all views may take.
-const VIEW_BYTES_MAX: u64 = 4 << 30;
-/// Routes and peers of one run.
-const ROUTES_MAX: u64 = 100_000_000;
-const PEERS_MAX: u32 = 1_000_000;
-
-/// What loadgen is to do.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Options {
-    /// What to run.
-    pub scenario: Scenario,
-    /// How large.
-    pub sizes: Sizes,
-    /// Where the server to load may be, in the order in which to try; none: loadgen starts one.
-    pub targets: Vec<SocketAddr>,
-    /// The server's process.
-    pub server_pid: Option<u32>,
-    /// Shards of a reflector that loadgen starts.
-    pub cores: Option<u32>,
-    /// How a reflector that loadgen starts feeds peers that do not reassemble.
-    pub pace: Option<String>,
-    /// Threads of the generator.
-    pub threads: u32,
-    /// The first VNI.
-    pub vni_base: u32,
-    /// Keepalive interval to offer, in seconds.
-    pub keepalive_s: u32,
-    /// How peers read.
-    pub reading: Reading,
-    /// What receivers take for each update.
-    pub habits: Habits,
-    /// Updates sent before an answer is awaited; 0 for no limit.
-    pub inflight: u32,
-    /// How long nothing may move before a wait is given up, in seconds.
-    pub patience_s: f64,
-    /// One JSON object for each stage instead of a table.
-    pub json: bool,
-    /// Where to write the report.
-    pub report: Option<PathBuf>,
-    /// The negative control.
-    pub sabotage: Option<Sabotage>,
-}
 
 /// Reads the words after the program's name.
 ///
@@ -100,10 +55,14 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
             return Err(usage_of(PROGRAM, words));
         }
     };
+    let mut targets = targets(&flags)?;
+    let has_own_address = keep_loopback(&mut targets);
     let options = Options {
         scenario: flags.scenario,
         sizes,
-        targets: flags.target.unwrap_or_default(),
+        targets,
+        dual: flags.dual,
+        has_own_address,
         server_pid: flags.server_pid,
         cores: flags.cores,
         pace: flags.pace,
@@ -160,7 +119,8 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
     error_code(2, "The command line is wrong."),
     example = "{command_name} --peers 5000",
     example = "{command_name} --scenario latency --report report.html",
-    example = "{command_name} --scenario fanout --target \"[2001:db8::1]:4711\" --json"
+    example = "{command_name} --scenario fanout --target \"[2001:db8::1]:4711\" --json",
+    example = "{command_name} --scenario mesh --targets 127.0.0.1:4711,127.0.0.1:4712 --dual 50"
 )]
 struct Flags {
     /// what to run, default mix: see below
@@ -207,6 +167,14 @@ struct Flags {
     /// loadgen's own
     #[argh(option, arg_name = "address", from_str_fn(addresses))]
     target: Option<Addresses>,
+    /// running servers that are one fabric, 2 to 16: peers go round them, and
+    /// every view is compared with what is announced at all of them; in latency announcers are at the first.
+    /// On loopback (127.0.0.1:4711,127.0.0.1:4712) each peer has an address of its own
+    #[argh(option, arg_name = "addresses")]
+    targets: Vec<String>,
+    /// peers that are connected to two of the --targets at once, as dual-homed hypervisors are; default 0
+    #[argh(option, arg_name = "n", from_str_fn(number_up_to_u32), default = "0")]
+    dual: u32,
     /// process of the --target, to tell what it costs
     #[argh(option, arg_name = "pid", from_str_fn(at_least_one))]
     server_pid: Option<u32>,
@@ -263,7 +231,7 @@ struct Flags {
 pub static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
     values: VALUES,
-    lists: &[],
+    lists: &["--targets"],
     switches: &["--legacy", "--aligned", "--json", "--version", "-V", "--help", "-h"],
     aliases: &[("--process-us", "--reader-cost-us")],
     beside: None,
@@ -290,6 +258,8 @@ static VALUES: &[Takes] = &[
     Takes("--rounds", "a number of at least 1", "5"),
     Takes("--hostile", "flood, resubscribe, subscriptions or garbage", "flood"),
     Takes("--target", "an address and a port", "[::1]:4711"),
+    Takes("--targets", "addresses and ports, with commas between", "127.0.0.1:4711,127.0.0.1:4712"),
+    Takes("--dual", "a number of peers", "20"),
     Takes("--server-pid", "the number of a process", "1234"),
     Takes("--cores", "a number from 1 to 1024", "2"),
     Takes("--pace", "auto, off, or a number of routes a second of at least 1", "off"),
@@ -308,71 +278,17 @@ static VALUES: &[Takes] = &[
     Takes("--sabotage", "corrupt, skip or duplicate", "skip"),
 ];
 
-impl Options {
-    /// Whether the sizes make sense together.
-    fn judge(&self) -> Result<(), String> {
-        let sizes = &self.sizes;
-        let peers = sizes.all_peers();
-        if peers > PEERS_MAX {
-            return Err(format!("{peers} peers are too many: at most {PEERS_MAX}\n"));
+/// The servers that `--target` or `--targets` names.
+fn targets(flags: &Flags) -> Result<Vec<Addresses>, Exit> {
+    let given = match (&flags.target, &flags.targets[..]) {
+        (target, []) => return Ok(target.iter().cloned().collect()),
+        (None, given) => given.join(","),
+        (Some(_), _) => {
+            let words = "--target and --targets exclude each other: --targets has all servers\n";
+            return Err(usage_of(PROGRAM, words));
         }
-        if sizes.vnis_per_peer > sizes.vnis {
-            return Err(format!(
-                "a peer cannot be in {} of {} VNIs: --vnis-per-peer is at most --vnis\n",
-                sizes.vnis_per_peer, sizes.vnis
-            ));
-        }
-        let elsewhere = !self.targets.is_empty();
-        if elsewhere && (self.cores.is_some() || self.pace.is_some()) {
-            let words =
-                "--cores and --pace are for a reflector that loadgen starts, not for --target\n";
-            return Err(words.to_owned());
-        }
-        if !elsewhere && self.server_pid.is_some() {
-            let words =
-                "--server-pid is the process of a running server: name that with --target\n";
-            return Err(words.to_owned());
-        }
-        let hold_ns = u64::from(self.keepalive_s) * 2_500_000_000;
-        let stall_ns = self.habits.stall.longest_ns();
-        if self.reading == Reading::Legacy && stall_ns >= hold_ns {
-            return Err(format!(
-                "whoever stands for {} s hears no KEEPALIVE, and its hold time of {} s runs out: a --reader-stall \
-                 shorter than that, or a longer --keepalive\n",
-                stall_ns as f64 / 1e9,
-                hold_ns as f64 / 1e9
-            ));
-        }
-        let vnis = sizes.vnis.max(1);
-        if self.vni_base.checked_add(vnis - 1).is_none() {
-            return Err(format!("{vnis} VNIs from --vni-base {} on do not exist\n", self.vni_base));
-        }
-        // All that could make the plan itself too large is judged before it is made.
-        let memberships = u64::from(sizes.peers) * u64::from(sizes.vnis_per_peer);
-        let announcing = memberships + u64::from(sizes.announcers);
-        let routes = announcing.saturating_mul(u64::from(sizes.routes));
-        if routes > ROUTES_MAX || memberships > ROUTES_MAX || u64::from(vnis) > ROUTES_MAX {
-            return Err(format!(
-                "{routes} routes in {vnis} VNIs are too many: at most {ROUTES_MAX}\n"
-            ));
-        }
-        let plan = scenario::plan(self.scenario, sizes, self.vni_base);
-        if let Some(vni) = plan.vnis.iter().find(|vni| vni.routes() > ROUTES_PER_VNI_MAX) {
-            return Err(format!(
-                "{} routes in one VNI are too many: at most {ROUTES_PER_VNI_MAX}\n",
-                vni.routes()
-            ));
-        }
-        if plan.view_bytes() > VIEW_BYTES_MAX {
-            return Err(format!(
-                "remembering what each peer was told would take {} MiB, at most {} are allowed: fewer peers \
-                 or routes\n",
-                plan.view_bytes() >> 20,
-                VIEW_BYTES_MAX >> 20
-            ));
-        }
-        Ok(())
-    }
+    };
+    each_address(&given).map_err(|(text, why)| GRAMMAR.wrong("--targets", &text, &why))
 }
 
 fn threads_default() -> u32 {
@@ -381,8 +297,14 @@ fn threads_default() -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::SocketAddr;
+
     use metalbond_uring::internals::cli::Stream;
+
+    use crate::homes::{Fleet, TARGETS_MAX};
+    use crate::scenario;
+
+    use super::*;
 
     #[track_caller]
     fn wrong(args: &[&str]) -> String {
@@ -395,7 +317,7 @@ mod tests {
     fn five_thousand_peers_and_nothing_else() {
         let options = parse(&["--peers", "5000"]).unwrap();
         assert_eq!(options.scenario, Scenario::Mix);
-        assert_eq!(options.targets, []);
+        assert!(options.targets.is_empty());
         assert_eq!(options.vni_base, 15_728_640);
         let sizes = options.sizes;
         assert_eq!((sizes.peers, sizes.vnis, sizes.vnis_per_peer), (5000, 100, 2));
@@ -407,7 +329,7 @@ mod tests {
         for (scenario, name) in Scenario::ALL {
             let options = parse(&[&format!("--scenario={name}")]).unwrap();
             assert_eq!((options.scenario, scenario.name()), (scenario, name));
-            let plan = scenario::plan(scenario, &options.sizes, options.vni_base);
+            let plan = scenario::plan(scenario, &options.sizes, options.vni_base, Fleet::ONE);
             assert!(plan.peers.len() as u32 == options.sizes.all_peers());
             assert_eq!(plan.words() == 0, scenario == Scenario::Idle, "{name}");
         }
@@ -418,7 +340,8 @@ mod tests {
         for scenario in ["mix", "mesh", "herd"] {
             for peers in ["2", "5", "20"] {
                 let options = parse(&["--scenario", scenario, "--peers", peers]).unwrap();
-                let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
+                let plan =
+                    scenario::plan(options.scenario, &options.sizes, options.vni_base, Fleet::ONE);
                 assert!(plan.deliveries() > 0, "{scenario} --peers {peers}");
             }
         }
@@ -476,6 +399,31 @@ mod tests {
             (&["--reader-stall=2s/0"], "none, gc, a time in ms or s"),
             (&["--reader-stall=50ms/many"], "none, gc, a time in ms or s"),
             (&["--legacy", "--reader-stall=13s"], "its hold time of 12.5 s runs out"),
+            (&["--targets=127.0.0.1:1,127.0.0.1:2", "--target=[::1]:1"], "exclude each other"),
+            (&["--targets=127.0.0.1:1,127.0.0.1:2,127.0.0.1:1"], "it was given twice"),
+            // Two names of one server.
+            (&["--targets=localhost:1,127.0.0.1:1"], "it was given twice"),
+            (&["--targets=127.0.0.1:1,"], "nothing stands before, behind or between the commas"),
+            (
+                &["--targets=127.0.0.1:1", "--targets=127.0.0.1"],
+                "\"127.0.0.1\": the port is missing",
+            ),
+            (
+                &["--targets=127.0.0.1:1,127.0.0.1:2", "--scenario=fairness"],
+                "give it with --target",
+            ),
+            (&["--targets=127.0.0.1:1,127.0.0.1:2", "--server-pid=1"], "leave it out"),
+            (&["--targets=127.0.0.1:1,127.0.0.1:2", "--cores=1"], "not for --target"),
+            (&["--dual=1"], "name them with --targets"),
+            (&["--dual=1", "--target=127.0.0.1:1"], "name them with --targets"),
+            (&["--dual=1", "--targets=127.0.0.1:1"], "name them with --targets"),
+            (&["--dual=1", "--targets=[::1]:1,[::1]:2"], "--targets 127.0.0.1:4711,127.0.0.1:4712"),
+            (&["--dual=1", "--targets=127.0.0.1:1,192.0.2.1:1"], "loopback interface only"),
+            (
+                &["--dual=6", "--peers=5", "--targets=127.0.0.1:1,127.0.0.1:2"],
+                "more than all 5 peers",
+            ),
+            (&["--dual=-1"], "a number of peers"),
             (&["--frob"], "--frob"),
             (&["now"], "\"now\""),
         ] {
@@ -483,6 +431,28 @@ mod tests {
             assert!(text.contains(words), "{args:?}: {text}");
             assert!(text.ends_with("Try: loadgen --help\n"), "{text}");
         }
+    }
+
+    #[test]
+    fn several_servers() {
+        let parse = |list: &str| parse(&["--targets", list]).unwrap();
+        let options = parse("127.0.0.1:1,127.0.0.1:2");
+        let target = |port: u16| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        assert_eq!(options.targets, [target(1), target(2)]);
+        assert!(options.has_own_address);
+        assert_eq!(options.fleet(), Fleet { targets: 2, dual: 0 });
+        // In the order in which they were given; of a name only what has an address for each peer.
+        assert_eq!(parse("localhost:3,127.0.0.1:1").targets, [target(3), target(1)]);
+        assert!(!parse("[::1]:1,[::1]:2").has_own_address);
+        assert!(!parse("127.0.0.1:1,[::1]:2").has_own_address);
+        // One is what --target is.
+        let one = parse("127.0.0.1:1");
+        assert_eq!((one.targets.len(), one.has_own_address), (1, false));
+        assert_eq!(one.fleet(), Fleet::ONE);
+        let list: Vec<String> = (1..=17).map(|port| format!("127.0.0.1:{port}")).collect();
+        assert_eq!(parse(&list[..16].join(",")).targets.len(), TARGETS_MAX);
+        let text = wrong(&["--targets", &list.join(",")]);
+        assert!(text.contains("17 --targets are too many: at most 16"), "{text}");
     }
 
     #[test]
@@ -496,7 +466,7 @@ mod tests {
             assert_eq!(exit.text.contains(flag), *flag != "--sabotage", "{flag}");
             // Some need a scenario or a flag beside them.
             if let Err(exit) = parse(&[flag, example]) {
-                let beside = ["means nothing", "name that with"];
+                let beside = ["means nothing", "name that with", "name them with"];
                 assert!(beside.iter().any(|words| exit.text.contains(words)), "{}", exit.text);
             }
         }

@@ -45,8 +45,8 @@ pub struct Server {
     pub other: Option<Reflector>,
     /// Its flags, for starting it again; without `--listen`.
     pub flags: Vec<String>,
-    /// Where it is.
-    pub target: SocketAddr,
+    /// Where it is; or where they are, of `--targets`.
+    pub targets: Vec<SocketAddr>,
     /// Its process, if known.
     pub pid: Option<u32>,
 }
@@ -115,9 +115,9 @@ impl Engine {
         self.recorder.scenario(name);
     }
 
-    /// Where the server is.
+    /// Where the server is, or the first of several.
     pub fn target(&self) -> SocketAddr {
-        self.server.target
+        self.server.targets[0]
     }
 
     /// Where another server is, on the same CPU, if loadgen has started one.
@@ -172,7 +172,7 @@ impl Engine {
     pub fn connect(&mut self, peers: &PeerSet, at_once: AtOnce) -> anyhow::Result<()> {
         let before = self.shared.counts();
         self.tell(|| Command::Connect(Arc::clone(peers), at_once));
-        let wanted = peers.len() as u64;
+        let wanted = self.plan().connections(peers);
         self.wait(0.0, |counts| {
             let done = counts.established - before.established;
             (done >= wanted)
@@ -191,7 +191,7 @@ impl Engine {
         let before = self.shared.counts();
         self.shared.withdraw_all(peers);
         self.tell(|| Command::Disconnect(Arc::clone(peers)));
-        self.wait_left(&before, peers.len() as u64)
+        self.wait_left(&before, self.plan().connections(peers))
     }
 
     /// Kills the reflector that loadgen started, and starts it again; without one, closes all
@@ -209,8 +209,8 @@ impl Engine {
         // The shards must have taken that in before connections break.
         self.check()?;
         drop(self.server.child.take());
-        self.wait_left(&before, peers.len() as u64)?;
-        let child = Reflector::start(self.server.target, &self.server.flags)?;
+        self.wait_left(&before, self.plan().connections(peers))?;
+        let child = Reflector::start(self.target(), &self.server.flags)?;
         self.server.pid = Some(child.pid());
         self.recorder.watch(self.server.pid);
         self.server.child = Some(child);
@@ -229,7 +229,7 @@ impl Engine {
     pub fn barrier(&mut self, peers: &PeerSet) -> anyhow::Result<()> {
         let before = self.shared.counts();
         self.tell(|| Command::Barrier(Arc::clone(peers)));
-        let wanted = peers.len() as u64;
+        let wanted = self.plan().connections(peers);
         self.wait(0.0, |counts| {
             let done = counts.barriers - before.barriers;
             (done >= wanted)
@@ -276,7 +276,7 @@ impl Engine {
     ) -> anyhow::Result<()> {
         let before = self.shared.counts();
         self.tell(|| Command::Announce(Arc::clone(peers), action, part));
-        let wanted = peers.len() as u64;
+        let wanted = self.plan().connections(peers);
         self.wait(0.0, |counts| {
             let done = counts.jobs - before.jobs;
             (done >= wanted)

@@ -9,7 +9,8 @@ use metalbond_uring::internals::cli::VERSION;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use crate::cli::{Options, PROGRAM};
+use crate::cli::PROGRAM;
+use crate::options::Options;
 
 /// Names with what is known of them.
 pub type Facts = Vec<(&'static str, String)>;

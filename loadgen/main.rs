@@ -12,9 +12,11 @@ mod cost;
 mod engine;
 mod facts;
 mod fairness;
+mod homes;
 mod hostile;
 mod latency;
 mod manual;
+mod options;
 mod output;
 mod peer;
 mod pipeline;
@@ -35,21 +37,23 @@ mod verify;
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
 use crate::child::Reflector;
-use crate::cli::{Options, PROGRAM};
+use crate::cli::PROGRAM;
 use crate::engine::{Engine, Server};
 use crate::facts::Facts;
+use crate::options::Options;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::shared::Behaviour;
 use crate::sizes::Scenario;
+use crate::values::Addresses;
 
 /// Descriptors that loadgen needs beside those of its peers.
 const DESCRIPTORS_BESIDE: u64 = 100;
@@ -103,11 +107,12 @@ fn run(options: &Options, facts: &Facts) -> anyhow::Result<bool> {
         cost::cpu_ns(pid).with_context(|| format!("cannot watch process {pid} (--server-pid)"))?;
     }
     metalbond_uring::internals::io::probe()?;
-    let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base);
+    let plan = scenario::plan(options.scenario, &options.sizes, options.vni_base, options.fleet());
     let (server, first_line) = server(options, &plan)?;
     say(!options.json, &first_line);
     let behaviour = Behaviour {
-        target: server.target,
+        targets: server.targets.clone(),
+        has_own_address: options.has_own_address,
         keepalive_s: options.keepalive_s,
         reading: options.reading,
         habits: options.habits,
@@ -154,11 +159,11 @@ fn run(options: &Options, facts: &Facts) -> anyhow::Result<bool> {
 fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
     let scenario = options.scenario.name();
     if !options.targets.is_empty() {
-        let target = target::find(&options.targets, options.keepalive_s)?;
-        let line = format!("loading the server at {target}: {scenario}\n");
+        let find = |target: &Addresses| target::find(target, options.keepalive_s);
+        let targets = options.targets.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        let line = loading(options, &targets, scenario);
         let pid = options.server_pid;
-        let server = Server { child: None, other: None, flags: Vec::new(), target, pid };
-        return Ok((server, line));
+        return Ok((Server { child: None, other: None, flags: Vec::new(), targets, pid }, line));
     }
     let sizes = &options.sizes;
     let peers = 0..plan.peers.len() as u32;
@@ -193,12 +198,31 @@ fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
         "loading a reflector of its own at {target} (process {pid}): {scenario}; \
          --target \"[::1]:4711\" aims at a running one\n"
     );
-    Ok((Server { child: Some(child), other, flags, target, pid: Some(pid) }, line))
+    let targets = vec![target];
+    Ok((Server { child: Some(child), other, flags, targets, pid: Some(pid) }, line))
+}
+
+/// The line that says which running servers are loaded.
+fn loading(options: &Options, targets: &[SocketAddr], scenario: &str) -> String {
+    if let [target] = targets {
+        return format!("loading the server at {target}: {scenario}\n");
+    }
+    let (names, dual) = (targets.iter().map(ToString::to_string), options.dual);
+    let mut line = format!("loading the servers at {}", names.collect::<Vec<_>>().join(", "));
+    if dual > 0 {
+        line += &format!(", with {dual} peers at two of them");
+    }
+    line += &format!(": {scenario}\n");
+    if !options.has_own_address {
+        line += "all peers come from one address, so they are told apart by their connections only: the \
+                 servers need --fabric-identity none\n";
+    }
+    line
 }
 
 /// Whether this process may open a socket for each peer, and the system has a port for each.
 fn enough_descriptors(options: &Options) -> anyhow::Result<()> {
-    let peers = u64::from(options.sizes.all_peers());
+    let peers = u64::from(options.sizes.all_peers()) + u64::from(options.dual);
     let needed = peers + DESCRIPTORS_BESIDE;
     let allowed = metalbond_uring::internals::io::raise_descriptor_limit()
         .context("cannot read the limit of descriptors")?;
@@ -211,7 +235,8 @@ fn enough_descriptors(options: &Options) -> anyhow::Result<()> {
     let range =
         std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let ports: Vec<u64> = range.split_whitespace().filter_map(|port| port.parse().ok()).collect();
-    if let [first, last] = ports[..]
+    if !options.has_own_address
+        && let [first, last] = ports[..]
         && last.saturating_sub(first) < peers
     {
         bail!(

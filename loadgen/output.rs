@@ -129,6 +129,7 @@ fn fault_counts(stages: &[Stage]) -> Vec<String> {
         (sum(|stage| stage.duplicate), "duplicate"),
         (sum(|stage| stage.unexpected), "unexpected"),
         (sum(|stage| stage.wrong), "wrong"),
+        (sum(|stage| stage.echoed), "own routes that came back"),
         (sum(|stage| stage.unaligned_reads), "unaligned reads"),
         (sum(|stage| stage.overruns), "of them overruns"),
         (sum(|stage| stage.hold_expiries), "hold times that ran out"),

@@ -45,10 +45,12 @@ pub struct AtOnce {
     pub announce: bool,
 }
 
-/// A simulated peer.
+/// A simulated peer, or one of the two connections of a dual-homed one.
 pub struct Peer {
     /// Its number in the plan.
     pub number: u32,
+    /// The server that this connection is to: a dual-homed peer is two of these.
+    pub home: u16,
     /// How far its connection is.
     pub state: Cell<State>,
     /// What it was told.
@@ -136,9 +138,10 @@ pub trait Arrivals {
 
 impl Peer {
     /// A peer without a connection.
-    pub fn new(plan: &Plan, number: u32) -> Peer {
+    pub fn new(plan: &Plan, number: u32, home: u16) -> Peer {
         Peer {
             number,
+            home,
             state: Cell::new(State::Closed),
             view: RefCell::new(View::new(plan, number)),
             socket: RefCell::new(None),
@@ -163,6 +166,11 @@ impl Peer {
             barrier: Cell::new(None),
             updates_seen: Cell::new(0),
         }
+    }
+
+    /// Who it is, in words.
+    pub fn name(&self, shared: &Shared) -> String {
+        shared.name(self.number, Some(self.home))
     }
 
     /// A new connection is about to be opened: everything before is forgotten.
@@ -338,19 +346,23 @@ impl Peer {
             Ok(update) => update,
             Err(error) => {
                 Stats::count(&stats.wrong, 1);
-                return shared.find(|| format!("peer {} got an {error}", self.number));
+                return shared.find(|| format!("{} got an {error}", self.name(shared)));
             }
         };
         let verdict = view.apply(&shared.plan, &update);
         let counter = match verdict {
             Verdict::Right(bit) => return arrivals.arrived(bit, update.action),
-            Verdict::Own => return Stats::count(&stats.own, 1),
+            Verdict::Own if shared.behaviour.targets.len() < 2 => {
+                return Stats::count(&stats.own, 1);
+            }
+            Verdict::Own => &stats.echoed,
             Verdict::Duplicate => &stats.duplicate,
             Verdict::Unexpected => &stats.unexpected,
             Verdict::Wrong => &stats.wrong,
         };
         Stats::count(counter, 1);
-        shared.find(|| verify::complaint(&shared.plan, self.number, &update, verdict));
+        let name = || self.name(shared);
+        shared.find(|| verify::complaint(&shared.plan, &name(), &update, verdict));
     }
 
     /// The same for loadgen's negative controls: one update of one peer is damaged.

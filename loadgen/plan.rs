@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use metalbond_uring::types::{Route, Vni};
 
+use crate::homes::{Fleet, Homes, Side};
 use crate::route;
 
 /// Some peers.
@@ -33,9 +34,9 @@ pub struct VniPlan {
     pub routes_each: u32,
     /// Its announcers, in the order of their routes.
     pub announcers: Vec<u32>,
-    /// How many peers subscribe to it.
+    /// How many connections subscribe to it: a dual-homed peer has two.
     pub subscribers: u32,
-    /// How many of its announcers subscribe to it as well.
+    /// How many of them are announcers' own.
     pub announcing_subscribers: u32,
 }
 
@@ -46,6 +47,8 @@ pub struct PeerPlan {
     pub announces: Vec<(u32, u32)>,
     /// The VNIs that it subscribes to, ascending.
     pub subscribes: Vec<u32>,
+    /// The servers that it is connected to. At each it announces and subscribes to all it has.
+    pub homes: Homes,
 }
 
 impl VniPlan {
@@ -98,6 +101,16 @@ impl Plan {
         self.peers[peer as usize].subscribes.push(vni);
     }
 
+    /// Spreads the peers over servers; `side` says where a peer may begin.
+    #[must_use]
+    pub fn spread(mut self, fleet: Fleet, side: impl Fn(&PeerPlan) -> Side) -> Plan {
+        let sides: Vec<Side> = self.peers.iter().map(side).collect();
+        for (peer, homes) in self.peers.iter_mut().zip(fleet.homes(&sides)) {
+            peer.homes = homes;
+        }
+        self
+    }
+
     /// To be called after the last change: numbers the bits and counts.
     #[must_use]
     pub fn finish(mut self) -> Plan {
@@ -110,9 +123,11 @@ impl Plan {
             plan.subscribes.sort_unstable();
             for &vni in &plan.subscribes {
                 let vni = &mut self.vnis[vni as usize];
-                vni.subscribers += 1;
-                let announces = vni.announcers.contains(&(peer as u32));
-                vni.announcing_subscribers += u32::from(announces);
+                let connections = plan.homes.count();
+                vni.subscribers += connections;
+                if vni.announcers.contains(&(peer as u32)) {
+                    vni.announcing_subscribers += connections;
+                }
             }
         }
         self
@@ -134,10 +149,17 @@ impl Plan {
         announces.iter().map(|&(vni, _)| u64::from(self.vnis[vni as usize].routes_each)).sum()
     }
 
-    /// How many peers get an update of a peer's route in a VNI.
+    /// How many connections some peers have.
+    pub fn connections(&self, peers: &[u32]) -> u64 {
+        let count = |&peer: &u32| u64::from(self.peers[peer as usize].homes.count());
+        peers.iter().map(count).sum()
+    }
+
+    /// How many connections get an update of a peer's route in a VNI.
     pub fn receivers(&self, peer: u32, vni: u32) -> u64 {
         let subscribes = self.peers[peer as usize].subscribes.binary_search(&vni).is_ok();
-        u64::from(self.vnis[vni as usize].subscribers) - u64::from(subscribes)
+        let own = if subscribes { self.connections(&[peer]) } else { 0 };
+        u64::from(self.vnis[vni as usize].subscribers) - own
     }
 
     /// How many deliveries it takes until all have all routes.
@@ -163,7 +185,7 @@ impl Plan {
         let mut absent = vec![0u64; self.vnis.len()];
         for &peer in without {
             for &vni in &self.peers[peer as usize].subscribes {
-                absent[vni as usize] += 1;
+                absent[vni as usize] += self.connections(&[peer]);
             }
         }
         let mut sum = 0;
@@ -174,8 +196,8 @@ impl Plan {
                 // It is not among its own receivers, so it cannot be absent from them.
                 let absent_itself =
                     plan.subscribes.contains(&vni) && without.binary_search(&peer).is_ok();
-                let receivers =
-                    self.receivers(peer, vni) + u64::from(absent_itself) - absent[vni as usize];
+                let own = if absent_itself { self.connections(&[peer]) } else { 0 };
+                let receivers = self.receivers(peer, vni) + own - absent[vni as usize];
                 let first = routes.first_bit + routes.routes_at(place).start as usize;
                 sum += receivers * count(first, u64::from(routes.routes_each));
             }
@@ -236,6 +258,27 @@ mod tests {
         assert_eq!(plan.deliveries_of(&[0], &[0], each), 2 * 70 * 5);
         // Peer 4 shares both VNIs with it.
         assert_eq!(plan.deliveries_of(&[0, 4], &[0, 4], each), 2 * 2 * 70 * 4);
+    }
+
+    /// What a dual-homed peer is to be told, it is told twice; its own routes not at all.
+    #[test]
+    fn connections_are_counted_not_peers() {
+        let mut plan = Plan::new(100, 12, 4, 70);
+        for peer in 0..12 {
+            for vni in spread(peer, 4, 2) {
+                plan.announce(peer, vni);
+                plan.subscribe(peer, vni);
+            }
+        }
+        let fleet = Fleet { targets: 3, dual: 12 };
+        let plan = plan.spread(fleet, |_| Side::Any).finish();
+        let all: Vec<u32> = (0..12).collect();
+        assert_eq!(plan.connections(&all), 24);
+        assert_eq!(plan.deliveries(), 2 * mesh().deliveries());
+        let each = |_, routes_each| routes_each;
+        assert_eq!(plan.deliveries_of(&all, &[], each), plan.deliveries());
+        assert_eq!(plan.deliveries_of(&[0, 4], &[0, 4], each), 2 * 2 * 2 * 70 * 4);
+        assert_eq!(plan.receivers(0, 0), 10);
     }
 
     #[test]

@@ -8,9 +8,10 @@ use metalbond_uring::types::Action;
 
 use crate::engine::Engine;
 use crate::fairness;
+use crate::homes::{Fleet, Side};
 use crate::hostile::Hostile;
 use crate::peer::{AtOnce, Part};
-use crate::plan::{PeerSet, Plan, spread};
+use crate::plan::{PeerPlan, PeerSet, Plan, spread};
 use crate::shard::Command;
 use crate::sizes::{Scenario, Sizes};
 use crate::stream::Stream;
@@ -23,8 +24,8 @@ const HOSTILE_PAUSE_S: f64 = 3.0;
 const SETTLE_S: f64 = 0.1;
 
 /// The shape of a scenario.
-pub fn plan(scenario: Scenario, sizes: &Sizes, vni_base: u32) -> Plan {
-    match scenario {
+pub fn plan(scenario: Scenario, sizes: &Sizes, vni_base: u32, fleet: Fleet) -> Plan {
+    let plan = match scenario {
         Scenario::Mix | Scenario::Mesh | Scenario::Herd | Scenario::Idle => mesh(sizes, vni_base),
         Scenario::Fanout
         | Scenario::Latency
@@ -34,7 +35,15 @@ pub fn plan(scenario: Scenario, sizes: &Sizes, vni_base: u32) -> Plan {
         Scenario::Join => star(sizes, sizes.joiners, sizes.routes, vni_base),
         // Those of one half are there at a time.
         Scenario::Loss => star(sizes, sizes.subscribers, 2 * sizes.routes, vni_base),
-    }
+    };
+    // The way from one server to another is what is measured.
+    let apart =
+        |peer: &PeerPlan| if peer.announces.is_empty() { Side::Others } else { Side::First };
+    let plan = match scenario {
+        Scenario::Latency => plan.spread(fleet, apart),
+        _ => plan.spread(fleet, |_| Side::Any),
+    };
+    plan.finish()
 }
 
 /// Runs a scenario to its end.
@@ -75,7 +84,7 @@ fn mesh(sizes: &Sizes, vni_base: u32) -> Plan {
             plan.subscribe(peer, vni);
         }
     }
-    plan.finish()
+    plan
 }
 
 /// One VNI: some announce, others subscribe.
@@ -87,7 +96,7 @@ fn star(sizes: &Sizes, subscribers: u32, routes: u32, vni_base: u32) -> Plan {
     for peer in sizes.announcers..sizes.announcers + subscribers {
         plan.subscribe(peer, 0);
     }
-    plan.finish()
+    plan
 }
 
 fn mix(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
@@ -402,4 +411,40 @@ fn all(engine: &Engine) -> PeerSet {
 fn sides(sizes: &Sizes, subscribers: u32) -> (PeerSet, PeerSet) {
     let announcers = sizes.announcers;
     (peers(0..announcers), peers(announcers..announcers + subscribers))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use crate::sizes::Given;
+
+    use super::*;
+
+    /// Or views would be right though servers tell each other nothing.
+    #[test]
+    fn in_each_vni_are_peers_of_all_servers() {
+        let scenarios = [Scenario::Mix, Scenario::Mesh, Scenario::Herd];
+        for (scenario, targets) in scenarios.iter().flat_map(|it| (2..=5).map(move |n| (*it, n))) {
+            for peers in [100, 300, 1000] {
+                let given = Given { peers: Some(peers), ..Given::default() };
+                let sizes = given.sizes(scenario).unwrap();
+                let plan = plan(scenario, &sizes, 0, Fleet { targets, dual: peers / 10 });
+                let mut dual = 0;
+                for vni in 0..plan.vnis.len() as u32 {
+                    let members = plan.peers.iter().filter(|peer| peer.subscribes.contains(&vni));
+                    let members: Vec<_> = members.map(|peer| peer.homes).collect();
+                    let homes: BTreeSet<u16> = members.iter().flat_map(|it| it.all()).collect();
+                    let words = format!("{scenario:?} {peers} {targets} VNI {vni} {members:?}");
+                    assert!(homes.len() > 1, "{words}");
+                    assert!(homes.len() == usize::from(targets) || members.len() < 20, "{words}");
+                    dual += u32::from(members.iter().any(|it| it.second.is_some()));
+                }
+                assert!(
+                    2 * dual >= plan.vnis.len() as u32,
+                    "{scenario:?} {peers} {targets}: {dual}"
+                );
+            }
+        }
+    }
 }

@@ -16,6 +16,7 @@ use metalbond_uring::internals::wire::Deframer;
 use metalbond_uring::types::Action;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::homes::source_of;
 use crate::latency::Latency;
 use crate::peer::{Arrivals, AtOnce, Part, Peer, State};
 use crate::pipeline::{self, BUFFER_BYTES as LEGACY_BUFFER_BYTES, Fault};
@@ -101,10 +102,11 @@ pub fn run(
     };
     let _ = ready.send(Ok(()));
     let shards = shared.stats.len();
-    let peers = (index..shared.plan.peers.len())
-        .step_by(shards)
-        .map(|number| Rc::new(Peer::new(&shared.plan, number as u32)))
-        .collect();
+    let connections_of = |number: usize| {
+        let homes = shared.plan.peers[number].homes.all();
+        homes.map(|home| Rc::new(Peer::new(&shared.plan, number as u32, home))).collect()
+    };
+    let peers = (index..shared.plan.peers.len()).step_by(shards).map(connections_of).collect();
     let buffer_bytes = match shared.behaviour.reading {
         Reading::Legacy => LEGACY_BUFFER_BYTES,
         Reading::Reassembling | Reading::Aligned => BUFFER_BYTES,
@@ -126,7 +128,8 @@ pub struct Shard {
     index: usize,
     /// What all shards share.
     pub shared: Arc<Shared>,
-    peers: Vec<Rc<Peer>>,
+    /// The connections of each peer: both of a dual-homed one live here.
+    peers: Vec<Box<[Rc<Peer>]>>,
     buffer: RefCell<Vec<u8>>,
     pieces: RefCell<Vec<Vec<u8>>>,
     /// What was measured in this stage.
@@ -141,10 +144,10 @@ impl Shard {
         &self.shared.stats[self.index]
     }
 
-    /// The peer with this number, if it lives here.
-    pub fn peer(&self, number: u32) -> Option<&Rc<Peer>> {
+    /// The connections of the peer with this number; none if it does not live here.
+    pub fn connections_of(&self, number: u32) -> &[Rc<Peer>] {
         let (number, shards) = (number as usize, self.shared.stats.len());
-        (number % shards == self.index).then(|| &self.peers[number / shards])
+        if number % shards == self.index { &self.peers[number / shards] } else { &[] }
     }
 
     /// Sees to it that what a peer has to send is sent.
@@ -208,7 +211,7 @@ impl Shard {
             }
             Command::Measure(None) => {
                 self.latency.replace(Latency::new());
-                self.peers.iter().for_each(|peer| peer.measured.set(true));
+                self.all().for_each(|peer| peer.measured.set(true));
                 self.measuring.set(true);
             }
             Command::Measure(Some(reply)) => {
@@ -216,7 +219,7 @@ impl Shard {
                 let _ = reply.send(self.latency.replace(Latency::new()));
             }
             Command::CountShares => {
-                self.peers.iter().for_each(|peer| peer.pipeline.borrow_mut().count_anew());
+                self.all().for_each(|peer| peer.pipeline.borrow_mut().count_anew());
             }
             Command::Check(reply) => {
                 let _ = reply.send(self.check());
@@ -225,7 +228,11 @@ impl Shard {
     }
 
     fn mine(&self, peers: &PeerSet) -> impl Iterator<Item = &Rc<Peer>> {
-        peers.iter().filter_map(|&number| self.peer(number))
+        peers.iter().flat_map(|&number| self.connections_of(number))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Rc<Peer>> {
+        self.peers.iter().flatten()
     }
 
     fn each(self: &Rc<Self>, peers: &PeerSet, what: impl Fn(&Peer)) {
@@ -237,10 +244,11 @@ impl Shard {
 
     fn check(&self) -> CheckReply {
         let mut reply = CheckReply::default();
-        for peer in &self.peers {
+        for peer in self.all() {
             if peer.returning.get() {
                 reply.peers += 1;
-                reply.first.push(format!("peer {} was lost, and is on its way back", peer.number));
+                let name = peer.name(&self.shared);
+                reply.first.push(format!("{name} was lost, and is on its way back"));
                 continue;
             }
             if peer.state.get() != State::Established {
@@ -253,7 +261,9 @@ impl Shard {
                 reply.peers += 1;
                 reply.difference.merge(&difference);
                 if reply.first.len() < FIRST_MAX {
-                    reply.first.push(first.describe(plan, peer.number));
+                    let (name, name_of) =
+                        (peer.name(&self.shared), |peer| self.shared.name(peer, None));
+                    reply.first.push(first.describe(plan, &name, name_of));
                 }
             }
         }
@@ -263,7 +273,7 @@ impl Shard {
     /// KEEPALIVEs that are due, and servers that have become silent.
     fn sweep(self: &Rc<Self>) {
         let now_ns = self.shared.clock.now_ns();
-        for peer in &self.peers {
+        for peer in self.all() {
             if !matches!(peer.state.get(), State::Greeted | State::Established) {
                 continue;
             }
@@ -294,7 +304,7 @@ impl Shard {
 
     fn lose(&self, peer: &Peer, reason: &str) {
         if !self.shared.over.load(Ordering::Relaxed) {
-            self.shared.find(|| format!("peer {}: {reason}", peer.number));
+            self.shared.find(|| format!("{}: {reason}", peer.name(&self.shared)));
             Stats::count(&self.stats().lost, 1);
         }
     }
@@ -311,7 +321,10 @@ impl Shard {
     }
 
     async fn connect(self: &Rc<Self>, peer: &Rc<Peer>) {
-        match Socket::connect(self.shared.behaviour.target).await {
+        let behaviour = &self.shared.behaviour;
+        let target = behaviour.targets[usize::from(peer.home)];
+        let source = behaviour.has_own_address.then(|| source_of(peer.number));
+        match Socket::connect(target, source).await {
             Ok(socket) => {
                 peer.socket.replace(Some(Rc::clone(&socket)));
                 peer.heard_ns.set(self.shared.clock.now_ns());
@@ -332,7 +345,7 @@ impl Shard {
         let resets = peer.resets.get() + 1;
         peer.resets.set(resets);
         Stats::count(&self.stats().resets, 1);
-        self.shared.find(|| format!("peer {}: {reason}; it comes back", peer.number));
+        self.shared.find(|| format!("{}: {reason}; it comes back", peer.name(&self.shared)));
         if resets > RESETS_MAX {
             return self.lose(&peer, &format!("reset {resets} times, at last since {reason}"));
         }
@@ -499,7 +512,7 @@ impl Arrivals for Counter<'_> {
 async fn run_stream(shard: &Rc<Shard>, stream: &Stream) {
     let announcers = stream.announcers.len() as u64;
     let mine: Vec<u64> = (0..announcers)
-        .filter(|&at| shard.peer(stream.announcers[at as usize]).is_some())
+        .filter(|&at| !shard.connections_of(stream.announcers[at as usize]).is_empty())
         .collect();
     let mut since_yield = 0;
     'rounds: for round in (0..).take_while(|_| !mine.is_empty()) {
@@ -528,9 +541,6 @@ async fn run_stream(shard: &Rc<Shard>, stream: &Stream) {
 fn send_scheduled(shard: &Rc<Shard>, stream: &Stream, at: u64, round: u64, due_ns: u64) {
     let shared = &shard.shared;
     let number = stream.announcers[at as usize];
-    let Some(peer) = shard.peer(number) else {
-        return;
-    };
     let Some((vni, route)) = stream::pick(shared, number, stream.routes_each, round) else {
         return;
     };
@@ -538,9 +548,11 @@ fn send_scheduled(shard: &Rc<Shard>, stream: &Stream, at: u64, round: u64, due_n
     let action = if shared.is_announced(bit) { Action::Remove } else { Action::Add };
     shared.set_announced(bit, action == Action::Add);
     shared.schedule(bit, action, due_ns);
-    peer.queue_update(&shared.plan, vni, route, action);
-    shard.kick(peer);
-    Stats::count(&shard.stats().sent, 1);
+    for peer in shard.connections_of(number) {
+        peer.queue_update(&shared.plan, vni, route, action);
+        shard.kick(peer);
+        Stats::count(&shard.stats().sent, 1);
+    }
     if shard.measuring.get() {
         let lag_ns = shared.clock.now_ns().saturating_sub(due_ns);
         shard.latency.borrow_mut().lag_ns.saturating_record(lag_ns);

@@ -18,10 +18,12 @@ use crate::plan::Plan;
 const FINDINGS_MAX: usize = 10;
 
 /// How simulated peers behave.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Behaviour {
-    /// Where the server is.
-    pub target: SocketAddr,
+    /// Where the servers are.
+    pub targets: Vec<SocketAddr>,
+    /// Whether each peer comes from an address of its own.
+    pub has_own_address: bool,
     /// The interval offered in HELLO, in seconds.
     pub keepalive_s: u32,
     /// How they read.
@@ -123,6 +125,8 @@ stats! {
     deliveries,
     /// Routes that came back to their announcer.
     own,
+    /// The same where several servers are loaded, which have to know it again.
+    echoed,
     /// Updates that said what was known already.
     duplicate,
     /// Updates of VNIs not subscribed to, or of routes that do not exist.
@@ -159,7 +163,7 @@ impl Counts {
 
     /// All that should not have happened.
     pub fn faults(&self) -> u64 {
-        self.damage() + self.unaligned + self.resets
+        self.damage() + self.echoed + self.unaligned + self.resets
     }
 }
 
@@ -237,6 +241,21 @@ impl Shared {
     /// When the last such change of a route was due.
     pub fn scheduled_ns(&self, bit: usize, action: Action) -> u64 {
         self.scheduled_ns[bit][action as usize].load(Ordering::Relaxed)
+    }
+
+    /// Who a peer is, in words: at one of its servers, or at all of them.
+    pub fn name(&self, peer: u32, home: Option<u16>) -> String {
+        let targets = &self.behaviour.targets;
+        if targets.len() < 2 {
+            return format!("peer {peer}");
+        }
+        let homes = self.plan.peers[peer as usize].homes;
+        let homes: Vec<String> = homes
+            .all()
+            .filter(|at| home.is_none_or(|home| home == *at))
+            .map(|at| targets[usize::from(at)].to_string())
+            .collect();
+        format!("peer {peer} at {}", homes.join(" and "))
     }
 
     /// Keeps a finding in words, unless there are many already.

@@ -5,12 +5,13 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 
 use io_uring::{cqueue, opcode, squeue, types};
 use metalbond_uring::internals::io::receive_ready;
+use socket2::{Domain, Type};
 use tokio_uring::net::TcpStream;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
@@ -20,9 +21,12 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Connects; the kernel's time limit applies.
-    pub async fn connect(target: SocketAddr) -> io::Result<Rc<Socket>> {
-        let stream = TcpStream::connect(target).await?;
+    /// Connects, from the address `source` if there is one; the kernel's time limit applies.
+    pub async fn connect(target: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<Rc<Socket>> {
+        let stream = match source {
+            None => TcpStream::connect(target).await?,
+            Some(source) => connect_from(source, target).await?,
+        };
         stream.set_nodelay(true)?;
         Ok(Rc::new(Socket { stream }))
     }
@@ -75,6 +79,26 @@ impl Socket {
     fn fd(&self) -> RawFd {
         self.stream.as_raw_fd()
     }
+}
+
+/// Connects from an address; the kernel chooses the port.
+async fn connect_from(source: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&target.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build();
+    let (socket, result) = submit(socket, entry).await;
+    result?;
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    // Operations of a ring wait on a socket that blocks, and fail on one that does not.
+    socket.set_nonblocking(false)?;
+    Ok(TcpStream::from_std(socket.into()))
 }
 
 /// Sleeps, more precisely than the timers of tokio, which count whole milliseconds.

@@ -50,8 +50,10 @@ pub struct Stage {
     pub unexpected: u64,
     /// Updates with a damaged field, or undecodable.
     pub wrong: u64,
-    /// A peer's own routes that came back to it; allowed.
+    /// A peer's own routes that came back to it, with one server: allowed.
     pub own_returned: u64,
+    /// The same with several servers: a fault.
+    pub echoed: u64,
     /// Reads that peers without reassembly would not have survived: they ended inside a frame, or overran.
     pub unaligned_reads: u64,
     /// Those of them before which as much waited as the Go client's buffer holds.
@@ -299,6 +301,7 @@ impl Recorder {
         stage.unexpected = counts.unexpected;
         stage.wrong = counts.wrong;
         stage.own_returned = counts.own;
+        stage.echoed = counts.echoed;
         stage.unaligned_reads = counts.unaligned;
         stage.overruns = counts.overruns;
         stage.hold_expiries = counts.hold_expiries;

@@ -17,15 +17,15 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub enum TargetError {
     /// No connection.
     #[error(
-        "nothing answers at {0}: {1}. Start the server, or check --target; without --target loadgen starts \
+        "nothing answers at {0}: {1}. Start the server, or check its address; without --target loadgen starts \
          a reflector by itself"
     )]
     Connect(SocketAddr, io::Error),
     /// None of a name's addresses is of use.
-    #[error("no address of --target is of use: {}", .0.iter().map(Self::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("no address of the server is of use: {}", .0.iter().map(Self::to_string).collect::<Vec<_>>().join("; "))]
     Several(Vec<TargetError>),
     /// Something else listens there.
-    #[error("the server at {0} does not speak MetalBond: {1}. Check --target")]
+    #[error("the server at {0} does not speak MetalBond: {1}. Check its address")]
     Foreign(SocketAddr, String),
     /// It hung up.
     #[error(

@@ -3,7 +3,7 @@
 //! Owns their forms and ranges. Must never know which flag has them: the command line does, and says what is
 //! expected.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use metalbond_uring::types::{HostPort, HostPortError};
 
@@ -15,7 +15,7 @@ use crate::sizes::Scenario;
 /// The update at which a single stall comes.
 const STALL_AT: u64 = 1_000;
 
-/// What `--target` gives; argh would take a plain `Vec` for a flag that may be repeated.
+/// Where a server may be; argh would take a plain `Vec` for a flag that may be repeated.
 pub type Addresses = Vec<SocketAddr>;
 
 /// A scenario.
@@ -88,6 +88,36 @@ pub fn addresses(value: &str) -> Result<Addresses, String> {
         }
     }
     if addresses.is_empty() { Err("the name has no address".to_owned()) } else { Ok(addresses) }
+}
+
+/// The servers of a list with commas between, in its order. An error has the text that is wrong.
+pub fn each_address(list: &str) -> Result<Vec<Addresses>, (String, String)> {
+    let mut servers: Vec<Addresses> = Vec::new();
+    for text in list.split(',').map(str::trim) {
+        let wrong = |why: &str| (text.to_owned(), why.to_owned());
+        if text.is_empty() {
+            return Err(wrong("nothing stands before, behind or between the commas"));
+        }
+        let server = addresses(text).map_err(|why| wrong(&why))?;
+        if servers.iter().flatten().any(|address| server.contains(address)) {
+            return Err(wrong("it was given twice"));
+        }
+        servers.push(server);
+    }
+    Ok(servers)
+}
+
+/// Of each server only the IPv4 addresses of the loopback interface, where peers can have an address each; if
+/// there are several servers and all of them are there. True if so.
+pub fn keep_loopback(servers: &mut [Addresses]) -> bool {
+    let is_there =
+        |address: &SocketAddr| matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback());
+    let are_there = servers.iter().all(|server| server.iter().any(is_there));
+    if servers.len() < 2 || !are_there {
+        return false;
+    }
+    servers.iter_mut().for_each(|server| server.retain(is_there));
+    true
 }
 
 /// A pace, as the server takes it.

@@ -196,33 +196,34 @@ impl Difference {
 }
 
 impl FirstDifference {
-    /// In words.
-    pub fn describe(&self, plan: &Plan, peer: u32) -> String {
+    /// In words; `peer` and `name_of` say who peers are.
+    pub fn describe(&self, plan: &Plan, peer: &str, name_of: impl Fn(u32) -> String) -> String {
         let routes: &VniPlan = &plan.vnis[self.vni as usize];
         let state = if self.missing { "lacks" } else { "still has" };
         format!(
-            "peer {peer} {state} {} in VNI {} (announced by peer {})",
+            "{peer} {state} {} in VNI {} (announced by {})",
             routes.route(self.number),
             plan.vni(self.vni),
-            routes.announcer_of(self.number),
+            name_of(routes.announcer_of(self.number)),
         )
     }
 }
 
 /// An update that is not right, in words.
-pub fn complaint(plan: &Plan, peer: u32, update: &Update, verdict: Verdict) -> String {
+pub fn complaint(plan: &Plan, peer: &str, update: &Update, verdict: Verdict) -> String {
     let action = if update.action == Action::Add { "ADD" } else { "REMOVE" };
     let what = format!("{action} of {} in VNI {}", update.route, update.vni);
     match verdict {
-        Verdict::Right(_) | Verdict::Own => what,
-        Verdict::Duplicate => format!("peer {peer} got a duplicate {what}"),
-        Verdict::Unexpected => format!("peer {peer} got an unexpected {what}"),
+        Verdict::Right(_) => what,
+        Verdict::Own => format!("{peer} got an {what}, which it announces itself"),
+        Verdict::Duplicate => format!("{peer} got a duplicate {what}"),
+        Verdict::Unexpected => format!("{peer} got an unexpected {what}"),
         Verdict::Wrong => {
             let vni = update.vni.0.wrapping_sub(plan.vni_base);
             let expected = route::number_of(&update.route.destination)
                 .map(|number| plan.vnis[vni as usize].route(number));
             let difference = expected.map(|expected| route::difference(&update.route, &expected));
-            format!("peer {peer} got a wrong {what}: {}", difference.unwrap_or_default())
+            format!("{peer} got a wrong {what}: {}", difference.unwrap_or_default())
         }
     }
 }
@@ -323,7 +324,8 @@ mod tests {
         }
         let difference = view.difference(&plan, &announced(0..200));
         assert_eq!((difference.missing, difference.stale), (1, 0));
-        let words = difference.first.unwrap().describe(&plan, 2);
+        let words =
+            difference.first.unwrap().describe(&plan, "peer 2", |peer| format!("peer {peer}"));
         assert!(words.starts_with("peer 2 lacks 10.0.0.130/32 via 2001:db8:0:1::82"), "{words}");
     }
 
@@ -359,7 +361,7 @@ mod tests {
             let mut bad = good;
             damage(&mut bad);
             assert_eq!(view.apply(&plan, &bad), verdict, "{bad:?}");
-            assert!(complaint(&plan, 2, &bad, verdict).starts_with("peer 2 got a"));
+            assert!(complaint(&plan, "peer 2", &bad, verdict).starts_with("peer 2 got a"));
         }
         assert_eq!(view.apply(&plan, &good), Verdict::Right(5));
     }

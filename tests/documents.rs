@@ -77,7 +77,7 @@ fn flags_are_known() {
         let output = Command::new(program).args(arguments).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    for command in ["server", "client", "show", "diff"] {
+    for command in ["server", "client", "show", "diff", "fabric"] {
         known.extend(flags_in(&help(env!("CARGO_BIN_EXE_metalbond-uring"), &["help", command])));
     }
     known.extend(flags_in(&help(env!("CARGO_BIN_EXE_loadgen"), &["--help"])));
@@ -90,6 +90,9 @@ fn flags_are_known() {
         "packaging/default/metalbond-uring-client".into(),
         "packaging/kubernetes/client.yaml".into(),
         "packaging/kubernetes/reflector-a.yaml".into(),
+        "packaging/kubernetes-fabric/reflectors.yaml".into(),
+        "packaging/compose/fabric.yaml".into(),
+        "packaging/systemd/fabric.conf".into(),
         "packaging/Containerfile".into(),
         "packaging/prometheus/metalbond.rules.yml".into(),
     ]);
@@ -132,6 +135,7 @@ fn documents() -> Vec<PathBuf> {
         "loadgen",
         "packaging",
         "packaging/kubernetes",
+        "packaging/kubernetes-fabric",
         "benches/compare",
     ] {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {

@@ -34,8 +34,11 @@ fn all_is_shown() {
     let to = server.address().to_string();
     let installing = ["--server", &to, "--install-routes", "7#100", "--tun", netns::TUNNEL];
     let client = Process::client(&installing);
+    // Whether there is an engine makes no difference to what is shown.
+    let joined =
+        Process::serve(&["--http", "[::1]:0", "--fabric", "nats://[::1]:9/F", "--fabric-name", "a"]);
     let (mut shown, mut samples) = (BTreeSet::new(), String::new());
-    for address in [server.http_address(), client.http_address()] {
+    for address in [&server, &joined, &client].map(Process::http_address) {
         let (head, scraped) = ask(address, "GET", "/metrics");
         assert!(head.starts_with("HTTP/1.0 200 "), "{head}");
         shown.extend(names_shown(&scraped));

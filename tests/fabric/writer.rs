@@ -1,0 +1,61 @@
+//! A foreign writer: a connection to the engine that publishes what it likes.
+//!
+//! Owns a few words of NATS's protocol, on purpose: a client library would not say what is wrong.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
+use crate::common::PATIENCE;
+
+pub struct Writer {
+    stream: BufReader<TcpStream>,
+}
+
+impl Writer {
+    pub fn connect(host: &str) -> Writer {
+        let stream = TcpStream::connect(host).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut writer = Writer { stream: BufReader::new(stream) };
+        writer.line_with("INFO ");
+        writer.send(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true}\r\n");
+        writer.flush();
+        writer
+    }
+
+    /// Publishes; the engine answers nobody.
+    pub fn publish(&mut self, subject: &str, value: &[u8]) {
+        self.send(format!("PUB {subject} {}\r\n", value.len()).as_bytes());
+        self.send(&[value, b"\r\n"].concat());
+    }
+
+    /// The same with headers, each `Name: value`.
+    pub fn publish_with(&mut self, subject: &str, headers: &[&str], value: &[u8]) {
+        let headers = format!("NATS/1.0\r\n{}\r\n\r\n", headers.join("\r\n"));
+        let all = headers.len() + value.len();
+        self.send(format!("HPUB {subject} {} {all}\r\n", headers.len()).as_bytes());
+        self.send(&[headers.as_bytes(), value, b"\r\n"].concat());
+    }
+
+    /// Waits until the server has taken all that was sent. Returns what it complained of.
+    pub fn flush(&mut self) -> Vec<String> {
+        self.send(b"PING\r\n");
+        self.line_with("PONG")
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    fn line_with(&mut self, words: &str) -> Vec<String> {
+        let mut others = Vec::new();
+        loop {
+            let mut line = String::new();
+            assert!(self.stream.read_line(&mut line).unwrap() > 0, "closed: {others:?}");
+            match line.trim_end() {
+                line if line.starts_with(words) => return others,
+                "PING" => self.send(b"PONG\r\n"),
+                line => others.push(line.to_owned()),
+            }
+        }
+    }
+}
