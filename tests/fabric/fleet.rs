@@ -195,8 +195,7 @@ impl World {
     /// One more connection of a host: it subscribes, and announces all it has.
     pub fn connect(&mut self, host: usize, at: usize) {
         let host = &mut self.hosts[host];
-        let mut peer =
-            Peer::connect_from(IpAddr::V4(host.address), self.reflectors[at].address);
+        let mut peer = Peer::connect_from(IpAddr::V4(host.address), self.reflectors[at].address);
         peer.handshake(&hello(60, false, true));
         for vni in VNIS {
             peer.send(&subscribe(vni));
@@ -240,7 +239,9 @@ impl World {
                     if came || view != *expected {
                         let (missing, stale) =
                             (expected.difference(&view).count(), view.difference(expected).count());
-                        wrong.push(format!("host {number} at R{at}: {missing} missing, {stale} stale"));
+                        wrong.push(format!(
+                            "host {number} at R{at}: {missing} missing, {stale} stale"
+                        ));
                     }
                 }
             }

@@ -46,7 +46,8 @@ fn nonsense() -> Vec<(String, Vec<u8>, &'static str)> {
     let key = base64url(&known);
     let of = |vni: &str, name: &str, key: &str| format!("mb.{FABRIC}.r.{vni}.{name}.{key}");
     let mut all = Vec::new();
-    let mut bad = |subject: String, value: &[u8], reason| all.push((subject, value.to_vec(), reason));
+    let mut bad =
+        |subject: String, value: &[u8], reason| all.push((subject, value.to_vec(), reason));
     for short in ["", ".x", ".r", ".r.7", ".r.7.R9", ".l", ".l.R9.x"] {
         if !short.is_empty() {
             bad(format!("mb.{FABRIC}{short}"), MANY, "subject");
@@ -78,10 +79,19 @@ fn nonsense() -> Vec<(String, Vec<u8>, &'static str)> {
     for value in [&[2, 3, 3][..], &[0], b"{}"] {
         bad(of("7", "R9", &key), value, "version");
     }
-    for value in [&[1][..], &[1, 3], &[1, 0, 0], &[1, 9, 9], &[1, 3, 3, 3], &[1, 1, 10, 0], &[1; 4_000]] {
+    for value in
+        [&[1][..], &[1, 3], &[1, 0, 0], &[1, 9, 9], &[1, 3, 3, 3], &[1, 1, 10, 0], &[1; 4_000]]
+    {
         bad(of("7", "R9", &key), value, "value");
     }
-    for value in [&b"1"[..], b"1 dancing 5 - -", b"1 synced -5 - -", b"1 synced 5 1 1", &[0xff; 300], &[b' '; 90_000]] {
+    for value in [
+        &b"1"[..],
+        b"1 dancing 5 - -",
+        b"1 synced -5 - -",
+        b"1 synced 5 1 1",
+        &[0xff; 300],
+        &[b' '; 90_000],
+    ] {
         bad(lease("R8"), value, "lease");
     }
     bad(lease("R8"), b"2 synced 5 - -", "version");
@@ -109,7 +119,8 @@ fn nonsense_is_dropped_and_counted() {
     // Also one that comes later reads all of it, and drops it.
     for at in 0..2 {
         let counted = || dropped(&world.reflectors[at].status());
-        let all = |found: &BTreeMap<String, u64>| found.values().sum::<u64>() >= nonsense.len() as u64;
+        let all =
+            |found: &BTreeMap<String, u64>| found.values().sum::<u64>() >= nonsense.len() as u64;
         wait_until("all to be counted", || all(&counted()).then_some(()));
         let found = counted();
         for (reason, count) in &expected {

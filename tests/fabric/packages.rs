@@ -89,7 +89,8 @@ async fn refusals(engine: &NatsServer, by: &str, subjects: &[&str]) -> usize {
         client.publish((*subject).to_owned(), "x".into()).await.unwrap();
     }
     client.flush().await.unwrap();
-    let violation = |event: &Event| event.to_string().to_lowercase().contains("permissions violation");
+    let violation =
+        |event: &Event| event.to_string().to_lowercase().contains("permissions violation");
     while refused < subjects.len()
         && let Ok(Some(event)) = tokio::time::timeout(PATIENCE / 4, events.recv()).await
     {

@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::super::fabric_options::FabricOptions;
 use super::super::fabric_view::{ServerSeen, StreamSeen};
 use super::fault::Fault;
-use super::feed::{Delivered, Feed};
+use super::reader::{Delivered, Feed};
 use super::stream;
 use crate::fabric::{PublishError, Subjects};
 
@@ -321,7 +321,10 @@ impl Link {
 fn nkey_seed(text: &str) -> Option<&str> {
     let lines = text.lines().map(str::trim);
     let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let seed = lines.next().filter(|line| line.starts_with("SU"))?;
+    let is_base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
+    let is_seed =
+        |line: &&str| line.len() == 58 && line.starts_with("SU") && line.bytes().all(is_base32);
+    let seed = lines.next().filter(is_seed)?;
     lines.next().is_none().then_some(seed)
 }
 
