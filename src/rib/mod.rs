@@ -581,4 +581,6 @@ impl Rib {
 #[cfg(test)]
 mod bounds_tests;
 #[cfg(test)]
+mod publishing_tests;
+#[cfg(test)]
 mod tests;
