@@ -403,8 +403,7 @@ fn outcome(message: &async_nats::Message) -> Result<u64, PublishError> {
 fn refused(error: AckError) -> PublishError {
     match error.err_code {
         10_071 | 10_164 => PublishError::WrongSequence,
-        10_002 | 10_023 | 10_028 | 10_047 => PublishError::Full,
-        10_077 if error.description.starts_with("maximum") => PublishError::Full,
+        10_002 | 10_023 | 10_028 | 10_047 | 10_077 => PublishError::Full,
         code => PublishError::Other(format!("{} (code {code})", error.description)),
     }
 }
