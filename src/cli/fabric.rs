@@ -153,8 +153,8 @@ const WHATS: &[&str] = &["status", "forget"];
                    What:\n\
                    \x20 status            how a running server's part in its fabric is, and what it\n\
                    \x20                   knows of the others; it must have been started with --http\n\
-                   \x20 forget <name>     remove the routes of a reflector that will not come back: the\n\
-                   \x20                   others withdraw them. Without it they stay as long as\n\
+                   \x20 forget <name>     remove the routes of a reflector that will not come back:\n\
+                   \x20                   the others withdraw them. Without it they stay as long as\n\
                    \x20                   --fabric-stale-time says, and are removed from NATS after\n\
                    \x20                   half an hour",
     usage = "<what> [flags]",
