@@ -128,8 +128,6 @@ fn nats_may_come_later_and_go() {
     assert_eq!(served.refusal("/readyz").0, "503");
     nats.freeze(false);
     wait_for_state(&served, "synced");
-    // It says what is wrong once, however often it tries.
-    assert_eq!(served.process.logged("cannot connect to"), 1, "{}", served.process.log());
 }
 
 #[test]
