@@ -35,8 +35,14 @@ fn all_is_shown() {
     let installing = ["--server", &to, "--install-routes", "7#100", "--tun", netns::TUNNEL];
     let client = Process::client(&installing);
     // Whether there is an engine makes no difference to what is shown.
-    let joined =
-        Process::serve(&["--http", "[::1]:0", "--fabric", "nats://[::1]:9/F", "--fabric-name", "a"]);
+    let joined = Process::serve(&[
+        "--http",
+        "[::1]:0",
+        "--fabric",
+        "nats://[::1]:9/F",
+        "--fabric-name",
+        "a",
+    ]);
     let (mut shown, mut samples) = (BTreeSet::new(), String::new());
     for address in [&server, &joined, &client].map(Process::http_address) {
         let (head, scraped) = ask(address, "GET", "/metrics");

@@ -13,9 +13,12 @@ fn stop() -> Duration {
     Duration::from_secs(named.unwrap_or(5))
 }
 
+/// Longer than reflectors take to connect again, which is up to half a minute: none is taken for dead.
+const STALE: &str = "--fabric-stale-time=40";
+
 /// Two hosts at each of two reflectors, and a dual-homed one.
 fn usual(flags: &[&str]) -> Option<World> {
-    let mut world = World::of(2, flags)?;
+    let mut world = World::of(2, &[&[STALE], flags].concat())?;
     for at in [&[0][..], &[0], &[1], &[1], &[0, 1]] {
         world.join(at);
     }
@@ -109,7 +112,7 @@ fn the_engine_is_full() {
     let configuration = "jetstream { store_dir: \"STORE\", max_file_store: 64K }";
     let Some(engine) = NatsServer::with(configuration) else { return };
     let url = engine.fabric(FABRIC);
-    let mut world = World::at(engine, &url, 2, &[]);
+    let mut world = World::at(engine, &url, 2, &[STALE]);
     let (a, b, c) = (world.join(&[0]), world.join(&[0]), world.join(&[1]));
     world.settle();
     for number in 1_000..2_000 {
@@ -159,7 +162,7 @@ fn an_engine_of_three() {
     let hosts: Vec<String> = servers.iter().map(NatsServer::host).collect();
     let url = format!("nats://{}/{FABRIC}", hosts.join(","));
     let engine = servers.remove(0);
-    let mut world = World::at(engine, &url, 3, &[]);
+    let mut world = World::at(engine, &url, 3, &[STALE]);
     for at in [&[0][..], &[1], &[2], &[0, 1]] {
         world.join(at);
     }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::common::PATIENCE;
 use crate::common::nats::NatsServer;
-use crate::fleet::{QUICK, Reflector, World};
+use crate::fleet::{Reflector, World};
 
 /// Key pairs of this test; nobody else may have them.
 const KEYS: [(&str, &str, &str); 3] = [
@@ -89,7 +89,8 @@ async fn refusals(engine: &NatsServer, by: &str, subjects: &[&str]) -> usize {
         client.publish((*subject).to_owned(), "x".into()).await.unwrap();
     }
     client.flush().await.unwrap();
-    let violation = |event: &Event| event.to_string().to_lowercase().contains("permissions violation");
+    let violation =
+        |event: &Event| event.to_string().to_lowercase().contains("permissions violation");
     while refused < subjects.len()
         && let Ok(Some(event)) = tokio::time::timeout(PATIENCE / 4, events.recv()).await
     {
@@ -103,7 +104,7 @@ fn permissions_are_enough_and_no_more() {
     let Some(engine) = NatsServer::with(&configuration()) else { return };
     let start = |name: &str| {
         let creds = format!("--fabric-creds={}", seed(&engine, name).display());
-        Reflector::start(name, &engine.fabric("main"), &[&QUICK[..], &[&creds]].concat())
+        Reflector::start(name, &engine.fabric("main"), &[&creds])
     };
     let reflectors = vec![start("rr-1"), start("rr-2")];
     reflectors.iter().for_each(|it| it.is(&["synced"]));
