@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub(super) struct Sink {
     pub joined: Vec<Joined>,
     pub records: Vec<(UpdateGroup, Scope, Vec<u8>)>,
+    pub published: Vec<(u32, Announcers)>,
 }
 
 impl RecordSink for Sink {
@@ -23,7 +24,10 @@ impl RecordSink for Sink {
     fn joined(&mut self, _: ShardId, joined: Joined) {
         self.joined.push(joined);
     }
-    fn publish(&mut self, _: Vni, _: &Route, _: Announcers) {}
+    fn publish(&mut self, _: Vni, route: &Route, by: Announcers) {
+        let number = (0..100).find(|&number| super::tests::route(number) == *route);
+        self.published.push((number.unwrap_or(u32::MAX), by));
+    }
     fn swept(&mut self, _: ShardId, _: SourceId, _: u32, _: u32) {}
     fn judged(&mut self, _: SourceId, _: Introduction, _: (Vni, &Route), _: Option<Denial>) {}
 }

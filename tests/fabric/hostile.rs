@@ -87,8 +87,7 @@ fn nonsense() -> Vec<(String, Vec<u8>, &'static str)> {
     for value in values {
         bad(subject("R9", VNIS[0], &next()), value, "value");
     }
-    let leases: [&[u8]; 4] =
-        [b"1", b"1 dancing 5 - -", b"1 synced -5 - -", b"1 synced 5 1 1"];
+    let leases: [&[u8]; 4] = [b"1", b"1 dancing 5 - -", b"1 synced -5 - -", b"1 synced 5 1 1"];
     for (at, value) in leases.into_iter().enumerate() {
         bad(lease(&format!("bad{at}")), value, "lease");
     }
