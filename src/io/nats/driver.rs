@@ -359,9 +359,10 @@ impl Run {
                 self.view.stream = Some(stream);
                 self.feed = Some(feed);
             }
+            // Another server may know better: this one may be cut off from the others.
             Done::Opened(_, Err(fault)) => {
+                self.unlink(now);
                 self.fail(now, &fault);
-                self.driver.fabric.feed_broken(now);
             }
             Done::Purged(of, ..) if of != self.view.links || self.live.is_none() => {}
             Done::Purged(_, token, Ok(purged)) => {

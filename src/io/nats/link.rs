@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{Context, ContextBuilder, RequestErrorKind};
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::Info;
+use async_nats::jetstream::stream::{ConsumerErrorKind, Info};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -270,7 +270,11 @@ impl Link {
         };
         let name = stream::stream_name(&self.fabric);
         let consumer = self.jetstream.create_consumer_on_stream(config, &name).await;
-        let consumer = consumer.map_err(|error| Fault::Other(error.to_string()))?;
+        let consumer = consumer.map_err(|error| match error.kind() {
+            ConsumerErrorKind::TimedOut => Fault::Silent("the creation of a consumer"),
+            ConsumerErrorKind::JetStream(error) => Fault::of_engine(&error),
+            _ => Fault::Other(error.to_string()),
+        })?;
         Feed::of(consumer).await
     }
 
