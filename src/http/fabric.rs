@@ -281,7 +281,7 @@ impl Reflector {
 
 /// What is left of a time is not over before it is.
 fn seconds_up(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
 }
 
 fn lives(reflector: &ReflectorStatus) -> bool {

@@ -90,6 +90,11 @@ impl NatsServer {
         self.child = Some(child);
     }
 
+    /// Gives it another configuration, for its next start.
+    pub fn reconfigure(&mut self, configuration: &str) {
+        configuration.clone_into(&mut self.configuration);
+    }
+
     /// What it wrote since it was started last.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()

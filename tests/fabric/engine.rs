@@ -1,11 +1,14 @@
 //! An engine that ends, is emptied, stands still, is full, or is a cluster that loses a part.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use crate::common::QUIET;
 use crate::common::http::{ask, wait_until};
 use crate::common::nats::NatsServer;
 use crate::fleet::{FABRIC, World};
+use crate::writer::Writer;
 
 /// How long it stands still: `METALBOND_NATS_STOP_S`, by default a little longer than a lease.
 fn stop() -> Duration {
@@ -13,9 +16,12 @@ fn stop() -> Duration {
     Duration::from_secs(named.unwrap_or(5))
 }
 
+/// Longer than reflectors take to connect again, which is up to half a minute: none is taken for dead.
+const STALE: &str = "--fabric-stale-time=40";
+
 /// Two hosts at each of two reflectors, and a dual-homed one.
 fn usual(flags: &[&str]) -> Option<World> {
-    let mut world = World::of(2, flags)?;
+    let mut world = World::of(2, &[&[STALE], flags].concat())?;
     for at in [&[0][..], &[0], &[1], &[1], &[0, 1]] {
         world.join(at);
     }
@@ -32,7 +38,7 @@ fn is_away(world: &mut World, ends: impl Fn(&mut World), returns: impl Fn(&mut W
     let tables: Vec<_> = world.hosts.iter().map(|host| host.routes.clone()).collect();
     world.hosts[0].announce(500);
     let new = world.hosts[0].routes.difference(&tables[0]).cloned();
-    let new: std::collections::BTreeSet<_> = new.collect();
+    let new: BTreeSet<_> = new.collect();
     for (at, peer) in [(1, 0), (4, 0)] {
         let (_, peer) = &mut world.hosts[at].peers[peer];
         peer.read_until("a route of its own reflector", |peer| new.is_subset(&peer.view));
@@ -103,39 +109,62 @@ fn the_hold_time_is_over() {
     world.agree();
 }
 
-/// What is new finds no room; what is known changes as ever, and withdrawals make room.
-#[test]
-fn the_engine_is_full() {
-    let configuration = "jetstream { store_dir: \"STORE\", max_file_store: 64K }";
-    let Some(engine) = NatsServer::with(configuration) else { return };
-    let url = engine.fabric(FABRIC);
-    let mut world = World::at(engine, &url, 2, &[]);
+/// What has no room waits, and is counted. Peers of the same reflector have it, nobody is taken for dead, and
+/// when there is room everything is published.
+fn is_full(mut world: World, make_room: impl Fn(&mut World)) {
     let (a, b, c) = (world.join(&[0]), world.join(&[0]), world.join(&[1]));
     world.settle();
+    let first =
+        world.hosts[a].routes.union(&world.hosts[b].routes).cloned().collect::<BTreeSet<_>>();
     for number in 1_000..2_000 {
         world.hosts[a].announce(number);
     }
-    const FULL: &str = "metalbond_fabric_full_keys";
     wait_until("an engine without room", || (world.reflectors[0].metric(FULL) > 0.0).then_some(()));
-    // The peers of the same reflector have all, whatever the engine does.
     let all = world.hosts[a].routes.clone();
     let (_, peer) = &mut world.hosts[b].peers[0];
     peer.read_until("all routes", |peer| all.is_subset(&peer.view));
-    // A known route goes, and its leases go on: nobody takes R0 for dead.
-    let gone = world.hosts[b].routes.first().unwrap().clone();
+    // Longer than a lease and the stale time together.
+    std::thread::sleep(Duration::from_secs(9));
     let (_, peer) = &mut world.hosts[c].peers[0];
-    peer.settle(crate::common::QUIET);
-    assert!(peer.view.contains(&gone));
-    world.hosts[b].withdraw(100);
-    let (_, peer) = &mut world.hosts[c].peers[0];
-    peer.read_until("a withdrawal", |peer| !peer.view.contains(&gone));
-    for number in 1_010..2_000 {
-        world.hosts[a].withdraw(number);
-    }
+    peer.settle(QUIET);
+    assert!(first.is_subset(&peer.view), "a reflector was taken for dead");
+    let has = peer.view.len();
+    assert!(has < all.len(), "{has} routes had room");
+    make_room(&mut world);
     world.settle();
     wait_until("room", || (world.reflectors[0].metric(FULL) == 0.0).then_some(()));
     world.reflectors.iter().for_each(|it| it.is(&["synced"]));
     world.agree();
+}
+
+const FULL: &str = "metalbond_fabric_full_keys";
+
+/// The server has no room for anything, not even for signs of life.
+#[test]
+fn the_server_is_full() {
+    let configuration = "jetstream { store_dir: \"STORE\", max_file_store: 64K }";
+    let Some(engine) = NatsServer::with(configuration) else { return };
+    let url = engine.fabric(FABRIC);
+    let world = World::at(engine, &url, 2, &[]);
+    is_full(world, |world| {
+        world.engine.kill();
+        world.engine.reconfigure("jetstream { store_dir: \"STORE\" }");
+        world.engine.run();
+    });
+}
+
+/// The stream has a bound: peers withdraw what they announced too much.
+#[test]
+fn the_stream_is_full() {
+    let Some(engine) = NatsServer::start() else { return };
+    let url = engine.fabric(FABRIC);
+    let mut world = World::at(engine, &url, 2, &[]);
+    Writer::connect(&world.engine.host()).bound_stream(FABRIC, 65_536);
+    is_full(world, |world| {
+        for number in 1_010..2_000 {
+            world.hosts[0].withdraw(number);
+        }
+    });
 }
 
 /// Three servers. One may end; without two there is no engine, and all goes on when there are two again.
@@ -159,7 +188,7 @@ fn an_engine_of_three() {
     let hosts: Vec<String> = servers.iter().map(NatsServer::host).collect();
     let url = format!("nats://{}/{FABRIC}", hosts.join(","));
     let engine = servers.remove(0);
-    let mut world = World::at(engine, &url, 3, &[]);
+    let mut world = World::at(engine, &url, 3, &[STALE]);
     for at in [&[0][..], &[1], &[2], &[0, 1]] {
         world.join(at);
     }

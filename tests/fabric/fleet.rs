@@ -20,12 +20,13 @@ pub const FABRIC: &str = "test";
 /// All hypervisors are in both.
 pub const VNIS: [u32; 2] = [7, 70_000];
 
-/// Timers as short as they may be, but the hold time: heartbeat, lease, stale, restart.
-pub const QUICK: [&str; 5] = [
+/// Timers as short as they may be, but the hold time. Peers say nothing for as long as a test takes.
+const QUICK: [&str; 6] = [
     "--fabric-heartbeat=1",
     "--fabric-lease=3",
     "--fabric-stale-time=4",
     "--fabric-restart-time=4",
+    "--keepalive=60",
     "--cores=1",
 ];
 
@@ -38,14 +39,18 @@ pub struct Reflector {
 }
 
 impl Reflector {
-    /// Starts one, and waits until it listens.
+    /// Starts one with short timers, or as these flags say, and waits until it listens.
     pub fn start(name: &str, url: &str, flags: &[&str]) -> Reflector {
+        let name_of = |flag: &str| flag.split('=').next().unwrap().to_owned();
+        let is_other = |quick: &&&str| flags.iter().all(|flag| name_of(flag) != name_of(quick));
+        let quick = QUICK.iter().filter(is_other);
         let own = [
             format!("--fabric={url}"),
             format!("--fabric-name={name}"),
             "--http=127.0.0.1:0".to_owned(),
         ];
-        let flags = own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
+        let flags =
+            own.into_iter().chain(quick.chain(flags).map(|flag| (*flag).to_owned())).collect();
         let address = (Ipv4Addr::LOCALHOST, 0).into();
         let mut reflector = Reflector { name: name.to_owned(), address, flags, process: None };
         reflector.run();
@@ -102,6 +107,16 @@ impl Reflector {
         let (_, text) = ask(self.http(), "GET", "/metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+}
+
+impl Drop for Reflector {
+    /// Of a test that failed, what it said: the reason is often there.
+    fn drop(&mut self) {
+        if let Some(process) = self.process.as_mut().filter(|_| std::thread::panicking()) {
+            let state = if process.is_running() { "runs" } else { "has ended" };
+            eprintln!("{} {state}: {}", self.name, process.log());
+        }
     }
 }
 
@@ -167,8 +182,7 @@ impl World {
 
     /// The same at an engine that is there.
     pub fn at(engine: NatsServer, url: &str, reflectors: usize, flags: &[&str]) -> World {
-        let flags = [&QUICK[..], flags].concat();
-        let start = |n| Reflector::start(&format!("R{n}"), url, &flags);
+        let start = |n| Reflector::start(&format!("R{n}"), url, flags);
         let reflectors: Vec<Reflector> = (0..reflectors).map(start).collect();
         reflectors.iter().for_each(|reflector| reflector.is(&["synced"]));
         World { engine, reflectors, hosts: Vec::new(), echoes: false }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::common::PATIENCE;
 use crate::common::nats::NatsServer;
-use crate::fleet::{QUICK, Reflector, World};
+use crate::fleet::{Reflector, World};
 
 /// Key pairs of this test; nobody else may have them.
 const KEYS: [(&str, &str, &str); 3] = [
@@ -104,7 +104,7 @@ fn permissions_are_enough_and_no_more() {
     let Some(engine) = NatsServer::with(&configuration()) else { return };
     let start = |name: &str| {
         let creds = format!("--fabric-creds={}", seed(&engine, name).display());
-        Reflector::start(name, &engine.fabric("main"), &[&QUICK[..], &[&creds]].concat())
+        Reflector::start(name, &engine.fabric("main"), &[&creds])
     };
     let reflectors = vec![start("rr-1"), start("rr-2")];
     reflectors.iter().for_each(|it| it.is(&["synced"]));

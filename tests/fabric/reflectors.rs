@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::common::PATIENCE;
 use crate::common::http::wait_until;
 use crate::common::nats::NatsServer;
-use crate::fleet::{FABRIC, QUICK, Reflector, World};
+use crate::fleet::{FABRIC, Reflector, World};
 
 /// Settled peers see nothing of a reflector's end where its peers are dual-homed, or go elsewhere in time; of the others the
 /// routes are withdrawn when the stale time is over, and not at once.
@@ -34,7 +34,8 @@ fn a_killed_reflector_is_missed_only_by_peers_that_it_takes_along() {
         })
         .collect();
     world.settle_at(&with_dead);
-    assert_eq!(settled.map(|host| &before[host]), settled.map(|host| &world.updates()[host]));
+    let after = world.updates();
+    assert_eq!(settled.map(|host| &before[host]), settled.map(|host| &after[host]));
     // Then only what died with it goes.
     world.settle();
     for host in settled {
@@ -112,7 +113,7 @@ fn a_reflector_that_is_cut_off_keeps_what_it_has() {
     let url = engine.fabric(FABRIC);
     let mut world = World::at(engine, &url, 1, &[]);
     let cut = format!("nats://{}/{FABRIC}", way.address);
-    world.reflectors.push(Reflector::start("R1", &cut, &QUICK));
+    world.reflectors.push(Reflector::start("R1", &cut, &[]));
     world.reflectors[1].is(&["synced"]);
     let (far, near, beside) = (world.join(&[0]), world.join(&[1]), world.join(&[1]));
     world.settle();
@@ -141,7 +142,7 @@ fn of_two_with_one_name_the_older_one_leaves() {
     let (a, b) = (world.join(&[0]), world.join(&[1]));
     world.settle();
     let url = world.engine.fabric(FABRIC);
-    let mut twin = Reflector::start("R0", &url, &QUICK);
+    let mut twin = Reflector::start("R0", &url, &[]);
     world.reflectors[0].is(&["fenced"]);
     twin.is(&["synced"]);
     assert_eq!(world.reflectors[0].metric("metalbond_fabric_twin"), 1.0);

@@ -5,6 +5,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 
+use serde_json::Value;
+
 use crate::common::PATIENCE;
 
 pub struct Writer {
@@ -34,6 +36,25 @@ impl Writer {
         let all = headers.len() + value.len();
         self.send(format!("HPUB {subject} {} {all}\r\n", headers.len()).as_bytes());
         self.send(&[headers.as_bytes(), value, b"\r\n"].concat());
+    }
+
+    /// Bounds a fabric's stream, as `nats stream edit --max-bytes` does.
+    pub fn bound_stream(&mut self, fabric: &str, bytes: u64) {
+        let told = self.ask(&format!("$JS.API.STREAM.INFO.MB_{fabric}"), "");
+        let mut config = told["config"].clone();
+        config["max_bytes"] = bytes.into();
+        let told = self.ask(&format!("$JS.API.STREAM.UPDATE.MB_{fabric}"), &config.to_string());
+        assert_eq!(told["config"]["max_bytes"], bytes, "{told}");
+    }
+
+    /// A question with its answer.
+    fn ask(&mut self, subject: &str, question: &str) -> Value {
+        self.send(b"SUB answer 1\r\nUNSUB 1 1\r\n");
+        self.send(format!("PUB {subject} answer {}\r\n{question}\r\n", question.len()).as_bytes());
+        self.line_with("MSG answer ");
+        let mut answer = String::new();
+        self.stream.read_line(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap()
     }
 
     /// Waits until the server has taken all that was sent. Returns what it complained of.
