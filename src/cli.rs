@@ -349,7 +349,7 @@ struct ServerFlags {
     /// fabric of reflectors to join: nats://HOST[,HOST...]/NAME, or tls://; they see each other's routes
     #[argh(option, arg_name = "url")]
     fabric: Option<String>,
-    /// what this reflector is called in the fabric, default the host's name; each has its own
+    /// what this reflector is called in the fabric, without it the host's name; each has its own
     #[argh(option, arg_name = "name", from_str_fn(fabric::name))]
     fabric_name: Option<FabricName>,
     /// file with NATS credentials (.creds), or with the seed of an nkey
@@ -364,8 +364,8 @@ struct ServerFlags {
     /// routes of other reflectors that are taken, default 10000000
     #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
     fabric_routes_max: Option<u32>,
-    /// NATS servers that keep the routes if this reflector creates the stream, 1 to 5; default 1, or 3 if --fabric
-    /// names three hosts
+    /// NATS servers that keep the routes if this reflector creates the stream, 1 to 5; without it 3 if --fabric names
+    /// three hosts, else 1
     #[argh(option, arg_name = "n", from_str_fn(fabric::replicas))]
     fabric_replicas: Option<u32>,
     /// seconds between two signs of life, 1 to 60; default 3

@@ -28,7 +28,7 @@ pub mod http {
 }
 pub mod io {
     #[cfg(feature = "fabric")]
-    pub use crate::io::fabric::{
+    pub use crate::io::nats::{
         Acks, Connected, Delivered, Fault, Feed, ForgetError, Link, Publication, forget,
     };
     pub use crate::io::{

@@ -78,7 +78,8 @@ fn defaults_are_what_the_texts_say() {
     let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
     let mut stated = 0;
     let client = ["client", "--server", "a:1", "--install-routes=1#2", "--tun", "t"];
-    for command in [&["server"][..], &client] {
+    let server = ["server", "--fabric", "nats://a/F", "--fabric-name", "a"];
+    for command in [&server[..], &client] {
         let parsed = |more: &[&str]| {
             let parsed = cli::parse(&[command, more].concat());
             let text = format!("{:?}", parsed.unwrap_or_else(|exit| panic!("{}", exit.text)));

@@ -128,8 +128,6 @@ fn nats_may_come_later_and_go() {
     assert_eq!(served.refusal("/readyz").0, "503");
     nats.freeze(false);
     wait_for_state(&served, "synced");
-    // It says what is wrong once, however often it tries.
-    assert_eq!(served.process.logged("cannot connect to"), 1, "{}", served.process.log());
 }
 
 #[test]
@@ -159,8 +157,8 @@ fn what_is_no_credential_is_said_without_repeating_it() {
     std::fs::write(&file, "hunter2\n").unwrap();
     let file = file.display().to_string();
     let fabric = nats.fabric("main");
-    let to = ["--fabric", &fabric, "--fabric-name", "a", "--fabric-creds", &file, "--cores", "1"];
-    let served = Served::start(&to);
+    let to = ["--fabric", &fabric, "--fabric-name", "a", "--fabric-creds", &file];
+    let served = Served::start(&[&to, &QUICK[..]].concat());
     served.process.wait_for("it has neither NATS credentials");
     assert!(!served.process.log().contains("hunter2"), "{}", served.process.log());
     assert!(!served.json("/fabric.json").to_string().contains("hunter2"));

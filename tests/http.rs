@@ -205,6 +205,7 @@ fn tables_are_told_two_at_a_time_and_updates_go_on() {
     assert!(head.contains(" 503 ") && head.contains("retry-after: 1"), "{head}");
     assert!(body.contains("try again"), "{body}");
     assert_eq!(served.ask("GET", "/healthz").1, "ok\n");
+    assert_eq!(served.ask("GET", "/livez").1, "live\n");
     drop(idle);
     std::thread::scope(|scope| {
         for _ in 0..2 {

@@ -318,10 +318,16 @@ async fn a_full_engine_takes_changes_of_what_there_is() {
         assert_eq!(full, Some(PublishError::Full), "{limit}");
         node.put(&key("a"), "y").await;
         node.publish(Put { lifetime: Some(60 * S), ..of(&lease, "y") }).await.unwrap();
-        let tombstone = Put { lifetime: Some(60 * S), is_tombstone: true, ..of(&key("a"), "") };
-        if limit == "max_msgs" {
-            node.publish(tombstone).await.unwrap();
+        // Nor does the lease need room that is renewed.
+        node.publish(Put { lifetime: Some(60 * S), ..of(&lease, "z") }).await.unwrap();
+        // A tombstone has headers, which may be more than the value was; one without them always finds room.
+        let headed = Put { lifetime: Some(60 * S), is_tombstone: true, ..of(&key("a"), "") };
+        let told = node.publish(headed).await;
+        match limit {
+            "max_msgs" => drop(told.unwrap()),
+            _ => assert_eq!(told, Err(PublishError::Full)),
         }
+        node.put(&key("a"), "").await;
         // A stream that the operator has bounded is still ours.
         let again = Link::connect(&options(&server.fabric(fabric))).await;
         assert!(again.is_ok(), "{:?}", again.err());
@@ -426,6 +432,76 @@ async fn what_is_wrong_with_a_server_is_said() {
     let fault = Link::connect(&options(&format!("nats://{nobody}/f"))).await.unwrap_err();
     assert!(matches!(fault, Fault::Connect { .. }), "{fault:?}");
     assert!(fault.to_string().contains(&nobody.to_string()), "{fault}");
+}
+
+/// What a server that knows one user by its nkey is told.
+const NKEY_USER: &str = r#"authorization { users = [ { nkey: UBZGQZXXYDL2SZ6VGPBKD72CTLHPH64CVOFZJHGAD5VHUZRPSVHXXEU5 } ] }"#;
+const NKEY_SEED: &str = "SUAEV73KPO4DVT5OODCHP4BNCVS7O5JXIDEZ4OT2B7HFTJHQQ3NOI57M24";
+const OTHER_SEED: &str = "SUAPJHIGADQL4UT2PLHROM4UWW22ATXT4NHEZINZ2KA6ZN7LSW3MS2JBUE";
+
+#[tokio::test]
+async fn a_server_that_knows_us_lets_us_in() {
+    let configuration = format!("jetstream {{ store_dir: \"STORE\" }}\n{NKEY_USER}");
+    let Some(server) = NatsServer::with(&configuration) else { return };
+    let file = server.folder().join("user.nk");
+    let options =
+        FabricOptions { credentials_file: Some(file.clone()), ..options(&server.fabric("f")) };
+    let connect = async |seed: &str| {
+        std::fs::write(&file, seed).unwrap();
+        Link::connect(&options).await
+    };
+    let ours = format!("# for the fabric\n{NKEY_SEED}\n");
+    assert!(connect(&ours).await.is_ok());
+    let fault = connect(OTHER_SEED).await.unwrap_err();
+    assert!(matches!(fault, Fault::Unauthorized { .. }), "{fault:?}");
+    // One that is no seed at all, though it looks like one.
+    let broken = NKEY_SEED.replace('7', "6");
+    let fault = connect(&broken).await.unwrap_err();
+    assert!(!format!("{fault} {fault:?}").contains(&broken), "{fault:?}");
+    for nothing in ["", "SUBBUR", &format!("{NKEY_SEED}\n{OTHER_SEED}")] {
+        let fault = connect(nothing).await.unwrap_err();
+        assert!(fault.to_string().contains("neither NATS credentials"), "{fault}");
+        assert!(!format!("{fault:?}").contains("SUBBUR"), "{fault:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let fault = Link::connect(&options).await.unwrap_err().to_string();
+    assert!(fault.starts_with("--fabric-creds: ") && fault.contains("user.nk: No such"), "{fault}");
+    let nobody = FabricOptions { credentials_file: None, ..options };
+    let fault = Link::connect(&nobody).await.unwrap_err();
+    assert!(matches!(fault, Fault::Unauthorized { .. }), "{fault:?}");
+    assert!(fault.to_string().contains("See --fabric-creds"), "{fault}");
+}
+
+/// A server with a certificate, and what it is signed with; both made for this test, and good for nothing else.
+#[tokio::test]
+async fn tls_is_spoken_with_whom_the_ca_knows() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
+    let configuration = format!(
+        "jetstream {{ store_dir: \"STORE\" }}\n\
+         tls {{ cert_file: \"{folder}/server.pem\", key_file: \"{folder}/server.key\" }}"
+    );
+    let Some(server) = NatsServer::with(&configuration) else { return };
+    for scheme in ["tls", "nats"] {
+        let address = format!("{scheme}://{}/f", server.host());
+        let ca_file = Some(format!("{folder}/ca.pem").into());
+        let known = FabricOptions { ca_file, ..options(&address) };
+        let connected = Link::connect(&known).await;
+        assert!(connected.is_ok(), "{scheme}: {:?}", connected.err());
+        // One that the system does not know.
+        let fault = Link::connect(&options(&address)).await.unwrap_err();
+        assert!(matches!(fault, Fault::Connect { .. }), "{scheme}: {fault:?}");
+    }
+    let other = FabricOptions {
+        ca_file: Some(server.folder().join("no.pem")),
+        ..options(&format!("tls://{}/f", server.host()))
+    };
+    let fault = Link::connect(&other).await.unwrap_err().to_string();
+    assert!(fault.starts_with("--fabric-ca: ") && fault.contains("no.pem: No such"), "{fault}");
+    // Nothing goes in the clear to a server that speaks no TLS.
+    let Some(plain) = NatsServer::start() else { return };
+    let address = format!("tls://{}/f", plain.host());
+    let fault = Link::connect(&options(&address)).await.unwrap_err();
+    assert!(matches!(fault, Fault::Connect { .. }), "{fault:?}");
 }
 
 #[tokio::test]

@@ -148,13 +148,15 @@ const WHATS: &[&str] = &["status", "forget"];
 
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
-    description = "Shows how the fabric is that reflectors form, or removes what one of them has left in it.\n\n\
+    description = "Shows how the fabric is that reflectors form, or removes what one of them has\n\
+                   left in it.\n\n\
                    What:\n\
-                   \x20 status            how a running server's part in its fabric is, and what it knows of\n\
-                   \x20                   the others; it must have been started with --http\n\
-                   \x20 forget <name>     remove the routes of a reflector that will not come back: the\n\
-                   \x20                   others withdraw them. Without it they stay as long as\n\
-                   \x20                   --fabric-stale-time says, and are removed after half an hour",
+                   \x20 status            how a running server's part in its fabric is, and what it\n\
+                   \x20                   knows of the others; it must have been started with --http\n\
+                   \x20 forget <name>     remove the routes of a reflector that will not come back:\n\
+                   \x20                   the others withdraw them. Without it they stay as long as\n\
+                   \x20                   --fabric-stale-time says, and are removed from NATS after\n\
+                   \x20                   half an hour",
     usage = "<what> [flags]",
     help_triggers("-h", "--help"),
     example = "{command_name} status",

@@ -106,7 +106,20 @@ fn every_flag_in_both_spellings() {
         ("--http", ":4712"),
         ("--log-format", "logfmt"),
     ];
-    let expected = ServerOptions {
+    let expected = every_flag();
+    let mut apart: Vec<&str> = vec!["server", "--verbose", "--metrics-per-peer"];
+    apart.extend(values.iter().flat_map(|(flag, value)| [*flag, *value]));
+    assert_eq!(server(&apart), expected);
+    let joined: Vec<String> =
+        values.iter().map(|(flag, value)| format!("{flag}={value}")).collect();
+    let mut joined: Vec<&str> = joined.iter().map(String::as_str).collect();
+    joined.extend(["-v", "-v", "--metrics-per-peer"]);
+    assert_eq!(server(&joined), expected);
+}
+
+/// What the flags above mean.
+fn every_flag() -> ServerOptions {
+    ServerOptions {
         server: ServerConfig {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             segment_bytes_max: 1440,
@@ -161,15 +174,7 @@ fn every_flag_in_both_spellings() {
         metrics_per_peer: true,
         log_format: LogFormat::Logfmt,
         verbose: true,
-    };
-    let mut apart: Vec<&str> = vec!["server", "--verbose", "--metrics-per-peer"];
-    apart.extend(values.iter().flat_map(|(flag, value)| [*flag, *value]));
-    assert_eq!(server(&apart), expected);
-    let joined: Vec<String> =
-        values.iter().map(|(flag, value)| format!("{flag}={value}")).collect();
-    let mut joined: Vec<&str> = joined.iter().map(String::as_str).collect();
-    joined.extend(["-v", "-v", "--metrics-per-peer"]);
-    assert_eq!(server(&joined), expected);
+    }
 }
 
 #[test]

@@ -25,6 +25,9 @@ use ration::{COUNTS, LeftOut, Ration};
 /// How long the end of the process waits for somebody to read the last lines.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
 
+/// What the engine's client says is said in our words, and not at each attempt.
+const QUIET: &str = ",async_nats=off";
+
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
@@ -33,14 +36,12 @@ static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 pub fn start(format: LogFormat, verbose: bool) -> std::io::Result<()> {
     let queue = QUEUE.get_or_init(LogQueue::default);
     let _ = FORMAT.set(format);
-    // What the engine's client says is said in our words, and not at each attempt.
-    let default = match verbose {
-        true => "info,metalbond_uring=debug,async_nats=off",
-        false => "info,async_nats=off",
-    };
+    let default = if verbose { "info,metalbond_uring=debug" } else { "info" };
+    let default = format!("{default}{QUIET}");
     let wanted = std::env::var_os(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let wanted = wanted.to_string_lossy();
-    let (filter, wrong) = match EnvFilter::try_new(&*wanted) {
+    let quiet = if wanted.contains("async_nats") { "" } else { QUIET };
+    let (filter, wrong) = match EnvFilter::try_new(format!("{wanted}{quiet}")) {
         _ if wanted.is_empty() => (EnvFilter::new(default), None),
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(default), Some(error)),

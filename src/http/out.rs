@@ -51,8 +51,7 @@ impl Out<'_> {
     }
 
     pub(super) fn seconds(&mut self, name: &str, help: &str, value: Duration) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        metric.encode_gauge(&value.as_secs_f64())
+        self.seconds_if(name, help, Some(value))
     }
 
     /// The same where there may be none: the family is told all the same, so that rules find it.

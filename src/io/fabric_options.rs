@@ -90,7 +90,7 @@ impl FabricOptions {
     ///
     /// # Errors
     /// [`FabricOptionsError`] with the first that is wrong.
-    pub fn judge(&self) -> Result<(), FabricOptionsError> {
+    pub(crate) fn judge(&self) -> Result<(), FabricOptionsError> {
         let replicas = match self.replicas {
             0 => *REPLICAS.start(),
             replicas => replicas,
@@ -127,8 +127,7 @@ fn seconds(time: Duration) -> u32 {
 
 /// What is wrong with [`FabricOptions`].
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[non_exhaustive]
-pub enum FabricOptionsError {
+pub(crate) enum FabricOptionsError {
     /// A number.
     #[error("{flag} is {value}: it must be from {min} to {max}")]
     OutOfRange {

@@ -23,8 +23,6 @@ mod dialled;
 mod door;
 mod error;
 #[cfg(feature = "fabric")]
-pub(crate) mod fabric;
-#[cfg(feature = "fabric")]
 mod fabric_options;
 #[cfg(feature = "fabric")]
 mod fabric_view;
@@ -33,6 +31,8 @@ mod letter;
 mod listener;
 mod md5;
 mod memory;
+#[cfg(feature = "fabric")]
+pub(crate) mod nats;
 mod policy;
 mod probe;
 mod reload;

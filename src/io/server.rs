@@ -18,11 +18,11 @@ use super::config::{CORES_MAX, ServerConfig};
 use super::dialled::{DialOrder, ServerState};
 use super::door::{ConnectionsMax, Door, Vacated};
 use super::error::ServeError;
-#[cfg(feature = "fabric")]
-use super::fabric::{self, FabricStart};
 use super::letter::{Feed, Letter};
 use super::md5::Md5Keys;
 use super::memory::MemoryWatch;
+#[cfg(feature = "fabric")]
+use super::nats::{self, FabricStart};
 use super::signals::{Signals, acceptor_runtime};
 use super::turns::ThreadStart;
 use super::{listener, probe, reload, sys, turns};
@@ -431,7 +431,7 @@ fn start_fabric(
 ) -> std::io::Result<Option<JoinHandle<()>>> {
     let both = config.fabric.clone().zip(letters);
     both.map(|(options, mailbox)| {
-        fabric::start(FabricStart { options, clock, mailbox, shards, fatal })
+        nats::start(FabricStart { options, clock, mailbox, shards, fatal })
     })
     .transpose()
 }

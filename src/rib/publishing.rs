@@ -25,9 +25,8 @@ impl Rib {
         for class in CLASSES {
             let speaker = match of_class(class) {
                 Behind::Nobody => continue,
-                // Who announces as a server hides nothing from clients.
-                Behind::One(address) if class == PeerClass::Client => Speaker::Host(address),
-                Behind::One(_) | Behind::Many => Speaker::Many,
+                Behind::One(address) => Speaker::Host(address),
+                Behind::Many => Speaker::Many,
             };
             let put = self.put(remote.source(class), (class, 0, speaker), vni, route, sink);
             outcome.stored += put.stored;

@@ -161,6 +161,7 @@ impl Speakers {
     /// What other reflectors are told of who is behind a source of a route.
     pub(super) fn behind(&self, role: Role) -> Behind {
         if role.class() == PeerClass::Server {
+            // It hides nothing from clients, and is no client itself.
             return Behind::Many;
         }
         match role.speaker().0.checked_sub(SpeakerRef::HOSTS_FROM).map(|at| &self.hosts[at]) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{Context, ContextBuilder, RequestErrorKind};
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::Info;
+use async_nats::jetstream::stream::{ConsumerErrorKind, Info};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::super::fabric_options::FabricOptions;
 use super::super::fabric_view::{ServerSeen, StreamSeen};
 use super::fault::Fault;
-use super::feed::{Delivered, Feed};
+use super::reader::{Delivered, Feed};
 use super::stream;
 use crate::fabric::{PublishError, Subjects};
 
@@ -270,7 +270,11 @@ impl Link {
         };
         let name = stream::stream_name(&self.fabric);
         let consumer = self.jetstream.create_consumer_on_stream(config, &name).await;
-        let consumer = consumer.map_err(|error| Fault::Other(error.to_string()))?;
+        let consumer = consumer.map_err(|error| match error.kind() {
+            ConsumerErrorKind::TimedOut => Fault::Silent("the creation of a consumer"),
+            ConsumerErrorKind::JetStream(error) => Fault::of_engine(&error),
+            _ => Fault::Other(error.to_string()),
+        })?;
         Feed::of(consumer).await
     }
 
@@ -321,7 +325,10 @@ impl Link {
 fn nkey_seed(text: &str) -> Option<&str> {
     let lines = text.lines().map(str::trim);
     let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let seed = lines.next().filter(|line| line.starts_with("SU"))?;
+    let is_base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
+    let is_seed =
+        |line: &&str| line.len() == 58 && line.starts_with("SU") && line.bytes().all(is_base32);
+    let seed = lines.next().filter(is_seed)?;
     lines.next().is_none().then_some(seed)
 }
 
@@ -400,8 +407,7 @@ fn outcome(message: &async_nats::Message) -> Result<u64, PublishError> {
 fn refused(error: AckError) -> PublishError {
     match error.err_code {
         10_071 | 10_164 => PublishError::WrongSequence,
-        10_002 | 10_023 | 10_028 | 10_047 => PublishError::Full,
-        10_077 if error.description.starts_with("maximum") => PublishError::Full,
+        10_002 | 10_023 | 10_028 | 10_047 | 10_077 => PublishError::Full,
         code => PublishError::Other(format!("{} (code {code})", error.description)),
     }
 }

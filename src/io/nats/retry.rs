@@ -78,16 +78,18 @@ impl Retry {
         pause / 2 + pause / 2 * part as u32 / 1024
     }
 
-    /// Says what is wrong, unless that was said a while ago.
-    pub(super) fn report(&mut self, now: Time, fault: &Fault) {
+    /// Says what is wrong, unless that was said a while ago. Whether it was said.
+    pub(super) fn report(&mut self, now: Time, fault: &Fault) -> bool {
         let text = fault.to_string();
         let is_known =
             self.said.as_ref().is_some_and(|(at, said)| *said == text && now.since(*at) < REPEAT);
         if is_known {
-            return debug!(reason = fault.reason(), "fabric: {text}");
+            debug!(reason = fault.reason(), "fabric: {text}");
+        } else {
+            warn!(reason = fault.reason(), "fabric: {text}");
+            self.said = Some((now, text));
         }
-        warn!(reason = fault.reason(), "fabric: {text}");
-        self.said = Some((now, text));
+        !is_known
     }
 }
 
@@ -112,5 +114,19 @@ mod tests {
         retry.is_well();
         retry.lost(now);
         assert!(retry.next_at().since(now) <= PAUSE_MIN);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_once_until_it_is_another_thing() {
+        let at = |s| Time::default().after(Duration::from_secs(s));
+        let mut retry = Retry::new(at(0));
+        assert!(retry.report(at(0), &Fault::NoJetStream));
+        assert!(!retry.report(at(30), &Fault::NoJetStream));
+        assert!(!retry.report(at(599), &Fault::NoJetStream));
+        assert!(retry.report(at(600), &Fault::NoJetStream), "it is still so");
+        assert!(!retry.report(at(700), &Fault::NoJetStream));
+        assert!(retry.report(at(701), &Fault::Other("x".into())));
+        retry.is_well();
+        assert!(retry.report(at(702), &Fault::Other("x".into())), "it is so again");
     }
 }

@@ -5,9 +5,9 @@
 
 mod driver;
 mod fault;
-mod feed;
 mod forget;
 mod link;
+mod reader;
 mod retry;
 mod stream;
 
@@ -21,9 +21,9 @@ use tokio::task::LocalSet;
 
 use self::driver::Driver;
 pub use self::fault::Fault;
-pub use self::feed::{Delivered, Feed};
 pub use self::forget::{ForgetError, forget};
 pub use self::link::{Acks, Connected, Link, Publication};
+pub use self::reader::{Delivered, Feed};
 use super::clock::Clock;
 use super::fabric_options::FabricOptions;
 use super::letter::Letter;

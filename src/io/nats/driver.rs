@@ -16,8 +16,8 @@ use super::super::fabric_options::FabricOptions;
 use super::super::fabric_view::{FabricView, StreamSeen};
 use super::super::letter::Letter;
 use super::fault::Fault;
-use super::feed::{Delivered, Feed};
 use super::link::{Acks, Connected, Link, Publication};
+use super::reader::{Delivered, Feed};
 use super::retry::Retry;
 use crate::fabric::{Effect, Fabric, PublishError};
 use crate::types::Time;
@@ -74,7 +74,7 @@ struct Live {
 /// What was done beside the loop. Of links that are lost it counts no more.
 enum Done {
     Connected(Result<Box<Connected>, Fault>),
-    Opened(u64, Result<(Vec<Delivered>, Feed, StreamSeen), Fault>),
+    Opened(u64, Result<Box<(Vec<Delivered>, Feed, StreamSeen)>, Fault>),
     Purged(u64, u64, Result<u64, Fault>),
 }
 
@@ -197,7 +197,7 @@ impl Run {
             let opened = async {
                 let stream = link.stream().await?;
                 let leases = link.leases().await?;
-                Ok((leases, link.open().await?, stream))
+                Ok(Box::new((leases, link.open().await?, stream)))
             };
             let _ = done.send(Done::Opened(number, opened.await));
         });
@@ -348,7 +348,8 @@ impl Run {
                 self.fail(now, &fault);
             }
             Done::Opened(number, _) if number != self.opened || self.live.is_none() => {}
-            Done::Opened(_, Ok((leases, feed, stream))) => {
+            Done::Opened(_, Ok(opened)) => {
+                let (leases, feed, stream) = *opened;
                 for lease in &leases {
                     self.driver.fabric.found(now, &lease.record());
                 }
@@ -358,9 +359,10 @@ impl Run {
                 self.view.stream = Some(stream);
                 self.feed = Some(feed);
             }
+            // Another server may know better: this one may be cut off from the others.
             Done::Opened(_, Err(fault)) => {
+                self.unlink(now);
                 self.fail(now, &fault);
-                self.driver.fabric.feed_broken(now);
             }
             Done::Purged(of, ..) if of != self.view.links || self.live.is_none() => {}
             Done::Purged(_, token, Ok(purged)) => {

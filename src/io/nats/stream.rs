@@ -75,6 +75,11 @@ pub(super) async fn ensure(
                 // Another reflector was first, and it may want another one.
                 CreateStreamErrorKind::JetStream(error)
                     if error.error_code() == ErrorCode::STREAM_NAME_EXIST => {}
+                CreateStreamErrorKind::JetStream(error)
+                    if Fault::of_engine(&error) == Fault::NoJetStream =>
+                {
+                    return Err(Fault::NoJetStream);
+                }
                 CreateStreamErrorKind::JetStream(error) => {
                     let (stream, replicas) = (wanted.name.clone(), wanted.num_replicas);
                     return Err(Fault::Create { stream, replicas, why: error.to_string() });

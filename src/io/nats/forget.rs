@@ -9,8 +9,8 @@ use tokio::runtime;
 
 use super::super::fabric_options::{FabricName, FabricOptions};
 use super::fault::Fault;
-use super::feed::Delivered;
 use super::link::{Connected, Link, Publication};
+use super::reader::Delivered;
 use crate::fabric::{Lease, LeaseState, PublishError, Subjects, Timers};
 
 /// How long the engine may take to acknowledge.
