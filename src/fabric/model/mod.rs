@@ -2,13 +2,17 @@
 //!
 //! Owns the tests; `world` is what they happen in. `METALBOND_FABRIC_SEEDS=N` runs more seeds.
 
-#[allow(unreachable_pub)] // Part of a test program, too.
+#[path = "../../../tests/fabric_simulation/engine.rs"]
+#[allow(unreachable_pub)] // These are parts of a test program, too.
 mod engine;
 mod homes;
 mod names {
-    pub(super) use super::super::engine::{Ended, PublishError, Record};
+    pub(super) use super::super::engine::{Effect, Ended, PublishError, Record};
     pub(super) use crate::types::Time;
 }
+#[path = "../../../tests/fabric_simulation/network.rs"]
+#[allow(unreachable_pub)]
+mod network;
 #[path = "../../../tests/simulation/rng.rs"]
 #[allow(unreachable_pub)]
 mod rng;
@@ -35,7 +39,7 @@ impl World {
     fn settle(&mut self) {
         for host in 0..self.hosts.len() {
             for _ in 0..1 + self.rng.below(2) {
-                let at = self.rng.below(self.nodes.len());
+                let at = self.any_node();
                 self.connect(host, at);
             }
             for _ in 0..1 + self.rng.below(3) {
@@ -49,8 +53,8 @@ impl World {
     /// Everything works again, for long enough; but for reflectors that do not come back, perhaps.
     fn rest(&mut self) {
         for at in 0..self.nodes.len() {
-            if self.nodes[at].protocol.is_none() && (at == 0 || self.rng.chance(60)) {
-                self.start(at);
+            if self.nodes[at].process.is_none() && (at == 0 || self.rng.chance(60)) {
+                self.starts(at);
             }
             self.heal(at);
         }
@@ -60,7 +64,7 @@ impl World {
         self.engine.records_max = usize::MAX;
         for host in 0..self.hosts.len() {
             while self.hosts[host].at.is_empty() {
-                let at = self.rng.below(self.nodes.len());
+                let at = self.any_node();
                 self.connect(host, at);
             }
         }
@@ -93,7 +97,7 @@ impl World {
 
     /// Something happens, to anybody.
     fn disturb(&mut self) {
-        let (host, at) = (self.rng.below(self.hosts.len()), self.rng.below(self.nodes.len()));
+        let (host, at) = (self.any_host(), self.any_node());
         match self.rng.below(32) {
             0..10 => {
                 let key = self.key();
@@ -101,8 +105,8 @@ impl World {
             }
             10..14 => self.connect(host, at),
             14..16 => self.disconnect(host, at),
-            16 => self.crash(at),
-            17..20 if self.nodes[at].protocol.is_none() => self.start(at),
+            16 => self.crashes(at),
+            17..20 if self.nodes[at].process.is_none() => self.starts(at),
             20 => self.cut_off(at),
             21 => self.heal(at),
             22 => self.unlink(at),
@@ -172,7 +176,7 @@ fn quiet(seed: u64, what: Quiet, without: Option<Rule>) {
     let mut world = World::new(seed, without);
     world.settle();
     world.check(&format!("seed {seed}, {what:?}: at first"));
-    let at = world.rng.below(world.nodes.len());
+    let at = world.any_node();
     let mut others: Vec<usize> = (0..world.nodes.len()).collect();
     if matches!(
         what,
@@ -185,10 +189,10 @@ fn quiet(seed: u64, what: Quiet, without: Option<Rule>) {
         (0..world.hosts.len()).filter(|it| world.hosts[*it].at.contains(&at)).collect();
     match what {
         Quiet::Restart => {
-            world.crash(at);
+            world.crashes(at);
             let wait = world.rng.below(90);
             world.run_for(seconds(wait));
-            world.start(at);
+            world.starts(at);
             for host in its {
                 let wait = world.rng.below(20);
                 world.run_for(seconds(wait));
@@ -196,7 +200,7 @@ fn quiet(seed: u64, what: Quiet, without: Option<Rule>) {
             }
         }
         Quiet::CrashAndMove => {
-            world.crash(at);
+            world.crashes(at);
             for host in its {
                 let wait = world.rng.below(25);
                 world.run_for(seconds(wait));
@@ -222,7 +226,7 @@ fn quiet(seed: u64, what: Quiet, without: Option<Rule>) {
             world.engine_comes();
         }
         Quiet::LateRestart | Quiet::FreshReflector => {
-            world.crash(at);
+            world.crashes(at);
             // One of those that were there is gone for good: nothing may bring its routes back.
             for host in its.iter().skip(1) {
                 let to = others[world.rng.below(others.len())];
@@ -236,7 +240,7 @@ fn quiet(seed: u64, what: Quiet, without: Option<Rule>) {
                 if what == Quiet::LateRestart { 140 + world.rng.below(1_500) } else { 4_000 };
             world.run_for(seconds(wait));
             before = world.messages(&others);
-            world.start(at);
+            world.starts(at);
         }
         Quiet::Churn => world.churn(at),
         Quiet::Stall => world.nodes[at].is_stalled = true,
@@ -269,12 +273,12 @@ fn purge(seed: u64, without: Option<Rule>) {
     let mut world = World::new(seed, without);
     world.settle();
     let at = world.nodes.len() - 1;
-    world.crash(at);
+    world.crashes(at);
     let records = |world: &World| world.engine.list(&format!("mb.f.r.*.r{at}.>")).len();
     let wait = if world.rng.chance(50) { 3_000 } else { 1_790 + world.rng.below(140) };
     world.run_for(seconds(wait));
     assert!(wait < 3_000 || records(&world) == 0, "seed {seed}: nothing is left");
-    world.start(at);
+    world.starts(at);
     let wait = world.rng.below(30_000_000) as u64;
     world.run_for(Duration::from_micros(wait));
     world.rest();
@@ -290,12 +294,12 @@ fn a_dead_reflector_is_believed_for_so_long() {
         world.connect(0, 1);
         world.change(0, key);
         world.run_for(seconds(300));
-        assert!(world.nodes[0].homes.sees(key), "seed {seed}");
-        world.crash(1);
+        assert!(world.sees(0, key), "seed {seed}");
+        world.crashes(1);
         world.run_for(seconds(126));
-        assert!(world.nodes[0].homes.sees(key), "seed {seed}");
+        assert!(world.sees(0, key), "seed {seed}");
         world.run_for(seconds(6));
-        assert!(!world.nodes[0].homes.sees(key), "seed {seed}");
+        assert!(!world.sees(0, key), "seed {seed}");
     }
 }
 
@@ -309,9 +313,9 @@ fn without_an_engine_remote_routes_are_held_for_so_long() {
         world.run_for(seconds(300));
         world.engine_goes();
         world.run_for(seconds(3_590));
-        assert!(world.nodes[0].homes.sees(key), "seed {seed}");
+        assert!(world.sees(0, key), "seed {seed}");
         world.run_for(seconds(20));
-        assert!(!world.nodes[0].homes.sees(key) && world.nodes[1].homes.sees(key), "seed {seed}");
+        assert!(!world.sees(0, key) && world.sees(1, key), "seed {seed}");
         world.rest();
         world.check(&format!("seed {seed}"));
     }
@@ -325,15 +329,10 @@ fn of_two_with_one_name_the_younger_stays() {
 fn twins(seed: u64, without: Option<Rule>) {
     let mut world = World::new(seed, without);
     world.settle();
-    let elder = world.nodes[0].protocol.take();
-    world.crash(0);
-    // The twin runs elsewhere, as another node, and the first one was only stopped for a while.
-    world.nodes[0].protocol = elder;
-    world.crash(1);
-    world.start_as(1, "r0");
-    world.links(0);
+    world.crashes(1);
+    world.starts_as(1, "r0");
     world.run_for(seconds(60));
-    let state = |at: usize| world.nodes[at].protocol.as_ref().unwrap().status(world.now);
+    let state = |at: usize| world.nodes[at].process.as_ref().unwrap().status(world.now);
     assert_eq!((state(0).state, state(1).state), (State::Fenced, State::Syncing), "seed {seed}");
     assert!(state(0).twin.is_some() && state(1).twin.is_none(), "seed {seed}");
 }
