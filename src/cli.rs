@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::io::{FabricIdentity, FabricName, Md5Key, MemoryMax, PolicyConfig, ServerConfig};
+use crate::io::{FabricName, Md5Key, MemoryMax, PolicyConfig, ServerConfig};
 use crate::policy::NextHopPolicy;
-use crate::shard::Limits;
+use crate::shard::{Identity, Limits};
 use crate::types::{HostPort, Pace, ReflectOwn, nearest};
 use values::{
     at_least_one, connections, cores, drain_seconds, host_port, keepalive, listen, listen_default,
@@ -360,7 +360,7 @@ struct ServerFlags {
     fabric_ca: Option<PathBuf>,
     /// what peers are known by across reflectors: address (default), or none where they share addresses
     #[argh(option, arg_name = "which", from_str_fn(fabric::identity))]
-    fabric_identity: Option<FabricIdentity>,
+    fabric_identity: Option<Identity>,
     /// routes of other reflectors that are taken, default 10000000
     #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
     fabric_routes_max: Option<u32>,

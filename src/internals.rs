@@ -38,7 +38,7 @@ pub mod io {
     };
     #[cfg(feature = "fabric")]
     pub use crate::io::{
-        FabricAddress, FabricIdentity, FabricName, FabricOptions, FabricView, ServerSeen,
+        FabricAddress, FabricName, FabricOptions, FabricView, ServerSeen,
         StreamSeen,
     };
 }

@@ -6,12 +6,11 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
 use std::time::Duration;
 
 use async_nats::Event;
 use common::PATIENCE;
-use common::nats::NatsServer;
+use common::nats::{NatsServer, old_server};
 use metalbond_uring::internals::fabric::{Ended, PublishError};
 use metalbond_uring::internals::io::{
     Connected, Delivered, FabricOptions, Fault, Feed, Link, Publication,
@@ -50,6 +49,7 @@ impl Node {
     }
 
     async fn open(&self) -> Feed {
+        self.connected.link.stream().await.unwrap();
         self.connected.link.open().await.unwrap()
     }
 
@@ -428,24 +428,9 @@ async fn what_is_wrong_with_a_server_is_said() {
     assert!(fault.to_string().contains(&nobody.to_string()), "{fault}");
 }
 
-/// An old server is known by what it says first.
 #[tokio::test]
 async fn an_old_server_is_refused() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::Builder::new()
-        .spawn(move || {
-            let (mut socket, _) = listener.accept().unwrap();
-            let hello = r#"INFO {"server_id":"x","server_name":"old","version":"2.9.10","headers":true,"max_payload":1048576,"jetstream":true}"#;
-            write!(socket, "{hello}\r\n").unwrap();
-            let reader = BufReader::new(socket.try_clone().unwrap());
-            for line in reader.lines().map_while(Result::ok) {
-                if line.starts_with("PING") {
-                    write!(socket, "PONG\r\n").unwrap();
-                }
-            }
-        })
-        .unwrap();
+    let address = old_server();
     let fault = Link::connect(&options(&format!("nats://{address}/f"))).await.unwrap_err();
     let words = "the NATS server old is of version 2.9.10, which cannot carry a fabric: install nats-server 2.11";
     assert!(fault.to_string().starts_with(words), "{fault}");

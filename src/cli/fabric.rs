@@ -15,9 +15,10 @@ use super::{
     ShowOptions, Subject, Takes, parse_flags, usage_of, version_of,
 };
 use crate::io::{
-    FabricAddress, FabricIdentity, FabricName, FabricOptions, HEARTBEAT_S, HOLD_S, LEASE_S,
+    FabricAddress, FabricName, FabricOptions, HEARTBEAT_S, HOLD_S, LEASE_S,
     REPLICAS, RESTART_S, STALE_S, host_name,
 };
+use crate::shard::Identity;
 use crate::types::{HostPort, nearest};
 
 /// What a reflector has left, and how to reach it.
@@ -40,10 +41,10 @@ pub(super) fn file(value: &str) -> Result<PathBuf, String> {
     if value.is_empty() { Err("no file is named".into()) } else { Ok(value.into()) }
 }
 
-pub(super) fn identity(value: &str) -> Result<FabricIdentity, String> {
+pub(super) fn identity(value: &str) -> Result<Identity, String> {
     match value {
-        "address" => Ok(FabricIdentity::Address),
-        "none" => Ok(FabricIdentity::None),
+        "address" => Ok(Identity::Address),
+        "none" => Ok(Identity::Connection),
         _ => Err("none of its words".into()),
     }
 }

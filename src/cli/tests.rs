@@ -147,7 +147,7 @@ fn every_flag_in_both_spellings() {
                 name: "rr_1".parse().unwrap(),
                 credentials_file: Some("/creds".into()),
                 ca_file: Some("/ca".into()),
-                identity: FabricIdentity::None,
+                identity: Identity::Connection,
                 routes_max: 4_294_967_295,
                 replicas: 5,
                 heartbeat: Duration::from_secs(60),

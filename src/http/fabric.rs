@@ -142,6 +142,8 @@ pub(super) fn not_ready(told: &FabricView) -> Option<String> {
     let FabricView { fabric, status, trouble, .. } = told;
     match status.state {
         State::Syncing | State::Synced => None,
+        // Until that is done it has what it had.
+        State::Reading if status.has_read => None,
         State::Reading => Some(format!(
             "routes of the other reflectors of the fabric {fabric} are being read: {} records to go",
             status.lag_records
@@ -198,10 +200,8 @@ pub(super) fn metrics(told: &FabricView, out: &mut Out) -> fmt::Result {
     out.gauge("fabric_in_flight", help, status.in_flight as usize)?;
     let help = "Routes that NATS has no room for.";
     out.gauge("fabric_full_keys", help, status.full as usize)?;
-    if let Some(age) = canary_age {
-        let help = "How long ago this reflector's own sign of life came back, in seconds.";
-        out.seconds("fabric_canary_seconds", help, *age)?;
-    }
+    let help = "How long ago this reflector's own sign of life came back, in seconds.";
+    out.seconds_if("fabric_canary_seconds", help, *canary_age)?;
     let help = "How long routes of other reflectors stay if NATS does not come back, in seconds; 0 while it is there.";
     out.seconds("fabric_held_seconds", help, held_for.unwrap_or_default())?;
     let dropped = Dropped::ALL.into_iter().map(|reason| {

@@ -55,6 +55,17 @@ impl Out<'_> {
         metric.encode_gauge(&value.as_secs_f64())
     }
 
+    /// The same where there may be none: the family is told all the same, so that rules find it.
+    pub(super) fn seconds_if(
+        &mut self,
+        name: &str,
+        help: &str,
+        value: Option<Duration>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        value.map_or(Ok(()), |value| metric.encode_gauge(&value.as_secs_f64()))
+    }
+
     pub(super) fn histograms<L: EncodeLabelSet>(
         &mut self,
         name: &str,

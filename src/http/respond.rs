@@ -64,7 +64,7 @@ pub(super) async fn respond(
 }
 
 const PATHS: &str = "/ (for people), /summary.json, /routes.json, /routes.yaml, /peers.json, /vnis.json, \
-                     /visibility.json, /history.json, /fabric.json, /metrics, /healthz, /readyz";
+                     /visibility.json, /history.json, /fabric.json, /metrics, /healthz, /livez, /readyz";
 
 async fn content(view: &Arc<View>, path: &str, query: Option<&str>) -> Result<Content, Refusal> {
     let filter = |allowed: &[&str]| Filter::parse(query, allowed).map_err(Refusal::Query);
@@ -91,6 +91,10 @@ async fn content(view: &Arc<View>, path: &str, query: Option<&str>) -> Result<Co
         "/fabric.json" => {
             filter(&[])?;
             fabric::fabric(view).await
+        }
+        "/livez" => {
+            filter(&[])?;
+            ready::live(view).await
         }
         "/readyz" => {
             filter(&[])?;

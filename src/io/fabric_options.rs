@@ -11,6 +11,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::fabric::check_name;
+use crate::shard::Identity;
 use crate::types::{HostPort, HostPortError};
 
 /// Where NATS listens unless told otherwise.
@@ -39,7 +40,7 @@ pub struct FabricOptions {
     /// The file with the certificates (PEM) of whoever signed the servers'; with it, only TLS is spoken.
     pub ca_file: Option<PathBuf>,
     /// By what a peer is known that is connected to several reflectors.
-    pub identity: FabricIdentity,
+    pub identity: Identity,
     /// Records of other reflectors that are taken at most.
     pub routes_max: u64,
     /// How many servers keep the stream if it has to be created: 1 to 5; 0 for 3 if three servers are named, else 1.
@@ -64,7 +65,7 @@ impl FabricOptions {
             name,
             credentials_file: None,
             ca_file: None,
-            identity: FabricIdentity::default(),
+            identity: Identity::default(),
             routes_max: 10_000_000,
             replicas: 0,
             heartbeat: Duration::from_secs(3),
@@ -160,16 +161,6 @@ pub enum FabricOptionsError {
         /// The lease.
         lease_s: u32,
     },
-}
-
-/// By what a peer is known that is connected to several reflectors of a fabric.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum FabricIdentity {
-    /// Its address: it does not get back what it announces elsewhere.
-    #[default]
-    Address,
-    /// Nothing: each connection is a peer of its own. For peers behind address translation.
-    None,
 }
 
 /// The name of a fabric, or of a reflector in it: 1 to 32 of `A-Z a-z 0-9 _ -`.

@@ -54,7 +54,7 @@ pub(crate) use self::dialled::ServerState;
 pub(crate) use self::door::ConnectionsMax;
 pub use self::error::ServeError;
 #[cfg(feature = "fabric")]
-pub use self::fabric_options::{FabricAddress, FabricIdentity, FabricName, FabricOptions};
+pub use self::fabric_options::{FabricAddress, FabricName, FabricOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::fabric_options::{
     FabricAddressError, HEARTBEAT_S, HOLD_S, LEASE_S, REPLICAS, RESTART_S, STALE_S,

@@ -27,7 +27,7 @@ use super::signals::{Signals, acceptor_runtime};
 use super::turns::ThreadStart;
 use super::{listener, probe, reload, sys, turns};
 use crate::policy::{AnnouncePolicy, Policy};
-use crate::shard::{Budgets, Ledger, Limits, Shard, ShardConfig};
+use crate::shard::{Budgets, Identity, Ledger, Limits, Shard, ShardConfig};
 use crate::types::{ShardId, Time};
 use crate::vital;
 
@@ -406,6 +406,16 @@ fn fabric_mailbox(config: &ServerConfig) -> Option<FabricMailbox> {
     config.fabric.as_ref().map(|_| mpsc::unbounded_channel())
 }
 
+#[cfg(feature = "fabric")]
+fn identity(config: &ServerConfig) -> Option<Identity> {
+    config.fabric.as_ref().map(|fabric| fabric.identity)
+}
+
+#[cfg(not(feature = "fabric"))]
+fn identity(_: &ServerConfig) -> Option<Identity> {
+    None
+}
+
 #[cfg(not(feature = "fabric"))]
 fn fabric_mailbox(_: &ServerConfig) -> Option<FabricMailbox> {
     None
@@ -465,7 +475,7 @@ fn shard_config(
         budgets: Budgets::default(),
         policy,
         ledger,
-        fabric: None,
+        fabric: identity(config),
     }
 }
 

@@ -227,6 +227,16 @@ impl Feed {
         self.base.is_none()
     }
 
+    /// The table is looked at with other eyes from now on: no joiner gets what was encoded before.
+    pub(super) fn forget_base(&mut self, table: &mut VniTable) {
+        if self.build.take().is_some() {
+            table.thaw();
+        }
+        if let Some(base) = self.base.take() {
+            self.older = Arc::downgrade(&base.frames);
+        }
+    }
+
     fn finish_build(&mut self, table: &mut VniTable, rules: &Rules, now: Time) {
         let Some(build) = self.build.take() else { return };
         table.thaw();

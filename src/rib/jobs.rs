@@ -29,6 +29,8 @@ pub(super) enum Job {
     Compact(Vni),
     /// Go through all tables, since there is another policy.
     Judge,
+    /// Tell other reflectors what a source announces in a VNI, for it speaks for somebody else.
+    Publish(SourceId, Vni),
 }
 
 const SMALL_BUILDS: usize = 0;
@@ -61,7 +63,7 @@ impl Job {
             Job::BuildSmall(_) => (SMALL_BUILDS, 1),
             Job::Build(_) => (BUILDS, LARGE_BASES_MAX),
             Job::Withdraw(_) | Job::Sweep(_) => (WITHDRAWALS, usize::MAX),
-            Job::Compact(_) | Job::Judge => (COMPACTIONS, usize::MAX),
+            Job::Compact(_) | Job::Judge | Job::Publish(..) => (COMPACTIONS, usize::MAX),
         }
     }
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::jobs::Job;
 use super::sources::Source;
+use super::speakers::Role;
 use super::withheld::WithheldRoute;
-use super::{RecordSink, Rib};
+use super::{Outcome, Pressure, RecordSink, Refusal, Rib};
 use crate::policy::{Denial, Policy};
 use crate::types::{Route, SourceId, Vni};
 
@@ -48,6 +49,33 @@ impl Rib {
         if before.is_none() {
             self.jobs.add(Job::Judge);
         }
+    }
+
+    /// Withholds a route that policy does not permit: out of its table, should it be there.
+    pub(super) fn withhold(
+        &mut self,
+        source: SourceId,
+        withheld: WithheldRoute,
+        denial: Denial,
+        sink: &mut impl RecordSink,
+    ) -> Outcome {
+        let taken = self.take(source, withheld.vni, &withheld.route, sink);
+        let mut outcome = Outcome { refusal: Some(Refusal::Policy(denial)), ..Outcome::default() };
+        let hasher = &self.common.rules.hasher;
+        let rules = &self.common.rules;
+        // What nobody is told is the first that there is no room for.
+        let is_full = rules.ledger.pressure() >= Pressure::Conflate
+            || self.sources.withheld() as u64 >= rules.routes_max;
+        if taken.is_none() && is_full && !self.sources.is_withheld(source, &withheld, hasher) {
+            return outcome;
+        }
+        let before = self.sources.withhold(source, withheld, hasher);
+        outcome.withheld = i32::from(before.is_none());
+        match before.or(taken.map(Role::life)) {
+            None => outcome.stored = 1,
+            Some(announced) => outcome.again(announced == withheld.life),
+        }
+        outcome
     }
 
     /// True when nothing is left to do.

@@ -9,6 +9,7 @@ mod jobs;
 mod judging;
 mod ledger;
 mod publishing;
+mod sharing;
 mod sources;
 mod speakers;
 mod sweeping;
@@ -334,6 +335,10 @@ impl Rib {
                     Job::Sweep(number) => self.sweep(number, &mut unused, sink),
                     Job::Compact(vni) => self.compact(vni, &mut unused),
                     Job::Judge => self.judge(&mut unused, sink),
+                    Job::Publish(source, vni) => {
+                        self.publish(source, vni, &mut unused, sink);
+                        true
+                    }
                 };
                 if !done {
                     self.jobs.put_back(job);
@@ -452,33 +457,6 @@ impl Rib {
             self.note_left(source, vni);
         }
         Some(announced)
-    }
-
-    /// Withholds a route that policy does not permit: out of its table, should it be there.
-    fn withhold(
-        &mut self,
-        source: SourceId,
-        withheld: WithheldRoute,
-        denial: Denial,
-        sink: &mut impl RecordSink,
-    ) -> Outcome {
-        let taken = self.take(source, withheld.vni, &withheld.route, sink);
-        let mut outcome = Outcome { refusal: Some(Refusal::Policy(denial)), ..Outcome::default() };
-        let hasher = &self.common.rules.hasher;
-        let rules = &self.common.rules;
-        // What nobody is told is the first that there is no room for.
-        let is_full = rules.ledger.pressure() >= Pressure::Conflate
-            || self.sources.withheld() as u64 >= rules.routes_max;
-        if taken.is_none() && is_full && !self.sources.is_withheld(source, &withheld, hasher) {
-            return outcome;
-        }
-        let before = self.sources.withhold(source, withheld, hasher);
-        outcome.withheld = i32::from(before.is_none());
-        match before.or(taken.map(Role::life)) {
-            None => outcome.stored = 1,
-            Some(announced) => outcome.again(announced == withheld.life),
-        }
-        outcome
     }
 
     /// The life in which a source is.

@@ -173,6 +173,13 @@ impl SourceTable {
         (of.find_or(source, hasher, new), judgement)
     }
 
+    /// What is in tables of those who speak for this one: sources with the VNIs in which they announce something.
+    pub(super) fn announced_for(&self, speaker: Speaker) -> Vec<(SourceId, Vni)> {
+        let sources = self.of.keys().zip(self.of.values());
+        let sources = sources.filter(|(_, of)| of.speaker() == speaker);
+        sources.flat_map(|(id, of)| of.vnis.keys().map(move |vni| (id, vni))).collect()
+    }
+
     /// All ids.
     pub(super) fn ids(&self) -> Vec<SourceId> {
         self.of.keys().collect()

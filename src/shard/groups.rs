@@ -67,7 +67,7 @@ pub(super) const LAGGING: usize = 3;
 pub(super) struct Subscription {
     /// Who subscribed, and as whom it hears.
     pub peer: PeerId,
-    reader: Reader,
+    pub(super) reader: Reader,
     /// Tells this subscription from earlier ones of the same peer and VNI.
     pub epoch: u64,
     /// Whether it stands in its peer's list of pending subscriptions.
@@ -76,10 +76,25 @@ pub(super) struct Subscription {
     /// Position in its list of the group's members.
     at: usize,
     pub(super) stand: Stand,
+    /// It has to be told the table again, since it may see more than it was told.
+    pub(super) again: Again,
     /// Where it is in the base or in what followed it, and what is to be read behind that block. Comes before
     /// all else.
-    block: Option<FramesCursor>,
-    blocks: Blocks,
+    pub(super) block: Option<FramesCursor>,
+    pub(super) blocks: Blocks,
+}
+
+/// How it is with a subscription that has to be told the table again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Again {
+    /// It has not.
+    No,
+    /// As soon as it has heard all that there is to hear.
+    Wanted,
+    /// The subscription of this epoch has asked for that.
+    Asked(u64),
+    /// It is being told.
+    Reading,
 }
 
 /// What a subscription has to send next.
@@ -144,6 +159,8 @@ pub(super) struct Groups {
     pub(super) compacting: VecDeque<u32>,
     /// Bytes appended since the last look at them.
     pub(super) appended: usize,
+    /// Who has to ask for the table again, with the epochs of their subscriptions.
+    pub(super) again: Vec<(SubIndex, u64)>,
     /// Whose subscription began to lag, or lags no more.
     lag_changes: Vec<(PeerId, LagChange)>,
     pub(super) live_bytes_seen: usize,
@@ -167,6 +184,7 @@ impl Groups {
             compacted_bytes_per_turn,
             compacting: VecDeque::new(),
             appended: 0,
+            again: Vec::new(),
             lag_changes: Vec::new(),
             live_bytes_seen: 0,
         }
@@ -200,6 +218,7 @@ impl Groups {
             group,
             at: waiting.len(),
             stand: Stand::Waiting,
+            again: Again::No,
             block: None,
             blocks: Blocks::default(),
         });
@@ -237,6 +256,10 @@ impl Groups {
     /// answer to an earlier one is dropped. Returns it if it is ready.
     pub(super) fn joined(&mut self, sub: Option<SubIndex>, joined: Joined) -> Option<Ready> {
         let sub = sub?;
+        let subscription = self.subscriptions.find_mut(sub)?;
+        if subscription.again == Again::Asked(joined.epoch) {
+            return self.joined_again(sub, joined);
+        }
         let subscription = self.find(sub, joined.epoch)?;
         assert!(!subscription.is_joined(), "a join is answered once");
         subscription.blocks = joined.blocks;
@@ -304,8 +327,13 @@ impl Groups {
     ) -> Part {
         let subscription = &mut self.subscriptions[sub];
         let reader = subscription.reader;
+        let lags = matches!(subscription.stand, Stand::Lagging(_));
+        if lags && subscription.again == Again::Reading {
+            // What a laggard is told is told from what it has heard once.
+            (subscription.block, subscription.blocks) = (None, Blocks::default());
+            subscription.again = Again::Wanted;
+        }
         while let Some(block) = &mut subscription.block {
-            let lags = matches!(subscription.stand, Stand::Lagging(_));
             let looked_at_max = if lags { PASSED_BYTES_MAX.max(bytes_max) } else { bytes_max };
             if let Some(mut range) = block.readable(reader, looked_at_max) {
                 if let Stand::Lagging(laggard) = &mut subscription.stand {
@@ -326,6 +354,9 @@ impl Groups {
             }
             subscription.block = subscription.blocks.next().map(FramesCursor::new);
         }
+        if subscription.again == Again::Reading {
+            subscription.again = Again::No;
+        }
         if let Stand::Lagging(laggard) = &mut subscription.stand {
             let group = &self.groups[subscription.group as usize];
             laggard.has_read_base();
@@ -339,6 +370,9 @@ impl Groups {
         let Stand::Reading(cursor) = &mut subscription.stand else { return Part::Nothing };
         let piece_bytes_max = copied.len() + bytes_max;
         let Some(range) = cursor.readable(reader, piece_bytes_max) else {
+            if subscription.again == Again::Wanted {
+                self.again.push((sub, subscription.epoch));
+            }
             self.stand(sub, Stand::AtEnd);
             return Part::Nothing;
         };
@@ -523,7 +557,7 @@ impl Subscription {
     }
 
     /// It has something to send: Some if it was not queued with its peer yet.
-    fn ready(&mut self, sub: SubIndex, is_urgent: bool) -> Option<Ready> {
+    pub(super) fn ready(&mut self, sub: SubIndex, is_urgent: bool) -> Option<Ready> {
         let Subscription { peer, epoch, .. } = *self;
         let was_queued = std::mem::replace(&mut self.queued, true);
         (!was_queued).then_some(Ready { peer, sub, epoch, is_urgent })

@@ -400,7 +400,10 @@ impl Shard {
                 }
                 match is_dialled {
                     true => self.server_established(now, id),
-                    false => self.ask_for_origin(now, id),
+                    false => {
+                        self.note_connected(id, true);
+                        self.ask_for_origin(now, id);
+                    }
                 }
             }
             Verdict::Close(reason) => return self.close(now, id, reason),
@@ -436,6 +439,9 @@ impl Shard {
             if (is_lost || reason == CloseReason::Unread) && self.failed.note(now, address) {
                 self.outboxes.tell_failed(now, address);
             }
+        }
+        if is_established {
+            self.note_connected(id, false);
         }
         let stays = !is_dialled && is_established && !self.config.stale_time.is_zero();
         // Once draining nothing is withdrawn any more.

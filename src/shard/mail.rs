@@ -39,6 +39,10 @@ pub(super) enum Request {
     Arrived { peer: PeerId, class: PeerClass, address: IpAddr },
     /// A session with a peer at this address is over, which is an absent source from now on, if it was one.
     Left(IpAddr, Option<Box<Absent>>),
+    /// A session with a peer at this address stands, or no longer.
+    Connected { address: IpAddr, peer: PeerId, stands: bool },
+    /// The asking shard has its peers at this address, which several hosts share, hear as themselves.
+    Share(IpAddr),
     /// A source is gone, and all its routes with it.
     Lost(SourceId),
     /// A source announces nothing in this VNI any more, for now.
@@ -95,6 +99,8 @@ impl Request {
             | Request::LostIn(..) => Lane::Changes,
             Request::Join { .. }
             | Request::Leave(_)
+            | Request::Connected { .. }
+            | Request::Share(_)
             | Request::Arrived { .. }
             | Request::Left(..) => Lane::Joins,
         }
@@ -126,6 +132,10 @@ pub(super) enum Delivery {
     Joined(Box<Joined>),
     /// Who has arrived, and what that is as a source.
     Received(Box<Received>),
+    /// Several hosts share this address.
+    Shared(IpAddr),
+    /// From here on the sender tells them apart.
+    Apart(IpAddr),
 }
 
 /// The answer to [`Request::Arrived`].

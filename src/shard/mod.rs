@@ -12,6 +12,7 @@
 //! then the chapters of what a [`Shard`] does.
 
 mod absent;
+mod again;
 mod config;
 mod correspondent;
 mod ends;
@@ -31,6 +32,7 @@ mod peer;
 mod piece;
 mod refused;
 mod requests;
+mod shared;
 mod sources;
 mod standings;
 mod timings;
@@ -77,6 +79,7 @@ pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
 use piece::Gathered;
 pub use piece::Piece;
 pub use refused::RefusedWhat;
+use shared::Addresses;
 use sources::Departing;
 pub use standings::{Standing, StandingView, StandingsPiece};
 pub use timings::{TIMING_BOUNDS_US, Timings};
@@ -135,6 +138,8 @@ pub struct Shard {
     refused_routes: Vec<RefusedRoutes>,
     /// Sources whose addresses fall to this shard, and that are absent.
     absentees: Absentees,
+    /// Addresses that fall to this shard, and those that several hosts share.
+    addresses: Addresses,
     /// When something of peers that are back may have been stale for too long.
     stale_timers: BinaryHeap<Reverse<(Time, PeerId)>>,
     /// Who sends more than it may, and until when it is not heard.
@@ -212,6 +217,7 @@ impl Shard {
             departing: SeededMap::with_hasher(hasher.clone()),
             refused_routes: Vec::new(),
             absentees: Absentees::default(),
+            addresses: Addresses::default(),
             stale_timers: BinaryHeap::new(),
             rated: BinaryHeap::new(),
             next_weighing: now,
@@ -242,7 +248,11 @@ impl Shard {
         if self.draining {
             peer.ending = Ending::Gracefully;
         }
+        let is_shared = self.addresses.is_shared(remote.ip().to_canonical());
         let id = self.peers.insert(peer);
+        if is_shared {
+            self.peers.hear_apart_alone(id);
+        }
         if self.draining {
             self.peers.wake_writer(id);
         }
@@ -277,6 +287,7 @@ impl Shard {
         let slow_left =
             self.groups.compact(self.log_bytes_max(), |source, vni| peers.named(source, vni));
         self.note_laggards(now);
+        self.ask_again();
         self.hold_budgets(now);
         self.take_received(now);
         for routes in std::mem::take(&mut self.refused_routes) {
@@ -325,6 +336,7 @@ impl Shard {
         let expiry = if self.rib.has_bases() { self.next_expiry } else { Time::NEVER };
         let rated = self.rated.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
         let own = self.node.next_deadline().min(self.next_stale_deadline());
+        let own = own.min(self.addresses.next_deadline());
         self.next_sweep.min(paced).min(expiry).min(rated).min(own).min(self.next_summary)
     }
 
@@ -459,6 +471,7 @@ impl Shard {
         }
         self.on_node_timer(now);
         self.on_stale_timer(now);
+        self.look_for_shared(now);
         self.sum_up_refusals(now);
         if now >= self.next_expiry {
             let all = self.rib.expire_bases(now);

@@ -165,6 +165,10 @@ impl Shard {
                     self.lose(source, &homes);
                 }
             }
+            Request::Connected { address, peer, stands } => {
+                self.count_connected(now, address, peer, stands);
+            }
+            Request::Share(address) => self.share_at_home(address),
             Request::Lost(source) => self.rib.lose(source),
             // Done before it was taken.
             Request::LostIn(..) => {}
@@ -202,6 +206,8 @@ impl Shard {
                     }
                 }
                 Delivery::Received(received) => self.received.push(*received),
+                Delivery::Shared(address) => self.share(address),
+                Delivery::Apart(address) => self.look_again(from, address),
             }
         }
         assert!(bytes.is_empty(), "every byte of a block belongs to a delivery");

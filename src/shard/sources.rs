@@ -240,7 +240,7 @@ impl Shard {
     }
 
     /// The shard that keeps the absent sources of an address.
-    fn keeper_of(&self, address: IpAddr) -> ShardId {
+    pub(super) fn keeper_of(&self, address: IpAddr) -> ShardId {
         let bits = match address {
             IpAddr::V4(address) => u128::from(address.to_bits()),
             IpAddr::V6(address) => address.to_bits(),

@@ -2,7 +2,8 @@
 //!
 //! Owns the process and its folder. Must never be used where there is none: see [`NatsServer::program`].
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -136,6 +137,29 @@ impl Drop for NatsServer {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Something that says that it is a server of Debian's, which is too old for a fabric: an old one is known by what it
+/// says first.
+pub fn old_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let hello = r#"INFO {"server_id":"x","server_name":"old","version":"2.9.10","headers":true,"max_payload":1048576,"jetstream":true}"#;
+            if write!(socket, "{hello}\r\n").is_err() {
+                continue;
+            }
+            let reader = BufReader::new(socket.try_clone().unwrap());
+            for line in reader.lines().map_while(Result::ok) {
+                if line.starts_with("PING") {
+                    let _ = write!(socket, "PONG\r\n");
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().spawn(serve).unwrap();
+    address
 }
 
 fn is_new_enough(program: &Path) -> bool {

@@ -21,6 +21,7 @@ use super::link::{Acks, Connected, Link, Publication};
 use super::retry::Retry;
 use crate::fabric::{Effect, Fabric, PublishError};
 use crate::types::Time;
+use crate::vital::EndOnPanic;
 
 /// How long an acknowledgement may take.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -168,6 +169,7 @@ impl Run {
                 };
                 let (link, done, of) = (live.link.clone(), self.done.clone(), self.view.links);
                 tokio::task::spawn_local(async move {
+                    let _end = EndOnPanic;
                     let purged = link.purge(&filter, below).await;
                     let _ = done.send(Done::Purged(of, token, purged));
                 });
@@ -191,6 +193,7 @@ impl Run {
         let Some(live) = &self.live else { return self.driver.fabric.feed_broken(now) };
         let (link, done, number) = (live.link.clone(), self.done.clone(), self.opened);
         tokio::task::spawn_local(async move {
+            let _end = EndOnPanic;
             let opened = async {
                 let stream = link.stream().await?;
                 let leases = link.leases().await?;
@@ -206,6 +209,7 @@ impl Run {
         }
         let (options, done) = (self.driver.options.clone(), self.done.clone());
         tokio::task::spawn_local(async move {
+            let _end = EndOnPanic;
             let connected = Link::connect(&options).await.map(Box::new);
             let _ = done.send(Done::Connected(connected));
         });
@@ -413,9 +417,9 @@ impl Run {
                 self.unlink(now);
                 self.fail(now, &Fault::Lost);
             }
-            // What comes of it shows elsewhere: a publication has no answer, a question neither.
+            // Something is not permitted, as a rule. What comes of it shows elsewhere: no answer comes.
             Some(Event::ServerError(error)) => {
-                self.fail(now, &Fault::Other(error.to_string()));
+                self.retry.report(now, &Fault::Other(error.to_string()));
             }
             Some(event) => debug!("NATS: {event}"),
         }

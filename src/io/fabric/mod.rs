@@ -52,8 +52,11 @@ pub(super) fn start(start: FabricStart) -> io::Result<JoinHandle<()>> {
     let config = core_config(&options, clock, shards.len());
     let fabric = Fabric::new(clock.now(), config);
     let driver = Driver { options, clock, fabric, mailbox, shards, fatal };
-    // Tasks of the connection's that fail are caught by the runtime: then the link is lost, and made anew.
-    vital::spawn("fabric", move || runtime.block_on(LocalSet::new().run_until(driver.run())))
+    vital::spawn("fabric", move || {
+        runtime.block_on(LocalSet::new().run_until(driver.run()));
+        // A name may still be being looked up: nobody waits for that.
+        runtime.shutdown_background();
+    })
 }
 
 fn core_config(options: &FabricOptions, clock: Clock, shards: usize) -> FabricConfig {

@@ -325,6 +325,17 @@ impl VniTable {
         None
     }
 
+    /// All routes of `source`.
+    pub(super) fn places_of(&self, source: SourceId, hasher: &RandomState) -> Vec<u32> {
+        match &self.indexes {
+            Some(indexes) => indexes.by_source.find(source, hasher).cloned().unwrap_or_default(),
+            None => {
+                let places = (0..).zip(self.entries.iter());
+                places.filter(|(_, entry)| entry.has(source)).map(|(place, _)| place).collect()
+            }
+        }
+    }
+
     /// Some route of `source`, if it has one left here.
     pub(super) fn last_of(&self, source: SourceId, hasher: &RandomState) -> Option<u32> {
         match &self.indexes {

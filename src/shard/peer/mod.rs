@@ -154,6 +154,16 @@ impl Peer {
         self.host.map_or(Speaker::Itself, Speaker::Host)
     }
 
+    /// The host that it speaks for, if that is told apart from its connection.
+    pub(super) fn host(&self) -> Option<IpAddr> {
+        self.host
+    }
+
+    /// Several hosts are at its address: it hears as itself, and for a while as the host too.
+    pub(super) fn hear_apart(&mut self) {
+        self.reader = self.reader.becoming(SpeakerId::of_source(self.origin.source()));
+    }
+
     /// As whom it hears.
     pub(super) fn reader(&self) -> Reader {
         self.reader
@@ -301,6 +311,15 @@ impl Peers {
                 peer.reader = Reader::new(SpeakerId::of_source(source));
             }
             self.heirs.insert(source, id);
+        }
+    }
+
+    /// A new peer is at an address that several hosts share.
+    pub(super) fn hear_apart_alone(&mut self, id: PeerId) {
+        if let Some(peer) = self.find_mut(id)
+            && peer.host.is_some()
+        {
+            peer.reader = Reader::new(SpeakerId::of_source(SourceId(id)));
         }
     }
 
