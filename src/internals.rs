@@ -38,8 +38,7 @@ pub mod io {
     };
     #[cfg(feature = "fabric")]
     pub use crate::io::{
-        FabricAddress, FabricName, FabricOptions, FabricView, ServerSeen,
-        StreamSeen,
+        FabricAddress, FabricName, FabricOptions, FabricView, ServerSeen, StreamSeen,
     };
 }
 pub mod kernel {

@@ -15,8 +15,8 @@ use super::{
     ShowOptions, Subject, Takes, parse_flags, usage_of, version_of,
 };
 use crate::io::{
-    FabricAddress, FabricName, FabricOptions, HEARTBEAT_S, HOLD_S, LEASE_S,
-    REPLICAS, RESTART_S, STALE_S, host_name,
+    FabricAddress, FabricName, FabricOptions, HEARTBEAT_S, HOLD_S, LEASE_S, REPLICAS, RESTART_S,
+    STALE_S, host_name,
 };
 use crate::shard::Identity;
 use crate::types::{HostPort, nearest};

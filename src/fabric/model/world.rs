@@ -3,7 +3,6 @@
 //! Owns who announces what where, and so what everybody has to see.
 
 use std::collections::BTreeSet;
-use std::ops::{Deref, DerefMut};
 
 use super::super::config::{FabricConfig, Rule, Timers};
 use super::super::engine::{Effect, PublishError, Record};
@@ -13,6 +12,7 @@ use super::super::status::{State, Status};
 use super::homes::Homes;
 use super::network::{Network, Process};
 use super::rng::Rng;
+use super::scenarios::{Fleet, Told};
 use crate::types::{Destination, NextHop, NextHopType, Route, Time, Vni};
 
 /// Routes that there may be.
@@ -22,17 +22,14 @@ const DESTINATIONS: usize = 3;
 const CALLS_MAX: usize = 3;
 
 pub(super) struct Reflector {
-    pub protocol: Protocol,
-    pub homes: Homes,
+    protocol: Protocol,
+    homes: Homes,
+    incarnation: u64,
 }
 
 impl Reflector {
     fn tell_homes(&mut self) {
         self.homes.calls.extend(std::iter::from_fn(|| self.protocol.take_home_call()));
-    }
-
-    pub(super) fn status(&self, now: Time) -> Status {
-        self.protocol.status(now)
     }
 }
 
@@ -102,127 +99,135 @@ impl Process for Reflector {
     }
 }
 
-pub(super) struct Host {
-    pub keys: BTreeSet<Key>,
-    /// Reflectors that it is connected to.
-    pub at: BTreeSet<usize>,
-}
-
 pub(super) struct World {
     network: Network<Reflector>,
-    pub hosts: Vec<Host>,
+    /// What each host announces, and the reflectors that it is connected to.
+    keys: Vec<BTreeSet<Key>>,
+    places: Vec<BTreeSet<usize>>,
     next_incarnation: u64,
     without: Option<Rule>,
 }
 
-impl Deref for World {
-    type Target = Network<Reflector>;
-
-    fn deref(&self) -> &Network<Reflector> {
-        &self.network
-    }
-}
-
-impl DerefMut for World {
-    fn deref_mut(&mut self) -> &mut Network<Reflector> {
-        &mut self.network
-    }
-}
-
 impl World {
-    pub(super) fn new(seed: u64, without: Option<Rule>) -> World {
+    /// A process starts, with another name than usual.
+    pub(super) fn starts_as(&mut self, at: usize, name: &str) {
+        let rng = &mut self.network.rng;
+        let mut config = FabricConfig::new("f", name).unwrap();
+        config.incarnation = self.next_incarnation;
+        config.hash_seed = [0; 4].map(|_: u64| rng.next());
+        config.in_flight_max = 1 + rng.below(5);
+        config.without = self.without;
+        self.next_incarnation += 1;
+        let incarnation = config.incarnation;
+        let protocol = Protocol::new(self.network.now, config);
+        self.network.start(at, Reflector { protocol, homes: Homes::default(), incarnation });
+    }
+
+    fn change_at(&mut self, host: usize, at: usize, key: Key, adds: bool) {
+        let address = [10, 9, 0, host as u8].into();
+        if let Some(reflector) = &mut self.network.nodes[at].process {
+            let by = reflector.homes.change(host, address, key, adds);
+            reflector.protocol.published(key.0, &key.1, by);
+            self.network.wake(at);
+        }
+    }
+
+    pub(super) fn sees(&self, at: usize, key: Key) -> bool {
+        let reflector = self.network.nodes[at].process.as_ref();
+        reflector.is_some_and(|reflector| reflector.homes.sees(key))
+    }
+
+    pub(super) fn status(&self, at: usize) -> Status {
+        let reflector = self.network.nodes[at].process.as_ref().expect("it is running");
+        reflector.protocol.status(self.network.now)
+    }
+}
+
+impl Fleet for World {
+    type Process = Reflector;
+
+    fn new(seed: u64, without: Option<Rule>) -> World {
         let mut rng = Rng::new(seed);
-        let (reflectors, hosts) = (2 + rng.below(3), 2 + rng.below(4));
+        let (reflectors, hosts) = (2 + rng.below(3), 3 + rng.below(3));
         let network = Network::new(rng, reflectors, Timers::default().gone);
-        let host = |_| Host { keys: BTreeSet::new(), at: BTreeSet::new() };
-        let hosts = (0..hosts).map(host).collect();
-        let mut world = World { network, hosts, next_incarnation: 1, without };
+        let mut world = World {
+            network,
+            keys: vec![BTreeSet::new(); hosts],
+            places: vec![BTreeSet::new(); hosts],
+            next_incarnation: 1,
+            without,
+        };
         (0..reflectors).for_each(|at| world.starts(at));
         world
     }
 
-    /// A process starts.
-    pub(super) fn starts(&mut self, at: usize) {
+    fn network(&mut self) -> &mut Network<Reflector> {
+        &mut self.network
+    }
+
+    fn starts(&mut self, at: usize) {
         self.starts_as(at, &format!("r{at}"));
     }
 
-    /// The same, with another name.
-    pub(super) fn starts_as(&mut self, at: usize, name: &str) {
-        let mut config = FabricConfig::new("f", name).unwrap();
-        config.incarnation = self.next_incarnation;
-        config.hash_seed = [0; 4].map(|_: u64| self.rng.next());
-        config.in_flight_max = 1 + self.rng.below(5);
-        config.without = self.without;
-        self.next_incarnation += 1;
-        let protocol = Protocol::new(self.now, config);
-        self.start(at, Reflector { protocol, homes: Homes::default() });
-    }
-
-    /// A process ends, without a word, and whoever was connected has lost it.
-    pub(super) fn crashes(&mut self, at: usize) {
-        self.crash(at);
-        for host in &mut self.hosts {
-            host.at.remove(&at);
+    fn crashes(&mut self, at: usize) {
+        self.network.crash(at);
+        for places in &mut self.places {
+            places.remove(&at);
         }
     }
 
-    /// A host comes to a reflector, with all that it has.
-    pub(super) fn connect(&mut self, host: usize, at: usize) {
-        if self.nodes[at].process.is_some() && self.hosts[host].at.insert(at) {
-            for key in self.hosts[host].keys.clone() {
+    fn ends(&mut self, at: usize) {
+        if let Some(reflector) = &mut self.network.nodes[at].process {
+            reflector.protocol.leave(self.network.now);
+            self.network.wake(at);
+            self.run_for_s(3);
+            let reflector = self.network.nodes[at].process.as_ref();
+            assert!(reflector.is_none_or(|reflector| reflector.protocol.has_left()));
+            self.crashes(at);
+        }
+    }
+
+    fn keys(&mut self) -> &mut Vec<BTreeSet<Key>> {
+        &mut self.keys
+    }
+
+    fn is_connected(&self, host: usize, at: usize) -> bool {
+        self.places[host].contains(&at)
+    }
+
+    fn connect(&mut self, host: usize, at: usize) {
+        if self.network.nodes[at].process.is_some() && self.places[host].insert(at) {
+            for key in self.keys[host].clone() {
                 self.change_at(host, at, key, true);
             }
         }
     }
 
-    pub(super) fn disconnect(&mut self, host: usize, at: usize) {
-        if self.hosts[host].at.remove(&at) {
-            for key in self.hosts[host].keys.clone() {
+    fn disconnect(&mut self, host: usize, at: usize) {
+        if self.places[host].remove(&at) {
+            for key in self.keys[host].clone() {
                 self.change_at(host, at, key, false);
             }
         }
     }
 
-    /// A host announces or withdraws a route, wherever it is connected.
-    pub(super) fn change(&mut self, host: usize, key: Key) {
-        let adds = self.hosts[host].keys.insert(key) || !self.hosts[host].keys.remove(&key);
-        for at in self.hosts[host].at.clone() {
+    fn changed(&mut self, host: usize, key: Key, adds: bool) {
+        for at in self.places[host].clone() {
             self.change_at(host, at, key, adds);
         }
     }
 
-    fn change_at(&mut self, host: usize, at: usize, key: Key, adds: bool) {
-        let address = [10, 9, 0, host as u8].into();
-        if let Some(reflector) = &mut self.nodes[at].process {
-            let by = reflector.homes.change(host, address, key, adds);
-            reflector.protocol.published(key.0, &key.1, by);
-            self.wake(at);
-        }
+    fn key(&mut self) -> Key {
+        key_of(self.below(VNIS), self.below(DESTINATIONS))
     }
 
-    pub(super) fn any_node(&mut self) -> usize {
-        let nodes = self.nodes.len();
-        self.rng.below(nodes)
-    }
-
-    pub(super) fn any_host(&mut self) -> usize {
-        let hosts = self.hosts.len();
-        self.rng.below(hosts)
-    }
-
-    /// Some route.
-    pub(super) fn key(&mut self) -> Key {
-        key_of(self.rng.below(VNIS), self.rng.below(DESTINATIONS))
-    }
-
-    /// What is wrong with what reflectors see.
-    pub(super) fn faults(&self) -> Vec<String> {
-        let connected = self.hosts.iter().filter(|host| !host.at.is_empty());
-        let truth: BTreeSet<Key> = connected.flat_map(|host| host.keys.iter().copied()).collect();
+    fn faults(&mut self) -> Vec<String> {
+        let connected = self.keys.iter().zip(&self.places).filter(|(_, places)| !places.is_empty());
+        let truth: BTreeSet<Key> = connected.flat_map(|(keys, _)| keys.iter().copied()).collect();
         let mut faults = Vec::new();
-        for (at, node) in self.nodes.iter().enumerate() {
+        for (at, node) in self.network.nodes.iter().enumerate() {
             let Some(reflector) = &node.process else { continue };
-            let status = reflector.status(self.now);
+            let status = reflector.protocol.status(self.network.now);
             for key in (0..VNIS * DESTINATIONS).map(|at| key_of(at % VNIS, at / VNIS)) {
                 let is = truth.contains(&key);
                 if reflector.homes.sees(key) != is {
@@ -237,14 +242,11 @@ impl World {
         faults
     }
 
-    /// Messages to whoever stays at these reflectors.
-    pub(super) fn messages(&self, at: &[usize]) -> u64 {
-        let reflectors = at.iter().filter_map(|at| self.nodes[*at].process.as_ref());
-        reflectors.map(|reflector| reflector.homes.added + reflector.homes.removed).sum()
-    }
-
-    pub(super) fn sees(&self, at: usize, key: Key) -> bool {
-        self.nodes[at].process.as_ref().is_some_and(|reflector| reflector.homes.sees(key))
+    /// To somebody who announces nothing, at each reflector.
+    fn told(&self) -> Told {
+        let nodes = self.network.nodes.iter().enumerate();
+        let running = nodes.filter_map(|(at, node)| Some((at, node.process.as_ref()?)));
+        running.map(|(at, it)| ((at, it.incarnation), it.homes.added + it.homes.removed)).collect()
     }
 }
 
