@@ -1,7 +1,7 @@
 //! An engine in memory: an ordered map that keeps the last record of each subject.
 //!
 //! Owns what an engine promises, and no more: no order but that of arrival, nothing that outlasts a wipe. Also part of
-//! `tests/fabric_simulation`.
+//! the model in `src/fabric`, which is why names come from `super`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,0 +1,330 @@
+//! What happens to reflectors, and what peers may notice of it.
+//!
+//! Owns the events. Also part of the model in `src/fabric`: what a reflector is, and what peers see, this does not know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::names::{Key, Rule};
+use super::network::{Network, Process};
+
+/// Messages that a peer was sent, by the peer.
+pub type Told = BTreeMap<(usize, u64), u64>;
+
+/// Reflectors, and hosts that are connected to them.
+pub trait Fleet: Sized {
+    type Process: Process;
+
+    fn new(seed: u64, without: Option<Rule>) -> Self;
+    fn network(&mut self) -> &mut Network<Self::Process>;
+    /// A process starts.
+    fn starts(&mut self, at: usize);
+    /// A process ends, without a word, and whoever was connected has lost it.
+    fn crashes(&mut self, at: usize);
+    /// A process ends as it should.
+    fn ends(&mut self, at: usize);
+    /// What each host announces, wherever it is connected.
+    fn keys(&mut self) -> &mut Vec<BTreeSet<Key>>;
+    fn is_connected(&self, host: usize, at: usize) -> bool;
+    /// A host comes to a reflector, with all that it has.
+    fn connect(&mut self, host: usize, at: usize);
+    fn disconnect(&mut self, host: usize, at: usize);
+    /// What a host has differs by this: those to whom it is connected have to hear that.
+    fn changed(&mut self, host: usize, key: Key, adds: bool);
+    /// Some route.
+    fn key(&mut self) -> Key;
+    /// What is wrong with what is seen, at rest.
+    fn faults(&mut self) -> Vec<String>;
+    fn told(&self) -> Told;
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.network().rng.below(bound)
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.network().rng.chance(percent)
+    }
+
+    fn nodes(&mut self) -> usize {
+        self.network().nodes.len()
+    }
+
+    fn hosts(&mut self) -> usize {
+        self.keys().len()
+    }
+
+    fn any_node(&mut self) -> usize {
+        let nodes = self.nodes();
+        self.below(nodes)
+    }
+
+    fn any_host(&mut self) -> usize {
+        let hosts = self.hosts();
+        self.below(hosts)
+    }
+
+    fn is_running(&mut self, at: usize) -> bool {
+        self.network().nodes[at].process.is_some()
+    }
+
+    fn run_for_s(&mut self, seconds: usize) {
+        self.network().run_for(Duration::from_secs(seconds as u64));
+    }
+
+    /// At most so many microseconds.
+    fn run_a_while(&mut self, most: usize) {
+        let micros = self.below(most) as u64;
+        self.network().run_for(Duration::from_micros(micros));
+    }
+
+    /// A host announces or withdraws a route, wherever it is connected.
+    fn change(&mut self, host: usize, key: Key) {
+        let keys = &mut self.keys()[host];
+        let adds = keys.insert(key) || !keys.remove(&key);
+        self.changed(host, key, adds);
+    }
+
+    fn places_of(&mut self, host: usize) -> Vec<usize> {
+        (0..self.nodes()).filter(|at| self.is_connected(host, *at)).collect()
+    }
+
+    /// Each host is connected somewhere, some twice.
+    fn settle(&mut self) {
+        for host in 0..self.hosts() {
+            for _ in 0..1 + self.below(2) {
+                let at = self.any_node();
+                self.connect(host, at);
+            }
+            for _ in 0..1 + self.below(3) {
+                let key = self.key();
+                self.change(host, key);
+            }
+        }
+        self.rest();
+    }
+
+    /// Everything works again, for long enough; but for reflectors that do not come back, perhaps.
+    fn rest(&mut self) {
+        for at in 0..self.nodes() {
+            if !self.is_running(at) && (at == 0 || self.chance(60)) {
+                self.starts(at);
+            }
+            self.network().heal(at);
+        }
+        if !self.network().is_engine_up {
+            self.network().engine_comes();
+        }
+        self.network().engine.records_max = usize::MAX;
+        for host in 0..self.hosts() {
+            while self.places_of(host).is_empty() {
+                let at = self.any_node();
+                self.connect(host, at);
+            }
+        }
+        self.run_for_s(400);
+    }
+
+    fn check(&mut self, what: &str) {
+        let faults = self.faults();
+        assert!(faults.is_empty(), "{what}: {faults:#?}");
+    }
+
+    /// Whose routes they are changes all the time, though not which there are, while all is read anew.
+    fn churn(&mut self, at: usize) {
+        let keys: Vec<Key> = self.keys()[0].iter().copied().collect();
+        let has = self.keys()[2].clone();
+        let from = self.places_of(0)[0];
+        self.connect(2, from);
+        self.network().unlink(at);
+        self.network().links(at);
+        for _ in 0..300 {
+            let key = self.below(keys.len().max(1));
+            if let Some(key) = keys.get(key).filter(|key| !has.contains(*key)) {
+                self.change(2, *key);
+            }
+            self.run_a_while(20_000);
+        }
+    }
+
+    /// Something happens, to anybody.
+    fn disturb(&mut self) {
+        let (host, at) = (self.any_host(), self.any_node());
+        match self.below(33) {
+            0..10 => {
+                let key = self.key();
+                self.change(host, key);
+            }
+            10..14 => self.connect(host, at),
+            14..16 => self.disconnect(host, at),
+            16 => self.crashes(at),
+            17..20 if !self.is_running(at) => self.starts(at),
+            20 => self.network().cut_off(at),
+            21 => self.network().heal(at),
+            22 => self.network().unlink(at),
+            23 => self.network().links(at),
+            24 if self.chance(30) => self.network().engine.wipe(),
+            25 if self.chance(30) => self.network().engine_goes(),
+            26 => self.network().engine_comes(),
+            27 => self.network().nodes[at].is_stalled = true,
+            28 => self.network().engine.records_max = self.below(8),
+            29 => self.network().engine.records_max = usize::MAX,
+            30..32 => {
+                // What is on its way when the connection breaks may come after what is said then.
+                let key = self.key();
+                self.change(host, key);
+                self.run_a_while(3_000);
+                self.network().unlink(at);
+                self.change(host, key);
+                self.network().links(at);
+            }
+            32 => self.ends(at),
+            _ => {}
+        }
+        let most = [1_000, 100_000, 5_000_000, 5_000_000, 60_000_000][self.below(5)];
+        self.run_a_while(most);
+    }
+}
+
+/// Anything may happen; when it is over, each view is right, and everything is published.
+pub fn faults<F: Fleet>(seed: u64, rounds: usize, without: Option<Rule>) {
+    let mut fleet = F::new(seed, without);
+    for round in 0..rounds {
+        for _ in 0..fleet.below(60) {
+            fleet.disturb();
+        }
+        fleet.rest();
+        fleet.check(&format!("seed {seed}, round {round}"));
+    }
+}
+
+/// Things that peers which stay must not notice.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Quiet {
+    Restart,
+    GracefulRestart,
+    CrashAndMove,
+    Wipe,
+    Partition,
+    EngineDown,
+    LateRestart,
+    FreshReflector,
+    Stall,
+    Churn,
+}
+
+pub const QUIET: [Quiet; 10] = [
+    Quiet::Restart,
+    Quiet::GracefulRestart,
+    Quiet::CrashAndMove,
+    Quiet::Wipe,
+    Quiet::Partition,
+    Quiet::EngineDown,
+    Quiet::LateRestart,
+    Quiet::FreshReflector,
+    Quiet::Stall,
+    Quiet::Churn,
+];
+
+/// One of these happens: whoever is connected before and after is sent nothing.
+pub fn quiet<F: Fleet>(seed: u64, what: Quiet, without: Option<Rule>) {
+    let mut fleet = F::new(seed, without);
+    fleet.settle();
+    if what == Quiet::Churn {
+        // What two hosts announce everybody has, whoever else does.
+        let both = fleet.keys()[0].clone();
+        for key in both {
+            if !fleet.keys()[1].contains(&key) {
+                fleet.change(1, key);
+            }
+        }
+        fleet.run_for_s(10);
+    }
+    fleet.check(&format!("seed {seed}, {what:?}: at first"));
+    let at = fleet.any_node();
+    let others: Vec<usize> = (0..fleet.nodes()).filter(|other| *other != at).collect();
+    let its: Vec<usize> = (0..fleet.hosts()).filter(|host| fleet.is_connected(*host, at)).collect();
+    let mut before = fleet.told();
+    match what {
+        Quiet::Restart | Quiet::GracefulRestart => {
+            if what == Quiet::Restart {
+                fleet.crashes(at)
+            } else {
+                fleet.ends(at)
+            }
+            let wait = fleet.below(90);
+            fleet.run_for_s(wait);
+            fleet.starts(at);
+            for host in its {
+                let wait = fleet.below(20);
+                fleet.run_for_s(wait);
+                fleet.connect(host, at);
+            }
+        }
+        Quiet::CrashAndMove => {
+            fleet.crashes(at);
+            for host in its {
+                let wait = fleet.below(25);
+                fleet.run_for_s(wait);
+                let to = others[fleet.below(others.len())];
+                fleet.connect(host, to);
+            }
+            fleet.run_for_s(300);
+        }
+        Quiet::Wipe => fleet.network().engine.wipe(),
+        Quiet::Partition => {
+            fleet.network().cut_off(at);
+            let wait = fleet.below(100);
+            fleet.run_for_s(wait);
+            fleet.network().heal(at);
+        }
+        Quiet::EngineDown => {
+            fleet.network().engine_goes();
+            let wait = fleet.below(3_000);
+            fleet.run_for_s(wait);
+            if fleet.chance(50) {
+                fleet.network().engine.wipe();
+            }
+            fleet.network().engine_comes();
+        }
+        Quiet::LateRestart | Quiet::FreshReflector => {
+            fleet.crashes(at);
+            for host in its.iter().skip(1) {
+                let to = others[fleet.below(others.len())];
+                fleet.connect(*host, to);
+            }
+            if let Some(host) = its.first() {
+                // It is gone for good: nothing may bring its routes back.
+                others.iter().for_each(|at| fleet.disconnect(*host, *at));
+                fleet.keys()[*host].clear();
+            }
+            let wait = if what == Quiet::LateRestart { 140 + fleet.below(1_500) } else { 4_000 };
+            fleet.run_for_s(wait);
+            before = fleet.told();
+            fleet.starts(at);
+        }
+        Quiet::Stall => fleet.network().nodes[at].is_stalled = true,
+        Quiet::Churn => fleet.churn(at),
+    }
+    fleet.rest();
+    let after = fleet.told();
+    let told: u64 =
+        before.iter().filter_map(|(peer, count)| Some(after.get(peer)?.abs_diff(*count))).sum();
+    assert_eq!(told, 0, "seed {seed}, {what:?}: messages to peers that stay");
+    fleet.check(&format!("seed {seed}, {what:?}"));
+}
+
+/// A reflector is gone, and comes back about when it is purged, or long after that.
+pub fn purge<F: Fleet>(seed: u64, without: Option<Rule>) {
+    let mut fleet = F::new(seed, without);
+    fleet.settle();
+    let at = fleet.nodes() - 1;
+    fleet.crashes(at);
+    let wait = if fleet.chance(50) { 3_000 } else { 1_790 + fleet.below(140) };
+    fleet.run_for_s(wait);
+    let left = fleet.network().engine.list(&format!("mb.f.r.*.r{at}.>")).len();
+    assert!(wait < 3_000 || left == 0, "seed {seed}: {left} records are left");
+    fleet.starts(at);
+    fleet.run_a_while(30_000_000);
+    fleet.rest();
+    fleet.check(&format!("seed {seed}"));
+}
