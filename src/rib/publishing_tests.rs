@@ -126,7 +126,9 @@ impl World {
             for class in [PeerClass::Client, PeerClass::Server] {
                 let former = Remote { reflector, generation }.source(class);
                 self.rib.lose(former);
-                self.model.values_mut().for_each(|members| drop(members.remove(&former)));
+                for members in self.model.values_mut() {
+                    members.remove(&former);
+                }
             }
         }
         while self.rib.run_jobs(1, &mut self.sink, Time(0)) {}

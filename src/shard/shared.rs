@@ -47,9 +47,9 @@ impl Addresses {
     /// How a new peer at this address hears.
     pub(super) fn hearing(&self, address: IpAddr) -> Hearing {
         match self.shared.get(&address) {
-            None => Hearing::AsHost,
-            Some(apart) if *apart < self.shards => Hearing::AsBoth,
-            Some(_) => Hearing::AsItself,
+            None => Hearing::Host,
+            Some(apart) if *apart < self.shards => Hearing::Both,
+            Some(_) => Hearing::Itself,
         }
     }
 
@@ -130,7 +130,7 @@ impl Shard {
         self.addresses.shared.insert(address, 0);
         let speaker = SpeakerId::of_host(address, &self.groups.hasher);
         for id in self.peers.of_speaker(speaker) {
-            self.peers.hear(id, Hearing::AsBoth);
+            self.peers.hear(id, Hearing::Both);
             let Some(peer) = self.peers.find(id) else { continue };
             let reader = peer.reader();
             for &sub in peer.subscriptions.values() {
@@ -165,7 +165,7 @@ impl Shard {
         let do_all = *apart == shards;
         for id in self.peers.of_speaker(speaker) {
             if do_all {
-                self.peers.hear(id, Hearing::AsItself);
+                self.peers.hear(id, Hearing::Itself);
             }
             let Some(peer) = self.peers.find(id) else { continue };
             // Some may have subscribed since their home did.

@@ -50,11 +50,11 @@ pub(super) enum Ending {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Hearing {
     /// As all of the host.
-    AsHost,
+    Host,
     /// As that and as itself: its address is becoming a shared one.
-    AsBoth,
+    Both,
     /// As itself: several hosts share its address.
-    AsItself,
+    Itself,
 }
 
 /// One peer.
@@ -330,9 +330,9 @@ impl Peers {
             let host = Reader::new(SpeakerId::of_host(address, &hasher));
             let itself = SpeakerId::of_source(peer.origin.source());
             peer.reader = match hearing {
-                Hearing::AsHost => host,
-                Hearing::AsBoth => host.becoming(itself),
-                Hearing::AsItself => Reader::new(itself),
+                Hearing::Host => host,
+                Hearing::Both => host.becoming(itself),
+                Hearing::Itself => Reader::new(itself),
             };
         }
     }
