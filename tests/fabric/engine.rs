@@ -158,7 +158,7 @@ fn the_server_is_full() {
 fn the_stream_is_full() {
     let Some(engine) = NatsServer::start() else { return };
     let url = engine.fabric(FABRIC);
-    let mut world = World::at(engine, &url, 2, &[]);
+    let world = World::at(engine, &url, 2, &[]);
     Writer::connect(&world.engine.host()).bound_stream(FABRIC, 65_536);
     is_full(world, |world| {
         for number in 1_010..2_000 {
