@@ -192,9 +192,8 @@ impl Fleet for World {
         }
         for (at, reflector) in self.reflectors() {
             let status = reflector.status(now);
-            if status.state != State::Synced || status.dirty + status.in_flight > 0 {
-                faults.push(format!("r{at}: {status:?}"));
-            } else if !faults.is_empty() {
+            let is_at_rest = status.state == State::Synced && status.dirty + status.in_flight == 0;
+            if !is_at_rest || !faults.is_empty() {
                 faults.push(format!("r{at}: {status:?}"));
             }
         }
