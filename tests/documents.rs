@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags of other programs.
-const FOREIGN_FLAGS: [&str; 9] = [
+const FOREIGN_FLAGS: [&str; 13] = [
     "--bench",
     "--bin",
+    "--build",
+    "--config",
     "--from",
+    "--last-per-subject",
     "--locked",
     "--manifest-path",
+    "--max-bytes",
     "--now",
     "--release",
     "--security-opt",
