@@ -256,13 +256,14 @@ impl OwnRecords {
             return false;
         };
         let own = self.keys.find_or(key, &self.hasher, Own::default);
-        let is_new = !own.stored.counts(self.reading) && !by.is_nobody();
+        // A record that was not there, or a tombstone, which is larger than what it replaces.
+        let takes_room = !own.stored.counts(self.reading) || by.is_nobody();
         own.stored.replace(
             Stored { reading: self.reading, sequence, by, hash, ..Stored::default() },
             &mut self.contents,
         );
         self.reconsider(key);
-        if is_new {
+        if takes_room {
             // There is room again, perhaps for more.
             self.probe();
         }
@@ -300,12 +301,16 @@ impl OwnRecords {
 
     /// Some of those that the engine had no room for are to be tried again.
     pub(super) fn probe(&mut self) {
-        for _ in 0..PROBES.min(self.full.len()) {
+        let mut probes = 0;
+        while probes < PROBES {
             let Some(key) = self.full.pop_front() else { return };
             if let Some(own) = self.keys.find_mut(key, &self.hasher) {
                 own.queued = false;
                 self.reconsider(key);
             }
+            // One that came and went has nothing to be sent.
+            let is_sent = self.keys.find_mut(key, &self.hasher).is_some_and(|own| own.queued);
+            probes += usize::from(is_sent);
         }
     }
 
