@@ -133,8 +133,6 @@ pub trait Fleet: Sized {
     fn churn(&mut self, at: usize) {
         let keys: Vec<Key> = self.keys()[0].iter().copied().collect();
         let has = self.keys()[2].clone();
-        let from = self.places_of(0)[0];
-        self.connect(2, from);
         self.network().unlink(at);
         self.network().links(at);
         for _ in 0..300 {
@@ -236,6 +234,10 @@ pub fn quiet<F: Fleet>(seed: u64, what: Quiet, without: Option<Rule>) {
             if !fleet.keys()[1].contains(&key) {
                 fleet.change(1, key);
             }
+        }
+        let from = fleet.places_of(0)[0];
+        if !fleet.is_connected(2, from) {
+            fleet.connect(2, from);
         }
         fleet.run_for_s(10);
     }

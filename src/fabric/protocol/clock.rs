@@ -169,10 +169,14 @@ impl Protocol {
     /// Stale reflectors are lost, and what is left of those that never come back is purged.
     fn fire_others(&mut self, now: Time) {
         self.next_of_others = Time::NEVER;
+        let is_heard = self.is_heard(now);
         for place in 0..self.others.len() {
             let reflector = self.others.at(place);
-            if reflector.lease.is_none() && reflector.stale_until.is_some_and(|until| until <= now)
-            {
+            let is_due = reflector.stale_until.is_some_and(|until| until <= now);
+            if reflector.lease.is_none() && is_due && !is_heard {
+                // It may be as well as we are.
+                reflector.stale_until = Some(now.after(self.config.timers.lease_lifetime));
+            } else if reflector.lease.is_none() && is_due {
                 reflector.stale_until = None;
                 let lost = self.others.lose_all(place);
                 self.lose(place, lost);
@@ -183,6 +187,18 @@ impl Protocol {
             let at = reflector.stale_until.into_iter().chain(reflector.janitor.due_at()).min();
             self.note_deadline(at);
         }
+    }
+
+    /// Whether our own lease stands. If the engine takes none of ours, it may take none of others' either (its store may
+    /// be full): so nobody is lost for that, as if it were out of reach, and for as long.
+    fn is_heard(&mut self, now: Time) -> bool {
+        let timers = &self.config.timers;
+        if self.lease.seen_at.is_some_and(|at| at.after(timers.lease_lifetime) > now) {
+            self.unheard_since = None;
+            return true;
+        }
+        let since = *self.unheard_since.get_or_insert(now);
+        !self.keeps(Rule::Hold) || since.after(timers.hold) <= now
     }
 
     /// The engine was away for too long: what came before is gone.

@@ -115,6 +115,8 @@ pub(super) struct Protocol {
     needs_settled: bool,
     /// Until when remote routes stay without an engine.
     hold_until: Option<Time>,
+    /// Since when our own lease does not stand, as far as that was looked at.
+    unheard_since: Option<Time>,
     /// Not later than the next deadline of another reflector.
     next_of_others: Time,
     /// It ends, at that time at the latest.
@@ -159,6 +161,7 @@ impl Protocol {
             restart_passed: false,
             needs_settled: false,
             hold_until: None,
+            unheard_since: None,
             next_of_others: Time::NEVER,
             leaving_until: None,
             has_left: false,

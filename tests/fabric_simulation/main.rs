@@ -1,0 +1,79 @@
+//! Whole reflectors as one fabric, with an engine in memory, in virtual time: at rest each host sees what it has to, no
+//! message says what its peer knows, and what happens to one reflector is not noticed at others.
+//!
+//! One seed decides everything. `METALBOND_SIM_SEEDS=N` runs more seeds, `METALBOND_SIM_SEED=S` one of them.
+//! `METALBOND_FABRIC_RULES=N` prints how many of N seeds fail when a rule is not kept.
+
+#![allow(clippy::unwrap_used)]
+
+#[allow(dead_code)]
+#[path = "../simulation/client.rs"]
+mod client;
+mod engine;
+mod names {
+    pub use metalbond_uring::internals::fabric::{Effect, Ended, PublishError, Record, Rule};
+    pub use metalbond_uring::types::{Route, Time, Vni};
+
+    pub type Key = (Vni, Route);
+}
+mod network;
+mod reflector;
+#[path = "../simulation/rng.rs"]
+mod rng;
+mod scenarios;
+#[path = "../simulation/seeds.rs"]
+mod seeds;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use names::Rule;
+use scenarios::{QUIET, faults, purge, quiet};
+use world::World;
+
+const SEEDS: u64 = 200;
+
+#[test]
+fn after_any_faults_each_view_is_right() {
+    seeds::run(SEEDS, |seed| faults::<World>(seed, 2, None));
+}
+
+#[test]
+fn who_stays_is_told_nothing() {
+    seeds::run(SEEDS, |seed| {
+        quiet::<World>(seed, QUIET[seed as usize % QUIET.len()], None);
+    });
+}
+
+#[test]
+fn what_never_comes_back_is_purged_and_what_does_is_spared() {
+    seeds::run(20, |seed| purge::<World>(seed, None));
+}
+
+/// A simulation that cannot fail shows nothing.
+#[test]
+fn without_a_rule_something_is_wrong() {
+    let number = std::env::var("METALBOND_FABRIC_RULES").ok().map(|text| text.parse().unwrap());
+    std::panic::set_hook(Box::new(|_| {}));
+    let fails = |run: &dyn Fn()| catch_unwind(AssertUnwindSafe(run)).is_err();
+    let few = [(Rule::LoseWhenSynced, 3), (Rule::Hold, 5)];
+    let caught = few.map(|(rule, what)| {
+        (0..20).any(|seed| fails(&|| quiet::<World>(seed, QUIET[what], Some(rule))))
+    });
+    let mut lines = Vec::new();
+    for rule in Rule::ALL.iter().filter(|_| number.is_some()) {
+        let seeds: u64 = number.unwrap_or(0);
+        let count = |run: &dyn Fn(u64)| (0..seeds).filter(|seed| fails(&|| run(*seed))).count();
+        let mut line =
+            format!("{rule:?}: faults {}", count(&|s| faults::<World>(s, 2, Some(*rule))));
+        line += &format!(", purge {}", count(&|seed| purge::<World>(seed, Some(*rule))));
+        for what in QUIET {
+            let failed = count(&|seed| quiet::<World>(seed, what, Some(*rule)));
+            line += &format!(", {what:?} {failed}");
+        }
+        lines.push(line);
+    }
+    let _ = std::panic::take_hook();
+    println!("{}", lines.join("\n"));
+    assert_eq!(caught, [true; 2]);
+}

@@ -1,0 +1,209 @@
+//! Whole reflectors and the hosts that are connected to them.
+//!
+//! Owns who announces what where, and so what each host has to see.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use metalbond_uring::internals::fabric::{FabricConfig, State, Timers};
+use metalbond_uring::internals::shard::Identity;
+use metalbond_uring::types::{Destination, NextHop, NextHopType, Route, Vni};
+
+use crate::names::{Key, Rule};
+use crate::network::Network;
+use crate::reflector::{Kind, Reflector, Session};
+use crate::rng::Rng;
+use crate::scenarios::{Fleet, Told};
+
+const ADDRESS: [u8; 3] = [10, 9, 0];
+
+pub struct World {
+    network: Network<Reflector>,
+    kind: Kind,
+    /// What each host announces, whether it is a server, and which VNIs it wants.
+    keys: Vec<BTreeSet<Key>>,
+    is_server: Vec<bool>,
+    wants: Vec<BTreeSet<Vni>>,
+    vnis: usize,
+    destinations: usize,
+    next_incarnation: u64,
+    next_session: u64,
+    without: Option<Rule>,
+}
+
+impl World {
+    fn reflectors(&self) -> impl Iterator<Item = (usize, &Reflector)> {
+        let nodes = self.network.nodes.iter().enumerate();
+        nodes.filter_map(|(at, node)| Some((at, node.process.as_ref()?)))
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = (usize, &Session)> {
+        self.reflectors().flat_map(|(at, it)| it.live().map(move |session| (at, session)))
+    }
+
+    /// What a connection has to see of a VNI: what some other host announces, and not both are servers.
+    fn expected(&self, to: &Session, vni: Vni) -> BTreeSet<Route> {
+        let is_other = |from: &Session| match self.kind.identity {
+            Identity::Address => from.host != to.host,
+            Identity::Connection => from.number != to.number,
+        };
+        let mut expected = BTreeSet::new();
+        for (_, from) in self.sessions().filter(|(_, from)| is_other(from)) {
+            if !(self.is_server[from.host] && self.is_server[to.host]) {
+                let keys = self.keys[from.host].iter().filter(|key| key.0 == vni);
+                expected.extend(keys.map(|key| key.1));
+            }
+        }
+        expected
+    }
+}
+
+impl Fleet for World {
+    type Process = Reflector;
+
+    fn new(seed: u64, without: Option<Rule>) -> World {
+        let mut rng = Rng::new(seed);
+        let (reflectors, hosts) = (2 + rng.below(3), 3 + rng.below(4));
+        let kind = Kind::new(&mut rng);
+        let servers = [0, 0, 30, 60][rng.below(4)];
+        let vnis = 1 + rng.below(4);
+        let mut world = World {
+            kind,
+            keys: vec![BTreeSet::new(); hosts],
+            // The first one is a client: so servers too have what it announces with others.
+            is_server: (0..hosts).map(|host| rng.chance(servers) && host > 0).collect(),
+            wants: (0..hosts)
+                .map(|_| (0..vnis).filter(|_| rng.chance(70)).map(|vni| Vni(vni as u32)).collect())
+                .collect(),
+            vnis,
+            destinations: 1 + rng.below(6),
+            next_incarnation: 1,
+            next_session: 1,
+            without,
+            network: Network::new(rng, reflectors, Timers::default().gone),
+        };
+        (0..reflectors).for_each(|at| world.starts(at));
+        world
+    }
+
+    fn network(&mut self) -> &mut Network<Reflector> {
+        &mut self.network
+    }
+
+    fn starts(&mut self, at: usize) {
+        let rng = &mut self.network.rng;
+        let mut config = FabricConfig::new("f", &format!("r{at}")).expect("a name");
+        config.incarnation = self.next_incarnation;
+        config.hash_seed = [0; 4].map(|_: u64| rng.next());
+        config.in_flight_max = 1 + rng.below(5);
+        config.without = self.without;
+        self.next_incarnation += 1;
+        let reflector = Reflector::new(self.network.now, &self.kind, config);
+        self.network.start(at, reflector);
+    }
+
+    fn crashes(&mut self, at: usize) {
+        self.network.crash(at);
+    }
+
+    fn ends(&mut self, at: usize) {
+        let now = self.network.now;
+        if let Some(reflector) = &mut self.network.nodes[at].process {
+            reflector.leave(now);
+            self.network.wake(at);
+            self.run_for_s(3);
+            let reflector = self.network.nodes[at].process.as_ref();
+            assert!(reflector.is_none_or(|reflector| reflector.fabric.has_left()));
+            self.crashes(at);
+        }
+    }
+
+    fn keys(&mut self) -> &mut Vec<BTreeSet<Key>> {
+        &mut self.keys
+    }
+
+    fn is_connected(&self, host: usize, at: usize) -> bool {
+        let reflector = self.network.nodes[at].process.as_ref();
+        reflector.is_some_and(|it| it.live().any(|session| session.host == host))
+    }
+
+    fn connect(&mut self, host: usize, at: usize) {
+        if self.is_connected(host, at) {
+            return;
+        }
+        let (now, number) = (self.network.now, self.next_session);
+        let [a, b, c] = ADDRESS;
+        let who = (host, [a, b, c, host as u8].into(), self.is_server[host]);
+        let has = (self.keys[host].clone(), self.wants[host].clone());
+        if let Some(reflector) = &mut self.network.nodes[at].process {
+            reflector.connect((now, number), who, has, &mut self.network.rng);
+            self.next_session += 1;
+            self.network.wake(at);
+        }
+    }
+
+    fn disconnect(&mut self, host: usize, at: usize) {
+        if let Some(reflector) = &mut self.network.nodes[at].process {
+            reflector.hang_up(host);
+            self.network.wake(at);
+        }
+    }
+
+    fn changed(&mut self, host: usize, key: Key, adds: bool) {
+        for at in 0..self.network.nodes.len() {
+            if let Some(reflector) = &mut self.network.nodes[at].process {
+                reflector.change(host, key, adds);
+                self.network.wake(at);
+            }
+        }
+    }
+
+    fn key(&mut self) -> Key {
+        let (vnis, destinations) = (self.vnis, self.destinations);
+        let (vni, destination) = (self.below(vnis), self.below(destinations));
+        let kind = [NextHopType::STANDARD, NextHopType::NAT][destination % 2];
+        let next_hop = NextHop {
+            address: std::net::Ipv6Addr::from(0x2001_0db8 << 96 | self.below(2) as u128).into(),
+            vni: Vni(0),
+            kind,
+            nat_port_from: 0,
+            nat_port_to: if kind == NextHopType::NAT { 1_000 } else { 0 },
+        };
+        let destination = match destination {
+            0 => Destination { prefix: [0, 0, 0, 0].into(), length: 0 },
+            n => Destination { prefix: [10, 1, 0, n as u8].into(), length: 32 },
+        };
+        (Vni(vni as u32), Route { destination, next_hop })
+    }
+
+    fn faults(&mut self) -> Vec<String> {
+        let now = self.network.now;
+        let mut faults = Vec::new();
+        for (at, session) in self.sessions() {
+            for vni in &self.wants[session.host] {
+                let view = session.connection.views.get(vni);
+                let seen = view.map(|view| view.routes.clone()).unwrap_or_default();
+                let expected = self.expected(session, *vni);
+                if seen != expected {
+                    let who = session.host;
+                    faults
+                        .push(format!("r{at}, host {who}, VNI {vni}: {seen:?}, not {expected:?}"));
+                }
+            }
+        }
+        for (at, reflector) in self.reflectors() {
+            let status = reflector.status(now);
+            if status.state != State::Synced || status.dirty + status.in_flight > 0 {
+                faults.push(format!("r{at}: {status:?}"));
+            } else if !faults.is_empty() {
+                faults.push(format!("r{at}: {status:?}"));
+            }
+        }
+        faults
+    }
+
+    fn told(&self) -> Told {
+        let told =
+            |(at, session): (usize, &Session)| ((at, session.number), session.connection.updates.1);
+        self.sessions().map(told).collect::<BTreeMap<_, _>>()
+    }
+}
