@@ -8,6 +8,8 @@ use super::record::Dropped;
 
 /// Bytes of a lease at most; what is longer is none.
 const LEASE_BYTES_MAX: usize = 256;
+/// Bytes of one that we write: those of the longest text there is.
+const ENCODED_BYTES: usize = 68;
 /// Words of a lease. Later versions may add some.
 const WORDS: usize = 5;
 
@@ -76,6 +78,11 @@ impl Contents {
 }
 
 impl Lease {
+    /// Its text, always of the same length: an engine that is full refuses what is longer than what it replaces.
+    pub fn encode(&self) -> Vec<u8> {
+        format!("{:<ENCODED_BYTES$}", self.to_string()).into_bytes()
+    }
+
     /// Reads a lease.
     ///
     /// # Errors
@@ -138,6 +145,8 @@ mod tests {
             prop_assert_eq!(Lease::decode(text.as_bytes()), Ok(lease));
             prop_assert_eq!(Lease::decode(format!("{text} and more").as_bytes()), Ok(lease));
             prop_assert!(text.len() < LEASE_BYTES_MAX);
+            prop_assert_eq!(lease.encode().len(), ENCODED_BYTES);
+            prop_assert_eq!(Lease::decode(&lease.encode()), Ok(lease));
         }
 
         #[test]

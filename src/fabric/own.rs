@@ -301,12 +301,16 @@ impl OwnRecords {
 
     /// Some of those that the engine had no room for are to be tried again.
     pub(super) fn probe(&mut self) {
-        for _ in 0..PROBES.min(self.full.len()) {
+        let mut probes = 0;
+        while probes < PROBES {
             let Some(key) = self.full.pop_front() else { return };
             if let Some(own) = self.keys.find_mut(key, &self.hasher) {
                 own.queued = false;
                 self.reconsider(key);
             }
+            // One that came and went has nothing to be sent.
+            let is_sent = self.keys.find_mut(key, &self.hasher).is_some_and(|own| own.queued);
+            probes += usize::from(is_sent);
         }
     }
 

@@ -197,7 +197,7 @@ impl Protocol {
         self.effects.push_back(Effect::Publish {
             token,
             subject: self.subjects.lease(&self.config.name),
-            value: lease.to_string().into_bytes(),
+            value: lease.encode(),
             lifetime: Some(self.config.timers.lease_lifetime),
             is_tombstone: false,
             expect_last: self.keeps(Rule::Fencing).then_some(expected),

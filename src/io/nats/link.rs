@@ -102,7 +102,8 @@ impl Publication {
             headers.insert(MARKER_REASON, "Remove");
         }
         if let Some(sequence) = expect_last {
-            headers.insert(EXPECTED_LAST, sequence.to_string());
+            // Always as long: an engine that is full refuses what is longer than what it replaces.
+            headers.insert(EXPECTED_LAST, format!("{sequence:020}"));
         }
         Publication { token, subject: subject.into(), value: value.into(), headers }
     }
