@@ -3,7 +3,7 @@
 //! Owns which of their readings a route is kept by. Must never tell them of what came from one of them.
 
 use super::speakers::Role;
-use super::{Outcome, RecordSink, Rib, VniRib};
+use super::{RecordSink, Refusal, Rib, Speakers, VniRib};
 use crate::types::{Announcers, Behind, PeerClass, Remote, Route, SourceId, Speaker, Vni};
 
 /// The classes that other reflectors tell apart.
@@ -11,7 +11,7 @@ const CLASSES: [PeerClass; 2] = [PeerClass::Client, PeerClass::Server];
 
 impl Rib {
     /// Another reflector says who announces a route there. That replaces what earlier readings of it said, and only
-    /// then these go: nobody is told that the route is gone meanwhile.
+    /// then these go: nobody is told that the route is gone meanwhile. Returns why it is refused, if it is.
     pub fn announce_remote(
         &mut self,
         remote: Remote,
@@ -19,33 +19,27 @@ impl Rib {
         route: &Route,
         by: Announcers,
         sink: &mut impl RecordSink,
-    ) -> Outcome {
-        let mut outcome = Outcome::default();
-        let of_class = |class| if class == PeerClass::Server { by.servers } else { by.clients };
-        for class in CLASSES {
-            let speaker = match of_class(class) {
+    ) -> Option<Refusal> {
+        let mut refusal = None;
+        for (class, of_class) in CLASSES.into_iter().zip([by.clients, by.servers]) {
+            let speaker = match of_class {
                 Behind::Nobody => continue,
                 Behind::One(address) => Speaker::Host(address),
                 Behind::Many => Speaker::Many,
             };
             let put = self.put(remote.source(class), (class, 0, speaker), vni, route, sink);
-            outcome.stored += put.stored;
-            outcome.refusal = outcome.refusal.or(put.refusal);
+            refusal = refusal.or(put.refusal);
         }
-        for class in CLASSES {
-            let is_over = |of: Remote| match of_class(class) {
-                Behind::Nobody => of.generation <= remote.generation,
-                _ => of.generation < remote.generation,
-            };
-            let over = self.remotes(vni, route, |source, of| {
-                of.reflector == remote.reflector && is_over(of) && of.source(class) == source
-            });
-            for source in over {
-                let taken = self.take(source, vni, route, sink);
-                outcome.stored -= i32::from(taken.is_some());
-            }
+        let over = self.remotes(vni, route, |of, role| {
+            let is_server = role.class() == PeerClass::Server;
+            let is_there = (if is_server { by.servers } else { by.clients }) != Behind::Nobody;
+            of.reflector == remote.reflector
+                && of.generation < remote.generation + u64::from(!is_there)
+        });
+        for source in over {
+            self.take(source, vni, route, sink);
         }
-        outcome
+        refusal
     }
 
     /// A route is announced here by who had announced it before this reflector was restarted: the one in place of whom
@@ -58,13 +52,12 @@ impl Rib {
         sink: &mut impl RecordSink,
     ) {
         let Speaker::Host(address) = speaker else { return };
-        let stale = self.remotes(vni, route, |_, of| of.reflector == Remote::OWN_STALE);
+        let speakers = &self.common.rules.speakers;
+        let stale = self.remotes(vni, route, |of, role| {
+            of.reflector == Remote::OWN_STALE && speakers.behind(role) == Behind::One(address)
+        });
         for source in stale {
-            let role = self.role_of(source, vni, route);
-            let is_it = |role| self.common.rules.speakers.behind(role) == Behind::One(address);
-            if role.is_some_and(is_it) {
-                self.take(source, vni, route, sink);
-            }
+            self.take(source, vni, route, sink);
         }
     }
 
@@ -73,24 +66,21 @@ impl Rib {
         &self,
         vni: Vni,
         route: &Route,
-        is_such: impl Fn(SourceId, Remote) -> bool,
+        is_such: impl Fn(Remote, Role) -> bool,
     ) -> Vec<SourceId> {
         let hasher = &self.common.rules.hasher;
         let Some(home) = self.homes.find(vni, hasher) else { return Vec::new() };
         let Some(entry) = home.entry_of(route, hasher) else { return Vec::new() };
-        let sources = entry.sources().map(|(source, _)| source);
-        sources.filter(|&it| it.remote().is_some_and(|of| is_such(it, of))).collect()
-    }
-
-    fn role_of(&self, source: SourceId, vni: Vni, route: &Route) -> Option<Role> {
-        let hasher = &self.common.rules.hasher;
-        self.homes.find(vni, hasher)?.entry_of(route, hasher)?.announced(source)
+        let such = entry
+            .sources()
+            .filter(|(source, role)| source.remote().is_some_and(|of| is_such(of, *role)));
+        such.map(|(source, _)| source).collect()
     }
 }
 
 impl VniRib {
     /// Who announces the route at a place at this node, as others are told.
-    pub(super) fn published(&self, place: u32, speakers: &super::Speakers) -> Announcers {
+    pub(super) fn published(&self, place: u32, speakers: &Speakers) -> Announcers {
         let mut published = Announcers::default();
         for (source, role) in self.table.entry(place).sources() {
             if source.is_local() {

@@ -51,9 +51,8 @@ pub(super) struct SourceTable {
     judgement: Judgement,
     /// Routes that are withheld.
     withheld: usize,
-    /// Whether some source has had more than one life, or speaks for somebody.
-    has_returned: bool,
-    have_speakers: bool,
+    /// Whether some source has had more than one life, or speaks for a host.
+    are_more_than_ids: bool,
     /// Readings of what was announced before this node was restarted.
     stale: usize,
 }
@@ -114,10 +113,7 @@ impl SourceTable {
 
     /// Whether a change has to ask for its source: without policy, and as long as nobody came back, it has not.
     pub(super) fn matter(&self) -> bool {
-        self.judgement.policy.is_some()
-            || self.has_returned
-            || self.have_speakers
-            || self.withheld > 0
+        self.judgement.policy.is_some() || self.are_more_than_ids || self.withheld > 0
     }
 
     /// Whether something is kept that was announced before this node was restarted.
@@ -138,8 +134,7 @@ impl SourceTable {
         introduction: Introduction,
         hasher: &RandomState,
     ) -> usize {
-        self.has_returned |= introduction.life > 0;
-        self.have_speakers |= introduction.speaker != Speaker::Itself;
+        self.are_more_than_ids |= introduction.life > 0 || introduction.speaker != Speaker::Itself;
         let of = self.of.find_or(source, hasher, Source::default);
         of.introduction = Some(introduction);
         of.withheld().map_or(0, Withheld::len)

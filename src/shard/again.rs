@@ -13,7 +13,8 @@ impl Groups {
         self.subscriptions[sub].reader = reader;
     }
 
-    /// A subscriber may see more than it was told, unless it hears as one already. What it is told from its join on is all that it may see.
+    /// A subscriber may see more than it was told, unless it hears as one already. What it is told from its join on is
+    /// all that it may see.
     pub(super) fn look_again(&mut self, sub: SubIndex) {
         let subscription = &mut self.subscriptions[sub];
         if subscription.again != Again::No || subscription.reader.is_one() {

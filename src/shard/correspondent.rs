@@ -14,7 +14,6 @@ pub struct Correspondent {
     outboxes: Outboxes,
     shards: u16,
     next: u16,
-    requests_under_way: usize,
     refused: u64,
 }
 
@@ -27,7 +26,6 @@ impl Correspondent {
             outboxes: Outboxes::new(me, shards + 1, requests_max, usize::MAX),
             shards,
             next: 0,
-            requests_under_way: 0,
             refused: 0,
         }
     }
@@ -37,14 +35,14 @@ impl Correspondent {
     pub fn announce(&mut self, remote: Remote, vni: Vni, route: &Route, by: Announcers) {
         let announced = Announced { remote, vni, route: *route, by };
         let home = ShardId::home_of(vni, self.shards);
-        self.ask(home, Request::Announced(Box::new(announced)));
+        self.outboxes.request(home, Request::Announced(Box::new(announced)));
     }
 
     /// All that was read in this reading, and is not kept by a later one, goes.
     pub fn lose(&mut self, remote: Remote) {
         for home in (0..self.shards).map(ShardId) {
             for class in [PeerClass::Client, PeerClass::Server] {
-                self.ask(home, Request::Lost(remote.source(class)));
+                self.outboxes.request(home, Request::Lost(remote.source(class)));
             }
         }
     }
@@ -58,7 +56,7 @@ impl Correspondent {
     /// Homes have taken up all that they were asked, and what is published by that was delivered. Withdrawing all of a
     /// reading goes on behind that.
     pub fn is_settled(&self) -> bool {
-        self.requests_under_way == 0
+        self.outboxes.requests_under_way() == 0
     }
 
     /// Mail for a home. To be called until None, after each batch of calls.
@@ -80,7 +78,6 @@ impl Correspondent {
         for Published { vni, route, by } in mail.published.drain(..) {
             published(vni, &route, by);
         }
-        self.requests_under_way -= mail.requests_done.iter().sum::<usize>();
         self.outboxes.requests_done(mail.from, mail.requests_done);
         self.refused += mail.refused.drain(..).map(|refused| refused.count).sum::<u64>();
         mail.settled.clear();
@@ -94,10 +91,5 @@ impl Correspondent {
     /// Routes of other reflectors that homes refused since the start, for lack of room.
     pub fn refused(&self) -> u64 {
         self.refused
-    }
-
-    fn ask(&mut self, home: ShardId, request: Request) {
-        self.requests_under_way += 1;
-        self.outboxes.request(home, request);
     }
 }

@@ -310,6 +310,11 @@ impl Outboxes {
         self.requests_under_way[home.index()][lane] >= self.requests_max[lane]
     }
 
+    /// Requests that homes have not dealt with.
+    pub(super) fn requests_under_way(&self) -> usize {
+        self.requests_under_way.iter().flatten().sum()
+    }
+
     /// Whether some shard has enough records to take for now.
     pub(super) fn is_any_full(&self) -> bool {
         self.full > 0

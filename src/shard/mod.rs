@@ -217,7 +217,7 @@ impl Shard {
             departing: SeededMap::with_hasher(hasher.clone()),
             refused_routes: Vec::new(),
             absentees: Absentees::default(),
-            addresses: Addresses::new(shards),
+            addresses: Addresses::default(),
             stale_timers: BinaryHeap::new(),
             rated: BinaryHeap::new(),
             next_weighing: now,
@@ -248,7 +248,7 @@ impl Shard {
         if self.draining {
             peer.ending = Ending::Gracefully;
         }
-        let hearing = self.addresses.hearing(remote.ip().to_canonical());
+        let hearing = self.addresses.hearing(remote.ip().to_canonical(), self.config.shards);
         let id = self.peers.insert(peer);
         self.peers.hear(id, hearing);
         if self.draining {

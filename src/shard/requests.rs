@@ -144,8 +144,7 @@ impl Shard {
             Request::Announced(announced) => {
                 let Announced { remote, vni, route, by } = *announced;
                 let sink = &mut self.outboxes;
-                let outcome = self.rib.announce_remote(remote, vni, &route, by, sink);
-                if let Some(refusal) = outcome.refusal {
+                if let Some(refusal) = self.rib.announce_remote(remote, vni, &route, by, sink) {
                     let source = remote.source(PeerClass::Client);
                     self.outboxes.refuse(from, source, refusal, vni, &route);
                 }

@@ -34,21 +34,14 @@ pub(super) struct Addresses {
     shared: BTreeMap<IpAddr, u16>,
     /// How many shards have told this home.
     told: BTreeMap<IpAddr, u16>,
-    /// How many there are.
-    shards: u16,
 }
 
 impl Addresses {
-    /// None yet, of so many shards.
-    pub(super) fn new(shards: u16) -> Addresses {
-        Addresses { shards, ..Addresses::default() }
-    }
-
-    /// How a new peer at this address hears.
-    pub(super) fn hearing(&self, address: IpAddr) -> Hearing {
+    /// How a new peer at this address hears, if there are so many homes.
+    pub(super) fn hearing(&self, address: IpAddr, homes: u16) -> Hearing {
         match self.shared.get(&address) {
             None => Hearing::Host,
-            Some(apart) if *apart < self.shards => Hearing::Both,
+            Some(apart) if *apart < homes => Hearing::Both,
             Some(_) => Hearing::Itself,
         }
     }

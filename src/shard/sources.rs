@@ -13,7 +13,6 @@ use super::absent::{Absent, Homes};
 use super::mail::{Judged, Received, RefusedRoutes, Request, Settled};
 use super::peer::{Ending, Origin, Pause, Quota};
 use super::refused::Refused;
-use crate::rib::Introduction;
 use crate::session::{CloseReason, Session};
 use crate::types::{PeerId, ShardId, SourceId, Time};
 
@@ -182,18 +181,13 @@ impl Shard {
         let homes = absent.homes.clone();
         let Some(peer) = self.peers.find_mut(id) else { return };
         peer.inbound.inherit(absent.routes);
-        let origin = Origin::taken_over(absent, is_alone);
-        let (source, life) = (origin.source(), origin.life());
-        let address = Some(peer.record.remote().ip());
-        let speaker = peer.speaker();
-        let introduction = Introduction { address, shard: self.config.id, life, speaker };
-        homes.iter().for_each(|_| peer.inbound.asks());
-        self.peers.take_over(id, origin);
+        self.peers.take_over(id, Origin::taken_over(absent, is_alone));
         if let Some(host) = self.peers.find(id).and_then(|peer| peer.host()) {
-            self.peers.hear(id, self.addresses.hearing(host));
+            self.peers.hear(id, self.addresses.hearing(host, self.config.shards));
         }
+        let Some(peer) = self.peers.find_mut(id) else { return };
         for home in homes.iter() {
-            self.outboxes.request(home, Request::Introduce(source, introduction));
+            self.outboxes.request(home, peer.introduce_again(self.config.id));
         }
         self.sweep_due(now, id);
     }

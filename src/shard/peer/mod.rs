@@ -161,7 +161,7 @@ impl Peer {
     }
 
     /// Whom it speaks for.
-    pub(super) fn speaker(&self) -> Speaker {
+    fn speaker(&self) -> Speaker {
         self.host.map_or(Speaker::Itself, Speaker::Host)
     }
 
@@ -181,12 +181,17 @@ impl Peer {
         if !self.origin.note_home(home) {
             return None;
         }
+        Some(self.introduce_again(shard))
+    }
+
+    /// The same, for one that may have.
+    pub(super) fn introduce_again(&mut self, shard: ShardId) -> Request {
         self.inbound.asks();
         let is_stranger = self.link.session().is_some() && !self.link.is_dialled();
         let address = is_stranger.then(|| self.record.remote().ip());
         let (life, speaker) = (self.origin.life(), self.speaker());
         let introduction = Introduction { address, shard, life, speaker };
-        Some(Request::Introduce(self.origin.source(), introduction))
+        Request::Introduce(self.origin.source(), introduction)
     }
 
     /// Nothing is heard until it is resumed. False if that is so already.
