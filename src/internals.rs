@@ -18,8 +18,8 @@ pub mod client {
 pub mod fabric {
     pub use crate::fabric::{
         Contents, Dropped, Effect, Ended, Fabric, FabricConfig, Lease, LeaseState, NAME_LEN_MAX,
-        NameError, PublishError, Record, ReflectorStatus, Rule, Standing, State, Status, Subject,
-        Subjects, Timers, check_name, decode_announcers, encode_announcers, record_hash,
+        NameError, Publish, PublishError, Record, ReflectorStatus, Rule, Standing, State, Status,
+        Subject, Subjects, Timers, check_name, decode_announcers, encode_announcers, record_hash,
     };
 }
 #[cfg(feature = "http")]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::Event;
 use common::PATIENCE;
 use common::nats::{NatsServer, old_server};
-use metalbond_uring::internals::fabric::{Ended, PublishError};
+use metalbond_uring::internals::fabric::{Ended, Publish, PublishError};
 use metalbond_uring::internals::io::{
     Connected, Delivered, FabricOptions, Fault, Feed, Link, Publication,
 };
@@ -34,9 +34,9 @@ impl Node {
         Node { connected, token: 0 }
     }
 
-    async fn publish(&mut self, put: Put) -> Result<u64, PublishError> {
+    async fn publish(&mut self, what: Publish) -> Result<u64, PublishError> {
         self.token += 1;
-        let publication = put.with(self.token);
+        let publication = Publication::from(Publish { token: self.token, ..what });
         self.connected.link.publish(&publication).await.unwrap();
         let acked = tokio::time::timeout(PATIENCE, self.connected.acks.next()).await;
         let (token, outcome) = acked.expect("an answer").unwrap();
@@ -60,26 +60,9 @@ impl Node {
     }
 }
 
-/// What is published.
-#[derive(Clone, Default)]
-struct Put {
-    subject: String,
-    value: Vec<u8>,
-    lifetime: Option<Duration>,
-    is_tombstone: bool,
-    expect_last: Option<u64>,
-}
-
-impl Put {
-    fn with(self, token: u64) -> Publication {
-        let Put { subject, value, lifetime, is_tombstone, expect_last } = self;
-        Publication::new(token, subject, value, lifetime, is_tombstone, expect_last)
-    }
-}
-
-fn of(subject: &str, value: &str) -> Put {
+fn of(subject: &str, value: &str) -> Publish {
     let (subject, value) = (subject.to_owned(), value.as_bytes().to_vec());
-    Put { subject, value, ..Put::default() }
+    Publish { subject, value, ..Publish::default() }
 }
 
 async fn next(feed: &mut Feed) -> Delivered {
@@ -144,12 +127,12 @@ async fn the_end_of_a_lease_is_one_marker() {
     let Some(server) = NatsServer::start() else { return };
     let mut node = Node::join(&server, "f").await;
     let mut feed = node.open().await;
-    let lease = Put { lifetime: Some(2 * S), ..of("mb.f.l.R1", "alive") };
+    let lease = Publish { lifetime: Some(2 * S), ..of("mb.f.l.R1", "alive") };
     let first = node.publish(lease.clone()).await.unwrap();
     assert_eq!(next(&mut feed).await.ended, None);
     // One that is renewed does not end.
     tokio::time::sleep(S).await;
-    let renewed = Put { expect_last: Some(first), ..lease };
+    let renewed = Publish { expect_last: Some(first), ..lease };
     let renewed = node.publish(renewed).await.unwrap();
     assert_eq!(next(&mut feed).await.sequence, renewed);
     let marker = next(&mut feed).await;
@@ -171,7 +154,7 @@ async fn a_tombstone_leaves_no_marker() {
     let mut feed = node.open().await;
     node.put("mb.f.r.1.R1.k", "x").await;
     assert_eq!(next(&mut feed).await.ended, None);
-    let tombstone = Put { lifetime: Some(S), is_tombstone: true, ..of("mb.f.r.1.R1.k", "") };
+    let tombstone = Publish { lifetime: Some(S), is_tombstone: true, ..of("mb.f.r.1.R1.k", "") };
     node.publish(tombstone).await.unwrap();
     assert_eq!(next(&mut feed).await.ended, Some(Ended::Removed));
     silence(&mut feed, 4 * S).await;
@@ -184,7 +167,7 @@ async fn a_lease_that_is_marked_as_removed_ends_in_silence() {
     let Some(server) = NatsServer::start() else { return };
     let mut node = Node::join(&server, "f").await;
     let mut feed = node.open().await;
-    let gone = Put { lifetime: Some(S), is_tombstone: true, ..of("mb.f.l.R1", "1 gone") };
+    let gone = Publish { lifetime: Some(S), is_tombstone: true, ..of("mb.f.l.R1", "1 gone") };
     node.publish(gone).await.unwrap();
     let delivered = next(&mut feed).await;
     assert_eq!((delivered.ended, &delivered.value[..]), (Some(Ended::Removed), &b"1 gone"[..]));
@@ -201,7 +184,7 @@ async fn leases_are_had_at_once() {
         node.put(&format!("mb.f.r.1.R1.{count}"), "x").await;
     }
     for name in ["R1", "R2", "R1"] {
-        let lease = Put { lifetime: Some(S), ..of(&format!("mb.f.l.{name}"), name) };
+        let lease = Publish { lifetime: Some(S), ..of(&format!("mb.f.l.{name}"), name) };
         node.publish(lease).await.unwrap();
     }
     let leases = node.connected.link.leases().await.unwrap();
@@ -237,7 +220,8 @@ async fn a_slow_reader_is_told_the_present_state() {
     for round in ["1", "2", "3"] {
         let mut pending = 0;
         for key in 0..KEYS {
-            let publication = of(&format!("mb.f.r.1.R1.{key}"), round).with(1);
+            let what = Publish { token: 1, ..of(&format!("mb.f.r.1.R1.{key}"), round) };
+            let publication = Publication::from(what);
             node.connected.link.publish(&publication).await.unwrap();
             pending += 1;
             if pending == 1_000 {
@@ -268,7 +252,7 @@ async fn a_slow_reader_is_told_the_present_state() {
 async fn a_key_is_changed_only_by_who_knows_it() {
     let Some(server) = NatsServer::start() else { return };
     let mut node = Node::join(&server, "f").await;
-    let cas = |expect_last| Put { expect_last: Some(expect_last), ..of("mb.f.l.R1", "x") };
+    let cas = |expect_last| Publish { expect_last: Some(expect_last), ..of("mb.f.l.R1", "x") };
     let first = node.publish(cas(0)).await.unwrap();
     assert_eq!(node.publish(cas(0)).await, Err(PublishError::WrongSequence));
     assert_eq!(node.publish(cas(first + 1)).await, Err(PublishError::WrongSequence));
@@ -305,7 +289,7 @@ async fn a_full_engine_takes_changes_of_what_there_is() {
         let key = |name: &str| format!("mb.{fabric}.r.1.R1.{name}");
         node.put(&key("a"), "x").await;
         let lease = format!("mb.{fabric}.l.R1");
-        node.publish(Put { lifetime: Some(60 * S), ..of(&lease, "x") }).await.unwrap();
+        node.publish(Publish { lifetime: Some(60 * S), ..of(&lease, "x") }).await.unwrap();
         let max = if limit == "max_msgs" { 2 } else { 400 };
         bound(&server, fabric, limit, max).await;
         let mut full = None;
@@ -317,11 +301,11 @@ async fn a_full_engine_takes_changes_of_what_there_is() {
         }
         assert_eq!(full, Some(PublishError::Full), "{limit}");
         node.put(&key("a"), "y").await;
-        node.publish(Put { lifetime: Some(60 * S), ..of(&lease, "y") }).await.unwrap();
+        node.publish(Publish { lifetime: Some(60 * S), ..of(&lease, "y") }).await.unwrap();
         // Nor does the lease need room that is renewed.
-        node.publish(Put { lifetime: Some(60 * S), ..of(&lease, "z") }).await.unwrap();
+        node.publish(Publish { lifetime: Some(60 * S), ..of(&lease, "z") }).await.unwrap();
         // A tombstone has headers, which may be more than the value was; one without them always finds room.
-        let headed = Put { lifetime: Some(60 * S), is_tombstone: true, ..of(&key("a"), "") };
+        let headed = Publish { lifetime: Some(60 * S), is_tombstone: true, ..of(&key("a"), "") };
         let told = node.publish(headed).await;
         match limit {
             "max_msgs" => drop(told.unwrap()),

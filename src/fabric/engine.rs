@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use super::lease::{Lease, LeaseState};
+
 /// A record as the engine delivers it.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
@@ -53,22 +55,8 @@ pub enum Effect {
     /// [`Fabric::opened`](super::Fabric::opened); then hand over its records. Whatever fails:
     /// [`Fabric::feed_broken`](super::Fabric::feed_broken).
     Open,
-    /// Publish a record. The answer is [`Fabric::acked`](super::Fabric::acked) or
-    /// [`Fabric::refused`](super::Fabric::refused), within a few seconds. Publications are sent in this order.
-    Publish {
-        /// What the answer has to name.
-        token: u64,
-        /// The record's key.
-        subject: String,
-        /// Its value; empty for a tombstone.
-        value: Vec<u8>,
-        /// How long it is to stay; None: until it is replaced.
-        lifetime: Option<Duration>,
-        /// When its lifetime is over the engine is to make no marker of that (`Nats-Marker-Reason: Remove`).
-        is_tombstone: bool,
-        /// Only if this is the sequence of the subject's last record; 0 if it must have none.
-        expect_last: Option<u64>,
-    },
+    /// Publish a record.
+    Publish(Publish),
     /// Take out all records of these subjects whose sequence is lower than this. The answer is
     /// [`Fabric::purged`](super::Fabric::purged) or [`Fabric::refused`](super::Fabric::refused).
     Purge {
@@ -81,4 +69,38 @@ pub enum Effect {
     },
     /// Give the connection up, for good: a reflector with our name was started later.
     Leave,
+}
+
+/// A record to be published. The answer is [`Fabric::acked`](super::Fabric::acked) or
+/// [`Fabric::refused`](super::Fabric::refused), within a few seconds. Publications are sent in this order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Publish {
+    /// What the answer has to name.
+    pub token: u64,
+    /// The record's key.
+    pub subject: String,
+    /// Its value; empty for a tombstone.
+    pub value: Vec<u8>,
+    /// How long it is to stay; None: until it is replaced.
+    pub lifetime: Option<Duration>,
+    /// When its lifetime is over the engine is to make no marker of that (`Nats-Marker-Reason: Remove`).
+    pub is_tombstone: bool,
+    /// Only if this is the sequence of the subject's last record; 0 if it must have none.
+    pub expect_last: Option<u64>,
+}
+
+impl Publish {
+    /// A lease that says of a reflector, whose last lease this was, that it is gone: what it has published is about to be
+    /// purged. When its time is over, nobody is to take that for the end of a life.
+    pub fn gone(token: u64, subject: String, last: u64, lifetime: Duration) -> Publish {
+        let lease = Lease { state: LeaseState::Gone, incarnation: 0, contents: None };
+        Publish {
+            token,
+            subject,
+            value: lease.to_string().into_bytes(),
+            lifetime: Some(lifetime),
+            is_tombstone: true,
+            expect_last: Some(last),
+        }
+    }
 }

@@ -32,7 +32,7 @@ use crate::shard::{Correspondent, Mail};
 use crate::types::{ShardId, Time};
 
 pub use config::{FabricConfig, NAME_LEN_MAX, NameError, Rule, Timers, check_name};
-pub use engine::{Effect, Ended, PublishError, Record};
+pub use engine::{Effect, Ended, Publish, PublishError, Record};
 pub use lease::{Contents, Lease, LeaseState};
 pub use record::{Dropped, decode_announcers, encode_announcers, record_hash};
 pub use status::{ReflectorStatus, Standing, State, Status};

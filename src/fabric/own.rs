@@ -256,15 +256,15 @@ impl OwnRecords {
             return false;
         };
         let own = self.keys.find_or(key, &self.hasher, Own::default);
-        let is_new = !own.stored.counts(self.reading) && !by.is_nobody();
-        let is_tombstone = by.is_nobody();
+        // A record that was not there, or a tombstone, which is larger than what it replaces.
+        let takes_room = !own.stored.counts(self.reading) || by.is_nobody();
         own.stored.replace(
             Stored { reading: self.reading, sequence, by, hash, ..Stored::default() },
             &mut self.contents,
         );
         self.reconsider(key);
-        if is_new || is_tombstone {
-            // Both take room that the key did not have: there is room again, perhaps for more.
+        if takes_room {
+            // There is room again, perhaps for more.
             self.probe();
         }
         true

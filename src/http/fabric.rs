@@ -304,10 +304,7 @@ fn state(state: State) -> &'static str {
 
 fn standing(standing: Standing) -> &'static str {
     match standing {
-        Standing::Live(LeaseState::Syncing) => "syncing",
-        Standing::Live(LeaseState::Synced) => "synced",
-        Standing::Live(LeaseState::Leaving) => "leaving",
-        Standing::Live(LeaseState::Gone) => "gone",
+        Standing::Live(state) => state.word(),
         Standing::Stale(_) => "stale",
         Standing::Lost => "lost",
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::names::{Ended, PublishError, Record, Time};
+use super::names::{Ended, Publish, PublishError, Record, Time};
 
 /// A record that is kept.
 #[derive(Clone, Debug)]
@@ -18,16 +18,6 @@ pub struct Kept {
     ends_at: Time,
     /// When its lifetime is over, that is told.
     is_told: bool,
-}
-
-/// What is to be published.
-#[derive(Clone, Debug)]
-pub struct Publication {
-    pub subject: String,
-    pub value: Vec<u8>,
-    pub lifetime: Option<Duration>,
-    pub is_tombstone: bool,
-    pub expect_last: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -55,7 +45,7 @@ impl Engine {
         }
     }
 
-    pub fn publish(&mut self, now: Time, what: &Publication) -> Result<u64, PublishError> {
+    pub fn publish(&mut self, now: Time, what: &Publish) -> Result<u64, PublishError> {
         self.expire(now);
         let last = self.last.get(&what.subject).copied().unwrap_or(0);
         if what.expect_last.is_some_and(|expected| expected != last) {
@@ -65,7 +55,7 @@ impl Engine {
             return Err(PublishError::Full);
         }
         self.published += 1;
-        let Publication { subject, value, is_tombstone, .. } = what.clone();
+        let Publish { subject, value, is_tombstone, .. } = what.clone();
         let ended = (is_tombstone && value.is_empty()).then_some(Ended::Removed);
         let ends_at = what.lifetime.map_or(Time::NEVER, |lifetime| now.after(lifetime));
         Ok(self.store(Kept { subject, value, at: now, ended, ends_at, is_told: !is_tombstone }))

@@ -11,7 +11,9 @@
 mod client;
 mod engine;
 mod names {
-    pub use metalbond_uring::internals::fabric::{Effect, Ended, PublishError, Record, Rule};
+    pub use metalbond_uring::internals::fabric::{
+        Effect, Ended, Publish, PublishError, Record, Rule,
+    };
     pub use metalbond_uring::types::{Route, Time, Vni};
 
     pub type Key = (Vni, Route);
@@ -23,6 +25,8 @@ mod rng;
 mod scenarios;
 #[path = "../simulation/seeds.rs"]
 mod seeds;
+#[path = "../simulation/tight.rs"]
+mod tight;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

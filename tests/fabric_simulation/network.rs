@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::engine::{Engine, Publication};
-use super::names::{Effect, PublishError, Record, Time};
+use super::engine::Engine;
+use super::names::{Effect, Publish, PublishError, Record, Time};
 use super::rng::Rng;
 
 /// How long a publication waits for its answer.
@@ -41,8 +41,7 @@ enum Event {
     Arrives {
         from: usize,
         link: u64,
-        token: u64,
-        what: Publication,
+        what: Publish,
     },
     Purges {
         from: usize,
@@ -232,7 +231,8 @@ impl<P: Process> Network<P> {
 
     fn happens(&mut self, event: Event) {
         match event {
-            Event::Arrives { from, link, token, what } => {
+            Event::Arrives { from, link, what } => {
+                let token = what.token;
                 if self.is_engine_up {
                     let answer = self.engine.publish(self.now, &what).map(Some);
                     self.answer(from, link, token, answer);
@@ -374,10 +374,9 @@ impl<P: Process> Network<P> {
                 self.nodes[at].feed = None;
                 self.push(arrival, Event::Opens { to: at, link });
             }
-            Effect::Publish { token, subject, value, lifetime, is_tombstone, expect_last } => {
-                let what = Publication { subject, value, lifetime, is_tombstone, expect_last };
-                self.waits(at, link, token);
-                self.push(arrival, Event::Arrives { from: at, link, token, what });
+            Effect::Publish(what) => {
+                self.waits(at, link, what.token);
+                self.push(arrival, Event::Arrives { from: at, link, what });
             }
             Effect::Purge { token, filter, below } => {
                 self.waits(at, link, token);

@@ -8,7 +8,7 @@ mod engine;
 mod homes;
 mod names {
     pub(super) use super::super::config::Rule;
-    pub(super) use super::super::engine::{Effect, Ended, PublishError, Record};
+    pub(super) use super::super::engine::{Effect, Ended, Publish, PublishError, Record};
     pub(super) use super::super::own::Key;
     pub(super) use crate::types::Time;
 }
@@ -52,15 +52,21 @@ fn what_never_comes_back_is_purged_and_what_does_is_spared() {
     (0..seeds(40)).for_each(|seed| purge::<World>(seed, None));
 }
 
+/// A host has announced something at another reflector than the first one.
+fn with_a_route(seed: u64) -> (World, names::Key) {
+    let mut world = World::new(seed, None);
+    let key = world.key();
+    world.connect(0, 1);
+    world.change(0, key);
+    world.run_for_s(300);
+    (world, key)
+}
+
 /// The times that operators are told.
 #[test]
 fn a_dead_reflector_is_believed_for_so_long() {
     for seed in 0..20 {
-        let mut world = World::new(seed, None);
-        let key = world.key();
-        world.connect(0, 1);
-        world.change(0, key);
-        world.run_for_s(300);
+        let (mut world, key) = with_a_route(seed);
         assert!(world.sees(0, key), "seed {seed}");
         world.crashes(1);
         world.run_for_s(126);
@@ -73,11 +79,7 @@ fn a_dead_reflector_is_believed_for_so_long() {
 #[test]
 fn without_an_engine_remote_routes_are_held_for_so_long() {
     for seed in 0..20 {
-        let mut world = World::new(seed, None);
-        let key = world.key();
-        world.connect(0, 1);
-        world.change(0, key);
-        world.run_for_s(300);
+        let (mut world, key) = with_a_route(seed);
         world.network().engine_goes();
         world.run_for_s(3_590);
         assert!(world.sees(0, key), "seed {seed}");

@@ -5,8 +5,7 @@
 use std::time::Duration;
 
 use super::super::config::Rule;
-use super::super::engine::Effect;
-use super::super::lease::{Lease, LeaseState};
+use super::super::engine::{Effect, Publish};
 use super::super::others::Janitor;
 use super::{Phase, Protocol};
 use crate::types::Time;
@@ -54,17 +53,8 @@ impl Protocol {
         let lifetime = self.config.timers.gone;
         let reflector = self.others.at(place);
         reflector.janitor = Janitor::Claiming(token);
-        let lease = Lease { state: LeaseState::Gone, incarnation: 0, contents: None };
-        let (subject, expected) = (self.subjects.lease(&reflector.name), reflector.lease_sequence);
-        self.effects.push_back(Effect::Publish {
-            token,
-            subject,
-            value: lease.to_string().into_bytes(),
-            lifetime: Some(lifetime),
-            // When that is over, nobody is to take it for the end of a life.
-            is_tombstone: true,
-            expect_last: Some(expected),
-        });
+        let (subject, last) = (self.subjects.lease(&reflector.name), reflector.lease_sequence);
+        self.effects.push_back(Effect::Publish(Publish::gone(token, subject, last, lifetime)));
     }
 
     /// Everybody has been told that a reflector is gone.

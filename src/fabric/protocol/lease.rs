@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::super::config::Rule;
-use super::super::engine::{Effect, PublishError, Record};
+use super::super::engine::{Effect, Publish, PublishError, Record};
 use super::super::lease::{Lease, LeaseState};
 use super::{Phase, Protocol};
 use crate::types::Time;
@@ -194,14 +194,14 @@ impl Protocol {
         let expected = self.lease.sequence;
         self.lease.in_flight = Some((token, state, expected));
         self.lease.next_at = now.after(self.config.timers.heartbeat);
-        self.effects.push_back(Effect::Publish {
+        self.effects.push_back(Effect::Publish(Publish {
             token,
             subject: self.subjects.lease(&self.config.name),
             value: lease.encode(),
             lifetime: Some(self.config.timers.lease_lifetime),
             is_tombstone: false,
             expect_last: self.keeps(Rule::Fencing).then_some(expected),
-        });
+        }));
         false
     }
 

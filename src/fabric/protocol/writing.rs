@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::super::config::Rule;
-use super::super::engine::{Effect, PublishError};
+use super::super::engine::{Effect, Publish, PublishError};
 use super::super::record::{encode_announcers, record_hash};
 use super::{Phase, Protocol};
 use crate::types::Time;
@@ -84,14 +84,14 @@ impl Protocol {
             let token = self.token();
             self.own.sent(token, key, by, hash);
             let is_tombstone = by.is_nobody();
-            self.effects.push_back(Effect::Publish {
+            self.effects.push_back(Effect::Publish(Publish {
                 token,
                 subject,
                 value: value.to_vec(),
                 lifetime: is_tombstone.then_some(self.config.timers.tombstone),
                 is_tombstone,
                 expect_last: None,
-            });
+            }));
         }
     }
 

@@ -148,18 +148,12 @@ impl Run {
 
     fn begin(&mut self, now: Time, effect: Effect) {
         match effect {
-            Effect::Publish { token, subject, value, lifetime, is_tombstone, expect_last } => {
+            Effect::Publish(publish) => {
+                let token = publish.token;
                 let deadline = now.after(ACK_TIMEOUT);
                 self.unanswered.insert(token, deadline);
                 self.deadlines.push_back((deadline, token));
-                self.outgoing.push_back(Publication::new(
-                    token,
-                    subject,
-                    value,
-                    lifetime,
-                    is_tombstone,
-                    expect_last,
-                ));
+                self.outgoing.push_back(Publication::from(publish));
             }
             Effect::Open => self.open(now),
             Effect::Purge { token, filter, below } => {

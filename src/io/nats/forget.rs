@@ -11,7 +11,7 @@ use super::super::fabric_options::{FabricName, FabricOptions};
 use super::fault::Fault;
 use super::link::{Connected, Link, Publication};
 use super::reader::Delivered;
-use crate::fabric::{Lease, LeaseState, PublishError, Subjects, Timers};
+use crate::fabric::{Lease, LeaseState, Publish, PublishError, Subjects, Timers};
 
 /// How long the engine may take to acknowledge.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,15 +69,9 @@ pub fn forget(
             return Err(ForgetError::Unknown(reflector.clone()));
         }
         // It is known by its name, or not at all: what it has published has that name too.
-        let gone = Lease { state: LeaseState::Gone, incarnation: 0, contents: None };
-        let publication = Publication::new(
-            1,
-            subject,
-            gone.to_string().into_bytes(),
-            Some(Timers::default().gone),
-            true,
-            Some(lease.map_or(0, |lease| lease.sequence)),
-        );
+        let last = lease.map_or(0, |lease| lease.sequence);
+        let gone = Publish::gone(1, subject, last, Timers::default().gone);
+        let publication = Publication::from(gone);
         let told = async {
             link.publish(&publication).await?;
             let answer = tokio::time::timeout(ACK_TIMEOUT, acks.next()).await;

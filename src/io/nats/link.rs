@@ -20,7 +20,7 @@ use super::super::fabric_view::{ServerSeen, StreamSeen};
 use super::fault::Fault;
 use super::reader::{Delivered, Feed};
 use super::stream;
-use crate::fabric::{PublishError, Subjects};
+use crate::fabric::{Publish, PublishError, Subjects};
 
 /// How long the engine may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,16 +82,9 @@ pub struct Publication {
     headers: HeaderMap,
 }
 
-impl Publication {
-    /// Of the fields of [`Effect::Publish`](crate::fabric::Effect::Publish).
-    pub fn new(
-        token: u64,
-        subject: String,
-        value: Vec<u8>,
-        lifetime: Option<Duration>,
-        is_tombstone: bool,
-        expect_last: Option<u64>,
-    ) -> Publication {
+impl From<Publish> for Publication {
+    fn from(publish: Publish) -> Publication {
+        let Publish { token, subject, value, lifetime, is_tombstone, expect_last } = publish;
         let mut headers = HeaderMap::new();
         if let Some(lifetime) = lifetime {
             // The engine counts in whole seconds.
