@@ -99,14 +99,20 @@ fn nonsense() -> Vec<(String, Vec<u8>, &'static str)> {
     all
 }
 
-#[test]
-fn nonsense_is_dropped_and_counted() {
-    let Some(mut world) = World::of(2, &[]) else { return };
+/// Two reflectors with a host each, what these were told so far, and somebody who writes what he likes.
+fn with_a_writer() -> Option<(World, Vec<Vec<usize>>, Writer)> {
+    let mut world = World::of(2, &[])?;
     world.join(&[0]);
     world.join(&[1]);
     world.settle();
     let before = world.updates();
-    let mut writer = Writer::connect(&world.engine.host());
+    let writer = Writer::connect(&world.engine.host());
+    Some((world, before, writer))
+}
+
+#[test]
+fn nonsense_is_dropped_and_counted() {
+    let Some((mut world, before, mut writer)) = with_a_writer() else { return };
     writer.publish(&lease("R9"), b"1 synced 5 - -");
     let nonsense = nonsense();
     let mut expected = BTreeMap::<String, u64>::new();
@@ -182,12 +188,7 @@ fn records_beyond_the_bound_are_dropped() {
 /// Any byte of what is right may be another one.
 #[test]
 fn mutations_end_nobody() {
-    let Some(mut world) = World::of(2, &[]) else { return };
-    world.join(&[0]);
-    world.join(&[1]);
-    world.settle();
-    let before = world.updates();
-    let mut writer = Writer::connect(&world.engine.host());
+    let Some((mut world, before, mut writer)) = with_a_writer() else { return };
     let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
     let mut random = |below: usize| {
         seed ^= seed << 13;

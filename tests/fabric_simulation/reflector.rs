@@ -16,6 +16,7 @@ use crate::client::{Connection, check_piece};
 use crate::names::{Effect, Key, PublishError, Record};
 use crate::network::Process;
 use crate::rng::Rng;
+use crate::tight;
 
 /// A host's connection.
 pub struct Session {
@@ -60,16 +61,7 @@ impl Kind {
     pub fn new(rng: &mut Rng) -> Kind {
         Kind {
             shards: 1 + rng.below(3) as u16,
-            budgets: Budgets {
-                requests_per_turn: 1 + rng.below(40),
-                job_routes_per_turn: 1 + rng.below(20),
-                requests_under_way_max: 1 + rng.below(60),
-                joins_under_way_max: 1 + rng.below(60),
-                changes_per_peer_max: 1 + rng.below(60),
-                record_bytes_under_way_max: 1 + rng.below(5_000),
-                compacted_bytes_per_turn: [1, 100, 1_000, 1 << 20][rng.below(4)],
-                tail_bytes_min: [0, 100, 1_000, 16_384][rng.below(4)],
-            },
+            budgets: tight::budgets(rng),
             limits: Limits {
                 lag_bytes_max: [256, 1_024, 1 << 20][rng.below(3)],
                 log_bytes_max: [4 << 10, 64 << 20][rng.below(2)],

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use metalbond_uring::internals::shard::{Shard, ShardConfig, TcpSample, Transmit};
 use metalbond_uring::internals::wire::{Hello, Message, Update};
-use metalbond_uring::types::{
-    Action, Destination, NextHop, NextHopType, Pace, PeerId, Route, Time, Vni,
-};
+use metalbond_uring::types::{Action, Pace, PeerId, Time, Vni};
 
 use crate::config::shard_config;
 use crate::quiet;
+use crate::routes::route;
 
 const SHARDS: u16 = 3;
 const VNI: Vni = Vni(7);
@@ -48,15 +47,7 @@ impl Field {
         let announcer = field.peer(0, "[fd00::9]:1", true);
         let mut bytes = Vec::new();
         for number in 0..1_000_u32 {
-            let next_hop = NextHop {
-                address: [0xfd; 16].into(),
-                vni: Vni(0),
-                kind: NextHopType::STANDARD,
-                nat_port_from: 0,
-                nat_port_to: 0,
-            };
-            let destination = Destination { prefix: number.to_be_bytes().into(), length: 32 };
-            let route = Route { destination, next_hop };
+            let route = route(number);
             Message::Update(Update { action: Action::Add, vni: VNI, route }).encode(&mut bytes);
         }
         field.shards[0].receive(field.now, announcer, &bytes);

@@ -12,8 +12,10 @@ mod operator;
 mod quiet;
 mod returning;
 mod rng;
+mod routes;
 mod seeds;
 mod shared;
+mod tight;
 mod trust;
 mod world;
 

@@ -12,10 +12,11 @@ use metalbond_uring::internals::shard::{
     Limits, PeerView, Shard, ShardConfig, TcpSample, Transmit,
 };
 use metalbond_uring::internals::wire::{Deframer, Hello, Message, Update, decode};
-use metalbond_uring::types::{Action, Destination, NextHop, NextHopType, PeerId, Route, Time, Vni};
+use metalbond_uring::types::{Action, PeerId, Route, Time, Vni};
 
 use crate::config::shard_config;
 use crate::quiet;
+use crate::routes::{self, number_of};
 
 const SHARDS: u16 = 3;
 const STALE_S: u64 = 30;
@@ -36,15 +37,7 @@ struct Field {
 }
 
 fn route(number: u32) -> (Vni, Route) {
-    let next_hop = NextHop {
-        address: [0xfd; 16].into(),
-        vni: Vni(0),
-        kind: NextHopType::STANDARD,
-        nat_port_from: 0,
-        nat_port_to: 0,
-    };
-    let destination = Destination { prefix: number.to_be_bytes().into(), length: 32 };
-    (Vni(number % VNIS), Route { destination, next_hop })
+    (Vni(number % VNIS), routes::route(number))
 }
 
 impl Field {
@@ -128,10 +121,7 @@ impl Field {
         let (mut deframer, mut input) = (Deframer::new(), &bytes[..]);
         while let Some(frame) = deframer.next(&mut input).expect("whole frames") {
             if let Message::Update(update) = decode(frame).expect("a message") {
-                let std::net::IpAddr::V4(prefix) = update.route.destination.prefix else {
-                    panic!("it was announced so");
-                };
-                heard.push((update.action, prefix.to_bits()));
+                heard.push((update.action, number_of(&update.route)));
             }
         }
         self.rest();

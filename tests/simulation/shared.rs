@@ -10,12 +10,11 @@ use metalbond_uring::internals::shard::{
     Correspondent, Identity, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
 use metalbond_uring::internals::wire::{Deframer, Hello, Message, Update, decode};
-use metalbond_uring::types::{
-    Action, Announcers, Behind, Destination, NextHop, NextHopType, PeerId, Route, Time, Vni,
-};
+use metalbond_uring::types::{Action, Announcers, Behind, PeerId, Route, Time, Vni};
 
 use crate::config::shard_config;
 use crate::rng::Rng;
+use crate::routes::{self, number_of};
 use crate::seeds;
 
 const SHARDS: u16 = 3;
@@ -46,22 +45,7 @@ struct Field {
 }
 
 fn route(number: u32) -> (Vni, Route) {
-    let next_hop = NextHop {
-        address: [0xfd; 16].into(),
-        vni: Vni(0),
-        kind: NextHopType::STANDARD,
-        nat_port_from: 0,
-        nat_port_to: 0,
-    };
-    let destination = Destination { prefix: number.to_be_bytes().into(), length: 32 };
-    (Vni(number % VNIS), Route { destination, next_hop })
-}
-
-fn number_of(route: &Route) -> u32 {
-    match route.destination.prefix {
-        std::net::IpAddr::V4(prefix) => prefix.to_bits(),
-        std::net::IpAddr::V6(_) => panic!("it was announced otherwise"),
-    }
+    (Vni(number % VNIS), routes::route(number))
 }
 
 impl Field {

@@ -14,6 +14,7 @@ use metalbond_uring::types::{
 
 use crate::client::{Client, Connection, Tables, check_piece};
 use crate::rng::Rng;
+use crate::tight;
 use crate::trust::Trust;
 
 pub struct Node {
@@ -54,16 +55,7 @@ impl World {
             log_bytes_max: [4 << 10, 32 << 10, 64 << 20][rng.below(3)],
             ..Limits::default()
         };
-        let budgets = Budgets {
-            requests_per_turn: 1 + rng.below(40),
-            job_routes_per_turn: 1 + rng.below(20),
-            requests_under_way_max: 1 + rng.below(60),
-            joins_under_way_max: 1 + rng.below(60),
-            changes_per_peer_max: 1 + rng.below(60),
-            record_bytes_under_way_max: 1 + rng.below(5_000),
-            compacted_bytes_per_turn: [1, 100, 1_000, 1 << 20][rng.below(4)],
-            tail_bytes_min: [0, 100, 1_000, 16_384][rng.below(4)],
-        };
+        let budgets = tight::budgets(&mut rng);
         let reflect = [ReflectOwn::None, ReflectOwn::LoadBalancer, ReflectOwn::AllButNat]
             [[0, 0, 1, 2][rng.below(4)]];
         let pace = [Pace::Off, Pace::RoutesPerS(500), Pace::Auto][rng.below(3)];
