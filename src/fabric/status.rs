@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::engine::PublishError;
 use super::lease::LeaseState;
 use super::record::Dropped;
 
@@ -64,6 +65,8 @@ pub struct Status {
     pub lag_records: u64,
     /// Since when our own lease was seen in the feed last; None: not since the feed was opened.
     pub canary_age: Option<Duration>,
+    /// Why our own lease was refused last, if none was taken since: others are about to count on us no more.
+    pub lease_error: Option<PublishError>,
     /// How long remote routes stay if the engine does not come back; None: it is there.
     pub held_for: Option<Duration>,
     /// Routes that we publish.

@@ -141,6 +141,10 @@ pub(super) async fn in_summary(view: &View) -> Option<InSummary> {
 pub(super) fn not_ready(told: &FabricView) -> Option<String> {
     let FabricView { fabric, status, trouble, .. } = told;
     match status.state {
+        State::Reading | State::Syncing | State::Synced if status.lease_error.is_some() => {
+            let why = trouble.as_deref().unwrap_or("its lease is refused");
+            Some(format!("others do not hear of this node in the fabric {fabric}: {why}"))
+        }
         State::Syncing | State::Synced => None,
         // Until that is done it has what it had.
         State::Reading if status.has_read => None,
@@ -200,6 +204,8 @@ pub(super) fn metrics(told: &FabricView, out: &mut Out) -> fmt::Result {
     out.gauge("fabric_in_flight", help, status.in_flight as usize)?;
     let help = "Routes that NATS has no room for.";
     out.gauge("fabric_full_keys", help, status.full as usize)?;
+    let help = "Whether NATS refuses this reflector's own sign of life.";
+    out.gauge("fabric_lease_refused", help, usize::from(status.lease_error.is_some()))?;
     let help = "How long ago this reflector's own sign of life came back, in seconds.";
     out.seconds_if("fabric_canary_seconds", help, *canary_age)?;
     let help = "How long routes of other reflectors stay if NATS does not come back, in seconds; 0 while it is there.";

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::QUIET;
 use crate::common::http::{ask, wait_until};
 use crate::common::nats::NatsServer;
-use crate::fleet::{FABRIC, World};
+use crate::fleet::{FABRIC, Reflector, World};
 use crate::writer::Writer;
 
 /// How long it stands still: `METALBOND_NATS_STOP_S`, by default a little longer than a lease.
@@ -111,7 +111,7 @@ fn the_hold_time_is_over() {
 
 /// What has no room waits, and is counted. Peers of the same reflector have it, nobody is taken for dead, and
 /// when there is room everything is published.
-fn is_full(mut world: World, make_room: impl Fn(&mut World)) {
+fn is_full(mut world: World, takes_leases: bool, make_room: impl Fn(&mut World)) {
     let (a, b, c) = (world.join(&[0]), world.join(&[0]), world.join(&[1]));
     world.settle();
     let first =
@@ -130,11 +130,37 @@ fn is_full(mut world: World, make_room: impl Fn(&mut World)) {
     assert!(first.is_subset(&peer.view), "a reflector was taken for dead");
     let has = peer.view.len();
     assert!(has < all.len(), "{has} routes had room");
+    says_so(&world.reflectors[0], takes_leases);
     make_room(&mut world);
     world.settle();
+    wait_until("no trouble any more", || {
+        let (head, _) = ask(world.reflectors[0].http(), "GET", "/readyz");
+        let is_well = world.reflectors[0].status()["trouble"].is_null();
+        (is_well && head.starts_with("HTTP/1.0 200 ")).then_some(())
+    });
     wait_until("room", || (world.reflectors[0].metric(FULL) == 0.0).then_some(()));
     world.reflectors.iter().for_each(|it| it.is(&["synced"]));
     world.agree();
+}
+
+/// Operators are told that there is no room, and what to do. Who cannot show that it lives is not ready.
+fn says_so(reflector: &Reflector, takes_leases: bool) {
+    let trouble = wait_until("trouble", || {
+        let status = reflector.status();
+        let trouble = status["trouble"].as_str()?;
+        (takes_leases || trouble.contains("lease")).then(|| trouble.to_owned())
+    });
+    for word in ["has no room", "max_bytes", "max_file_store"] {
+        assert!(trouble.contains(word), "{trouble}");
+    }
+    let (head, body) = ask(reflector.http(), "GET", "/readyz");
+    if takes_leases {
+        assert!(head.starts_with("HTTP/1.0 200 "), "{head}: {body}");
+    } else {
+        assert!(head.starts_with("HTTP/1.0 503 ") && body.contains(&trouble), "{head}: {body}");
+    }
+    let refused = reflector.metric("metalbond_fabric_lease_refused");
+    assert_eq!(refused, if takes_leases { 0.0 } else { 1.0 });
 }
 
 const FULL: &str = "metalbond_fabric_full_keys";
@@ -146,7 +172,7 @@ fn the_server_is_full() {
     let Some(engine) = NatsServer::with(configuration) else { return };
     let url = engine.fabric(FABRIC);
     let world = World::at(engine, &url, 2, &[]);
-    is_full(world, |world| {
+    is_full(world, false, |world| {
         world.engine.kill();
         world.engine.reconfigure("jetstream { store_dir: \"STORE\" }");
         world.engine.run();
@@ -160,7 +186,7 @@ fn the_stream_is_full() {
     let url = engine.fabric(FABRIC);
     let world = World::at(engine, &url, 2, &[]);
     Writer::connect(&world.engine.host()).bound_stream(FABRIC, 65_536);
-    is_full(world, |world| {
+    is_full(world, true, |world| {
         for number in 1_010..2_000 {
             world.hosts[0].withdraw(number);
         }

@@ -26,6 +26,8 @@ pub(super) struct OwnLease {
     pub waits: bool,
     /// One was refused: none is written before that.
     refused_until: Time,
+    /// Why the last one was refused, until one is in the stream.
+    pub error: Option<PublishError>,
     /// Since when one was there, in this reading.
     pub live_since: Time,
     /// When one of ours came back last, since the feed was opened.
@@ -52,6 +54,7 @@ impl OwnLease {
             next_at: now,
             waits: false,
             refused_until: now,
+            error: None,
             live_since: now,
             seen_at: None,
             progress_at: now,
@@ -217,6 +220,7 @@ impl Protocol {
         };
         self.lease.sequence = self.lease.sequence.max(sequence);
         self.lease.progress_at = now;
+        self.lease.error = None;
         self.lease.is_synced |= state == LeaseState::Synced;
         if self.phase == Phase::Clearing {
             self.phase = Phase::Live;
@@ -242,6 +246,9 @@ impl Protocol {
             PublishError::Full | PublishError::Other(_) => now.after(heartbeat / 4),
         };
         self.lease.refused_until = self.lease.next_at;
+        if *error != PublishError::WrongSequence {
+            self.lease.error = Some(error.clone());
+        }
         true
     }
 

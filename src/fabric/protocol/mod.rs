@@ -184,6 +184,8 @@ impl Protocol {
 
     pub(super) fn unlinked(&mut self, now: Time) {
         self.feed_lost(now, Phase::Unlinked);
+            // That was another link.
+            self.lease.error = None;
     }
 
     pub(super) fn feed_broken(&mut self, now: Time) {
@@ -292,6 +294,7 @@ impl Protocol {
             reflectors: self.others.statuses(now),
             remote_records: self.others.records(),
             dropped: self.dropped.clone(),
+            lease_error: self.lease.error.clone(),
             refused: 0,
             has_read: self.reading.has_read,
             readings: self.reading.number,

@@ -18,7 +18,7 @@ use super::super::letter::Letter;
 use super::fault::Fault;
 use super::link::{Acks, Connected, Link, Publication};
 use super::reader::{Delivered, Feed};
-use super::retry::Retry;
+use super::retry::{Retry, Said};
 use crate::fabric::{Effect, Fabric, PublishError};
 use crate::types::Time;
 use crate::vital::EndOnPanic;
@@ -58,6 +58,8 @@ struct Run {
     opened: u64,
     done: UnboundedSender<Done>,
     retry: Retry,
+    /// What was said of an engine without room.
+    fullness: Said,
     /// Another process has our name: no more links.
     is_fenced: bool,
     leave_by: Option<Time>,
@@ -105,6 +107,7 @@ impl Driver {
             opened: 0,
             done,
             retry,
+            fullness: Said::default(),
             is_fenced: false,
             leave_by: None,
             view,
@@ -325,8 +328,11 @@ impl Run {
             Letter::Mail(mail) => self.driver.fabric.deliver(now, mail),
             Letter::AskFabric(answer) => {
                 self.view.status = self.driver.fabric.status(now);
+                let mut view = self.view.clone();
+                let refused = || Fault::of_status(&view.status).map(|fault| fault.to_string());
+                view.trouble = view.trouble.or_else(refused);
                 // Fails if nobody waits for it any more.
-                let _ = answer.send(self.view.clone());
+                let _ = answer.send(view);
             }
             Letter::StopWithdrawing(_) | Letter::Drain(_) => self.driver.fabric.leave(now),
             Letter::Stop => self.leave_by = Some(now.after(LEAVE_TIMEOUT)),
@@ -429,7 +435,12 @@ impl Run {
         if self.unanswered.remove(&token).is_some() {
             match outcome {
                 Ok(sequence) => self.driver.fabric.acked(now, token, sequence),
-                Err(error) => self.driver.fabric.refused(now, token, &error),
+                Err(error) => {
+                    if error == PublishError::Full {
+                        self.fullness.report(now, &Fault::Full);
+                    }
+                    self.driver.fabric.refused(now, token, &error);
+                }
             }
         }
     }

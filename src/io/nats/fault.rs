@@ -5,6 +5,8 @@
 use async_nats::jetstream;
 use thiserror::Error;
 
+use crate::fabric::{PublishError, Status};
+
 /// The oldest server that can carry a fabric: leases need lifetimes of messages.
 pub(super) const VERSION_MIN: (u32, u32) = (2, 11);
 
@@ -93,6 +95,25 @@ pub enum Fault {
         /// What the engine says.
         why: String,
     },
+    /// Others take us for dead when the lease before is over.
+    #[error(
+        "NATS has no room, not even for this reflector's lease: what changes here is not seen elsewhere, and others may \
+         take it for dead. Give JetStream a larger max_file_store (and restart the server), or the stream a larger \
+         max_bytes (`nats stream edit`)"
+    )]
+    FullForLease,
+    /// The same, for another reason.
+    #[error(
+        "NATS does not take this reflector's lease: {0}. Others take it for dead, and their peers lose its routes: see the \
+         server's log, and what these credentials may publish"
+    )]
+    Lease(String),
+    /// There is no room for some of our routes, or their withdrawals.
+    #[error(
+        "NATS has no room for changes of routes: peers of other reflectors do not see them. Give the stream a larger \
+         max_bytes (`nats stream edit`), or JetStream a larger max_file_store (and restart the server)"
+    )]
+    Full,
     /// It was there.
     #[error("the connection to NATS is lost: connecting again")]
     Lost,
@@ -109,6 +130,15 @@ impl Fault {
             | jetstream::ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
             | jetstream::ErrorCode::CLUSTER_NOT_AVAILABLE => Fault::NoJetStream,
             _ => Fault::Other(error.to_string()),
+        }
+    }
+
+    /// What is wrong though there is a link, and a feed.
+    pub(super) fn of_status(status: &Status) -> Option<Fault> {
+        match &status.lease_error {
+            Some(PublishError::Full) => Some(Fault::FullForLease),
+            Some(PublishError::Other(why)) => Some(Fault::Lease(why.clone())),
+            Some(PublishError::WrongSequence) | None => (status.full > 0).then_some(Fault::Full),
         }
     }
 
@@ -135,6 +165,8 @@ impl Fault {
             Fault::Silent(_) => "silent",
             Fault::OtherStream { .. } => "other_stream",
             Fault::Create { .. } => "create",
+            Fault::FullForLease | Fault::Full => "full",
+            Fault::Lease(_) => "lease",
             Fault::Lost => "lost",
             Fault::Other(_) => "other",
         }

@@ -24,14 +24,18 @@ pub(super) struct Retry {
     next_at: Time,
     /// How many failed since all was well.
     failures: u32,
-    said: Option<(Time, String)>,
+    said: Said,
     random: RandomState,
 }
+
+/// What was said last.
+#[derive(Debug, Default)]
+pub(super) struct Said(Option<(Time, Fault)>);
 
 impl Retry {
     /// The first one is due now.
     pub(super) fn new(now: Time) -> Retry {
-        Retry { next_at: now, failures: 0, said: None, random: RandomState::new() }
+        Retry { next_at: now, failures: 0, said: Said::default(), random: RandomState::new() }
     }
 
     /// When the next one is due.
@@ -68,7 +72,7 @@ impl Retry {
     /// There is a feed.
     pub(super) fn is_well(&mut self) {
         self.failures = 0;
-        self.said = None;
+        self.said = Said::default();
     }
 
     /// Twice as long each time; somewhere in its second half, so that a fleet does not come back at once.
@@ -78,16 +82,22 @@ impl Retry {
         pause / 2 + pause / 2 * part as u32 / 1024
     }
 
+    /// See [`Said::report`].
+    pub(super) fn report(&mut self, now: Time, fault: &Fault) -> bool {
+        self.said.report(now, fault)
+    }
+}
+
+impl Said {
     /// Says what is wrong, unless that was said a while ago. Whether it was said.
     pub(super) fn report(&mut self, now: Time, fault: &Fault) -> bool {
-        let text = fault.to_string();
         let is_known =
-            self.said.as_ref().is_some_and(|(at, said)| *said == text && now.since(*at) < REPEAT);
+            self.0.as_ref().is_some_and(|(at, said)| said == fault && now.since(*at) < REPEAT);
         if is_known {
-            debug!(reason = fault.reason(), "fabric: {text}");
+            debug!(reason = fault.reason(), "fabric: {fault}");
         } else {
-            warn!(reason = fault.reason(), "fabric: {text}");
-            self.said = Some((now, text));
+            warn!(reason = fault.reason(), "fabric: {fault}");
+            self.0 = Some((now, fault.clone()));
         }
         !is_known
     }
