@@ -118,8 +118,11 @@ impl Fabric {
     pub fn turn(&mut self, now: Time) {
         loop {
             self.tell_homes();
-            let homes =
-                Homes { is_full: self.homes.is_full(), is_settled: self.homes.is_settled() };
+            let homes = Homes {
+                is_full: self.homes.is_full(),
+                is_settled: self.homes.is_settled(),
+                refused: self.homes.refused(),
+            };
             self.protocol.turn(now, homes);
             self.tell_homes();
             if !self.protocol.needs_settled() || !self.homes.is_settled() {

@@ -184,6 +184,24 @@ impl World {
     }
 }
 
+/// All may be read anew at any time, for routes that were refused as well: what is there stays.
+#[test]
+fn what_is_there_is_not_refused_when_all_is_read_anew() {
+    for (pressure, routes_max) in [(Pressure::Routes, u64::MAX), (Pressure::None, 1)] {
+        let mut world = World::new();
+        let by = Announcers { clients: behind(1), servers: Behind::Nobody };
+        world.remote(0, 0, by, false);
+        world.check().unwrap();
+        world.rib.common.rules.ledger.press(pressure);
+        world.rib.common.rules.routes_max = routes_max;
+        let remote = Remote { reflector: 0, generation: 2 };
+        let told = world.rib.announce_remote(remote, GROUP.vni, &route(0), by, &mut world.sink);
+        assert_eq!((told, world.sink.records.len()), (None, 0));
+        let new = world.rib.announce_remote(remote, GROUP.vni, &route(1), by, &mut world.sink);
+        assert!(new.is_some(), "there is no room for a new one");
+    }
+}
+
 proptest! {
     /// Local announcements, records of another reflector and of a former life of this one, and readings anew.
     #[test]

@@ -185,7 +185,7 @@ impl VniRib {
         if let Some(refusal) = self.shortage(rules) {
             let place = self.table.find(route, hash);
             let entry = place.map(|place| self.table.entry(place));
-            let is_known = entry.is_some_and(|entry| entry.has(source));
+            let is_known = entry.is_some_and(|entry| entry.has(source) || entry.has_former(source));
             // What is announced already costs nothing, and by somebody else it costs little.
             if !is_known && (place.is_none() || refusal == Refusal::Memory) {
                 return Err(refusal);

@@ -30,9 +30,10 @@ mod tight;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use names::Rule;
-use scenarios::{QUIET, faults, purge, quiet};
+use scenarios::{Fleet, QUIET, faults, purge, quiet};
 use world::World;
 
 const SEEDS: u64 = 200;
@@ -52,6 +53,31 @@ fn who_stays_is_told_nothing() {
 #[test]
 fn what_never_comes_back_is_purged_and_what_does_is_spared() {
     seeds::run(20, |seed| purge::<World>(seed, None));
+}
+
+/// Two routes of three have room. When one is withdrawn, the others are told everywhere, without anybody saying them again.
+#[test]
+fn what_had_no_room_is_told_when_there_is_some() {
+    let saw_refusals = AtomicBool::new(false);
+    seeds::run(20, |seed| {
+        let mut world = World::with(seed, None, |kind| kind.limits.routes_per_vni_max = 2);
+        (0..3).for_each(|host| world.connect(host, host % 2));
+        world.run_for_s(10);
+        let [one, two, three] = [1, 2, 3].map(|destination| world::key(0, destination, 0));
+        // At each its own come first.
+        world.network().cut_off(1);
+        world.change(0, one);
+        world.change(1, two);
+        world.change(1, three);
+        world.run_for_s(10);
+        world.network().heal(1);
+        world.run_for_s(20);
+        saw_refusals.fetch_or(!world.faults().is_empty(), Ordering::Relaxed);
+        world.change(1, two);
+        world.run_for_s(300);
+        world.check(&format!("seed {seed}"));
+    });
+    assert!(saw_refusals.into_inner(), "there was room for all");
 }
 
 /// A simulation that cannot fail shows nothing.

@@ -31,6 +31,33 @@ pub struct World {
 }
 
 impl World {
+    /// Some fleet. `limit` may change what its reflectors have in common.
+    pub fn with(seed: u64, without: Option<Rule>, limit: impl FnOnce(&mut Kind)) -> World {
+        let mut rng = Rng::new(seed);
+        let (reflectors, hosts) = (2 + rng.below(3), 3 + rng.below(4));
+        let mut kind = Kind::new(&mut rng);
+        limit(&mut kind);
+        let servers = [0, 0, 30, 60][rng.below(4)];
+        let vnis = 1 + rng.below(4);
+        let mut world = World {
+            kind,
+            keys: vec![BTreeSet::new(); hosts],
+            // The first one is a client: so servers too have what it announces with others.
+            is_server: (0..hosts).map(|host| rng.chance(servers) && host > 0).collect(),
+            wants: (0..hosts)
+                .map(|_| (0..vnis).filter(|_| rng.chance(70)).map(|vni| Vni(vni as u32)).collect())
+                .collect(),
+            vnis,
+            destinations: 1 + rng.below(6),
+            next_incarnation: 1,
+            next_session: 1,
+            without,
+            network: Network::new(rng, reflectors, Timers::default().gone),
+        };
+        (0..reflectors).for_each(|at| world.starts(at));
+        world
+    }
+
     fn reflectors(&self) -> impl Iterator<Item = (usize, &Reflector)> {
         let nodes = self.network.nodes.iter().enumerate();
         nodes.filter_map(|(at, node)| Some((at, node.process.as_ref()?)))
@@ -61,28 +88,7 @@ impl Fleet for World {
     type Process = Reflector;
 
     fn new(seed: u64, without: Option<Rule>) -> World {
-        let mut rng = Rng::new(seed);
-        let (reflectors, hosts) = (2 + rng.below(3), 3 + rng.below(4));
-        let kind = Kind::new(&mut rng);
-        let servers = [0, 0, 30, 60][rng.below(4)];
-        let vnis = 1 + rng.below(4);
-        let mut world = World {
-            kind,
-            keys: vec![BTreeSet::new(); hosts],
-            // The first one is a client: so servers too have what it announces with others.
-            is_server: (0..hosts).map(|host| rng.chance(servers) && host > 0).collect(),
-            wants: (0..hosts)
-                .map(|_| (0..vnis).filter(|_| rng.chance(70)).map(|vni| Vni(vni as u32)).collect())
-                .collect(),
-            vnis,
-            destinations: 1 + rng.below(6),
-            next_incarnation: 1,
-            next_session: 1,
-            without,
-            network: Network::new(rng, reflectors, Timers::default().gone),
-        };
-        (0..reflectors).for_each(|at| world.starts(at));
-        world
+        World::with(seed, without, |_| {})
     }
 
     fn network(&mut self) -> &mut Network<Reflector> {
@@ -160,19 +166,8 @@ impl Fleet for World {
     fn key(&mut self) -> Key {
         let (vnis, destinations) = (self.vnis, self.destinations);
         let (vni, destination) = (self.below(vnis), self.below(destinations));
-        let kind = [NextHopType::STANDARD, NextHopType::NAT][destination % 2];
-        let next_hop = NextHop {
-            address: std::net::Ipv6Addr::from(0x2001_0db8 << 96 | self.below(2) as u128).into(),
-            vni: Vni(0),
-            kind,
-            nat_port_from: 0,
-            nat_port_to: if kind == NextHopType::NAT { 1_000 } else { 0 },
-        };
-        let destination = match destination {
-            0 => Destination { prefix: [0, 0, 0, 0].into(), length: 0 },
-            n => Destination { prefix: [10, 1, 0, n as u8].into(), length: 32 },
-        };
-        (Vni(vni as u32), Route { destination, next_hop })
+        let next_hop = self.below(2);
+        key(vni, destination, next_hop)
     }
 
     fn faults(&mut self) -> Vec<String> {
@@ -205,4 +200,21 @@ impl Fleet for World {
             |(at, session): (usize, &Session)| ((at, session.number), session.connection.updates.1);
         self.sessions().map(told).collect::<BTreeMap<_, _>>()
     }
+}
+
+/// A route: that VNI, destination and next hop.
+pub fn key(vni: usize, destination: usize, next_hop: usize) -> Key {
+    let kind = [NextHopType::STANDARD, NextHopType::NAT][destination % 2];
+    let next_hop = NextHop {
+        address: std::net::Ipv6Addr::from(0x2001_0db8 << 96 | next_hop as u128).into(),
+        vni: Vni(0),
+        kind,
+        nat_port_from: 0,
+        nat_port_to: if kind == NextHopType::NAT { 1_000 } else { 0 },
+    };
+    let destination = match destination {
+        0 => Destination { prefix: [0, 0, 0, 0].into(), length: 0 },
+        n => Destination { prefix: [10, 1, 0, n as u8].into(), length: 32 },
+    };
+    (Vni(vni as u32), Route { destination, next_hop })
 }

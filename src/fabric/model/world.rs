@@ -75,7 +75,8 @@ impl Process for Reflector {
         loop {
             self.tell_homes();
             let calls = self.homes.calls.len();
-            let homes = protocol::Homes { is_full: calls > CALLS_MAX, is_settled: calls == 0 };
+            let (is_full, is_settled) = (calls > CALLS_MAX, calls == 0);
+            let homes = protocol::Homes { is_full, is_settled, refused: 0 };
             self.protocol.turn(now, homes);
             self.tell_homes();
             if !self.protocol.needs_settled() || !self.homes.calls.is_empty() {

@@ -64,7 +64,10 @@ impl Protocol {
             Phase::Clearing => {
                 self.canary_deadline().min(self.rival_deadline()).min(self.writing_deadline())
             }
-            Phase::Live => self.canary_deadline().min(self.writing_deadline()),
+            Phase::Live => {
+                let refusals = self.refusals_deadline();
+                self.canary_deadline().min(self.writing_deadline()).min(refusals)
+            }
         };
         let of_others = match self.phase {
             Phase::Clearing | Phase::Live => self.next_of_others,
@@ -135,6 +138,7 @@ impl Protocol {
             self.reading.has_missed = true;
             self.read_again(now);
         }
+        self.read_refused_again(now);
         if self.reading.again_at.is_some_and(|at| at <= now) && !self.is_reading() {
             self.open(now);
         }

@@ -6,6 +6,7 @@ mod clock;
 mod janitor;
 mod lease;
 mod reading;
+mod refusals;
 mod writing;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +25,7 @@ use super::subject::Subjects;
 use crate::types::{Announcers, Remote, Route, Time, Vni};
 use clock::Chance;
 use lease::OwnLease;
+use refusals::Refusals;
 use writing::Retries;
 
 /// What homes are to be told.
@@ -42,6 +44,8 @@ pub(super) struct Homes {
     pub is_full: bool,
     /// All that homes were told is done, and they have said what came of it.
     pub is_settled: bool,
+    /// Routes of others that they have refused since the start.
+    pub refused: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +111,7 @@ pub(super) struct Protocol {
     reading: Reading,
     lease: OwnLease,
     retries: Retries,
+    refusals: Refusals,
     own_stale: OwnStale,
     /// Until when the former life's peers may come back.
     restart_until: Time,
@@ -156,6 +161,7 @@ impl Protocol {
             },
             lease: OwnLease::new(now),
             retries: Retries::default(),
+            refusals: Refusals::default(),
             own_stale: OwnStale::default(),
             restart_until: now.after(config.timers.restart),
             restart_passed: false,
@@ -178,14 +184,14 @@ impl Protocol {
 
     pub(super) fn linked(&mut self, now: Time) {
         if self.phase == Phase::Unlinked {
+            // That was another link.
+            self.lease.error = None;
             self.phase = Phase::Waiting(self.open_at(now));
         }
     }
 
     pub(super) fn unlinked(&mut self, now: Time) {
         self.feed_lost(now, Phase::Unlinked);
-            // That was another link.
-            self.lease.error = None;
     }
 
     pub(super) fn feed_broken(&mut self, now: Time) {
@@ -239,6 +245,7 @@ impl Protocol {
 
     /// Does what is due.
     pub(super) fn turn(&mut self, now: Time, homes: Homes) {
+        self.note_refusals(now, homes.refused);
         if homes.is_full || self.needs_settled {
             self.reading.paused_at = now;
         }
@@ -287,6 +294,7 @@ impl Protocol {
                 until => until.since(now),
             }),
             own_records: self.own.wanted(),
+            lease_error: self.lease.error.clone(),
             own_stale: self.own_stale.is_taken || !self.own_stale.former.is_empty(),
             dirty: self.own.dirty() as u64,
             in_flight: self.own.in_flight() as u64,
@@ -294,7 +302,6 @@ impl Protocol {
             reflectors: self.others.statuses(now),
             remote_records: self.others.records(),
             dropped: self.dropped.clone(),
-            lease_error: self.lease.error.clone(),
             refused: 0,
             has_read: self.reading.has_read,
             readings: self.reading.number,

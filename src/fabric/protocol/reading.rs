@@ -28,6 +28,7 @@ impl Protocol {
             self.others.begin_reading();
         }
         self.lease.begin_reading();
+        self.refusals.begin_reading();
         if !self.reading.has_read {
             if self.own_stale.is_taken {
                 self.own_stale.former.push(self.own_stale.generation);

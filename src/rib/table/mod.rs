@@ -51,6 +51,13 @@ impl Entry {
         self.member(source).is_some()
     }
 
+    /// Whether what this source says of it replaces what the same reflector said in another reading.
+    pub(super) fn has_former(&self, source: SourceId) -> bool {
+        let Some(now) = source.remote() else { return false };
+        let mut remotes = self.sources().filter_map(|(source, _)| source.remote());
+        remotes.any(|former| former.reflector == now.reflector)
+    }
+
     /// As what this source announced the route, if it announces it.
     pub(super) fn announced(&self, source: SourceId) -> Option<Role> {
         self.member(source).map(|member| member.role)
