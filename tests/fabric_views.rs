@@ -229,6 +229,8 @@ fn the_page_has_a_panel_where_there_is_a_fabric() {
     let Some(nats) = NatsServer::start() else { return };
     let (a, b) = (join(&nats.fabric("main"), "rr-a"), join(&nats.fabric("main"), "rr-b"));
     wait_for_other(&a, "rr-b", "synced");
+    // It may be behind the other one.
+    wait_for_state(&a, "synced");
     browser.open(&format!("http://{}/", a.http));
     browser.wait_for("document.querySelector('#fabric-reflectors tbody tr') !== null");
     let said = browser.eval("document.querySelector('#fabric-said').textContent");
