@@ -46,6 +46,7 @@ fn is_away(world: &mut World, ends: impl Fn(&mut World), returns: impl Fn(&mut W
     let not_ready = ask(world.reflectors[0].http(), "GET", "/readyz");
     assert!(not_ready.0.starts_with("HTTP/1.0 503 "), "{not_ready:?}");
     returns(world);
+    world.reflectors.iter().for_each(Reflector::comes_back);
     world.settle();
     world.reflectors.iter().for_each(|it| it.is(&["synced"]));
     world.settle();
@@ -232,6 +233,7 @@ fn an_engine_of_three() {
     world.reflectors.iter().for_each(|it| it.is(&["unlinked"]));
     let before = world.updates();
     servers[0].run();
+    world.reflectors.iter().for_each(Reflector::comes_back);
     world.settle();
     world.reflectors.iter().for_each(|it| it.is(&["synced"]));
     assert_eq!(world.updates()[1][0] - before[1][0], 2, "nobody was told more than what is new");

@@ -94,7 +94,18 @@ impl Reflector {
     /// Waits until its state is one of these.
     #[track_caller]
     pub fn is(&self, states: &[&str]) {
-        let deadline = Instant::now() + PATIENCE;
+        self.becomes(states, PATIENCE);
+    }
+
+    /// Waits until it has found its engine again, which was away: the pause before it tries may be half a minute.
+    #[track_caller]
+    pub fn comes_back(&self) {
+        self.becomes(&["reading", "syncing", "synced"], 3 * PATIENCE);
+    }
+
+    #[track_caller]
+    fn becomes(&self, states: &[&str], patience: Duration) {
+        let deadline = Instant::now() + patience;
         while !states.contains(&self.status()["state"].as_str().unwrap()) {
             let said = || format!("{} {}", self.status(), self.process.as_ref().unwrap().log());
             assert!(Instant::now() < deadline, "{} is not {states:?}: {}", self.name, said());
