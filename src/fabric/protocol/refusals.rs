@@ -49,7 +49,9 @@ impl Protocol {
     /// When all is to be read anew for them.
     pub(super) fn refusals_deadline(&self) -> Time {
         match self.phase {
-            Phase::Live if self.reading.again_at.is_none() => self.refusals.at.unwrap_or(Time::NEVER),
+            Phase::Live if self.reading.again_at.is_none() => {
+                self.refusals.at.unwrap_or(Time::NEVER)
+            }
             _ => Time::NEVER,
         }
     }
