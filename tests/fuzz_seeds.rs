@@ -14,6 +14,8 @@ use serde_json::Value;
 
 #[path = "fuzz/targets/decode.rs"]
 mod decode;
+#[path = "fuzz/targets/fabric.rs"]
+mod fabric;
 #[path = "fuzz/input.rs"]
 mod input;
 #[path = "fuzz/targets/netlink.rs"]
@@ -29,8 +31,9 @@ mod update;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 7] = [
     ("decode", decode::run),
+    ("fabric", fabric::run),
     ("netlink", netlink::run),
     ("policy", policy::run),
     ("session", session::run),
@@ -44,6 +47,11 @@ const SEED_BYTES_MAX: u64 = 600_000;
 #[test]
 fn decode_seeds() {
     replay("decode");
+}
+
+#[test]
+fn fabric_seeds() {
+    replay("fabric");
 }
 
 #[test]

@@ -116,6 +116,8 @@ pub enum Rule {
     ReadBeforeWriting,
     /// What did not arrive is sent again.
     SendAgain,
+    /// A withdrawal that finds no room goes in a form that takes less than the record has.
+    Bare,
     /// What arrived late from a connection of before is put right.
     Repair,
     /// A lease is written only on top of the one before.
@@ -126,6 +128,8 @@ pub enum Rule {
     Stale,
     /// A reflector whose lease is missing after a reading, and was there before, is stale from then on.
     StaleAfterReading,
+    /// A lease that is neither renewed nor over is looked for.
+    Overdue,
     /// Records of a reflector that has no lease do not count.
     SkipTheDead,
     /// After a restart what is left of the former life stands for peers that are not back.
@@ -142,17 +146,19 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 16] = [
+    pub const ALL: [Rule; 18] = [
         Rule::ReadFromTheFirst,
         Rule::ReadToTheEnd,
         Rule::Canary,
         Rule::ReadBeforeWriting,
         Rule::SendAgain,
+        Rule::Bare,
         Rule::Repair,
         Rule::Fencing,
         Rule::LoseWhenSynced,
         Rule::Stale,
         Rule::StaleAfterReading,
+        Rule::Overdue,
         Rule::SkipTheDead,
         Rule::OwnStale,
         Rule::OwnStaleAge,

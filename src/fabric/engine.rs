@@ -38,7 +38,7 @@ pub enum Ended {
 /// Why something was not published, or nobody knows whether it was.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PublishError {
-    /// The engine has no room for one more subject.
+    /// The engine has no room: for one more subject, for something larger than what there is, or for anything.
     Full,
     /// The subject's last record was not the expected one.
     WrongSequence,
@@ -79,7 +79,7 @@ pub struct Publish {
     pub token: u64,
     /// The record's key.
     pub subject: String,
-    /// Its value; empty for a tombstone.
+    /// Its value; empty for a tombstone. One without a lifetime takes less room than any record.
     pub value: Vec<u8>,
     /// How long it is to stay; None: until it is replaced.
     pub lifetime: Option<Duration>,

@@ -4,14 +4,17 @@
 
 use std::fmt;
 
+use super::config::NAME_LEN_MAX;
 use super::record::Dropped;
 
 /// Bytes of a lease at most; what is longer is none.
 const LEASE_BYTES_MAX: usize = 256;
 /// Bytes of one that we write: those of the longest text there is.
-const ENCODED_BYTES: usize = 68;
-/// Words of a lease. Later versions may add some.
+const ENCODED_BYTES: usize = 68 + 2 + NAME_LEN_MAX;
+/// Words of a lease. Another one may follow, and later versions may add some.
 const WORDS: usize = 5;
+/// Before the name of a reflector that is doubted: no name begins so.
+const DOUBT: char = '?';
 
 /// What a reflector says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -43,7 +46,8 @@ impl LeaseState {
 }
 
 /// What a reflector says of itself. As text, for people read it too: `1 STATE INCARNATION RECORDS DIGEST`, where 1 is the
-/// version; what follows is ignored.
+/// version. `?NAME` may follow: what the engine has of that reflector is not what it says, whoever reads it how often.
+/// What follows else is ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lease {
     /// How far it is.
@@ -78,9 +82,20 @@ impl Contents {
 }
 
 impl Lease {
-    /// Its text, always of the same length: an engine that is full refuses what is longer than what it replaces.
-    pub fn encode(&self) -> Vec<u8> {
-        format!("{:<ENCODED_BYTES$}", self.to_string()).into_bytes()
+    /// Its text, with the reflector that is doubted, and always of the same length: an engine that is full refuses what is
+    /// longer than what it replaces.
+    pub fn encode(&self, doubted: Option<&str>) -> Vec<u8> {
+        let text = match doubted {
+            Some(name) => format!("{self} {DOUBT}{name}"),
+            None => self.to_string(),
+        };
+        format!("{text:<ENCODED_BYTES$}").into_bytes()
+    }
+
+    /// Which reflector is doubted by somebody whose lease this is.
+    pub fn doubted(value: &[u8]) -> Option<&str> {
+        let word = std::str::from_utf8(value).ok()?.split(' ').nth(WORDS)?;
+        word.strip_prefix(DOUBT)
     }
 
     /// Reads a lease.
@@ -145,8 +160,12 @@ mod tests {
             prop_assert_eq!(Lease::decode(text.as_bytes()), Ok(lease));
             prop_assert_eq!(Lease::decode(format!("{text} and more").as_bytes()), Ok(lease));
             prop_assert!(text.len() < LEASE_BYTES_MAX);
-            prop_assert_eq!(lease.encode().len(), ENCODED_BYTES);
-            prop_assert_eq!(Lease::decode(&lease.encode()), Ok(lease));
+            for doubted in [None, Some("R2"), Some("a-name-of-thirty-two-characters-")] {
+                let value = lease.encode(doubted);
+                prop_assert_eq!(value.len(), ENCODED_BYTES);
+                prop_assert_eq!(Lease::decode(&value), Ok(lease));
+                prop_assert_eq!(Lease::doubted(&value), doubted);
+            }
         }
 
         #[test]

@@ -27,6 +27,7 @@ mod protocol;
 mod record;
 mod status;
 mod subject;
+mod waiting;
 
 use crate::shard::{Correspondent, Mail};
 use crate::types::{ShardId, Time};

@@ -76,12 +76,12 @@ pub(super) struct Reflector {
     pub has_skipped: bool,
     /// Some of its records were dropped: its digest says nothing.
     pub is_incomplete: bool,
-    /// Digests in a row that differed.
+    /// Digests in a row that differed, also over several readings.
     pub misses: u32,
-    /// They differed before this reading, which was for that.
-    pub is_suspect: bool,
-    /// They differed after it too, and people were told.
-    pub is_alarmed: bool,
+    /// Our next lease asks it to see what the engine has of it.
+    pub is_doubted: bool,
+    /// When something of its lease was heard last.
+    pub heard_at: Time,
     pub janitor: Janitor,
 }
 
@@ -101,8 +101,8 @@ impl Reflector {
             has_skipped: false,
             is_incomplete: false,
             misses: 0,
-            is_suspect: false,
-            is_alarmed: false,
+            is_doubted: false,
+            heard_at: Time(0),
             janitor: Janitor::Idle,
         }
     }
@@ -137,7 +137,6 @@ impl Reflector {
         self.contents = Contents::default();
         self.is_incomplete = false;
         self.has_skipped = false;
-        self.misses = 0;
         self.lease_sequence = 0;
         self.ended_at = None;
         self.janitor = Janitor::Idle;
@@ -300,6 +299,13 @@ impl Others {
             let generation = self.new_generation();
             self.reflectors[place].begin_reading(generation);
         }
+    }
+
+    /// The next one that our lease is to ask to see what the engine has of it.
+    pub(super) fn take_doubted(&mut self) -> Option<String> {
+        let doubted = self.reflectors.iter_mut().find(|it| it.is_doubted)?;
+        doubted.is_doubted = false;
+        Some(doubted.name.clone())
     }
 
     /// Records of all of them.

@@ -52,7 +52,7 @@ pub struct ReflectorStatus {
     /// Which reading of the stream they come from.
     pub generation: u64,
     /// Leases in a row whose digest differed from what we have. From two on everything is read anew; what
-    /// differs then is for people to find out.
+    /// differs then the reflector itself has to look at, and people.
     pub digest_misses: u32,
 }
 
@@ -95,7 +95,7 @@ pub struct Status {
     pub publish_errors: u64,
     /// See `publish_errors`.
     pub last_error: Option<String>,
-    /// Digests that differed twice in a row, even after a new reading, since the start.
+    /// How often a digest differed even after a new reading, since the start.
     pub digest_alarms: u64,
     /// Another process has our name. Its incarnation.
     pub twin: Option<u64>,

@@ -180,7 +180,7 @@ fn the_server_is_full() {
     });
 }
 
-/// The stream has a bound. Withdrawals wait as well: in the engine one takes a little more than the route had.
+/// The stream has a bound. Withdrawals go on, though in the engine one takes a little more than the route had.
 #[test]
 fn the_stream_is_full() {
     let Some(engine) = NatsServer::start() else { return };
@@ -191,6 +191,7 @@ fn the_stream_is_full() {
         for number in 1_010..2_000 {
             world.hosts[0].withdraw(number);
         }
+        world.settle();
         Writer::connect(&world.engine.host()).bound_stream(FABRIC, 1 << 20);
     });
 }

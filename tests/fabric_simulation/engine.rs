@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use super::names::{Ended, Publish, PublishError, Record, Time};
 
+/// Room that each header takes.
+const HEADER_BYTES: usize = 24;
+
 /// A record that is kept.
 #[derive(Clone, Debug)]
 pub struct Kept {
@@ -18,6 +21,20 @@ pub struct Kept {
     ends_at: Time,
     /// When its lifetime is over, that is told.
     is_told: bool,
+    /// The room that it takes.
+    bytes: usize,
+}
+
+/// What there is room for.
+#[derive(Clone, Copy, Debug)]
+pub enum Room {
+    Enough,
+    /// So many subjects.
+    Subjects(usize),
+    /// So many bytes, and whatever is not larger than what it replaces (`max_bytes` of a stream).
+    Bytes(usize),
+    /// Not even for that (`max_file_store` of a server).
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -25,8 +42,7 @@ pub struct Engine {
     records: BTreeMap<u64, Kept>,
     last: BTreeMap<String, u64>,
     next: u64,
-    /// Subjects that it has room for.
-    pub records_max: usize,
+    pub room: Room,
     /// How long markers stay.
     marker_lifetime: Duration,
     /// Records that were published by anybody.
@@ -39,7 +55,7 @@ impl Engine {
             records: BTreeMap::new(),
             last: BTreeMap::new(),
             next: 1,
-            records_max: usize::MAX,
+            room: Room::Enough,
             marker_lifetime,
             published: 0,
         }
@@ -51,14 +67,34 @@ impl Engine {
         if what.expect_last.is_some_and(|expected| expected != last) {
             return Err(PublishError::WrongSequence);
         }
-        if last == 0 && self.records.len() >= self.records_max {
+        if !self.has_room(last, what) {
             return Err(PublishError::Full);
         }
         self.published += 1;
         let Publish { subject, value, is_tombstone, .. } = what.clone();
         let ended = (is_tombstone && value.is_empty()).then_some(Ended::Removed);
         let ends_at = what.lifetime.map_or(Time::NEVER, |lifetime| now.after(lifetime));
-        Ok(self.store(Kept { subject, value, at: now, ended, ends_at, is_told: !is_tombstone }))
+        let bytes = bytes(what);
+        let is_told = !is_tombstone;
+        Ok(self.store(Kept { subject, value, at: now, ended, ends_at, is_told, bytes }))
+    }
+
+    fn has_room(&self, last: u64, what: &Publish) -> bool {
+        match self.room {
+            Room::Enough => true,
+            Room::Subjects(most) => last > 0 || self.records.len() < most,
+            Room::Bytes(most) => {
+                let replaced = self.records.get(&last).map_or(0, |kept| kept.bytes);
+                let is_larger = bytes(what) > replaced;
+                !is_larger || self.bytes() - replaced + bytes(what) <= most
+            }
+            Room::Nothing => false,
+        }
+    }
+
+    /// What it keeps.
+    pub fn bytes(&self) -> usize {
+        self.records.values().map(|kept| kept.bytes).sum()
     }
 
     /// Takes out what is older than this, of these subjects. Nobody is told.
@@ -74,6 +110,18 @@ impl Engine {
     pub fn wipe(&mut self) {
         (self.records, self.last) = (BTreeMap::new(), BTreeMap::new());
         self.next = 1;
+    }
+
+    /// It has lost some of what it had, and tells nobody.
+    pub fn lose_some(&mut self, mut is_lost: impl FnMut(&Kept) -> bool) {
+        let Engine { records, last, .. } = self;
+        records.retain(|_, kept| {
+            let is_lost = is_lost(kept);
+            if is_lost {
+                last.remove(&kept.subject);
+            }
+            !is_lost
+        });
     }
 
     /// Lifetimes that are over.
@@ -93,6 +141,7 @@ impl Engine {
                     ended: Some(Ended::Lifetime),
                     ends_at: at.after(self.marker_lifetime),
                     is_told: false,
+                    bytes: HEADER_BYTES,
                 });
             }
         }
@@ -142,6 +191,14 @@ impl Kept {
             pending,
         }
     }
+}
+
+/// The room that a record takes.
+fn bytes(what: &Publish) -> usize {
+    let headers = usize::from(what.lifetime.is_some())
+        + usize::from(what.is_tombstone)
+        + usize::from(what.expect_last.is_some());
+    what.subject.len() + what.value.len() + headers * HEADER_BYTES
 }
 
 /// `*` is one word, `>` the rest.

@@ -29,11 +29,10 @@ mod seeds;
 mod tight;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use names::Rule;
-use scenarios::{Fleet, QUIET, faults, purge, quiet};
+use scenarios::{Case, Fleet, QUIET, Quiet, faults, table};
 use world::World;
 
 const SEEDS: u64 = 200;
@@ -46,13 +45,28 @@ fn after_any_faults_each_view_is_right() {
 #[test]
 fn who_stays_is_told_nothing() {
     seeds::run(SEEDS, |seed| {
-        quiet::<World>(seed, QUIET[seed as usize % QUIET.len()], None);
+        Case::Quiet(QUIET[seed as usize % QUIET.len()]).run::<World>(seed, None);
     });
 }
 
 #[test]
 fn what_never_comes_back_is_purged_and_what_does_is_spared() {
-    seeds::run(20, |seed| purge::<World>(seed, None));
+    seeds::run(20, |seed| Case::Purge.run::<World>(seed, None));
+}
+
+#[test]
+fn a_full_engine_takes_withdrawals() {
+    seeds::run(SEEDS / 2, |seed| Case::Full.run::<World>(seed, None));
+}
+
+#[test]
+fn what_comes_late_is_put_right() {
+    seeds::run(SEEDS / 2, |seed| Case::Late.run::<World>(seed, None));
+}
+
+#[test]
+fn a_lease_that_is_lost_is_looked_for() {
+    seeds::run(SEEDS / 2, |seed| Case::Forgotten.run::<World>(seed, None));
 }
 
 /// Two routes of three have room. When one is withdrawn, the others are told everywhere, without anybody saying them again.
@@ -85,25 +99,10 @@ fn what_had_no_room_is_told_when_there_is_some() {
 fn without_a_rule_something_is_wrong() {
     let number = std::env::var("METALBOND_FABRIC_RULES").ok().map(|text| text.parse().unwrap());
     std::panic::set_hook(Box::new(|_| {}));
-    let fails = |run: &dyn Fn()| catch_unwind(AssertUnwindSafe(run)).is_err();
-    let few = [(Rule::LoseWhenSynced, 3), (Rule::Hold, 5)];
-    let caught = few.map(|(rule, what)| {
-        (0..20).any(|seed| fails(&|| quiet::<World>(seed, QUIET[what], Some(rule))))
-    });
-    let mut lines = Vec::new();
-    for rule in Rule::ALL.iter().filter(|_| number.is_some()) {
-        let seeds: u64 = number.unwrap_or(0);
-        let count = |run: &dyn Fn(u64)| (0..seeds).filter(|seed| fails(&|| run(*seed))).count();
-        let mut line =
-            format!("{rule:?}: faults {}", count(&|s| faults::<World>(s, 2, Some(*rule))));
-        line += &format!(", purge {}", count(&|seed| purge::<World>(seed, Some(*rule))));
-        for what in QUIET {
-            let failed = count(&|seed| quiet::<World>(seed, what, Some(*rule)));
-            line += &format!(", {what:?} {failed}");
-        }
-        lines.push(line);
-    }
+    let table = number.map(table::<World>);
+    let few = [(Rule::LoseWhenSynced, Quiet::Wipe), (Rule::Hold, Quiet::EngineDown)];
+    let caught = few.map(|(rule, what)| !Case::Quiet(what).failing::<World>(20, rule).is_empty());
     let _ = std::panic::take_hook();
-    println!("{}", lines.join("\n"));
+    println!("{}", table.unwrap_or_default());
     assert_eq!(caught, [true; 2]);
 }

@@ -102,6 +102,8 @@ pub struct Network<P> {
     pub nodes: Vec<Node<P>>,
     /// Everything takes long.
     pub is_slow: bool,
+    /// Of a hundred records the feeds bring so many to nobody.
+    pub skips: usize,
     events: BTreeMap<(Time, u64), Event>,
     next_event: u64,
     next_link: u64,
@@ -127,6 +129,7 @@ impl<P: Process> Network<P> {
             now: Time(1_000_000_000),
             engine: Engine::new(marker_lifetime),
             is_engine_up: true,
+            skips: 0,
             nodes: (0..nodes).map(node).collect(),
             events: BTreeMap::new(),
             next_event: 0,
@@ -337,7 +340,9 @@ impl<P: Process> Network<P> {
             return self.push(Time(self.now.0 + 1_000), Event::Feeds { to, feed });
         }
         let pending = self.engine.pending(sequence);
-        process.record(self.now, &kept.as_record(self.now, sequence, pending));
+        if self.skips == 0 || !self.rng.chance(self.skips) {
+            process.record(self.now, &kept.as_record(self.now, sequence, pending));
+        }
         node.feed = Some((feed, sequence));
         if pending > 0 {
             let at = Time(self.now.0 + 1 + self.rng.below(100) as u64);

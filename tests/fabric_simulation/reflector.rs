@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metalbond_uring::internals::fabric::{Fabric, FabricConfig, Status};
+use metalbond_uring::internals::policy::{AnnouncePolicy, NextHopPolicy, Policy};
 use metalbond_uring::internals::shard::{
     Budgets, Identity, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
@@ -47,14 +49,18 @@ pub struct Reflector {
     pub sessions: Vec<Session>,
 }
 
+/// Some hosts may announce anything, the others in one VNI only.
+const POLICY: &str =
+    "permit peer 10.9.0.0\npermit peer 10.9.0.1\npermit peer 10.9.0.2\npermit vni 0";
+
 /// What all reflectors of a run have in common.
-#[derive(Clone, Copy)]
 pub struct Kind {
     pub shards: u16,
     pub budgets: Budgets,
     pub limits: Limits,
     pub identity: Identity,
     pub stale_time: Duration,
+    policy: Option<Arc<Policy>>,
 }
 
 impl Kind {
@@ -68,9 +74,20 @@ impl Kind {
                 ..Limits::default()
             },
             identity: if rng.chance(15) { Identity::Connection } else { Identity::Address },
-            stale_time: Duration::ZERO,
+            stale_time: Duration::from_secs([0, 0, 0, 20][rng.below(4)]),
+            policy: if rng.chance(20) { policy() } else { None },
         }
     }
+
+    /// Whether others are told what this host announces.
+    pub fn permits(&self, host: usize, key: Key) -> bool {
+        self.policy.is_none() || host < 3 || key.0 == Vni(0)
+    }
+}
+
+fn policy() -> Option<Arc<Policy>> {
+    let rules = AnnouncePolicy::parse(POLICY.as_bytes()).expect("rules");
+    Policy::new(NextHopPolicy::Any, Some(Arc::new(rules)))
 }
 
 impl Reflector {
@@ -87,7 +104,7 @@ impl Reflector {
                 limits: kind.limits,
                 stale_time: kind.stale_time,
                 budgets: kind.budgets,
-                policy: None,
+                policy: kind.policy.clone(),
                 ledger: std::sync::Arc::default(),
                 fabric: Some(kind.identity),
             };

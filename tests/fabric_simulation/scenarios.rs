@@ -3,8 +3,10 @@
 //! Owns the events. Also part of the model in `src/fabric`: what a reflector is, and what peers see, this does not know.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::engine::Room;
 use super::names::{Key, Rule};
 use super::network::{Network, Process};
 
@@ -35,7 +37,8 @@ pub trait Fleet: Sized {
     fn key(&mut self) -> Key;
     /// What is wrong with what is seen, at rest.
     fn faults(&mut self) -> Vec<String>;
-    fn told(&self) -> Told;
+    /// What peers were told so far; but not those of this host.
+    fn told(&self, but: Option<usize>) -> Told;
 
     fn below(&mut self, bound: usize) -> usize {
         self.network().rng.below(bound)
@@ -114,7 +117,8 @@ pub trait Fleet: Sized {
         if !self.network().is_engine_up {
             self.network().engine_comes();
         }
-        self.network().engine.records_max = usize::MAX;
+        self.network().engine.room = Room::Enough;
+        self.network().skips = 0;
         for host in 0..self.hosts() {
             while self.places_of(host).is_empty() {
                 let at = self.any_node();
@@ -129,12 +133,63 @@ pub trait Fleet: Sized {
         assert!(faults.is_empty(), "{what}: {faults:#?}");
     }
 
+    /// The same, but something may be under way for a moment.
+    fn check_soon(&mut self, what: &str) {
+        let mut seconds = 0;
+        while seconds < 8 && !self.faults().is_empty() {
+            self.run_for_s(1);
+            seconds += 1;
+        }
+        self.check(what);
+    }
+
+    /// The connections of these to the engine are made anew.
+    fn link_again(&mut self, nodes: &[usize]) {
+        for at in nodes {
+            self.network().unlink(*at);
+            self.network().links(*at);
+        }
+    }
+
+    /// A host is gone for good: nothing may bring its routes back.
+    fn is_gone(&mut self, host: usize) {
+        (0..self.nodes()).for_each(|at| self.disconnect(host, at));
+        self.keys()[host].clear();
+    }
+
+    /// What two hosts announce everybody has, whoever else does.
+    fn prepares_churn(&mut self) {
+        let both = self.keys()[0].clone();
+        for key in both {
+            if !self.keys()[1].contains(&key) {
+                self.change(1, key);
+            }
+        }
+        let from = self.places_of(0)[0];
+        self.connect(2, from);
+        self.run_for_s(10);
+    }
+
+    /// One host, at one reflector, announces what nobody else does.
+    fn prepares_lonely_churn(&mut self) {
+        let places = self.places_of(0);
+        places[1..].iter().for_each(|at| self.disconnect(0, *at));
+        for host in 1..self.hosts() {
+            for key in self.keys()[0].clone() {
+                if self.keys()[host].contains(&key) {
+                    self.change(host, key);
+                }
+            }
+        }
+        self.connect(2, places[0]);
+        self.run_for_s(10);
+    }
+
     /// Whose routes they are changes all the time, though not which there are, while all is read anew.
     fn churn(&mut self, at: usize) {
         let keys: Vec<Key> = self.keys()[0].iter().copied().collect();
         let has = self.keys()[2].clone();
-        self.network().unlink(at);
-        self.network().links(at);
+        self.link_again(&[at]);
         for _ in 0..300 {
             let key = self.below(keys.len().max(1));
             if let Some(key) = keys.get(key).filter(|key| !has.contains(*key)) {
@@ -144,10 +199,27 @@ pub trait Fleet: Sized {
         }
     }
 
+    /// The engine has no room, or little.
+    fn fills_up(&mut self) {
+        let has = self.network().engine.bytes();
+        self.network().engine.room = match self.below(5) {
+            0 | 1 => Room::Subjects(self.below(8)),
+            2 | 3 => Room::Bytes(has + self.below(200)),
+            _ => Room::Nothing,
+        };
+    }
+
+    /// The engine loses some of its records, for good.
+    fn loses_some(&mut self) {
+        let percent = [10, 50, 100][self.below(3)];
+        let Network { engine, rng, .. } = self.network();
+        engine.lose_some(|_| rng.chance(percent));
+    }
+
     /// Something happens, to anybody.
     fn disturb(&mut self) {
         let (host, at) = (self.any_host(), self.any_node());
-        match self.below(33) {
+        match self.below(36) {
             0..10 => {
                 let key = self.key();
                 self.change(host, key);
@@ -164,8 +236,8 @@ pub trait Fleet: Sized {
             25 if self.chance(30) => self.network().engine_goes(),
             26 => self.network().engine_comes(),
             27 => self.network().nodes[at].is_stalled = true,
-            28 => self.network().engine.records_max = self.below(8),
-            29 => self.network().engine.records_max = usize::MAX,
+            28 => self.fills_up(),
+            29 => self.network().engine.room = Room::Enough,
             30..32 => {
                 // What is on its way when the connection breaks may come after what is said then.
                 let key = self.key();
@@ -176,6 +248,9 @@ pub trait Fleet: Sized {
                 self.network().links(at);
             }
             32 => self.ends(at),
+            33 => self.network().skips = [0, 10, 40][self.below(3)],
+            34 => self.loses_some(),
+            35 => self.network().engine.purge(&format!("mb.f.r.*.r{at}.>"), u64::MAX),
             _ => {}
         }
         let most = [1_000, 100_000, 5_000_000, 5_000_000, 60_000_000][self.below(5)];
@@ -208,9 +283,10 @@ pub enum Quiet {
     FreshReflector,
     Stall,
     Churn,
+    LonelyChurn,
 }
 
-pub const QUIET: [Quiet; 10] = [
+pub const QUIET: [Quiet; 11] = [
     Quiet::Restart,
     Quiet::GracefulRestart,
     Quiet::CrashAndMove,
@@ -221,31 +297,28 @@ pub const QUIET: [Quiet; 10] = [
     Quiet::FreshReflector,
     Quiet::Stall,
     Quiet::Churn,
+    Quiet::LonelyChurn,
 ];
 
 /// One of these happens: whoever is connected before and after is sent nothing.
 pub fn quiet<F: Fleet>(seed: u64, what: Quiet, without: Option<Rule>) {
     let mut fleet = F::new(seed, without);
     fleet.settle();
-    if what == Quiet::Churn {
-        // What two hosts announce everybody has, whoever else does.
-        let both = fleet.keys()[0].clone();
-        for key in both {
-            if !fleet.keys()[1].contains(&key) {
-                fleet.change(1, key);
-            }
-        }
-        let from = fleet.places_of(0)[0];
-        if !fleet.is_connected(2, from) {
-            fleet.connect(2, from);
-        }
-        fleet.run_for_s(10);
+    match what {
+        Quiet::Churn => fleet.prepares_churn(),
+        Quiet::LonelyChurn => fleet.prepares_lonely_churn(),
+        _ => {}
     }
     fleet.check(&format!("seed {seed}, {what:?}: at first"));
-    let at = fleet.any_node();
+    let at = match what {
+        Quiet::LonelyChurn => (fleet.places_of(0)[0] + 1) % fleet.nodes(),
+        _ => fleet.any_node(),
+    };
+    // Only one announces what this one does, now and then.
+    let but = (what == Quiet::LonelyChurn).then_some(0);
     let others: Vec<usize> = (0..fleet.nodes()).filter(|other| *other != at).collect();
     let its: Vec<usize> = (0..fleet.hosts()).filter(|host| fleet.is_connected(*host, at)).collect();
-    let mut before = fleet.told();
+    let mut before = fleet.told(but);
     match what {
         Quiet::Restart | Quiet::GracefulRestart => {
             if what == Quiet::Restart {
@@ -276,6 +349,10 @@ pub fn quiet<F: Fleet>(seed: u64, what: Quiet, without: Option<Rule>) {
         Quiet::Partition => {
             fleet.network().cut_off(at);
             let wait = fleet.below(100);
+            if fleet.chance(50) {
+                // Not even the end of its lease is told.
+                fleet.network().engine.wipe();
+            }
             fleet.run_for_s(wait);
             fleet.network().heal(at);
         }
@@ -295,24 +372,143 @@ pub fn quiet<F: Fleet>(seed: u64, what: Quiet, without: Option<Rule>) {
                 fleet.connect(*host, to);
             }
             if let Some(host) = its.first() {
-                // It is gone for good: nothing may bring its routes back.
-                others.iter().for_each(|at| fleet.disconnect(*host, *at));
-                fleet.keys()[*host].clear();
+                fleet.is_gone(*host);
             }
             let wait = if what == Quiet::LateRestart { 140 + fleet.below(1_500) } else { 4_000 };
             fleet.run_for_s(wait);
-            before = fleet.told();
+            before = fleet.told(but);
+            if what == Quiet::LateRestart && fleet.chance(50) {
+                fleet.link_again(&others);
+                fleet.run_for_s(30);
+            }
             fleet.starts(at);
         }
         Quiet::Stall => fleet.network().nodes[at].is_stalled = true,
-        Quiet::Churn => fleet.churn(at),
+        Quiet::Churn | Quiet::LonelyChurn => fleet.churn(at),
     }
     fleet.rest();
-    let after = fleet.told();
+    let after = fleet.told(but);
     let told: u64 =
         before.iter().filter_map(|(peer, count)| Some(after.get(peer)?.abs_diff(*count))).sum();
     assert_eq!(told, 0, "seed {seed}, {what:?}: messages to peers that stay");
     fleet.check(&format!("seed {seed}, {what:?}"));
+}
+
+/// The engine has not a byte more: what is withdrawn is so everywhere, and when there is room nothing stays for ever.
+pub fn full<F: Fleet>(seed: u64, without: Option<Rule>) {
+    let mut fleet = F::new(seed, without);
+    fleet.settle();
+    let bytes = fleet.network().engine.bytes();
+    fleet.network().engine.room = Room::Bytes(bytes);
+    // By all at once: where one of two is left, the record names it, and so gets longer.
+    let keys: BTreeSet<Key> = fleet.keys().iter().flatten().copied().collect();
+    for key in keys {
+        let goes = fleet.chance(60);
+        for host in 0..fleet.hosts() {
+            if goes && fleet.keys()[host].contains(&key) {
+                fleet.change(host, key);
+            }
+        }
+    }
+    fleet.run_for_s(30);
+    fleet.check_soon(&format!("seed {seed}: full"));
+    for _ in 0..10 {
+        let (host, key) = (fleet.any_host(), fleet.key());
+        fleet.change(host, key);
+        fleet.run_a_while(3_000_000);
+    }
+    fleet.rest();
+    fleet.check(&format!("seed {seed}"));
+    let left = fleet.network().engine.list("mb.f.r.>");
+    let bare = left.iter().filter(|(_, kept)| kept.value.is_empty() && kept.ended.is_none());
+    assert_eq!(bare.count(), 0, "seed {seed}: they would stay for ever");
+}
+
+/// What was on its way when a connection broke comes long after what was said then: that is put right at once.
+pub fn late<F: Fleet>(seed: u64, without: Option<Rule>) {
+    let mut fleet = F::new(seed, without);
+    fleet.settle();
+    for _ in 0..6 {
+        let (host, key) = (fleet.any_host(), fleet.key());
+        let places = fleet.places_of(host);
+        fleet.change(host, key);
+        fleet.run_a_while(3_000);
+        fleet.link_again(&places);
+        fleet.change(host, key);
+        for _ in 0..3 {
+            fleet.run_for_s(7);
+            fleet.check_soon(&format!("seed {seed}: late"));
+        }
+        fleet.run_for_s(60);
+    }
+}
+
+/// A reflector ends, and the engine loses its lease, so that nobody tells others.
+pub fn forgotten<F: Fleet>(seed: u64, without: Option<Rule>) {
+    let mut fleet = F::new(seed, without);
+    fleet.settle();
+    let at = fleet.any_node();
+    fleet.crashes(at);
+    let lease = format!("mb.f.l.r{at}");
+    fleet.network().engine.lose_some(|kept| kept.subject == lease);
+    fleet.run_for_s(300);
+    fleet.check(&format!("seed {seed}: forgotten"));
+}
+
+/// All that may happen.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Case {
+    Faults,
+    Purge,
+    Full,
+    Late,
+    Forgotten,
+    Quiet(Quiet),
+}
+
+impl Case {
+    pub fn all() -> impl Iterator<Item = Case> {
+        let others = [Case::Faults, Case::Purge, Case::Full, Case::Late, Case::Forgotten];
+        others.into_iter().chain(QUIET.map(Case::Quiet))
+    }
+
+    pub fn run<F: Fleet>(self, seed: u64, without: Option<Rule>) {
+        match self {
+            Case::Faults => faults::<F>(seed, 2, without),
+            Case::Purge => purge::<F>(seed, without),
+            Case::Full => full::<F>(seed, without),
+            Case::Late => late::<F>(seed, without),
+            Case::Forgotten => forgotten::<F>(seed, without),
+            Case::Quiet(what) => quiet::<F>(seed, what, without),
+        }
+    }
+
+    /// Whether this seed fails without a rule.
+    pub fn fails<F: Fleet>(self, seed: u64, without: Rule) -> bool {
+        catch_unwind(AssertUnwindSafe(|| self.run::<F>(seed, Some(without)))).is_err()
+    }
+
+    /// Of so many seeds, those that do.
+    pub fn failing<F: Fleet>(self, seeds: u64, without: Rule) -> Vec<u64> {
+        (0..seeds).filter(|seed| self.fails::<F>(*seed, without)).collect()
+    }
+}
+
+/// Which of so many seeds fail in which case when a rule is not kept: a line for each rule.
+pub fn table<F: Fleet>(seeds: u64) -> String {
+    let mut lines = Vec::new();
+    for rule in Rule::ALL {
+        let mut line = format!("{rule:?}:");
+        for case in Case::all() {
+            let failing = case.failing::<F>(seeds, rule);
+            if let Some(first) = failing.first() {
+                let name = format!("{case:?}").replace("Quiet(", "").replace(')', "");
+                line += &format!(" {name} {} (from {first}),", failing.len());
+            }
+        }
+        lines.push(line);
+    }
+    lines.join("\n")
 }
 
 /// A reflector is gone, and comes back about when it is purged, or long after that.

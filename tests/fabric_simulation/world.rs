@@ -8,6 +8,7 @@ use metalbond_uring::internals::fabric::{FabricConfig, State, Timers};
 use metalbond_uring::internals::shard::Identity;
 use metalbond_uring::types::{Destination, NextHop, NextHopType, Route, Vni};
 
+use crate::engine::Room;
 use crate::names::{Key, Rule};
 use crate::network::Network;
 use crate::reflector::{Kind, Reflector, Session};
@@ -27,6 +28,8 @@ pub struct World {
     destinations: usize,
     next_incarnation: u64,
     next_session: u64,
+    /// Hosts that were connected twice.
+    were_dual: BTreeSet<usize>,
     without: Option<Rule>,
 }
 
@@ -51,6 +54,7 @@ impl World {
             destinations: 1 + rng.below(6),
             next_incarnation: 1,
             next_session: 1,
+            were_dual: BTreeSet::new(),
             without,
             network: Network::new(rng, reflectors, Timers::default().gone),
         };
@@ -76,7 +80,8 @@ impl World {
         let mut expected = BTreeSet::new();
         for (_, from) in self.sessions().filter(|(_, from)| is_other(from)) {
             if !(self.is_server[from.host] && self.is_server[to.host]) {
-                let keys = self.keys[from.host].iter().filter(|key| key.0 == vni);
+                let counts = |key: &&Key| key.0 == vni && self.kind.permits(from.host, **key);
+                let keys = self.keys[from.host].iter().filter(counts);
                 expected.extend(keys.map(|key| key.1));
             }
         }
@@ -136,6 +141,9 @@ impl Fleet for World {
         if self.is_connected(host, at) {
             return;
         }
+        if self.sessions().any(|(_, session)| session.host == host) {
+            self.were_dual.insert(host);
+        }
         let (now, number) = (self.network.now, self.next_session);
         let [a, b, c] = ADDRESS;
         let who = (host, [a, b, c, host as u8].into(), self.is_server[host]);
@@ -187,7 +195,13 @@ impl Fleet for World {
         }
         for (at, reflector) in self.reflectors() {
             let status = reflector.status(now);
-            let is_at_rest = status.state == State::Synced && status.dirty + status.in_flight == 0;
+            // What is longer than before has to wait for room.
+            let may_wait = match self.network.engine.room {
+                Room::Enough => 0,
+                _ => status.full,
+            };
+            let waits = status.dirty + status.in_flight;
+            let is_at_rest = status.state == State::Synced && waits <= may_wait;
             if !is_at_rest || !faults.is_empty() {
                 faults.push(format!("r{at}: {status:?}"));
             }
@@ -195,10 +209,17 @@ impl Fleet for World {
         faults
     }
 
-    fn told(&self) -> Told {
+    /// Where each connection speaks for itself, whoever has two hears what it has said by the other one, as long as that
+    /// lasts.
+    fn told(&self, but: Option<usize>) -> Told {
+        let counts = |host: usize| match self.kind.identity {
+            Identity::Address => Some(host) != but,
+            Identity::Connection => Some(host) != but && !self.were_dual.contains(&host),
+        };
         let told =
             |(at, session): (usize, &Session)| ((at, session.number), session.connection.updates.1);
-        self.sessions().map(told).collect::<BTreeMap<_, _>>()
+        let counted = self.sessions().filter(|(_, session)| counts(session.host));
+        counted.map(told).collect::<BTreeMap<_, _>>()
     }
 }
 

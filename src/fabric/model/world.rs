@@ -244,7 +244,7 @@ impl Fleet for World {
     }
 
     /// To somebody who announces nothing, at each reflector.
-    fn told(&self) -> Told {
+    fn told(&self, _but: Option<usize>) -> Told {
         let nodes = self.network.nodes.iter().enumerate();
         let running = nodes.filter_map(|(at, node)| Some((at, node.process.as_ref()?)));
         running.map(|(at, it)| ((at, it.incarnation), it.homes.added + it.homes.removed)).collect()

@@ -13,6 +13,8 @@ const OPENING_MAX: Duration = Duration::from_secs(30);
 /// Waits between two readings: at first, and at the latest.
 const WAIT_MIN: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Lifetimes of a lease of which nothing was heard, until it is looked for.
+const OVERDUE: u32 = 3;
 /// After so long a reading is the first one again.
 const CALM: Duration = Duration::from_secs(60);
 
@@ -170,6 +172,11 @@ impl Protocol {
         self.next_of_others = self.next_of_others.min(at.unwrap_or(Time::NEVER));
     }
 
+    /// When a lease that is heard now, and never again, is looked for. The engine tells its end, but that may be missed.
+    pub(super) fn overdue_at(&self, now: Time) -> Time {
+        now.after(self.config.timers.lease_lifetime * OVERDUE)
+    }
+
     /// Stale reflectors are lost, and what is left of those that never come back is purged.
     fn fire_others(&mut self, now: Time) {
         self.next_of_others = Time::NEVER;
@@ -187,10 +194,27 @@ impl Protocol {
                 self.plan_purge(now, place);
             }
             self.purge_if_due(now, place);
+            self.look_if_overdue(now, place, is_heard);
             let reflector = self.others.at(place);
             let at = reflector.stale_until.into_iter().chain(reflector.janitor.due_at()).min();
             self.note_deadline(at);
         }
+    }
+
+    /// Reads everything anew, if neither a lease nor its end is heard.
+    fn look_if_overdue(&mut self, now: Time, place: u16, is_heard: bool) {
+        let heard_at = self.others.at(place).heard_at;
+        if self.others.at(place).lease.is_none() {
+            return;
+        }
+        if self.overdue_at(heard_at) <= now {
+            self.others.at(place).heard_at = now;
+            if is_heard && self.keeps(Rule::Overdue) {
+                self.read_again(now);
+            }
+        }
+        let heard_at = self.others.at(place).heard_at;
+        self.note_deadline(Some(self.overdue_at(heard_at)));
     }
 
     /// Whether our own lease stands. If the engine takes none of ours, it may take none of others' either (its store may

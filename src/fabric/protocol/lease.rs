@@ -193,6 +193,7 @@ impl Protocol {
         }
         let contents = is_quiet.then(|| self.own.contents());
         let lease = Lease { state, incarnation: self.config.incarnation, contents };
+        let doubted = self.others.take_doubted();
         let token = self.token();
         let expected = self.lease.sequence;
         self.lease.in_flight = Some((token, state, expected));
@@ -200,7 +201,7 @@ impl Protocol {
         self.effects.push_back(Effect::Publish(Publish {
             token,
             subject: self.subjects.lease(&self.config.name),
-            value: lease.encode(),
+            value: lease.encode(doubted.as_deref()),
             lifetime: Some(self.config.timers.lease_lifetime),
             is_tombstone: false,
             expect_last: self.keeps(Rule::Fencing).then_some(expected),

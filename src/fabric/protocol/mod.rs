@@ -83,8 +83,8 @@ struct Reading {
     /// The last record that came.
     sequence: u64,
     pending: u64,
-    /// Records left until the end, as it was when the feed was opened.
-    left: u64,
+    /// What was known to be the last one when this reading began.
+    last_known: u64,
     /// When a record came last; one that had others behind it; and when we last did not want any.
     heard_at: Time,
     behind_at: Time,
@@ -154,7 +154,7 @@ impl Protocol {
                 again_at: None,
                 sequence: 0,
                 pending: 0,
-                left: 0,
+                last_known: 0,
                 heard_at: now,
                 behind_at: now,
                 paused_at: now,
@@ -229,8 +229,8 @@ impl Protocol {
     }
 
     pub(super) fn refused(&mut self, now: Time, token: u64, error: &PublishError) {
-        let sends_again = self.keeps(Rule::SendAgain);
-        let is_known = self.own.refused(token, error, sends_again)
+        let ways = (self.keeps(Rule::SendAgain), self.keeps(Rule::Bare));
+        let is_known = self.own.refused(token, error, ways)
             || self.lease_refused(now, token, error)
             || self.not_claimed(now, token);
         if is_known {

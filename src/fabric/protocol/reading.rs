@@ -6,12 +6,16 @@ use super::super::config::Rule;
 use super::super::engine::{Effect, Record};
 use super::super::lease::{Lease, LeaseState};
 use super::super::others::Janitor;
-use super::super::own::Key;
+use super::super::own::{Key, Said};
 use super::super::record::{Dropped, decode_announcers, record_hash};
 use super::super::subject::Subject;
 use super::{HomeCall, Phase, Protocol};
 
 use crate::types::{Remote, Time};
+
+/// Digests in a row that differ until everything is read anew: for the first time; and from one time to the next at most.
+const MISSES_MIN: u32 = 2;
+const MISSES_MAX: u32 = 64;
 
 impl Protocol {
     /// Everything is to be read anew, from the first record.
@@ -22,7 +26,7 @@ impl Protocol {
         reading.again_at = None;
         reading.pending = 0;
         if self.config.without != Some(Rule::ReadFromTheFirst) || !reading.has_read {
-            reading.sequence = 0;
+            reading.last_known = std::mem::take(&mut reading.sequence);
             self.own.begin_reading(reading.number);
             self.forget_leases();
             self.others.begin_reading();
@@ -62,7 +66,6 @@ impl Protocol {
     pub(super) fn begin_feed(&mut self, now: Time, pending: u64) {
         self.phase = Phase::Reading;
         self.reading.heard_at = now;
-        self.reading.left = pending;
         self.reading.pending = pending;
         if !self.reading.has_read && now < self.restart_until && self.keeps(Rule::OwnStale) {
             let stale = self.config.timers.stale;
@@ -83,18 +86,15 @@ impl Protocol {
         reading.sequence = reading.sequence.max(record.sequence);
         reading.pending = record.pending;
         reading.heard_at = now;
-        reading.left = reading.left.saturating_sub(1);
         if record.pending > 0 {
             reading.behind_at = now;
         }
         if is_new {
             self.take(now, record, false);
         }
-        let is_end = match self.keeps(Rule::ReadToTheEnd) {
-            true => record.pending == 0,
-            false => self.reading.left == 0,
-        };
-        if self.phase == Phase::Reading && is_end {
+        let last_known = self.reading.last_known;
+        let is_cut = !self.keeps(Rule::ReadToTheEnd) && (1..=record.sequence).contains(&last_known);
+        if self.phase == Phase::Reading && (record.pending == 0 || is_cut) {
             self.end_reading(now);
         }
     }
@@ -131,7 +131,8 @@ impl Protocol {
         }
         let hash = record_hash(record.subject, record.value);
         let repairs = !is_reading && self.keeps(Rule::Repair);
-        self.own.read(key, record.sequence, by, hash, repairs);
+        let is_bare = record.value.is_empty() && record.ended.is_none();
+        self.own.read(key, record.sequence, Said { by, hash, is_bare }, repairs);
         Ok(())
     }
 
@@ -166,13 +167,22 @@ impl Protocol {
         match Lease::decode(record.value) {
             Err(reason) => self.drop_it(reason),
             Ok(Lease { state: LeaseState::Gone, .. }) => self.said_gone(place, record.sequence),
-            Ok(lease) => self.lease_lives(now, place, lease),
+            Ok(lease) => {
+                let is_doubt = Lease::doubted(record.value) == Some(&self.config.name);
+                if is_doubt && !self.is_reading() && self.keeps(Rule::Digest) {
+                    // What the engine has lost of ours shows when we read it.
+                    self.read_again(now);
+                }
+                self.lease_lives(now, place, lease);
+            }
         }
     }
 
     fn lease_lives(&mut self, now: Time, place: u16, lease: Lease) {
         let is_reading = self.is_reading();
+        let overdue_at = self.overdue_at(now);
         let reflector = self.others.at(place);
+        reflector.heard_at = now;
         let is_back = !reflector.counts() && reflector.has_skipped;
         reflector.lease = Some(lease);
         reflector.stale_until = None;
@@ -188,6 +198,7 @@ impl Protocol {
                 self.lose(place, lost);
             }
             self.compare(now, place, &lease);
+            self.note_deadline(Some(overdue_at));
         }
     }
 
@@ -214,30 +225,31 @@ impl Protocol {
         self.note_deadline(until);
     }
 
-    /// Compares what a reflector says that it has published with what we have of it.
+    /// Compares what a reflector says that it has published with what we have of it. While that differs, everything is
+    /// read anew, ever less often; and when that has not helped, the reflector is asked to do the same.
     fn compare(&mut self, now: Time, place: u16, lease: &Lease) {
         // Where more is pending, some of what the lease counts may have been replaced before it came to us.
-        let is_exact = self.reading.pending == 0 && self.keeps(Rule::Digest);
+        let is_known = self.reading.pending > 0 || self.reading.again_at.is_some();
+        let is_exact = !is_known && self.keeps(Rule::Digest);
         let reflector = self.others.at(place);
         let Some(theirs) = lease.contents.filter(|_| is_exact && !reflector.is_incomplete) else {
             return;
         };
         if theirs == reflector.contents() && !reflector.has_skipped {
             reflector.misses = 0;
-            (reflector.is_suspect, reflector.is_alarmed) = (false, false);
+            reflector.is_doubted = false;
             return;
         }
-        reflector.misses += 1;
-        if reflector.misses < 2 || reflector.is_alarmed {
+        reflector.misses = reflector.misses.saturating_add(1);
+        let misses = reflector.misses;
+        if misses < MISSES_MIN || !misses.is_power_of_two() && !misses.is_multiple_of(MISSES_MAX) {
             return;
         }
-        if reflector.is_suspect {
-            reflector.is_alarmed = true;
+        if misses > MISSES_MIN {
+            reflector.is_doubted = true;
             self.digest_alarms += 1;
-        } else {
-            reflector.is_suspect = true;
-            self.read_again(now);
         }
+        self.read_again(now);
     }
 
     /// All was read.
@@ -250,10 +262,13 @@ impl Protocol {
             true => now.after(self.config.timers.stale),
             false => now,
         };
+        let overdue_at = self.overdue_at(now);
         for place in 0..self.others.len() {
             let reflector = self.others.at(place);
             match (reflector.lease, reflector.stale_until) {
                 (Some(lease), _) => {
+                    reflector.heard_at = now;
+                    self.note_deadline(Some(overdue_at));
                     let is_synced = lease.state == LeaseState::Synced;
                     if is_synced || !self.keeps(Rule::LoseWhenSynced) {
                         let lost = self.others.lose_former(place);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::super::config::Rule;
 use super::super::engine::{Effect, Publish, PublishError};
+use super::super::own::Said;
 use super::super::record::{encode_announcers, record_hash};
 use super::{Phase, Protocol};
 use crate::types::Time;
@@ -76,14 +77,14 @@ impl Protocol {
 
     fn publish(&mut self, tombstones_only: bool) {
         while self.own.in_flight() < self.config.in_flight_max
-            && let Some((key, by)) = self.own.next(tombstones_only)
+            && let Some((key, by, is_bare)) = self.own.next(tombstones_only)
         {
             let subject = self.subjects.route(&self.config.name, key.0, &key.1);
             let value = encode_announcers(&by);
             let hash = record_hash(&subject, &value);
             let token = self.token();
-            self.own.sent(token, key, by, hash);
-            let is_tombstone = by.is_nobody();
+            self.own.sent(token, key, Said { by, hash, is_bare });
+            let is_tombstone = by.is_nobody() && !is_bare;
             self.effects.push_back(Effect::Publish(Publish {
                 token,
                 subject,
