@@ -1,13 +1,13 @@
-//! Makes the prost types from `proto/metalbond.proto`, which needs no installed protoc, and the version that
-//! the programs print.
+//! Makes the prost types from `proto`, which needs no installed protoc, and the version that the programs print.
 
 use std::path::Path;
 use std::process::Command;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=proto/metalbond.proto");
-    let descriptors = protox::compile(["proto/metalbond.proto"], ["proto"])?;
-    prost_build::Config::new().compile_fds(descriptors)?;
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors =
+        protox::compile(["proto/metalbond.proto", "proto/handover.proto"], ["proto"])?;
+    prost_build::Config::new().btree_map(["."]).compile_fds(descriptors)?;
 
     let version = std::env::var("CARGO_PKG_VERSION")?;
     let version = match commit() {

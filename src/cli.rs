@@ -23,15 +23,17 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::io::{FabricName, Md5Key, MemoryMax, PolicyConfig, ServerConfig};
+use crate::io::{
+    FabricName, HANDOVER_S_DEFAULT, HandoverOptions, Md5Key, MemoryMax, PolicyConfig, ServerConfig,
+};
 use crate::policy::NextHopPolicy;
 use crate::shard::{Identity, Limits};
 use crate::types::{HostPort, Pace, ReflectOwn, nearest};
 use values::{
-    at_least_one, connections, cores, drain_seconds, host_port, keepalive, listen, listen_default,
-    log_format, memory, mss, network, network_and_file, next_hop_policy, pace, policy_file,
-    queue_mib_default, queue_mib_per_peer_default, reflect_own, routes_max_default, seconds,
-    subscriptions_max_default,
+    at_least_one, connections, cores, drain_seconds, handover_seconds, host_port, keepalive,
+    listen, listen_default, log_format, memory, mss, network, network_and_file, next_hop_policy,
+    pace, policy_file, queue_mib_default, queue_mib_per_peer_default, reflect_own,
+    routes_max_default, seconds, subscriptions_max_default,
 };
 
 pub use client::ClientOptions;
@@ -85,6 +87,10 @@ pub struct Exit {
 pub struct ServerOptions {
     /// The server: at least one address, more only if a name has several.
     pub server: ServerConfig,
+    /// Where another one takes over, or is taken over from, if anywhere.
+    pub handover: Option<HandoverOptions>,
+    /// Whether it is to be in the background.
+    pub detach: bool,
     /// Where to show what is known, if anywhere.
     pub http: Option<HostPort>,
     /// Whether its metrics have series for each peer.
@@ -132,11 +138,27 @@ fn server(args: &[&str]) -> Result<Invocation, Exit> {
     let allow = GRAMMAR.unique("--allow", &flags.allow, network)?;
     let tcp_md5 = md5_keys(&GRAMMAR, &flags.tcp_md5)?;
     let fabric = fabric::options(&GRAMMAR, &flags)?;
+    let handover = handover(&GRAMMAR, &flags)?;
     let mut options = ServerOptions::from(flags);
     options.server.tcp_md5 = tcp_md5;
     options.server.fabric = fabric;
+    options.handover = handover;
     options.server.allow = allow.into_iter().collect();
     Ok(Invocation::Server(options))
+}
+
+/// Where a successor takes over.
+fn handover(grammar: &Grammar, flags: &ServerFlags) -> Result<Option<HandoverOptions>, Exit> {
+    if flags.handover.is_some() && flags.fabric.is_some() {
+        let why = "not yet together with --fabric: leave out one of them";
+        return Err(grammar.wrong("--handover", "", why));
+    }
+    if flags.detach && flags.handover.is_none() {
+        let why = "with --handover only, for one that takes over";
+        return Err(grammar.wrong("--detach", "", why));
+    }
+    let time_max = Duration::from_secs(flags.handover_time.into());
+    Ok(flags.handover.clone().map(|path| HandoverOptions { path, time_max }))
 }
 
 /// Series that nobody can ask for are a mistake.
@@ -346,6 +368,15 @@ struct ServerFlags {
     /// seconds over which peers are closed when it ends, up to 3600; default 0, which is at once
     #[argh(option, arg_name = "s", from_str_fn(drain_seconds), default = "0")]
     drain_time: u32,
+    /// path of a socket: the server that is started with the same one next takes over all connections, and this one ends
+    #[argh(option, arg_name = "path", from_str_fn(fabric::file))]
+    handover: Option<PathBuf>,
+    /// seconds for which peers may wait at most while they are handed over, 1 to 60; default 5
+    #[argh(option, arg_name = "s", from_str_fn(handover_seconds), default = "HANDOVER_S_DEFAULT")]
+    handover_time: u32,
+    /// start in the background, with --handover: the command ends when the new server serves, or fails as that one does
+    #[argh(switch)]
+    detach: bool,
     /// fabric of reflectors to join: nats://HOST[,HOST...]/NAME, or tls://; they see each other's routes
     #[argh(option, arg_name = "url")]
     fabric: Option<String>,
@@ -435,6 +466,8 @@ impl From<ServerFlags> for ServerOptions {
         };
         ServerOptions {
             server,
+            handover: None,
+            detach: flags.detach,
             http: flags.http,
             metrics_per_peer: flags.metrics_per_peer,
             log_format: flags.log_format,
@@ -447,7 +480,16 @@ static GRAMMAR: Grammar = Grammar {
     program: PROGRAM,
     values: VALUES,
     lists: &["--allow", "--tcp-md5"],
-    switches: &["--metrics-per-peer", "--verbose", "-v", "--version", "-V", "--help", "-h"],
+    switches: &[
+        "--detach",
+        "--metrics-per-peer",
+        "--verbose",
+        "-v",
+        "--version",
+        "-V",
+        "--help",
+        "-h",
+    ],
     aliases: &[],
     beside: Some(("metalbond-uring client", &client::GRAMMAR)),
     words: None,
@@ -503,6 +545,8 @@ static VALUES: &[Takes] = &[
     Takes("--announce-policy", "a file of rules", "/etc/metalbond-uring/policy"),
     Takes("--drain-time", "seconds from 0 to 3600", "30"),
     Takes("--queue-mib-max", "a number of MiB from 1 to 4294967295", "1024"),
+    Takes("--handover", "a path", "/run/metalbond-uring/handover"),
+    Takes("--handover-time", "seconds from 1 to 60", "5"),
     FABRIC_TAKES,
     Takes("--fabric-name", "1 to 32 letters, digits, - and _", "rr-1"),
     CREDS_TAKES,

@@ -26,15 +26,18 @@ pub mod fabric {
 pub mod http {
     pub use crate::http::{HttpError, HttpListener, HttpServer, Servers, View};
 }
+pub mod handover {
+    pub use crate::handover::*;
+}
 pub mod io {
     #[cfg(feature = "fabric")]
     pub use crate::io::nats::{
         Acks, Connected, Delivered, Fault, Feed, ForgetError, Link, Publication, forget,
     };
     pub use crate::io::{
-        Asker, SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server, ServerConfig, Signals, explain,
-        probe, raise_descriptor_limit, receive_ready, runtime_builder, serve,
-        survive_file_size_limit,
+        Asker, Handover, HandoverOptions, SEGMENT_BYTES_MAX_DEFAULT, ServeError, Server,
+        ServerConfig, Signals, explain, probe, raise_descriptor_limit, receive_ready,
+        runtime_builder, serve, survive_file_size_limit,
     };
     #[cfg(feature = "fabric")]
     pub use crate::io::{
@@ -68,11 +71,12 @@ pub mod session {
 }
 pub mod shard {
     pub use crate::shard::{
-        Announcer, Audience, BATCH_BYTES_MAX, Budgets, Correspondent, Counters, EndsPiece,
-        Extremes, Identity, Ledger, Limits, Mail, MemoryBounds, PaceCounters, PeerView, PeersPiece,
-        Piece, Pressure, RefusedWhat, RoutesPiece, STRANGERS, SessionEnd, Shard, ShardConfig,
-        Sight, Sources, Standing, StandingView, StandingsPiece, SubscribersPiece, SubscribersView,
-        TIMING_BOUNDS_US, TcpSample, Timings, Transmit, Usage, VniView, VnisPiece, Wake,
+        Announcer, Audience, BATCH_BYTES_MAX, Budgets, Correspondent, Counters, EndsPiece, Export,
+        Extremes, Identity, Import, Ledger, Limits, Mail, MemoryBounds, Order, PaceCounters,
+        PeerView, PeersPiece, Piece, Pressure, RefusedWhat, RoutesPiece, STRANGERS, SessionEnd,
+        Shard, ShardConfig, Sight, Sources, Standing, StandingView, StandingsPiece, Stillness,
+        SubscribersPiece, SubscribersView, TIMING_BOUNDS_US, TcpSample, Timings, Transmit, Usage,
+        VniView, VnisPiece, Wake,
     };
 }
 pub mod vital {

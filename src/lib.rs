@@ -11,6 +11,7 @@
 //! | `log` | encoded updates on their way: logs with cursors and what laggards missed, bases |
 //! | `policy` | what peers may announce: rules, and who judges a peer's routes |
 //! | `rib` | route tables, sources, and the records that changes make |
+//! | `handover` | what a server tells its successor: the schema |
 //! | `client` | this node as a client: its wishes, the servers that it dialled, what is kept of lost ones, what its route client is told |
 //! | `shard` | the sans-IO core of one shard: the turn, peers, mail, jobs, pacing |
 //! | `fabric` | many reflectors as one: what each tells the others, through an engine that keeps it (feature `fabric`) |
@@ -38,6 +39,8 @@ mod cli;
 mod client;
 #[cfg(all(target_os = "linux", feature = "fabric"))]
 mod fabric;
+#[cfg(target_os = "linux")]
+mod handover;
 #[cfg(all(target_os = "linux", feature = "http"))]
 mod http;
 #[doc(hidden)]

@@ -3,6 +3,7 @@
 //! Owns the process: its arguments, its output and its exit code.
 
 mod ask;
+mod detach;
 mod diagnostics;
 mod diff;
 mod show;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     io::survive_file_size_limit();
     match cli::parse(&args) {
+        Ok(Invocation::Server(options)) if options.detach => detached(),
         Ok(Invocation::Server(options)) => end(serve(options)),
         Ok(Invocation::Client(options)) => end(client(options)),
         Ok(Invocation::Show(options)) => done(show::run(&options)),
@@ -40,18 +42,44 @@ fn main() -> ExitCode {
     }
 }
 
+/// The same in the background. Why it does not serve, it has said by itself.
+fn detached() -> ExitCode {
+    match detach::start() {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(status)) => {
+            let text = match status.code() {
+                Some(_) => String::new(),
+                None => format!("{}: {status}\n", cli::PROGRAM),
+            };
+            say(&Exit { code: detach::code_of(status), text, stream: Stream::Stderr })
+        }
+        Err(error) => end(Err(anyhow::Error::new(error).context("cannot start in the background"))),
+    }
+}
+
 fn serve(options: ServerOptions) -> anyhow::Result<()> {
+    detach::leave_terminal();
     diagnostics::start(options.log_format, options.verbose).context(NO_LOG)?;
-    let http = options.http.map(|address| HttpListener::bind(&address)).transpose();
+    let handover =
+        options.handover.map(|options| io::Handover::begin(options, cli::VERSION)).transpose();
+    let mut handover = handover?;
+    let takes_over = handover.as_ref().is_some_and(io::Handover::takes_over);
+    let inherit = |address| handover.as_mut()?.inherit_http(address);
+    let http =
+        options.http.map(|address| HttpListener::bind_or_inherit(&address, inherit)).transpose();
     let http = http.context("--http")?;
+    if let (Some(handover), Some(http)) = (&mut handover, &http) {
+        handover.offer_http(http.socket().context("--http")?);
+    }
     let signals = io::Signals::watch(supervisor::stopping)?;
-    io::serve(options.server, signals, |asker| {
+    io::serve(options.server, handover, signals, |asker| {
         let mut view = View::new(asker.clone(), cli::VERSION);
         if options.metrics_per_peer {
             view = view.with_metrics_per_peer();
         }
         let http = http.map(|listener| listener.serve(view)).transpose().context("--http")?;
-        supervisor::ready(asker).context(NO_WATCHDOG)?;
+        supervisor::ready(asker, takes_over).context(NO_WATCHDOG)?;
+        detach::serves();
         Ok(http)
     })
 }
@@ -82,7 +110,7 @@ fn client(options: ClientOptions) -> anyhow::Result<()> {
     if let Some(address) = options.http {
         metalbond.start_http_server_with(&address.to_string(), http).context("--http")?;
     }
-    supervisor::ready(metalbond.asker()).context(NO_WATCHDOG)?;
+    supervisor::ready(metalbond.asker(), false).context(NO_WATCHDOG)?;
     signals.wait();
     match options.cleanup {
         true => metalbond.shutdown_and_cleanup(),

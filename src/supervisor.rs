@@ -20,16 +20,19 @@ const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 const PATIENCE_MIN: Duration = Duration::from_millis(2);
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Says that the service is up. If the manager has a watchdog, it is told from now on that all shards answer; one
+/// Says that the service is up, and that it is this process from now on if it took over from another one. If the manager has a watchdog, it is told from now on that all shards answer; one
 /// that does not is left to it.
 ///
 /// # Errors
 /// If the watchdog's thread cannot start.
-pub fn ready(asker: &Asker) -> io::Result<()> {
+pub fn ready(asker: &Asker, took_over: bool) -> io::Result<()> {
     if socket().is_none() {
         return Ok(());
     }
-    tell("READY=1\n");
+    match took_over {
+        true => tell(&format!("MAINPID={}\nREADY=1\n", std::process::id())),
+        false => tell("READY=1\n"),
+    }
     let set = |name| std::env::var(name).ok();
     let patience = patience(set("WATCHDOG_USEC"), set("WATCHDOG_PID"), std::process::id());
     if let Some(patience) = patience {

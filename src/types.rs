@@ -45,6 +45,13 @@ impl Time {
         Time(self.0.saturating_add(micros))
     }
 
+    /// `self - duration`, not before the start.
+    #[must_use]
+    pub(crate) fn before(self, duration: Duration) -> Time {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Time(self.0.saturating_sub(micros))
+    }
+
     /// The time from `earlier` to `self`; zero if `earlier` is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
@@ -297,6 +304,16 @@ impl PeerId {
     pub fn new(shard: ShardId, slot: u32, generation: u64) -> PeerId {
         assert!(shard <= ShardId::MAX && slot < Self::SLOTS && generation < Self::GENERATIONS);
         PeerId(u64::from(shard.0) << 54 | u64::from(slot) << 34 | generation)
+    }
+
+    /// As a number, for another process.
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// What was a number in another process.
+    pub(crate) fn of_bits(bits: u64) -> PeerId {
+        PeerId(bits)
     }
 
     /// The shard that owns the connection.

@@ -92,6 +92,53 @@ fn fairness() {
 }
 
 #[test]
+fn upgrade() {
+    let arguments =
+        "--scenario upgrade --peers 40 --rate 400 --duration-s 1.5 --rounds 2 --cores 1";
+    let run = right(arguments);
+    assert!(run.stage("steady")["longest_pause_ms"].as_f64().unwrap() > 0.0);
+    assert!(run.stage("steady")["upgrade"].is_null());
+    for (stage, cores) in [("upgrade 1", 2), ("upgrade 2", 1)] {
+        let stage = run.stage(stage);
+        assert_eq!(stage["peers"], 40, "{stage}");
+        assert!(stage["deliveries"].as_u64() > Some(0), "{stage}");
+        assert_eq!(stage["resets"], 0, "{stage}");
+        assert!(stage["longest_pause_ms"].as_f64().unwrap() > 0.0, "{stage}");
+        let upgrade = &stage["upgrade"];
+        assert_eq!(upgrade["cores"], cores, "{stage}");
+        assert!(upgrade["told_pause_ms"].as_f64().unwrap() > 0.0, "{stage}");
+        let bytes = |field: &str| upgrade[field].as_u64().unwrap();
+        let (old, new) = (bytes("old_rss_bytes_peak"), bytes("new_rss_bytes_peak"));
+        let together = stage["server_rss_bytes_peak"].as_u64().unwrap();
+        assert!(old.max(new) < together && together <= old + new, "{stage}");
+    }
+    // Legacy peers, too; and people are told.
+    let run = load::run("--scenario upgrade --peers 20 --duration-s 1.5 --rounds 1 --legacy");
+    assert_eq!(run.code, Some(0), "{}", run.all());
+    assert!(run.stdout.contains("upgrade 1: to "), "{}", run.all());
+    assert!(run.stdout.contains("peers heard nothing for at most "), "{}", run.all());
+    assert!(!run.stdout.contains(" ? "), "{}", run.all());
+}
+
+/// A reflector that does not take over is no upgrade, though no peer notices.
+#[test]
+fn an_upgrade_that_fails_is_the_reason() {
+    let loadgen = Command::new(BINARY)
+        .args("--scenario upgrade --peers 20 --duration-s 1 --rounds 1 --json".split(' '))
+        .env("METALBOND_HANDOVER_TEST", "crash-after-items=1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let folder = std::env::temp_dir().join(format!("loadgen-{}", loadgen.id()));
+    let run = Run::of(loadgen.wait_with_output().unwrap());
+    run.failed_with("the new reflector: the reflector ended (");
+    assert_eq!(run.stage("upgrade 1")["connections_lost"], 0);
+    assert!(!folder.exists(), "left behind");
+}
+
+#[test]
 fn fanout() {
     let run = right("--scenario fanout --subscribers 50 --routes 500 --announcers 2");
     assert_eq!(run.stage("announce")["deliveries"], 50_000);

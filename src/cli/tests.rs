@@ -54,6 +54,8 @@ fn defaults() {
                 policy: PolicyConfig::default(),
                 fabric: None,
             },
+            handover: None,
+            detach: false,
             http: None,
             metrics_per_peer: false,
             log_format: LogFormat::Text,
@@ -170,11 +172,29 @@ fn every_flag() -> ServerOptions {
                 hold_time: Duration::from_secs(604_800),
             }),
         },
+        // Not with a fabric.
+        handover: None,
+        detach: false,
         http: Some(HostPort { host: String::new(), port: 4712 }),
         metrics_per_peer: true,
         log_format: LogFormat::Logfmt,
         verbose: true,
     }
+}
+
+#[test]
+fn a_place_to_hand_over() {
+    let handover = |args: &[&str]| server(args).handover;
+    let at = |seconds| {
+        Some(HandoverOptions { path: "/run/h".into(), time_max: Duration::from_secs(seconds) })
+    };
+    assert_eq!(handover(&["--handover", "/run/h"]), at(5));
+    assert_eq!(handover(&["--handover=/run/h", "--handover-time=60"]), at(60));
+    assert_eq!(handover(&["--handover-time", "1"]), None);
+    let text = wrong(&["--handover", "/run/h", "--fabric", "nats://a/F", "--fabric-name", "a"]);
+    assert!(text.contains("not yet together with --fabric"), "{text}");
+    assert!(server(&["--detach", "--handover", "/run/h"]).detach);
+    assert!(wrong(&["--detach"]).contains("--detach: with --handover only"));
 }
 
 #[test]
@@ -256,6 +276,8 @@ fn wrong_values_name_the_flag_the_value_and_what_it_takes() {
         ("--memory-max", "512M", "32 to 16777216, or auto"),
         ("--drain-time", "3601", "0 to 3600"),
         ("--drain-time", "30s", "0 to 3600"),
+        ("--handover-time", "0", "1 to 60"),
+        ("--handover-time", "61", "1 to 60"),
         ("--queue-mib-max", "0", "1 to 4294967295"),
         ("--queue-mib-max", "1.5", "1 to 4294967295"),
     ] {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::io::{CORES_MAX, DRAIN_TIME_S_MAX, MEMORY_MIB, MemoryMax, SEGMENT_BYTES};
+use crate::io::{CORES_MAX, DRAIN_TIME_S_MAX, HANDOVER_S, MEMORY_MIB, MemoryMax, SEGMENT_BYTES};
 use crate::policy::{NextHopPolicy, NextHopPolicyError};
 use crate::session::KEEPALIVE_INTERVAL_S_MAX;
 use crate::shard::Limits;
@@ -132,6 +132,11 @@ pub(super) fn mss(value: &str) -> Result<u16, String> {
 
 pub(super) fn keepalive(value: &str) -> Result<u32, String> {
     number(value, 0, KEEPALIVE_INTERVAL_S_MAX)
+}
+
+/// How long peers may wait.
+pub(super) fn handover_seconds(value: &str) -> Result<u32, String> {
+    number(value, *HANDOVER_S.start(), *HANDOVER_S.end())
 }
 
 /// Up to a day.

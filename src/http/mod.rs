@@ -176,11 +176,33 @@ impl HttpListener {
     /// # Errors
     /// [`HttpError`].
     pub fn bind(address: &HostPort) -> Result<HttpListener, HttpError> {
+        HttpListener::bind_or_inherit(address, |_| None)
+    }
+
+    /// The same with a socket of another process, if that one has it at the address.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn bind_or_inherit(
+        address: &HostPort,
+        inherit: impl FnOnce(SocketAddr) -> Option<TcpListener>,
+    ) -> Result<HttpListener, HttpError> {
         let address = resolve(address)?;
-        // As peers are listened to, IPv4 alone where there is no IPv6 too.
-        let listener = io::listen(address, 0, &io::Md5Keys::default())?;
+        let listener = match inherit(address) {
+            Some(listener) => listener,
+            // As peers are listened to, IPv4 alone where there is no IPv6 too.
+            None => io::listen(address, 0, &io::Md5Keys::default())?,
+        };
         let address = listener.local_addr().unwrap_or(address);
         Ok(HttpListener { listener, address })
+    }
+
+    /// Its socket once more, for another process.
+    ///
+    /// # Errors
+    /// [`HttpError::Thread`] if there is no descriptor left.
+    pub fn socket(&self) -> Result<TcpListener, HttpError> {
+        self.listener.try_clone().map_err(HttpError::Thread)
     }
 
     /// Answers from now on.

@@ -21,7 +21,9 @@ use tracing::{debug, info, warn};
 use super::door::{Door, Place, Refusal, Refused, Vacated};
 use super::letter::Letter;
 use super::memory::MemoryWatch;
+use super::truce::{Recess, Truce};
 use crate::shard::STRANGERS;
+use crate::types::ShardId;
 
 /// How long to wait before trying again when no descriptor is free.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -56,6 +58,9 @@ pub(super) struct Acceptor {
     pub(super) ended: UnboundedReceiver<()>,
     /// The fabric's thread, if there is one. It ends after the shards.
     pub(super) fabric: Option<UnboundedSender<Letter>>,
+    /// From handovers.
+    pub(super) recesses: UnboundedReceiver<Recess>,
+    pub(super) truce: Truce,
     /// Watches as long as there is an acceptor.
     pub(super) _memory: MemoryWatch,
 }
@@ -71,29 +76,28 @@ impl Acceptor {
 
     async fn run_here(mut self, stop: impl Future<Output = ()>) -> io::Result<()> {
         let dispatcher = Rc::new(self.dispatcher);
-        let mut listening = JoinSet::new();
-        let mut listen = |listener| -> io::Result<()> {
-            // SAFETY: the descriptor is the same for as long as the `AsyncFd` owns the listener.
-            let listener =
-                unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE)? };
-            listening.spawn_local(Rc::clone(&dispatcher).accept_loop(listener));
-            Ok(())
-        };
-        let watched: io::Result<()> = self.listeners.drain(..).try_for_each(&mut listen);
+        let mut listening = Listening::new(Rc::clone(&dispatcher));
+        let mut listeners = self.listeners.drain(..);
+        let watched: io::Result<()> = listeners.try_for_each(|listener| listening.add(listener));
+        drop(listeners);
         tokio::pin!(stop);
         while watched.is_ok() {
             tokio::select! {
                 () = &mut stop => break,
                 Some(address) = self.vacated.recv() => dispatcher.door.borrow_mut().forget(address),
                 Some(listener) = self.more.recv() => {
-                    if let Err(error) = listen(listener) {
+                    if let Err(error) = listening.add(listener) {
                         warn!(%error, "cannot listen");
                     }
                 }
+                Some(recess) = self.recesses.recv() => listening.obey(recess).await,
             }
         }
+        // Whoever waits for an answer there hears that there is none.
+        drop(self.recesses);
+        self.truce.end().await;
         // Refused from now on: a reconnecting peer finds the next instance, or tries again.
-        listening.shutdown().await;
+        listening.end().await;
         let peers = dispatcher.peers();
         info!(peers, "shutting down");
         let (told, mut all_told) = tokio::sync::mpsc::unbounded_channel();
@@ -112,6 +116,56 @@ impl Acceptor {
         while self.ended.recv().await.is_some() {}
         self.fabric.iter().for_each(|fabric| drop(fabric.send(Letter::Stop)));
         watched
+    }
+}
+
+/// The sockets that are listened on, each with a task that accepts.
+struct Listening {
+    dispatcher: Rc<Dispatcher>,
+    listeners: Vec<Rc<AsyncFd<TcpListener>>>,
+    tasks: JoinSet<()>,
+    is_recess: bool,
+}
+
+impl Listening {
+    fn new(dispatcher: Rc<Dispatcher>) -> Listening {
+        Listening { dispatcher, listeners: Vec::new(), tasks: JoinSet::new(), is_recess: false }
+    }
+
+    fn add(&mut self, listener: TcpListener) -> io::Result<()> {
+        // SAFETY: the descriptor is the same for as long as the `AsyncFd` owns the listener.
+        let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE)? };
+        let listener = Rc::new(listener);
+        self.listeners.push(Rc::clone(&listener));
+        if !self.is_recess {
+            self.accept(listener);
+        }
+        Ok(())
+    }
+
+    async fn obey(&mut self, recess: Recess) {
+        match recess {
+            Recess::Begin(begun) => {
+                self.is_recess = true;
+                // They wait only between two connections.
+                self.tasks.shutdown().await;
+                // Fails if it was given up.
+                let _ = begun.send(());
+            }
+            Recess::End if std::mem::take(&mut self.is_recess) => {
+                self.listeners.clone().into_iter().for_each(|listener| self.accept(listener));
+            }
+            Recess::End => {}
+        }
+    }
+
+    fn accept(&mut self, listener: Rc<AsyncFd<TcpListener>>) {
+        self.tasks.spawn_local(Rc::clone(&self.dispatcher).accept_loop(listener));
+    }
+
+    /// Closes the sockets.
+    async fn end(mut self) {
+        self.tasks.shutdown().await;
     }
 }
 
@@ -143,7 +197,7 @@ impl Dispatcher {
         self.send_all(|| Letter::Stop);
     }
 
-    async fn accept_loop(self: Rc<Self>, listener: AsyncFd<TcpListener>) {
+    async fn accept_loop(self: Rc<Self>, listener: Rc<AsyncFd<TcpListener>>) {
         // Set from the first failure until nobody waits any more.
         let mut short = false;
         loop {
@@ -179,6 +233,15 @@ impl Dispatcher {
         let place = Place::new(&shard.peers, Some(guest));
         // Fails only when the shard has ended: then the letter is dropped with all that it has.
         let _ = shard.mailbox.send(Letter::Socket(socket, remote, place));
+    }
+
+    /// Where a connection is to live that comes from another process.
+    pub(super) fn bring_in(&self, remote: SocketAddr) -> (ShardId, Place) {
+        let shard = self.least_loaded();
+        let guest = self.door.borrow_mut().bring_in(remote.ip());
+        let place = Place::new(&shard.peers, Some(guest));
+        let index = self.shards.iter().position(|it| std::ptr::eq(it, shard)).unwrap_or_default();
+        (ShardId(u16::try_from(index).expect("there are at most 1,024")), place)
     }
 
     /// The first of those with the fewest peers.

@@ -1,7 +1,7 @@
 //! One peer's two tasks: one that reads and one that writes.
 //!
 //! Owns the two loops. Must never wait for a read or a send together with anything else: an operation
-//! that is given up stays in flight and swallows bytes. What ends a read is `shutdown`.
+//! that is given up stays in flight and swallows bytes. What ends a read is `shutdown`, or `cancel`.
 
 use std::cell::Cell;
 use std::net::{Shutdown, SocketAddr};
@@ -14,10 +14,12 @@ use tracing::debug;
 use super::buffers::ReadBuffer;
 use super::dialled::Dial;
 use super::door::Place;
+use super::letter::Arrival;
 use super::socket::Connection;
 use super::worker::Worker;
-use super::{listener, send};
+use super::{cancel, listener, send};
 use crate::shard::{SessionEnd, TcpSample, Transmit};
+use crate::types::PeerId;
 use crate::vital::EndOnPanic;
 
 /// How long a peer may take to close its side after we have closed ours.
@@ -37,6 +39,17 @@ pub(super) fn add_peer(
     let id = worker.shard().accept(worker.now(), remote);
     debug!(%remote, %id, "connection opened");
     start_tasks(Rc::clone(worker), Rc::new(Connection::new(id, remote, socket, place, None)));
+}
+
+/// Drives a connection that comes from another process, which has set its options.
+pub(super) fn take_over(worker: &Rc<Worker>, id: PeerId, arrival: Arrival) {
+    let Arrival { socket, remote, place } = arrival;
+    debug!(%remote, %id, "connection taken over");
+    let connection = Connection::new(id, remote, socket, place, None);
+    if let Some(state) = worker.shard().session_state(id) {
+        connection.set_state(state);
+    }
+    start_tasks(Rc::clone(worker), Rc::new(connection));
 }
 
 /// A connection to a server was made. What is returned tells when and how it has ended.
@@ -71,12 +84,17 @@ async fn read_loop(worker: &Worker, connection: &Connection) {
         if connection.is_closed() {
             break Ok(());
         }
-        let (result, bytes) = connection.stream().read(buffer.into_bytes()).await;
+        let read = connection.stream().read(buffer.into_bytes());
+        let (result, bytes) = worker.counted(read).await;
         match result {
             Ok(length) if length > 0 => {
                 worker.shard().receive(worker.now(), id, &bytes[..length]);
                 worker.want_turn();
                 buffer = worker.buffers().next(bytes, length);
+            }
+            Err(error) if cancel::is_cancelled(&error) => {
+                worker.buffers().give_back(bytes);
+                buffer = ReadBuffer::small();
             }
             end => {
                 worker.buffers().give_back(bytes);
@@ -106,11 +124,14 @@ async fn write_loop(worker: &Worker, connection: &Rc<Connection>) {
         };
         match transmit {
             Transmit::Send(piece) => {
-                let result = send::send(Rc::clone(connection), piece).await;
+                let result = worker.counted(send::send(Rc::clone(connection), piece)).await;
                 worker.want_turn();
                 match result {
                     // What is left is sent after the turn, together with what that one brings.
                     Ok(length) => worker.shard().transmitted(worker.now(), id, length),
+                    Err(error) if cancel::is_cancelled(&error) => {
+                        worker.shard().transmitted(worker.now(), id, 0);
+                    }
                     Err(error) => {
                         worker.shard().transmit_failed(worker.now(), id, &error);
                         connection.close();

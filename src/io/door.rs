@@ -86,6 +86,11 @@ impl Door {
         }
     }
 
+    /// Somebody comes from another process, whose guest it was: it is not asked whether it may.
+    pub(super) fn bring_in(&mut self, address: IpAddr) -> Guest {
+        self.let_in(address)
+    }
+
     /// An address had no connection any more when that was said; now it may have one again.
     pub(super) fn forget(&mut self, address: IpAddr) {
         if self.connections(address) == 0 {

@@ -57,6 +57,9 @@ pub enum ServeError {
     /// The fabric cannot be had, whatever is tried.
     #[error("fabric: {0}")]
     Fabric(String),
+    /// Another server does not hand over.
+    #[error("--handover {0}")]
+    Handover(String),
     /// No io_uring.
     #[error(transparent)]
     Ring(#[from] ProbeError),

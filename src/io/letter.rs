@@ -2,7 +2,10 @@
 //!
 //! Owns the words for it. Must never wait for an answer.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::Sender;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -11,7 +14,8 @@ use super::dialled::DialOrder;
 use super::door::Place;
 #[cfg(feature = "fabric")]
 use super::fabric_view::FabricView;
-use crate::shard::{Mail, Shard};
+use crate::handover::{HandoverError, Item};
+use crate::shard::{Export, Mail, Order, Shard};
 use crate::types::Time;
 
 /// What another thread wants done with a core, on the core's thread.
@@ -40,6 +44,35 @@ pub(super) enum Letter {
     Drain(usize),
     /// Close what is left, and end the thread.
     Stop,
+    /// Read and send nothing from now on. Told when nothing is in flight any more.
+    Freeze(Sender<()>),
+    /// Go on.
+    Thaw,
+    /// Tell the next piece of what goes over to another process.
+    Export(Box<Export>, Sender<Exported>),
+    /// Connections, tables and all that are to come from another process; none of what is given out here has been given
+    /// out there, if it begins at this generation.
+    BeginRestoring(u64),
+    /// Take this from another process, and tell what makes no sense.
+    Restore(Vec<Restored>, Sender<HandoverError>),
+}
+
+/// A piece of what goes over to another process.
+pub(super) struct Exported {
+    pub(super) export: Box<Export>,
+    pub(super) items: Vec<Item>,
+    /// One for each peer among the items, in their order.
+    pub(super) sockets: io::Result<Vec<OwnedFd>>,
+}
+
+/// What to do, and the connection if it is about a peer.
+pub(super) type Restored = (Order, Option<Arrival>);
+
+/// A connection that comes from another process.
+pub(super) struct Arrival {
+    pub(super) socket: TcpStream,
+    pub(super) remote: SocketAddr,
+    pub(super) place: Place,
 }
 
 /// Frames for the route client, and whom to tell when it has dealt with them.

@@ -30,7 +30,7 @@ const ADDRESS_WAIT: Duration = Duration::from_secs(10);
 /// Between two looks for them.
 const ADDRESS_RETRY: Duration = Duration::from_millis(100);
 
-/// Listens on all addresses, and waits for those that are about to come up.
+/// Listens on all addresses besides those of `listeners`, and waits for those that are about to come up.
 ///
 /// Those that this host cannot have are left out with a warning, if there is another one.
 ///
@@ -40,8 +40,8 @@ pub(super) async fn listen_all(
     addresses: &[SocketAddr],
     segment_bytes_max: u16,
     keys: &Md5Keys,
+    mut listeners: Vec<TcpListener>,
 ) -> Result<Vec<TcpListener>, ServeError> {
-    let mut listeners = Vec::new();
     let mut missing = addresses.to_vec();
     let mut left_out = Vec::new();
     let mut looks_left = ADDRESS_WAIT.as_millis() / ADDRESS_RETRY.as_millis();
@@ -136,6 +136,20 @@ pub(super) fn limit_segments(
     }
     let bytes_max = segment_bytes_max.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
     SockRef::from(socket).set_tcp_mss(u32::from(bytes_max))
+}
+
+/// Sets on a socket that another process listened on what [`listen`] would set.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn adopt(
+    listener: &TcpListener,
+    segment_bytes_max: u16,
+    keys: &Md5Keys,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    limit_segments(listener, address, segment_bytes_max)?;
+    keys.demand(listener, address).map_err(io::Error::other)
 }
 
 /// Sets what a peer's socket needs.

@@ -14,6 +14,7 @@ mod address;
 mod alarm;
 mod asker;
 mod buffers;
+mod cancel;
 mod cgroup;
 mod clock;
 mod config;
@@ -40,7 +41,10 @@ mod send;
 mod server;
 mod signals;
 mod socket;
+mod succession;
 mod sys;
+mod transfer;
+mod truce;
 mod turns;
 mod worker;
 
@@ -74,6 +78,9 @@ pub use self::policy::{PolicyConfig, PolicyFileError};
 pub use self::probe::{ProbeError, explain, probe, runtime_builder};
 pub use self::server::{Server, serve};
 pub use self::signals::Signals;
+#[cfg(feature = "cli")]
+pub(crate) use self::succession::{HANDOVER_S, HANDOVER_S_DEFAULT};
+pub use self::succession::{Handover, HandoverOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::sys::host_name;
 pub use self::sys::{raise_descriptor_limit, receive_ready, survive_file_size_limit};

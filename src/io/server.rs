@@ -24,6 +24,8 @@ use super::memory::MemoryWatch;
 #[cfg(feature = "fabric")]
 use super::nats::{self, FabricStart};
 use super::signals::{Signals, acceptor_runtime};
+use super::succession::{Claimed, Handover, Succession, Ties};
+use super::truce::Truce;
 use super::turns::ThreadStart;
 use super::{listener, probe, reload, sys, turns};
 use crate::policy::{AnnouncePolicy, Policy};
@@ -31,12 +33,14 @@ use crate::shard::{Budgets, Identity, Ledger, Limits, Shard, ShardConfig};
 use crate::types::{ShardId, Time};
 use crate::vital;
 
-/// Serves until SIGINT or SIGTERM, then shuts down gracefully. What `started` returns is kept meanwhile.
+/// Serves until SIGINT or SIGTERM, then shuts down gracefully; or until another process has taken over, then it ends the
+/// process. What `started` returns is kept meanwhile.
 ///
 /// # Errors
 /// If the server cannot start: see [`ServeError`].
 pub fn serve<T, E: From<ServeError>>(
     config: ServerConfig,
+    mut handover: Option<Handover>,
     mut signals: Signals,
     started: impl FnOnce(&Asker) -> Result<T, E>,
 ) -> Result<(), E> {
@@ -47,11 +51,24 @@ pub fn serve<T, E: From<ServeError>>(
         }
         // Before the file is read: a SIGHUP meanwhile has it read again.
         let reload_asked = config.policy.announce_file.is_some().then(|| signals.reload_asked());
+        if let Some(handover) = &handover {
+            handover.judge(&config)?;
+        }
+        let claimed = handover.as_mut().and_then(|handover| handover.claimed().as_mut());
         let running = tokio::select! {
-            running = Running::start(&config) => running?,
+            running = Running::start(&config, claimed) => running,
             // It waits for an address.
             () = signals.received() => return Ok(()),
         };
+        let running = running.inspect_err(|error| {
+            handover.iter().for_each(|handover| handover.refuse(error));
+        })?;
+        let Some((running, is_ending)) =
+            hand_over(&config, running, handover, &mut signals).await?
+        else {
+            return Ok(());
+        };
+        running.log();
         let Running { acceptor, threads, asker, rules, mut fatal, .. } = running;
         if let (Some(asked), Some(rules)) = (reload_asked, rules) {
             reload::when_asked(config.policy, rules, asker.clone(), asked)?;
@@ -60,7 +77,7 @@ pub fn serve<T, E: From<ServeError>>(
         let mut failed = None;
         let stop = async {
             tokio::select! {
-                () = signals.received() => {}
+                () = async { if !is_ending { signals.received().await } } => {}
                 Some(why) = fatal.recv() => failed = Some(why),
             }
         };
@@ -69,6 +86,38 @@ pub fn serve<T, E: From<ServeError>>(
         result.map_err(|source| ServeError::Start { what: "the acceptor", source })?;
         failed.map_or(Ok(()), |why| Err(ServeError::Fabric(why).into()))
     })
+}
+
+/// Takes over from another process, if there is one that has offered that, and hands over to the next one later. Returns
+/// whether a signal to end came meanwhile; None if it came before anything was taken.
+async fn hand_over(
+    config: &ServerConfig,
+    mut running: Running,
+    handover: Option<Handover>,
+    signals: &mut Signals,
+) -> Result<Option<(Running, bool)>, ServeError> {
+    let Some(mut handover) = handover else { return Ok(Some((running, false))) };
+    let mailboxes = running.acceptor.dispatcher.mailboxes();
+    let Some(claimed) = handover.claimed().take() else {
+        let Running { ties, acceptor, .. } = &running;
+        handover.serve(config, mailboxes, ties.clone(), &acceptor.listeners)?;
+        return Ok(Some((running, false)));
+    };
+    // Whatever goes wrong there, the other process goes on: what is left of this one must not touch a connection.
+    match claimed.succeed(running.acceptor.dispatcher, signals).await? {
+        Succession::Ending => Ok(None),
+        Succession::Taken { dispatcher, is_ending } => {
+            running.acceptor.dispatcher = dispatcher;
+            let Running { ties, acceptor, keys, .. } = &running;
+            for listener in &acceptor.listeners {
+                if let Err(error) = listener::adopt(listener, config.segment_bytes_max, keys) {
+                    warn!(%error, "a listening socket stays as the other server had it");
+                }
+            }
+            handover.serve_on(config, mailboxes, ties.clone(), &acceptor.listeners);
+            Ok(Some((running, is_ending)))
+        }
+    }
 }
 
 /// A server that runs beside the caller, for tests and for embedding. It leaves signals alone.
@@ -93,7 +142,8 @@ impl Server {
     /// See [`ServeError`].
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let runtime = acceptor_runtime()?;
-        let running = runtime.block_on(Running::start(&config))?;
+        let running = runtime.block_on(Running::start(&config, None))?;
+        running.log();
         let Running {
             acceptor, threads, local_addresses, listeners, asker, keys, mut fatal, ..
         } = running;
@@ -224,6 +274,8 @@ struct Running {
     listeners: mpsc::UnboundedSender<TcpListener>,
     asker: Asker,
     keys: Md5Keys,
+    /// For handovers.
+    ties: Ties,
     /// Those of the policy's file.
     rules: Option<Arc<AnnouncePolicy>>,
     /// Why it has to end, if it has to.
@@ -231,16 +283,31 @@ struct Running {
 }
 
 impl Running {
-    async fn start(config: &ServerConfig) -> Result<Running, ServeError> {
+    /// `claimed` is what another process offers, if one does.
+    async fn start(
+        config: &ServerConfig,
+        mut claimed: Option<&mut Claimed>,
+    ) -> Result<Running, ServeError> {
         config.judge()?;
         let (rules, policy) = config.policy.load()?;
         probe::probe()?;
         let keys = Md5Keys::read(&config.tcp_md5)?;
         let descriptors = sys::raise_descriptor_limit();
-        let listeners = match config.listen[..] {
-            // Of a node that only dials.
-            [] => Vec::new(),
-            _ => listener::listen_all(&config.listen, config.segment_bytes_max, &keys).await?,
+        let mut inherited = Vec::new();
+        let mut addresses = config.listen.clone();
+        addresses.retain(|address| {
+            let socket = claimed.as_mut().and_then(|claimed| claimed.inherit(*address));
+            let is_missing = socket.is_none();
+            inherited.extend(socket);
+            is_missing
+        });
+        let listeners = match addresses[..] {
+            // Of a node that only dials, or all are there.
+            [] => inherited,
+            _ => {
+                let bytes_max = config.segment_bytes_max;
+                listener::listen_all(&addresses, bytes_max, &keys, inherited).await?
+            }
         };
         let local_addresses: Vec<_> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
@@ -248,14 +315,15 @@ impl Running {
         let ledger = Arc::<Ledger>::default();
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
         let fabric = fabric_mailbox(config);
+        let hash_seed = claimed.map_or_else(new_hash_seed, |claimed| claimed.hash_seed);
         let Started { dispatcher, vacated, mut threads, ended } = start_shards(
             config,
+            hash_seed,
             policy.as_ref(),
             clock,
             Arc::clone(&ledger),
             fabric.as_ref().map(|(mailbox, _)| mailbox.clone()),
         )?;
-        let shards = threads.len();
         let (fabric, letters) = fabric.unzip();
         match start_fabric(config, clock, letters, dispatcher.mailboxes(), fatal_sender) {
             Ok(thread) => threads.extend(thread),
@@ -271,12 +339,6 @@ impl Running {
             Ok(_) => {}
             Err(error) => warn!(%error, "the limit of open descriptors stays as it is"),
         }
-        if !keys.is_empty() {
-            info!("connections with addresses of --tcp-md5 are signed (TCP MD5)");
-        }
-        for address in &local_addresses {
-            info!(shards, "listening on {address}");
-        }
         let about = About {
             began_at: clock.began_at(),
             local_addresses: local_addresses.clone(),
@@ -288,6 +350,9 @@ impl Running {
         };
         let asker = Asker::new(dispatcher.mailboxes(), about);
         let (more_listeners, more) = mpsc::unbounded_channel();
+        let (recesses_sender, recesses) = mpsc::unbounded_channel();
+        let truce = Truce::default();
+        let ties = Ties { clock, hash_seed, recesses: recesses_sender, truce: truce.clone() };
         let acceptor = Acceptor {
             listeners,
             dispatcher,
@@ -296,10 +361,33 @@ impl Running {
             more,
             ended,
             fabric,
+            recesses,
+            truce,
             _memory: memory,
         };
         let listeners = more_listeners;
-        Ok(Running { acceptor, threads, local_addresses, listeners, asker, keys, rules, fatal })
+        Ok(Running {
+            acceptor,
+            threads,
+            local_addresses,
+            listeners,
+            asker,
+            keys,
+            ties,
+            rules,
+            fatal,
+        })
+    }
+
+    /// Says that it serves.
+    fn log(&self) {
+        let shards = self.asker.shards().count();
+        if !self.keys.is_empty() {
+            info!("connections with addresses of --tcp-md5 are signed (TCP MD5)");
+        }
+        for address in &self.local_addresses {
+            info!(shards, "listening on {address}");
+        }
     }
 }
 
@@ -334,6 +422,7 @@ struct Started {
 /// Starts all shards and waits until each has its ring. Those already started end when one fails.
 fn start_shards(
     config: &ServerConfig,
+    hash_seed: [u64; 4],
     policy: Option<&Arc<Policy>>,
     clock: Clock,
     ledger: Arc<Ledger>,
@@ -349,8 +438,6 @@ fn start_shards(
             (ShardHandle { mailbox, peers }, receiver)
         })
         .unzip();
-    // Random, so that nobody can choose routes that collide. A RandomState is seeded by the system.
-    let hash_seed = std::array::from_fn(|at| RandomState::new().hash_one(at));
     let (end, ended) = mpsc::unbounded_channel();
     let (ready, readiness) = std_mpsc::channel();
     let mut threads = Vec::new();
@@ -396,6 +483,11 @@ fn start_shards(
     }
     let (door, vacated) = Door::new(config, ledger);
     Ok(Started { dispatcher: Dispatcher::new(handles, door), vacated, threads, ended })
+}
+
+/// Random, so that nobody can choose routes that collide. A RandomState is seeded by the system.
+fn new_hash_seed() -> [u64; 4] {
+    std::array::from_fn(|at| RandomState::new().hash_one(at))
 }
 
 /// Of a node that belongs to one.

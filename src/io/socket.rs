@@ -113,7 +113,8 @@ impl Connection {
         (unacknowledged == 0).then(|| self.sample())
     }
 
-    fn socket(&self) -> BorrowedFd<'_> {
+    /// The socket's descriptor.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
         // SAFETY: `stream` owns the descriptor and outlives the borrow.
         unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
     }

@@ -18,7 +18,7 @@ use super::clock::Clock;
 use super::dialled::Dial;
 use super::letter::Letter;
 use super::worker::Worker;
-use super::{connection, dial, feed, probe};
+use super::{connection, dial, feed, probe, transfer};
 use crate::shard::{Shard, ShardConfig};
 use crate::types::Time;
 use crate::vital::EndOnPanic;
@@ -155,6 +155,12 @@ fn open(worker: &Rc<Worker>, letter: Letter, stop_deadline: &mut Option<Time>) {
             *stop_deadline = Some(worker.now().after(STOP_TIMEOUT));
             worker.connections.borrow().close_all();
         }
+        Letter::Freeze(stopped) => transfer::freeze(worker, stopped),
+        Letter::Thaw => transfer::thaw(worker),
+        // Fails if it was given up.
+        Letter::Export(export, to) => drop(to.send(transfer::export(worker, export))),
+        Letter::BeginRestoring(generation) => transfer::begin_restoring(worker, generation),
+        Letter::Restore(orders, failures) => transfer::restore(worker, orders, &failures),
     }
 }
 

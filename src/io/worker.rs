@@ -39,6 +39,10 @@ pub(super) struct Worker {
     shards: Vec<UnboundedSender<Letter>>,
     /// Counts connections; see [`Place`](super::door::Place).
     pub(super) peers: Arc<AtomicUsize>,
+    /// Reads and sends that the ring has.
+    pub(super) in_flight: Cell<usize>,
+    /// Nothing is read or sent, for another process is about to take over.
+    pub(super) is_frozen: Cell<bool>,
 }
 
 impl Worker {
@@ -61,6 +65,8 @@ impl Worker {
             dials_made: Cell::new(1),
             shards,
             peers,
+            in_flight: Cell::new(0),
+            is_frozen: Cell::new(false),
         }
     }
 
@@ -77,6 +83,14 @@ impl Worker {
     /// The shard's read buffers.
     pub(super) fn buffers(&self) -> &BufferPool {
         &self.buffers
+    }
+
+    /// Does what the ring does, counted meanwhile.
+    pub(super) async fn counted<T>(&self, operation: impl Future<Output = T>) -> T {
+        self.in_flight.set(self.in_flight.get() + 1);
+        let done = operation.await;
+        self.in_flight.set(self.in_flight.get() - 1);
+        done
     }
 
     /// Asks for a turn: one for all who ask before it begins.
@@ -210,7 +224,7 @@ impl Connections {
     }
 
     /// None for a peer whose connection has ended in the meantime.
-    fn find(&self, id: PeerId) -> Option<&Rc<Connection>> {
+    pub(super) fn find(&self, id: PeerId) -> Option<&Rc<Connection>> {
         let connection = self.slots.get(id.slot() as usize)?.as_ref()?;
         (connection.id() == id).then_some(connection)
     }
@@ -223,6 +237,19 @@ impl Connections {
 
     pub(super) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Has all tasks look again what there is to do.
+    pub(super) fn wake_all(&self) {
+        for connection in self.slots.iter().flatten() {
+            connection.reader.notify_one();
+            connection.writer.notify_one();
+        }
+    }
+
+    /// Whether the tasks of some are about to end.
+    pub(super) fn is_any_closed(&self) -> bool {
+        self.slots.iter().flatten().any(|connection| connection.is_closed())
     }
 
     pub(super) fn close_all(&self) {

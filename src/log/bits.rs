@@ -53,6 +53,11 @@ impl Bits {
         self.word(number / PAGE_BITS, bit as usize / 64) & 1 << (bit % 64) != 0
     }
 
+    /// Beyond all numbers in it.
+    pub(super) fn end(&self) -> u32 {
+        self.pages.len() as u32 * PAGE_BITS
+    }
+
     /// Whether two sets have one page in common, so that they are known not to differ there.
     pub(super) fn shares(&self, page: u32, other: &Bits) -> bool {
         match (self.pages.get(page as usize), other.pages.get(page as usize)) {

@@ -65,6 +65,8 @@ pub struct FramesList {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) frames: Arc<Frames>,
+    /// So many of their first bytes are not meant.
+    from: usize,
     pub(super) next: OnceLock<Arc<Node>>,
 }
 
@@ -108,7 +110,7 @@ impl FramesList {
     pub(super) fn close(&mut self) -> Option<Arc<Node>> {
         if !self.open.is_empty() {
             let open = std::mem::take(&mut self.open).share(&self.shared);
-            self.link(open);
+            self.link(open, 0);
         }
         self.last.clone()
     }
@@ -118,9 +120,9 @@ impl FramesList {
         self.first.as_ref()
     }
 
-    /// Appends shared frames, which were counted among its bytes.
-    fn link(&mut self, frames: Arc<Frames>) {
-        let node = Arc::new(Node { frames, next: OnceLock::new() });
+    /// Appends shared frames, which were counted among its bytes, but for so many of their first bytes.
+    fn link(&mut self, frames: Arc<Frames>, from: usize) {
+        let node = Arc::new(Node { frames, from, next: OnceLock::new() });
         match &self.last {
             Some(last) => assert!(last.next.set(node.clone()).is_ok(), "it was the last"),
             None => self.first = Some(node.clone()),
@@ -131,9 +133,14 @@ impl FramesList {
 
     /// Appends what is shared already.
     pub(super) fn push_shared(&mut self, frames: Arc<Frames>) {
+        self.push_rest(frames, 0);
+    }
+
+    /// Appends what is shared already, but for so many of its first bytes.
+    pub(crate) fn push_rest(&mut self, frames: Arc<Frames>, from: usize) {
         self.close();
-        self.bytes += frames.bytes.len();
-        self.link(frames);
+        self.bytes += frames.bytes.len() - from;
+        self.link(frames, from);
     }
 
     /// An empty list with the same count.
@@ -159,19 +166,32 @@ pub struct Blocks {
     left: usize,
 }
 
-impl Iterator for Blocks {
-    type Item = Arc<Frames>;
+impl Blocks {
+    /// All of them, at what is to be read of them first.
+    pub(crate) fn cursors(&self) -> impl Iterator<Item = FramesCursor> + use<> {
+        let mut blocks = self.clone();
+        std::iter::from_fn(move || blocks.next_cursor())
+    }
 
-    fn next(&mut self) -> Option<Arc<Frames>> {
+    /// The next ones, at what is to be read of them first.
+    pub(crate) fn next_cursor(&mut self) -> Option<FramesCursor> {
         if let Some(base) = self.base.take() {
-            return Some(base);
+            return Some(FramesCursor::new(base));
         }
         let node = self.rest.take()?;
         self.left -= 1;
         if self.left > 0 {
             self.rest = node.next.get().cloned();
         }
-        Some(node.frames.clone())
+        Some(FramesCursor::at(node.frames.clone(), node.from))
+    }
+}
+
+impl Iterator for Blocks {
+    type Item = Arc<Frames>;
+
+    fn next(&mut self) -> Option<Arc<Frames>> {
+        self.next_cursor().map(|cursor| cursor.frames)
     }
 }
 
@@ -202,9 +222,27 @@ impl Frames {
         Arc::new(self)
     }
 
+    /// No more is to come; nobody counts it.
+    pub(crate) fn closed(mut self) -> Frames {
+        self.head_bytes = self.head_bytes.min(self.bytes.len());
+        self
+    }
+
+    /// Whether an offset is the beginning of a frame, or the end of all.
+    pub(crate) fn begins_one_at(&self, offset: usize) -> bool {
+        let marked = offset <= self.bytes.len();
+        marked && self.marks.cut(&self.bytes, 0..self.bytes.len(), offset.max(1)) == offset
+            || offset == 0
+    }
+
     /// Declares everything pushed so far the head: default routes, which clients wait for.
     pub fn end_head(&mut self) {
         self.head_bytes = self.bytes.len();
+    }
+
+    /// Declares so many of the first bytes the head.
+    pub fn set_head(&mut self, head_bytes: usize) {
+        self.head_bytes = head_bytes;
     }
 
     /// All bytes.
@@ -227,6 +265,14 @@ impl Frames {
         self.bytes.capacity() + runs::heap_bytes(&self.runs) + self.marks.heap_bytes()
     }
 
+    /// The first frames from an offset on that are for one audience, of at most `bytes_max` (one frame at least), and
+    /// where they end. None at the end.
+    pub fn part(&self, from: usize, bytes_max: usize) -> Option<(Scope, Range<usize>)> {
+        let run = Place::at(from).next_run(&self.runs)?;
+        let end = self.marks.cut(&self.bytes, from..run.end, bytes_max);
+        Some((run.scope, from..end))
+    }
+
     /// The audience of a run, and where it ends.
     pub(super) fn run(&self, at: usize) -> (Scope, usize) {
         (self.runs[at].scope, self.runs[at].end)
@@ -244,6 +290,16 @@ impl FramesCursor {
     /// At the beginning.
     pub(crate) fn new(frames: Arc<Frames>) -> FramesCursor {
         FramesCursor { frames, place: Place::default() }
+    }
+
+    /// Where somebody stands who has read so many bytes, or need not: the end of a frame.
+    pub(crate) fn at(frames: Arc<Frames>, position: usize) -> FramesCursor {
+        FramesCursor { frames, place: Place::at(position) }
+    }
+
+    /// Bytes behind it.
+    pub(crate) fn position(&self) -> usize {
+        self.place.position()
     }
 
     /// The next contiguous frames for `reader`, of at most `bytes_max` (one frame at least); None

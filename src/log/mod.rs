@@ -14,6 +14,7 @@ mod vni_log;
 
 pub use chunk::LiveBytes;
 pub(crate) use chunk::{CHUNK_BYTES_MAX, ChunkBytes, ChunkPool};
+pub(crate) use compaction::ChangedRoute;
 pub use compaction::{Compaction, Laggard, Turned};
 pub use frames::FramesList;
 pub(crate) use frames::{Blocks, Frames, FramesCursor, SharedBytes};

@@ -51,6 +51,11 @@ impl Reader {
         Reader { speaker, former: speaker }
     }
 
+    /// What [`Reader::speakers`] told.
+    pub(crate) fn of_speakers((speaker, former): (SpeakerId, SpeakerId)) -> Reader {
+        Reader { speaker, former }
+    }
+
     /// From now on it is this speaker, and for a while the former one too.
     #[must_use]
     pub fn becoming(self, speaker: SpeakerId) -> Reader {
@@ -61,6 +66,11 @@ impl Reader {
     #[must_use]
     pub fn become_one(self) -> Reader {
         Reader::new(self.speaker)
+    }
+
+    /// Who it is, and who it is for a while too.
+    pub(crate) fn speakers(self) -> (SpeakerId, SpeakerId) {
+        (self.speaker, self.former)
     }
 
     /// Whether it is the former speaker no more.
@@ -111,6 +121,11 @@ impl Place {
         let position = runs.last().map_or(0, |last| last.end);
         // The last run may still be extended.
         Place { position, run: runs.len().saturating_sub(1) }
+    }
+
+    /// Behind so many bytes.
+    pub(super) fn at(position: usize) -> Place {
+        Place { position, run: 0 }
     }
 
     /// In bytes.

@@ -171,6 +171,20 @@ impl Cursor {
         self.place.next_run(&self.chunk.runs())
     }
 
+    /// Passes the next frames that are for one audience, whoever that is: they are appended to `out`. None at the end.
+    pub(crate) fn pass(&mut self, out: &mut Vec<u8>) -> Option<Scope> {
+        loop {
+            if let Some(run) = self.next_run() {
+                out.extend_from_slice(self.chunk.slice(self.place.position()..run.end));
+                self.place.advance_to(run.end);
+                return Some(run.scope);
+            }
+            if !self.step() {
+                return None;
+            }
+        }
+    }
+
     /// Goes on to the next chunk. False if there is none.
     pub(super) fn step(&mut self) -> bool {
         let Some(next) = self.chunk.next() else { return false };

@@ -161,6 +161,13 @@ impl Feed {
         !std::mem::replace(&mut self.is_queued, true)
     }
 
+    /// A shard has subscribers that know the table already.
+    pub(super) fn follow(&mut self, shard: ShardId) {
+        if !self.followers.contains(&shard) {
+            self.followers.push(shard);
+        }
+    }
+
     /// A shard has no subscriber of the group any more.
     pub(super) fn leave(&mut self, shard: ShardId) {
         self.followers.retain(|follower| *follower != shard);
@@ -252,13 +259,11 @@ impl Feed {
     }
 
     fn answer(&mut self, group: UpdateGroup, join: Join, sink: &mut impl RecordSink, now: Time) {
+        self.follow(join.peer.shard());
         let Some(base) = &mut self.base else { unreachable!("it was looked for") };
         base.last_used = now;
         let Join { peer, epoch } = join;
         let shard = peer.shard();
-        if !self.followers.contains(&shard) {
-            self.followers.push(shard);
-        }
         let blocks = base.since.behind(Some(base.frames.clone()));
         sink.joined(shard, Joined { group, peer, epoch, blocks });
     }

@@ -5,6 +5,7 @@
 
 mod build;
 mod feed;
+mod handed_over;
 mod jobs;
 mod judging;
 mod ledger;
@@ -32,6 +33,7 @@ use crate::types::{
 
 use feed::Feed;
 pub use feed::{BASE_KEPT, Join};
+pub(crate) use handed_over::{AnnouncedPart, Announcements};
 use jobs::{Job, Jobs};
 pub use ledger::{Ledger, Pressure};
 use table::{RouteHash, VniTable};

@@ -142,6 +142,15 @@ impl Speakers {
         }
     }
 
+    /// Whom it stands for.
+    pub(super) fn speaker(&self, speaker: SpeakerRef) -> Speaker {
+        match speaker {
+            SpeakerRef::ITSELF => Speaker::Itself,
+            SpeakerRef::MANY => Speaker::Many,
+            SpeakerRef(at) => Speaker::Host(self.hosts[at - SpeakerRef::HOSTS_FROM].address),
+        }
+    }
+
     /// A source as the visibility rule looks at it.
     #[inline]
     pub(super) fn announcer(&self, source: SourceId, role: Role) -> Announcer {

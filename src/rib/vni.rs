@@ -42,6 +42,8 @@ pub struct Rules {
     pub speakers: Speakers,
     /// Whether other reflectors are told who announces what.
     pub publishes: bool,
+    /// Whether routes come from a process that has taken them already: then no limit counts.
+    pub is_restoring: bool,
 }
 
 impl Rules {
@@ -57,6 +59,7 @@ impl Rules {
             shared: SharedBytes::default(),
             speakers: Speakers::default(),
             publishes: false,
+            is_restoring: false,
         }
     }
 }
@@ -194,7 +197,8 @@ impl VniRib {
         let place = self.table.find_or_insert(route, hash, &rules.hasher);
         let before = self.views(place, rules);
         if self.table.entry(place).is_vacant() {
-            if !rules.ledger.take_route(rules.routes_max) {
+            let routes_max = if rules.is_restoring { u64::MAX } else { rules.routes_max };
+            if !rules.ledger.take_route(routes_max) {
                 self.table.give_back(place, &rules.hasher);
                 return Err(Refusal::TablesFull);
             }
@@ -296,6 +300,9 @@ impl VniRib {
 
     /// Why no more routes are taken, if so.
     fn shortage(&self, rules: &Rules) -> Option<Refusal> {
+        if rules.is_restoring {
+            return None;
+        }
         let routes_max = rules.routes_per_vni_max as usize;
         // The places are counted already, the routes of a small table are not.
         let is_full = self.table.places() >= routes_max && self.table.len() >= routes_max;

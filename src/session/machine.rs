@@ -110,6 +110,26 @@ impl Session {
         }
     }
 
+    /// An incoming session that another process has brought so far: its peer declared this class and whether it
+    /// reassembles, and the interval is what was negotiated, or offered. Its timers start anew.
+    pub fn restored(
+        config: &SessionConfig,
+        now: Time,
+        state: State,
+        (peer_class, peer_reassembles): (PeerClass, bool),
+        keepalive_interval_s: u32,
+    ) -> Session {
+        Session {
+            state,
+            peer_class,
+            peer_reassembles,
+            keepalive_interval_s: keepalive_interval_s.clamp(1, KEEPALIVE_INTERVAL_S_MAX),
+            // It counts while we do not read.
+            keepalive_deadline: now.after(Duration::from_secs(keepalive_interval_s.into())),
+            ..Session::new(config, now)
+        }
+    }
+
     /// The TCP connection is up. Outgoing: our HELLO is to be sent.
     pub fn connected(&mut self, now: Time) -> Verdict {
         self.walk(now, Event::Connected, None)

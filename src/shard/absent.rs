@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use crate::handover::{FormerLife, HandoverError};
 use crate::types::{PeerClass, ShardId, SourceId, Time};
 
 /// So many lives of a source may wait at a time for what was announced in them to be announced again. Lives are
@@ -54,7 +56,21 @@ struct At {
     absent: VecDeque<Absent>,
 }
 
+/// The life that another process tells of.
+pub(super) fn life_of(life: u32) -> Result<u8, HandoverError> {
+    u8::try_from(life).map_err(|_| HandoverError::Nonsense("lives are counted up to 255"))
+}
+
 impl Homes {
+    /// As many as there are.
+    pub(super) fn all(shards: u16) -> Homes {
+        let mut homes = Homes::default();
+        for home in (0..shards).map(ShardId) {
+            homes.note(home);
+        }
+        homes
+    }
+
     /// One more. False if it is one of them.
     #[inline]
     pub(super) fn note(&mut self, home: ShardId) -> bool {
@@ -78,6 +94,23 @@ impl Homes {
 }
 
 impl Stale {
+    /// What another process told of it.
+    pub(super) fn restored(now: Time, lives: &[FormerLife]) -> Result<Stale, HandoverError> {
+        let lives = lives
+            .iter()
+            .map(|of| Ok((life_of(of.life)?, now.after(Duration::from_millis(of.left_ms)))));
+        Ok(Stale(lives.collect::<Result<_, _>>()?))
+    }
+
+    /// All of it, for another process.
+    pub(super) fn hand_over(&self, now: Time) -> Vec<FormerLife> {
+        let lives = self.0.iter().map(|(life, until)| {
+            let left_ms = u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX);
+            FormerLife { life: u32::from(*life), left_ms }
+        });
+        lives.collect()
+    }
+
     /// Whether nothing may have to be withdrawn.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -146,6 +179,23 @@ impl Absentees {
             self.deadlines.remove(&(taken.stale.last_deadline(), address, taken.source));
         }
         (taken, is_alone)
+    }
+
+    /// A session with a peer at this address stands, whatever source it is.
+    pub(super) fn stands(&mut self, address: IpAddr) {
+        self.of.entry(address).or_default().connected += 1;
+    }
+
+    /// A source is absent, as another process told.
+    pub(super) fn restore(&mut self, address: IpAddr, absent: Absent) {
+        self.routes += absent.routes;
+        self.deadlines.insert((absent.stale.last_deadline(), address, absent.source));
+        self.of.entry(address).or_default().absent.push_back(absent);
+    }
+
+    /// All who are absent, with their addresses, in the order in which each address lost them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (IpAddr, &Absent)> {
+        self.of.iter().flat_map(|(address, at)| at.absent.iter().map(|absent| (*address, absent)))
     }
 
     /// A session with a peer at this address is over, and what it was as a source is absent from now on, if it was one.

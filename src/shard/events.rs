@@ -95,6 +95,22 @@ impl Record {
         }
     }
 
+    /// Of a peer that another process has served: since when its session stands, and what was refused, by kind.
+    pub(super) fn restored(
+        remote: SocketAddr,
+        established_at: Option<Time>,
+        refused: impl IntoIterator<Item = (String, u64)>,
+    ) -> Record {
+        let mut record = Record { established_at, ..Record::of_stranger(remote) };
+        for (kind, count) in refused {
+            // One that is not known here was a newer program's.
+            if let Some(at) = Refused::KINDS.iter().position(|(known, _)| *known == kind) {
+                record.refusals.get_or_insert_default().ever[at] = count;
+            }
+        }
+        record
+    }
+
     /// The peer's address.
     pub(super) fn remote(&self) -> SocketAddr {
         self.remote

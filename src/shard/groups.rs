@@ -146,7 +146,7 @@ pub(super) struct Records<'a> {
 /// All groups and subscriptions of a shard.
 pub(super) struct Groups {
     pub(super) hasher: RandomState,
-    by_key: SeededMap<UpdateGroup, u32>,
+    pub(super) by_key: SeededMap<UpdateGroup, u32>,
     pub(super) groups: Slab<LocalGroup>,
     pub(super) subscriptions: Slots<Subscription>,
     chunks: Rc<ChunkPool>,
@@ -352,7 +352,7 @@ impl Groups {
                 let payload = Payload::Shared(block.frames().clone());
                 return Part::Lies(Piece::of_updates(payload, range, updates), None);
             }
-            subscription.block = subscription.blocks.next().map(FramesCursor::new);
+            subscription.block = subscription.blocks.next_cursor();
         }
         if subscription.again == Again::Reading {
             subscription.again = Again::No;
@@ -555,7 +555,7 @@ impl Subscription {
     /// Bytes before it of the block that it reads, and of those behind that.
     pub(super) fn block_bytes_left(&self) -> usize {
         self.block.as_ref().map_or(0, FramesCursor::bytes_left)
-            + self.blocks.clone().map(|frames| frames.bytes().len()).sum::<usize>()
+            + self.blocks.cursors().map(|block| block.bytes_left()).sum::<usize>()
     }
 
     /// It has something to send: Some if it was not queued with its peer yet.

@@ -335,7 +335,7 @@ impl Shard {
                 Pause::Home(home, lane) => self.paused[home.index()][lane as usize].push_back(id),
                 Pause::Rate(until) => self.rated.push(Reverse((until, id))),
                 // Whoever answers looks for the peer.
-                Pause::Quota(_) | Pause::Changes | Pause::Origin => {}
+                Pause::Quota(_) | Pause::Changes | Pause::Origin | Pause::Handover => {}
             }
             self.note_deadline(id);
         }

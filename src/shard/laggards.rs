@@ -43,6 +43,17 @@ impl Groups {
         budget == 0
     }
 
+    /// Passes on over all that laggards have still to hear of. Who reads before that becomes one of them.
+    pub(super) fn pass_all(&mut self, named: impl Fn(SpeakerId, Vni) -> Named) {
+        let lagging = self.groups.iter().filter(|(_, group)| group.compaction.is_some());
+        for at in lagging.map(|(at, _)| index(at)).collect::<Vec<_>>() {
+            self.groups[at as usize].pressed = true;
+            let is_left = self.compact_group(at, &mut { usize::MAX }, &named);
+            assert!(!is_left, "there is budget for all");
+            self.groups[at as usize].pressed = false;
+        }
+    }
+
     /// Bytes of all compactions and what laggards were told.
     pub(super) fn laggard_bytes(&self) -> usize {
         self.laggard_bytes.get()

@@ -49,6 +49,8 @@ pub(super) enum Request {
     LostIn(SourceId, Vni),
     /// A subscriber wants the table of a group and what follows.
     Join { group: UpdateGroup, peer: PeerId, epoch: u64 },
+    /// The shard has subscribers of the group that know its table: another process has told it to them.
+    Follow(UpdateGroup),
     /// The shard has no subscriber of the group any more.
     Leave(UpdateGroup),
 }
@@ -98,6 +100,7 @@ impl Request {
             | Request::Lost(_)
             | Request::LostIn(..) => Lane::Changes,
             Request::Join { .. }
+            | Request::Follow(_)
             | Request::Leave(_)
             | Request::Connected { .. }
             | Request::Share(_)
@@ -333,6 +336,13 @@ impl Outboxes {
         let was_full = *under_way >= self.record_bytes_max;
         *under_way -= bytes;
         self.full -= usize::from(was_full && *under_way < self.record_bytes_max);
+    }
+
+    /// Whether nothing waits to be sent, and all that was asked is done, and all records are taken.
+    pub(super) fn is_still(&self) -> bool {
+        self.blocks.iter().all(Mail::is_empty)
+            && self.requests_under_way() == 0
+            && self.record_bytes_under_way.iter().all(|bytes| *bytes == 0)
     }
 
     /// The block for `shard`.

@@ -20,6 +20,7 @@ mod events;
 mod failed;
 mod figures;
 mod groups;
+mod handover;
 mod input;
 mod laggards;
 mod mail;
@@ -65,7 +66,7 @@ use failed::Failed;
 use groups::{Groups, LagChange, SubIndex};
 use mail::{ByLane, Outboxes, Received, RefusedRoutes, Request};
 use output::{GATHERED_BYTES_MAX, INPUT_BYTES_MAX};
-use peer::{Ending, Peer, Peers, SAMPLE_INTERVAL};
+use peer::{Ending, Pause, Peer, Peers, SAMPLE_INTERVAL};
 
 pub use config::{Budgets, Identity, Limits, ShardConfig};
 pub use correspondent::Correspondent;
@@ -73,6 +74,7 @@ pub use ends::EndsPiece;
 pub use events::STRANGERS;
 pub use events::SessionEnd;
 pub use figures::{Counters, Extremes, MemoryBounds, Usage};
+pub use handover::{Export, Import, Order, Stillness};
 pub use mail::Mail;
 pub use output::Transmit;
 pub use pacing::{BATCH_BYTES_MAX, PaceCounters, TcpSample};
@@ -165,6 +167,7 @@ pub struct Shard {
     /// When the input that is dealt with now was read, if that was not just now.
     read_at: Option<Time>,
     ends: Ends,
+    handover: handover::Handover,
     counters: Counters,
     propagation: Timings,
     turns: Timings,
@@ -233,6 +236,7 @@ impl Shard {
             failed: Failed::default(),
             read_at: None,
             ends: Ends::default(),
+            handover: handover::Handover::default(),
             counters: Counters::default(),
             propagation: Timings::default(),
             turns: Timings::default(),
@@ -253,6 +257,9 @@ impl Shard {
         self.peers.hear(id, hearing);
         if self.draining {
             self.peers.wake_writer(id);
+        }
+        if self.handover.is_frozen {
+            self.pause(now, id, Pause::Handover);
         }
         tracing::debug!(%id, %remote, "accepted");
         self.note_deadline(id);
@@ -286,13 +293,15 @@ impl Shard {
             self.groups.compact(self.log_bytes_max(), |source, vni| peers.named(source, vni));
         self.note_laggards(now);
         self.ask_again();
-        self.hold_budgets(now);
         self.take_received(now);
         for routes in std::mem::take(&mut self.refused_routes) {
             self.note_refused(now, &routes);
         }
-        left |= self.resume_paused(now);
-        self.fire_timers(now);
+        if !self.handover.is_frozen {
+            self.hold_budgets(now);
+            left |= self.resume_paused(now);
+            self.fire_timers(now);
+        }
         // What the resumed have asked of this very shard is work too.
         left || slow_left || !self.outboxes.block(self.config.id).requests.is_empty()
     }
@@ -305,6 +314,7 @@ impl Shard {
             if to != self.config.id
                 && let Some(mail) = self.outboxes.take(to)
             {
+                self.handover.mails_sent += u64::from(self.is_of_another_shard(to));
                 return Some((to, mail));
             }
         }
@@ -320,16 +330,19 @@ impl Shard {
     /// The next peer whose writer is to go on: [`Shard::transmit`] has something for it. How many go on
     /// before the next turn the driver decides.
     pub fn take_writer(&mut self) -> Option<PeerId> {
-        self.peers.take_writer()
+        if self.handover.is_frozen { None } else { self.peers.take_writer() }
     }
 
     /// Whether writers are left to go on.
     pub fn has_writers(&self) -> bool {
-        self.peers.has_writers()
+        !self.handover.is_frozen && self.peers.has_writers()
     }
 
     /// When [`Shard::turn`] is to be called at the latest.
     pub fn next_wakeup(&self) -> Time {
+        if self.handover.is_frozen {
+            return Time::NEVER;
+        }
         let paced = self.pace_timers.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
         let expiry = if self.rib.has_bases() { self.next_expiry } else { Time::NEVER };
         let rated = self.rated.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
@@ -343,6 +356,9 @@ impl Shard {
     /// From now on this policy says what peers that connected to us may announce; what they have announced before is
     /// judged anew.
     pub fn set_policy(&mut self, _now: Time, policy: Option<Arc<Policy>>) {
+        if self.handover.is_frozen {
+            return self.defer_policy(policy);
+        }
         self.rib.set_policy(policy);
     }
 

@@ -50,6 +50,10 @@ impl Shard {
         if peer.ending == Ending::Closed {
             return Transmit::Idle;
         }
+        if self.handover.is_frozen {
+            peer.outbound.idle();
+            return Transmit::Idle;
+        }
         // With these it goes by what TCP tells, be it control frames or UPDATEs.
         let is_held = !peer.link.reassembles() && !peer.outbound.has_rest();
         let control = match is_held {

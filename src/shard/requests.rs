@@ -20,6 +20,7 @@ impl Shard {
     /// Mail from another shard.
     pub fn deliver(&mut self, mut mail: Mail) {
         let from = mail.from;
+        self.handover.mails_taken += u64::from(self.is_of_another_shard(from));
         self.outboxes.requests_done(from, mail.requests_done);
         self.outboxes.records_taken(from, mail.record_bytes_taken);
         for settled in mail.settled.drain(..) {
@@ -174,6 +175,7 @@ impl Shard {
             Request::Join { group, peer, epoch } => {
                 self.rib.join(group, Join { peer, epoch }, &mut self.outboxes, now);
             }
+            Request::Follow(group) => self.rib.follow(group, from),
             Request::Leave(group) => self.rib.leave(group, from),
         }
     }

@@ -46,6 +46,19 @@ impl Addresses {
         }
     }
 
+    /// Shared addresses that fall to this shard.
+    pub(super) fn found(&self) -> impl Iterator<Item = IpAddr> {
+        self.found.iter().copied()
+    }
+
+    /// An address is shared, and all of so many homes know it. It may fall to this shard.
+    pub(super) fn restore_shared(&mut self, address: IpAddr, homes: u16, is_ours: bool) {
+        if is_ours {
+            self.found.insert(address);
+        }
+        self.shared.insert(address, homes);
+    }
+
     /// When some address is to be looked at.
     pub(super) fn next_deadline(&self) -> Time {
         self.deadlines.first().map_or(Time::NEVER, |(at, _)| *at)

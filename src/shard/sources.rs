@@ -53,6 +53,12 @@ impl Shard {
             if let Some(absent) = absent {
                 self.take_over(now, id, absent, is_alone);
             }
+            if self.is_frozen() {
+                if let Some(peer) = self.peers.find_mut(id) {
+                    peer.inbound.wait_instead(&Pause::Origin, Pause::Handover);
+                }
+                continue;
+            }
             self.resume(now, id, |pause| *pause == Pause::Origin);
         }
     }
@@ -193,7 +199,7 @@ impl Shard {
     }
 
     /// Sweeps what has been stale for too long, or too many lives ago, and sets the timer for the rest.
-    fn sweep_due(&mut self, now: Time, id: PeerId) {
+    pub(super) fn sweep_due(&mut self, now: Time, id: PeerId) {
         let Some(peer) = self.peers.find_mut(id) else { return };
         let stale = peer.origin.stale();
         let (surplus, due) = (stale.take_surplus(), stale.take_due(now));
@@ -238,15 +244,20 @@ impl Shard {
 
     /// The shard that keeps the absent sources of an address.
     pub(super) fn keeper_of(&self, address: IpAddr) -> ShardId {
-        let bits = match address {
-            IpAddr::V4(address) => u128::from(address.to_bits()),
-            IpAddr::V6(address) => address.to_bits(),
-        };
-        // Any spreading that all shards agree on.
-        let mixed = (bits ^ bits >> 64) as u64;
-        let mixed = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        ShardId(((mixed * u64::from(self.config.shards)) >> 32) as u16)
+        keeper_of(address, self.config.shards)
     }
+}
+
+/// The shard that keeps what is known of an address, if there are so many.
+pub(super) fn keeper_of(address: IpAddr, shards: u16) -> ShardId {
+    let bits = match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    // Any spreading that all shards agree on.
+    let mixed = (bits ^ bits >> 64) as u64;
+    let mixed = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    ShardId(((mixed * u64::from(shards)) >> 32) as u16)
 }
 
 /// Whether a peer may come back and go on as before. Who breaks the protocol is gone at once, with all that it said.

@@ -51,6 +51,16 @@ struct Round {
 }
 
 impl Window {
+    /// A connection on which another process has sent so much.
+    pub(super) fn restored(sent_bytes: u64) -> Window {
+        Window { sent_bytes, ..Window::default() }
+    }
+
+    /// Bytes handed to the kernel since the connection began.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
+    }
+
     /// Bytes were handed to the kernel.
     #[inline]
     pub(super) fn sent(&mut self, bytes: usize) {

@@ -28,6 +28,16 @@ impl SpeakerId {
         SpeakerId(hasher.hash_one(address) | FOREIGN)
     }
 
+    /// As a number, for another process with the same seed.
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// What was a number in another process.
+    pub(crate) fn of_bits(bits: u64) -> SpeakerId {
+        SpeakerId(bits)
+    }
+
     /// The source, if it speaks for itself.
     pub fn source(self) -> Option<SourceId> {
         (self.0 & FOREIGN == 0).then_some(SourceId(PeerId(self.0)))

@@ -130,7 +130,12 @@ impl Deframer {
 
     /// Bytes kept of an unfinished frame, less than a header and `PAYLOAD_BYTES_MAX`.
     pub fn buffered_bytes(&self) -> usize {
-        if self.delivered { 0 } else { self.partial.len() }
+        self.buffered().len()
+    }
+
+    /// What it keeps of an unfinished frame.
+    pub(crate) fn buffered(&self) -> &[u8] {
+        if self.delivered { &[] } else { &self.partial }
     }
 
     /// The next frame, if it starts with the input.
@@ -199,6 +204,19 @@ pub fn frames(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = after;
         Some(frame)
     })
+}
+
+/// Whether these bytes are whole frames, of whatever content.
+pub(crate) fn are_frames(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match Header::read(bytes) {
+            Ok(Some(header)) if header.frame_bytes() <= bytes.len() => {
+                bytes = &bytes[header.frame_bytes()..];
+            }
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// Length, header included, of the frame of our own making that starts here.

@@ -18,10 +18,10 @@ mod protobuf;
 mod strategies;
 mod update;
 
-pub(crate) use frame::FRAME_BYTES_MAX;
 pub use frame::{
     Deframer, Frame, FrameError, HEADER_BYTES, KEEPALIVE_FRAME, MessageType, frame_len, frames,
 };
+pub(crate) use frame::{FRAME_BYTES_MAX, are_frames};
 pub use message::{Hello, Message, decode};
 pub use policy::{DecodeError, Fault, InvalidUpdate, Reaction};
 #[cfg(test)]

@@ -34,6 +34,18 @@ impl Process {
         Process::start(command, "listening on ")
     }
 
+    /// The same at an address, with more in its environment.
+    pub fn serve_at_with_environment(
+        listen: &str,
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Process {
+        let mut command = Command::new(binary());
+        command.args(["server", "--listen", listen]).args(arguments);
+        command.envs(environment.iter().copied());
+        Process::start(command, "listening on ")
+    }
+
     /// The same with a limit of open descriptors.
     pub fn serve_with_descriptors(limit: u32, arguments: &[&str]) -> Process {
         let mut command = Command::new("sh");
@@ -72,7 +84,27 @@ impl Process {
         address_behind(HTTP, &self.log()).unwrap()
     }
 
-    fn start(mut command: Command, words: &'static str) -> Process {
+    /// Starts `metalbond-uring ARGUMENTS` with more in its environment, and waits for nothing: it has no address.
+    pub fn begin(environment: &[(&str, &str)], arguments: &[&str]) -> Process {
+        let mut command = Command::new(binary());
+        command.args(arguments).envs(environment.iter().copied());
+        Process::begin_with(command, "nothing").0
+    }
+
+    fn start(command: Command, words: &'static str) -> Process {
+        let (mut process, address) = Process::begin_with(command, words);
+        let Ok(address) = address.recv_timeout(PATIENCE) else {
+            panic!("the binary does not listen: {}", process.log());
+        };
+        process.address = address;
+        process
+    }
+
+    /// What is received is the address behind these words.
+    fn begin_with(
+        mut command: Command,
+        words: &'static str,
+    ) -> (Process, mpsc::Receiver<SocketAddr>) {
         let mut child = command
             .env("RUST_LOG", "info")
             .env("NO_COLOR", "1")
@@ -95,11 +127,8 @@ impl Process {
                 }
             })
             .unwrap();
-        let Ok(address) = address.recv_timeout(PATIENCE) else {
-            let _ = child.kill();
-            panic!("the binary does not listen: {:?}", log.lock().unwrap());
-        };
-        Process { child, log, address }
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        (Process { child, log, address: nowhere }, address)
     }
 
     pub fn address(&self) -> SocketAddr {

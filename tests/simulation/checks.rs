@@ -46,6 +46,7 @@ impl World {
         for (at, subscriber) in self.clients.iter().enumerate() {
             let Some(connection) = &subscriber.connection else { continue };
             assert!(connection.is_live(), "at rest everything was noticed");
+            assert!(connection.established, "everybody has said HELLO");
             assert_eq!(connection.keepalives_received, connection.keepalives_sent, "all answered");
             for (vni, view) in &connection.views {
                 let expected = self.expected(at, *vni, view.subscribed, &stored);

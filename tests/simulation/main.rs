@@ -8,6 +8,7 @@ mod client;
 #[path = "../../benches/common/config.rs"]
 mod config;
 mod failed;
+mod handover;
 mod operator;
 mod quiet;
 mod returning;

@@ -1,9 +1,10 @@
 //! Shards, clients and everything between them, driven by one random sequence.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
+use metalbond_uring::internals::session::CloseReason;
 use metalbond_uring::internals::shard::{
     Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
@@ -39,6 +40,12 @@ pub struct World {
     pub trust: Trust,
     /// How eager this run is to disconnect, stall and resubscribe, in percent.
     pub churn: usize,
+    /// What shards are made from, but for their number, limits and who they trust.
+    pub seed: ([u64; 4], Pace),
+    /// Whether this run hands over now and then.
+    pub hands_over: bool,
+    /// What was under way then.
+    pub handed_over: BTreeSet<&'static str>,
     /// While draining: what each client has to know in the end.
     pub drained: Option<Vec<Tables>>,
 }
@@ -61,30 +68,6 @@ impl World {
         let pace = [Pace::Off, Pace::RoutesPerS(500), Pace::Auto][rng.below(3)];
         let hash_seed = [rng.next(), rng.next(), rng.next(), rng.next()];
         let trust = Trust::new(&mut rng, &mut limits);
-        let nodes = (0..shards).map(|at| {
-            let id = ShardId(at);
-            let keepalive_interval_s = 86_400;
-            let config = ShardConfig {
-                id,
-                shards,
-                hash_seed,
-                keepalive_interval_s,
-                reflect_own: reflect,
-                pace,
-                limits,
-                stale_time: trust.stale_time,
-                budgets,
-                policy: trust.policy.clone(),
-                ledger: Arc::clone(&trust.ledger),
-                fabric: None,
-            };
-            Node {
-                shard: Shard::new(config, Time(1)),
-                mail: (0..shards).map(|_| VecDeque::new()).collect(),
-                dirty: false,
-            }
-        });
-        let nodes = nodes.collect();
         let servers = [0, 0, 30, 60][rng.below(4)];
         let destinations = [3, 12, 60][rng.below(3)];
         let vnis = rng.below(2);
@@ -96,9 +79,9 @@ impl World {
             received: 0,
         });
         let clients = clients.collect();
-        World {
+        let mut world = World {
             now: Time(1),
-            nodes,
+            nodes: Vec::new(),
             clients,
             limits,
             budgets,
@@ -109,9 +92,41 @@ impl World {
             trace: DefaultHasher::new(),
             trust,
             churn: [0, 2, 10][rng.below(3)],
+            seed: (hash_seed, pace),
+            hands_over: rng.chance(50),
+            handed_over: BTreeSet::new(),
             drained: None,
             rng,
-        }
+        };
+        world.nodes = world.shards(shards);
+        world
+    }
+
+    /// So many shards that have nothing yet.
+    pub fn shards(&self, shards: u16) -> Vec<Node> {
+        let (hash_seed, pace) = self.seed;
+        let node = |at| {
+            let config = ShardConfig {
+                id: ShardId(at),
+                shards,
+                hash_seed,
+                keepalive_interval_s: 86_400,
+                reflect_own: self.reflect,
+                pace,
+                limits: self.limits,
+                stale_time: self.trust.stale_time,
+                budgets: self.budgets,
+                policy: self.trust.policy.clone(),
+                ledger: Arc::clone(&self.trust.ledger),
+                fabric: None,
+            };
+            Node {
+                shard: Shard::new(config, self.now),
+                mail: (0..shards).map(|_| VecDeque::new()).collect(),
+                dirty: false,
+            }
+        };
+        (0..shards).map(node).collect()
     }
 
     pub fn trace(&self) -> u64 {
@@ -123,6 +138,9 @@ impl World {
         for _ in 0..4 {
             for _ in 0..1_000 + self.rng.below(4_000) {
                 self.step();
+                if self.hands_over && self.rng.below(1_000) == 0 {
+                    self.hand_over();
+                }
             }
             self.rest();
             self.check_views();
@@ -273,7 +291,7 @@ impl World {
         node.shard.transmitted(self.now, id, sent);
     }
 
-    fn deliver_some_mail(&mut self) {
+    pub fn deliver_some_mail(&mut self) {
         let (to, from) = (self.rng.below(self.nodes.len()), self.rng.below(self.nodes.len()));
         let node = &mut self.nodes[to];
         if let Some(mail) = node.mail[from].pop_front() {
@@ -311,7 +329,7 @@ impl World {
         }
     }
 
-    fn turn(&mut self, at: usize) {
+    pub fn turn(&mut self, at: usize) {
         let now = self.now;
         let node = &mut self.nodes[at];
         node.dirty = node.shard.turn(now);
@@ -346,7 +364,16 @@ impl World {
             let error = std::io::Error::from_raw_os_error(32);
             self.nodes[at].shard.transmit_failed(self.now, id, &error);
         }
-        self.nodes[at].shard.release(self.now, id);
+        let end = self.nodes[at].shard.release(self.now, id).expect("it has ended");
+        // None of them breaks the protocol.
+        let is_wrong = matches!(
+            end.reason,
+            CloseReason::Fault
+                | CloseReason::Unexpected { .. }
+                | CloseReason::SecondHello
+                | CloseReason::HelloIntervalZero
+        );
+        assert!(!is_wrong, "{id}: {end:?}");
         self.nodes[at].dirty = true;
         client.stuck = false;
     }
@@ -424,7 +451,7 @@ impl World {
         }
     }
 
-    fn unrest(&self) -> String {
+    pub fn unrest(&self) -> String {
         let clients = self.clients.iter().map(|client| {
             let connection = client.connection.as_ref();
             connection.map(|c| (c.id, c.to_server.len(), c.hung_up, c.in_flight.is_some()))

@@ -10,9 +10,12 @@
 //! laggard remembers what `toggled` was when it last knew all. The two differ exactly in the routes that it
 //! has to be told of. A record that names a laggard ("all but X", "only X") turns what X remembers as well.
 
+mod handed_over;
+
 use std::rc::Rc;
 
 use ahash::RandomState;
+pub(crate) use handed_over::ChangedRoute;
 
 use crate::log::bits::{Bits, PAGE_BITS};
 use crate::log::chunk::LiveBytes;
@@ -103,6 +106,13 @@ enum Told {
 impl Compaction {
     /// Of nothing yet; what is to be passed begins at `frontier`. Memory is counted in `live`.
     pub fn new(frontier: Cursor, hasher: RandomState, live: LiveBytes) -> Compaction {
+        let mut compaction = Compaction::empty(hasher, live);
+        compaction.frontier = Some(frontier);
+        compaction
+    }
+
+    /// Of nothing yet, with nothing to be passed.
+    fn empty(hasher: RandomState, live: LiveBytes) -> Compaction {
         Compaction {
             slots: Pages::default(),
             free: Pages::default(),
@@ -111,7 +121,7 @@ impl Compaction {
             present: Bits::new(live.clone()),
             passed: 0,
             gone_at: Vec::new(),
-            frontier: Some(frontier),
+            frontier: None,
             hasher,
             live,
             counted: 0,
@@ -344,6 +354,14 @@ impl Compaction {
             (Action::Add, _) => Some(Scope::All),
             (Action::Remove, _) => None,
         };
+        self.set_seen_by(at, seen_by);
+        if !matches!(scope, Scope::Only(_)) {
+            Rc::make_mut(&mut self.toggled).toggle(at);
+        }
+        Some(at)
+    }
+
+    fn set_seen_by(&mut self, at: u32, seen_by: Option<Scope>) {
         let before = std::mem::replace(&mut self.slots[at as usize].seen_by, seen_by);
         if before.is_some() != seen_by.is_some() {
             self.present.toggle(at);
@@ -355,10 +373,6 @@ impl Compaction {
             }
             self.gone_at[page] = self.passed;
         }
-        if !matches!(scope, Scope::Only(_)) {
-            Rc::make_mut(&mut self.toggled).toggle(at);
-        }
-        Some(at)
     }
 
     fn find(&self, key: &[u8]) -> Option<u32> {

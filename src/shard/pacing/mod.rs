@@ -146,6 +146,21 @@ impl Pacer {
         }
     }
 
+    /// So many bytes were sent by another process, and may be unread.
+    pub(crate) fn restore(&mut self, now: Time, bytes_unread: u64) {
+        if let Rule::Proof(prover) = &mut self.rule {
+            prover.restore(now, bytes_unread);
+        }
+    }
+
+    /// Bytes that may be unread; None if nobody counts.
+    pub(crate) fn bytes_unread(&self) -> Option<u64> {
+        match &self.rule {
+            Rule::Proof(prover) => Some(prover.bytes_unread()),
+            Rule::Off | Rule::Rate(_) => None,
+        }
+    }
+
     /// Whether `permit` needs to know how TCP stands.
     pub(crate) fn wants_sample(&self, now: Time, wants: Wants) -> bool {
         if let Rule::Proof(prover) = &self.rule

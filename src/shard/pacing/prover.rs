@@ -104,6 +104,17 @@ impl Prover {
         }
     }
 
+    /// So many bytes were sent before, of which nothing is known but that they may be unread.
+    pub(super) fn restore(&mut self, now: Time, bytes_unread: u64) {
+        (self.sent, self.unread_since) = (bytes_unread, now);
+        self.credit.renew();
+    }
+
+    /// Bytes that may be unread.
+    pub(super) fn bytes_unread(&self) -> u64 {
+        self.unread()
+    }
+
     /// Whether `ask` may answer with something to send.
     pub(super) fn may_send(&self, now: Time) -> bool {
         match self.step {

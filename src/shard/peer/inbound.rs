@@ -3,6 +3,8 @@
 //! Owns the input that cannot be processed yet, and what it waits for. Must never let a message pass
 //! while the peer is paused.
 
+mod handed_over;
+
 use std::time::Duration;
 
 use crate::shard::config::BURST_TIME;
@@ -40,6 +42,8 @@ pub(in crate::shard) enum Pause {
     Rate(Time),
     /// Who it is as a source.
     Origin,
+    /// A handover: it is not heard until that has succeeded, elsewhere, or failed.
+    Handover,
 }
 
 /// What becomes of a change.
@@ -236,6 +240,15 @@ impl Inbound {
         is_new
     }
 
+    /// A peer that waits for one thing waits for another one instead. False if it does not.
+    pub(crate) fn wait_instead(&mut self, of: &Pause, pause: Pause) -> bool {
+        let waits = self.pause.as_ref() == Some(of);
+        if waits {
+            self.pause = Some(pause);
+        }
+        waits
+    }
+
     /// When what waits was read, the first of it.
     pub(crate) fn read_at(&self) -> Time {
         self.read_at
@@ -248,7 +261,9 @@ impl Inbound {
     ) -> Option<(Option<Update>, Vec<u8>)> {
         let change = match self.pause.take_if(|pause| over(pause))? {
             Pause::Quota(update) => Some(update),
-            Pause::Home(..) | Pause::Changes | Pause::Rate(_) | Pause::Origin => None,
+            Pause::Home(..) | Pause::Changes | Pause::Rate(_) | Pause::Origin | Pause::Handover => {
+                None
+            }
         };
         Some((change, std::mem::take(&mut self.backlog)))
     }

@@ -4,6 +4,7 @@
 //! from it, what it is to be sent, and what connects it with us. Must never use an id again.
 
 mod commands;
+mod handed_over;
 mod inbound;
 mod link;
 mod origin;
@@ -84,16 +85,7 @@ impl Peer {
         is_cautious: bool,
     ) -> Peer {
         let limits = &config.limits;
-        let session = Session::new(
-            &SessionConfig {
-                direction: Direction::Incoming,
-                keepalive_interval_s: config.keepalive_interval_s,
-                is_server: true,
-                reassembles: true,
-                reflector: true,
-            },
-            now,
-        );
+        let session = Session::new(&incoming(config), now);
         Peer {
             inbound: Inbound::new(
                 now,
@@ -235,6 +227,17 @@ impl Peer {
     }
 }
 
+/// What the session of a connection that is accepted is made from.
+fn incoming(config: &ShardConfig) -> SessionConfig {
+    SessionConfig {
+        direction: Direction::Incoming,
+        keepalive_interval_s: config.keepalive_interval_s,
+        is_server: true,
+        reassembles: true,
+        reflector: true,
+    }
+}
+
 /// The host that a peer speaks for: the one at its address, where that is how hosts are told apart. A link-local address
 /// is another one's on another link.
 fn host_at(remote: SocketAddr, config: &ShardConfig) -> Option<IpAddr> {
@@ -243,7 +246,6 @@ fn host_at(remote: SocketAddr, config: &ShardConfig) -> Option<IpAddr> {
     (config.fabric == Some(Identity::Address) && !is_of_a_link).then_some(address)
 }
 
-#[derive(Default)]
 struct Slot {
     generation: u64,
     peer: Option<Box<Peer>>,
@@ -252,6 +254,8 @@ struct Slot {
 /// The connections of a shard.
 pub(super) struct Peers {
     shard: ShardId,
+    /// Below this generation ids were given out by another process.
+    first_generation: u64,
     slots: Vec<Slot>,
     free: Vec<u32>,
     count: usize,
@@ -267,6 +271,7 @@ impl Peers {
     pub(super) fn new(shard: ShardId, hasher: RandomState) -> Peers {
         Peers {
             shard,
+            first_generation: 0,
             slots: Vec::new(),
             free: Vec::new(),
             count: 0,
@@ -295,7 +300,7 @@ impl Peers {
 
     pub(super) fn insert(&mut self, peer: Peer) -> PeerId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
+            self.slots.push(Slot { generation: self.first_generation, peer: None });
             u32::try_from(self.slots.len() - 1).expect("below PeerId::SLOTS")
         });
         self.count += 1;
@@ -311,6 +316,28 @@ impl Peers {
         let reader = Reader::new(speaker);
         place.peer = Some(Box::new(Peer { origin: Origin::new(id), reader, ..peer }));
         id
+    }
+
+    /// Ids with a generation below this one were given out by another process.
+    ///
+    /// # Panics
+    /// If an id was given out already.
+    pub(super) fn begin_at(&mut self, generation: u64) {
+        assert!(self.slots.is_empty(), "nobody is here yet");
+        self.first_generation = generation;
+    }
+
+    /// No id has a generation as high as this.
+    pub(super) fn next_generation(&self) -> u64 {
+        let next = self.slots.iter().map(|slot| slot.generation + 1).max().unwrap_or(0);
+        next.max(self.first_generation)
+    }
+
+    /// A peer that another process has served hears as this.
+    pub(super) fn restore_reader(&mut self, id: PeerId, reader: Reader) {
+        if let Some(peer) = self.find_mut(id) {
+            peer.reader = reader;
+        }
     }
 
     /// A peer takes over the source of a lost connection.
@@ -374,8 +401,12 @@ impl Peers {
 
     pub(super) fn remove(&mut self, id: PeerId) {
         if let Some(peer) = self.find(id) {
+            let source = peer.origin.source();
             if let Some(address) = peer.host {
                 self.leave_host(id, address);
+            }
+            if self.heirs.get(&source) == Some(&id) {
+                self.heirs.remove(&source);
             }
             let place = &mut self.slots[id.slot() as usize];
             place.peer = None;

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use crate::shard::absent::{Absent, Homes, Stale};
+use crate::handover::{self, HandoverError};
+use crate::shard::absent::{Absent, Homes, Stale, life_of};
 use crate::types::{PeerClass, PeerId, ShardId, SourceId, Time};
 
 /// What a peer is as a source of routes.
@@ -37,6 +38,32 @@ impl Origin {
     pub(crate) fn taken_over(absent: Absent, is_alone: bool) -> Origin {
         let Absent { source, life, homes, stale, .. } = absent;
         Origin { source, life: life.wrapping_add(1), homes, stale, is_alone, announced_at: None }
+    }
+
+    /// The source that another process knew.
+    pub(crate) fn restored(now: Time, peer: &handover::Peer) -> Result<Origin, HandoverError> {
+        Ok(Origin {
+            source: SourceId(PeerId::of_bits(peer.source)),
+            life: life_of(peer.life)?,
+            homes: Homes::default(),
+            stale: Stale::restored(now, &peer.former_lives)?,
+            is_alone: peer.is_alone,
+            announced_at: peer.has_announced.then_some(now),
+        })
+    }
+
+    /// Tells all of it.
+    pub(crate) fn hand_over(&self, now: Time, peer: &mut handover::Peer) {
+        peer.source = self.source.0.bits();
+        peer.life = self.life.into();
+        peer.former_lives = self.stale.hand_over(now);
+        peer.is_alone = self.is_alone;
+        peer.has_announced = self.announced_at.is_some();
+    }
+
+    /// It is known at each of so many homes.
+    pub(crate) fn note_all_homes(&mut self, shards: u16) {
+        self.homes = Homes::all(shards);
     }
 
     /// The source's id.

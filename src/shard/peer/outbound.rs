@@ -4,6 +4,8 @@
 //! Owns the order: what a short SEND left, control frames, then UPDATEs; and [`Outbound::send`], through
 //! which every byte leaves. Must never have two SENDs under way.
 
+mod handed_over;
+
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;

@@ -18,6 +18,9 @@ use crate::wire;
 /// More than a few UPDATEs, in bytes.
 const FED_BYTES_MIN: u64 = 4 << 10;
 
+/// What a peer that does not reassemble is let leave unread, and more would break it, in bytes.
+const UNREAD_AT_MOST: u64 = 48 << 10;
+
 /// What is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::shard) enum Kind {
@@ -51,6 +54,7 @@ pub(super) struct Path {
     /// When the timer goes off that was set.
     timer: Time,
     bytes_acked: u64,
+    is_cautious: bool,
     /// UPDATEs sent, in bytes, and when the last ones were.
     fed_bytes: u64,
     fed_at: Time,
@@ -66,9 +70,27 @@ impl Path {
             held_until: Time(0),
             timer: Time::NEVER,
             bytes_acked: 0,
+            is_cautious,
             fed_bytes: 0,
             fed_at: Time::default(),
         }
+    }
+
+    /// Another process has sent so many bytes, of which so many may be unread.
+    pub(super) fn restore(&mut self, now: Time, bytes_sent: u64, bytes_unread: u64) {
+        self.window = Window::restored(bytes_sent);
+        self.pacer.restore(now, bytes_unread);
+    }
+
+    /// Bytes sent, and those that may be unread: as many as fit a socket, if nobody counts.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let sent = self.window.sent_bytes();
+        (sent, self.pacer.bytes_unread().unwrap_or(sent.min(UNREAD_AT_MOST)))
+    }
+
+    /// Whether its peer failed before.
+    pub(super) fn is_cautious(&self) -> bool {
+        self.is_cautious
     }
 
     /// Whether [`Path::permit`] needs to know how TCP stands.
