@@ -7,18 +7,19 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use metalbond_uring::internals::cli::{self, Invocation};
+use metalbond_uring::internals::cli::{self, Invocation, ServerOptions};
 use metalbond_uring::internals::io;
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
+use crate::upgrade;
 
 /// The word that makes loadgen a reflector; the server's flags follow it.
 pub const WORD: &str = "__reflector";
@@ -38,6 +39,8 @@ const LINES_MAX: usize = 20;
 pub struct Reflector {
     child: Child,
     address: SocketAddr,
+    /// Where it listens, as soon as it does.
+    listening: Receiver<SocketAddr>,
     lines: Arc<Mutex<VecDeque<String>>>,
     /// Reads its log; ends when that does.
     log: Option<JoinHandle<()>>,
@@ -59,6 +62,19 @@ impl Reflector {
     /// # Errors
     /// If it does not, with what it said.
     pub fn start(listen: SocketAddr, flags: &[String]) -> anyhow::Result<Reflector> {
+        let mut reflector = Reflector::begin(listen, flags)?;
+        if !reflector.listens(START_LIMIT)? {
+            let (limit_s, words) = (START_LIMIT.as_secs(), reflector.last_words());
+            bail!("the reflector does not listen after {limit_s} s: {words}")
+        }
+        Ok(reflector)
+    }
+
+    /// Starts a reflector with these flags, and does not wait for it.
+    ///
+    /// # Errors
+    /// If there is no process or thread to be had.
+    pub fn begin(listen: SocketAddr, flags: &[String]) -> anyhow::Result<Reflector> {
         let mut child = Command::new(EXECUTABLE)
             .arg0(env!("CARGO_BIN_NAME"))
             .arg(WORD)
@@ -73,42 +89,49 @@ impl Reflector {
             })?;
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
         let lines = Arc::default();
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let (sender, listening) = mpsc::channel();
         // From here on it is killed if anything fails.
         let mut reflector = Reflector {
             child,
-            address: unknown,
+            address: listen,
+            listening,
             lines: Arc::clone(&lines),
             log: None,
             _stdin: stdin,
         };
-        let (listening, address) = mpsc::channel();
         let stderr = BufReader::new(stderr.context("the reflector has no standard error")?);
         let log = std::thread::Builder::new()
             .name("reflector-log".to_owned())
             .spawn(move || {
                 for line in stderr.lines().map_while(Result::ok) {
                     if let Some(address) = listening_address(&line) {
-                        let _ = listening.send(address);
+                        let _ = sender.send(address);
                     }
                     keep(&lines, line);
                 }
             })
             .context("cannot start a thread")?;
         reflector.log = Some(log);
-        match address.recv_timeout(START_LIMIT) {
-            Ok(address) => reflector.address = address,
+        Ok(reflector)
+    }
+
+    /// Whether it begins to listen within this time; not to be asked again once it does.
+    ///
+    /// # Errors
+    /// If it has ended instead, with what it said.
+    pub fn listens(&mut self, limit: Duration) -> anyhow::Result<bool> {
+        match self.listening.recv_timeout(limit) {
+            Ok(address) => {
+                self.address = address;
+                Ok(true)
+            }
             // Its log has ended, and so does it.
             Err(RecvTimeoutError::Disconnected) => {
-                let ended = reflector.ended(START_LIMIT);
+                let ended = self.ended(START_LIMIT);
                 bail!(ended.unwrap_or("the reflector closed its log".to_owned()))
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let (limit_s, words) = (START_LIMIT.as_secs(), reflector.last_words());
-                bail!("the reflector does not listen after {limit_s} s: {words}")
-            }
+            Err(RecvTimeoutError::Timeout) => Ok(false),
         }
-        Ok(reflector)
     }
 
     /// Where it listens.
@@ -123,6 +146,30 @@ impl Reflector {
 
     /// What it said before it ended, if it ends within this time.
     pub fn ended(&mut self, limit: Duration) -> Option<String> {
+        let status = self.status(limit)?;
+        Some(format!("the reflector ended ({status}): {}", self.last_words()))
+    }
+
+    /// Whether it has ended by itself, and as it should.
+    ///
+    /// # Errors
+    /// If it has ended otherwise, with what it said.
+    pub fn has_finished(&mut self) -> anyhow::Result<bool> {
+        match self.status(Duration::ZERO) {
+            None => Ok(false),
+            Some(status) if status.success() => Ok(true),
+            Some(status) => bail!("the reflector ended ({status}): {}", self.last_words()),
+        }
+    }
+
+    /// The last of its lines that has these words, if it is kept.
+    pub fn line_with(&self, words: &str) -> Option<String> {
+        let lines = self.lines.lock().ok()?;
+        lines.iter().rfind(|line| line.contains(words)).cloned()
+    }
+
+    /// How it ended, if it ends within this time; then all that it said is known.
+    fn status(&mut self, limit: Duration) -> Option<ExitStatus> {
         let clock = Clock::start();
         let status = loop {
             match self.child.try_wait().ok()? {
@@ -133,7 +180,7 @@ impl Reflector {
         };
         // All its last words have to be read.
         let _ = self.log.take().map(JoinHandle::join);
-        Some(format!("the reflector ended ({status}): {}", self.last_words()))
+        Some(status)
     }
 
     fn last_words(&self) -> String {
@@ -169,23 +216,27 @@ pub fn serve(flags: &[&str]) -> ExitCode {
         .init();
     // Its file's name would be the name in `top`, and that is `exe`.
     let _ = std::fs::write("/proc/self/comm", "reflector");
-    let watch = std::thread::Builder::new().name("parent".to_owned()).spawn(|| {
-        // Ends when loadgen does, in whatever way.
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
-    });
-    let served = watch.map_err(|error| error.to_string()).and_then(|_| {
-        let signals = io::Signals::watch(|| {}).map_err(|error| error.to_string())?;
-        io::serve(options.server, signals, |_| Ok::<_, io::ServeError>(()))
-            .map_err(|error| error.to_string())
-    });
-    match served {
+    match serve_on(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{error}");
+            let _ = writeln!(std::io::stderr(), "{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn serve_on(options: ServerOptions) -> anyhow::Result<()> {
+    let meeting = options.handover.as_ref().map(|handover| handover.path.clone());
+    std::thread::Builder::new().name("parent".to_owned()).spawn(move || {
+        // Ends when loadgen does, in whatever way.
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        meeting.iter().for_each(|path| upgrade::clear_away(path));
+        std::process::exit(0);
+    })?;
+    let begin = |handover| io::Handover::begin(handover, cli::VERSION);
+    let handover = options.handover.map(begin).transpose()?;
+    let signals = io::Signals::watch(|| {})?;
+    io::serve(options.server, handover, signals, |_| Ok::<_, anyhow::Error>(()))
 }
 
 fn listening_address(line: &str) -> Option<SocketAddr> {

@@ -107,6 +107,8 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
      \x20 slow     --announcers 10 --subscribers 20 --rate 8000 --duration-s 5\n\
      \x20          --stall-s 30\n\
      \x20 loss     --announcers 3 --routes 100000 --subscribers 400\n\
+     \x20 upgrade  --peers 1000 --vnis 20 --vnis-per-peer 2 --routes 20\n\
+     \x20          --rate 500 --duration-s 3 --rounds 3\n\
      \x20 idle     --peers 5000 --duration-s 10\n\
      \x20 --routes counts for each announcer in each of its VNIs. Of few peers 10\n\
      \x20 share a VNI, unless --vnis says otherwise.",
@@ -157,7 +159,7 @@ struct Flags {
     #[argh(option, arg_name = "s", from_str_fn(seconds))]
     stall_s: Option<f64>,
     /// how often all routes are withdrawn and announced again, or measured with
-    /// and without hostile peers
+    /// and without hostile peers, or the reflector upgraded
     #[argh(option, arg_name = "n", from_str_fn(at_least_one))]
     rounds: Option<u32>,
     /// what hostile peers do: flood, resubscribe, subscriptions or garbage
@@ -242,7 +244,7 @@ pub static GRAMMAR: Grammar = Grammar {
 static VALUES: &[Takes] = &[
     Takes(
         "--scenario",
-        "mix, fanout, mesh, join, herd, latency, churn, slow, loss, fairness or idle",
+        "mix, fanout, mesh, join, herd, latency, churn, slow, loss, fairness, upgrade or idle",
         "fanout",
     ),
     Takes("--peers", "a number of at least 1", "5000"),
@@ -393,6 +395,7 @@ mod tests {
             (&["--target=[::1]:frob"], "\"frob\" is no port"),
             (&["--server-pid=1"], "name that with --target"),
             (&["--keepalive=0"], "seconds from 1"),
+            (&["--scenario=upgrade", "--target=[::1]:1"], "leave out --target"),
             (&["--cores=2", "--target=[::1]:1"], "not for --target"),
             (&["--legacy", "--aligned"], "exclude each other"),
             (&["--reader-stall=2"], "none, gc, a time in ms or s"),

@@ -21,8 +21,9 @@ use crate::plan::{PeerSet, Plan};
 use crate::progress::Progress;
 use crate::shard::{self, CheckReply, Command};
 use crate::shared::{Behaviour, Counts, Shared};
-use crate::stage::Recorder;
+use crate::stage::{Recorder, Upgrade};
 use crate::stream::Stream;
+use crate::upgrade::{self, Meeting};
 
 /// How often a wait looks at the counters.
 const POLL: Duration = Duration::from_millis(2);
@@ -49,6 +50,8 @@ pub struct Server {
     pub targets: Vec<SocketAddr>,
     /// Its process, if known.
     pub pid: Option<u32>,
+    /// Where it and its successor meet; to go last.
+    pub _meeting: Option<Meeting>,
 }
 
 /// A run: shards that obey, a server that is watched, and stages that are recorded.
@@ -128,6 +131,11 @@ impl Engine {
     /// Adds what hostile peers have done so far in this stage.
     pub fn hostile(&mut self, deeds: Deeds) {
         self.recorder.hostile(deeds);
+    }
+
+    /// Adds what spoils the stage's figures.
+    pub fn warn(&mut self, warning: &str) {
+        self.recorder.warn(warning.to_owned());
     }
 
     /// Begins a stage that should bring this many deliveries.
@@ -217,6 +225,57 @@ impl Engine {
         Ok(())
     }
 
+    /// Starts another reflector beside loadgen's own, with this many shards, and waits until it has taken over
+    /// and the old one has ended as it should.
+    ///
+    /// # Errors
+    /// If that does not come to pass, or a connection is lost.
+    pub fn upgrade(&mut self, cores: u32) -> anyhow::Result<()> {
+        let mut old = self.server.child.take().context("there is no reflector of loadgen's own")?;
+        let begun_ns = self.now_ns();
+        let flags = upgrade::with_cores(&self.server.flags, cores);
+        let mut new = Reflector::begin(self.target(), &flags)?;
+        self.recorder.watch_also(new.pid());
+        if let Err(error) = self.wait_taken_over(&mut old, &mut new, begun_ns) {
+            // It serves on, or said why it does not: no peer is to be lost on top of that.
+            self.server.child = Some(old);
+            return Err(error);
+        }
+        let (gone, told) =
+            (self.recorder.watch_no_more(old.pid()), old.line_with(upgrade::HANDED_OVER));
+        self.recorder.upgrade(Upgrade {
+            cores,
+            took_s: seconds(self.now_ns() - begun_ns),
+            told_pause_ms: told.as_deref().and_then(upgrade::told_ms),
+            old_rss_bytes_peak: gone.and_then(|gone| gone.rss_bytes_peak),
+            new_rss_bytes_peak: self.recorder.rss_bytes_peak(new.pid()),
+        });
+        (self.server.pid, self.server.child) = (Some(new.pid()), Some(new));
+        Ok(())
+    }
+
+    fn wait_taken_over(
+        &mut self,
+        old: &mut Reflector,
+        new: &mut Reflector,
+        begun_ns: u64,
+    ) -> anyhow::Result<()> {
+        let (mut has_ended, mut listens) = (false, false);
+        while !(has_ended && listens) {
+            has_ended = old.has_finished().context("the old reflector")?;
+            listens = listens || new.listens(Duration::ZERO).context("the new reflector")?;
+            self.poll()?;
+            let waited_s = seconds(self.now_ns() - begun_ns);
+            if waited_s > self.patience_s {
+                let what =
+                    if listens { "the old reflector to end" } else { "the new one to listen" };
+                bail!("gave up after {waited_s:.0} s of waiting for {what}");
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     /// Lets peers subscribe to all their VNIs; returns at once.
     pub fn subscribe(&self, peers: &PeerSet) {
         self.tell(|| Command::Subscribe(Arc::clone(peers)));
@@ -290,10 +349,23 @@ impl Engine {
     /// # Errors
     /// If that takes much longer than the schedule.
     pub fn stream(&mut self, stream: Stream) -> anyhow::Result<()> {
+        self.stream_amid(stream, |_| Ok(()))
+    }
+
+    /// The same, while something else is done.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn stream_amid(
+        &mut self,
+        stream: Stream,
+        other: impl FnOnce(&mut Engine) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let before = self.shared.counts();
         let planned_s = stream.updates as f64 / stream.rate_per_s;
         let stream = Arc::new(stream);
         self.tell(|| Command::Stream(Arc::clone(&stream)));
+        other(self)?;
         let wanted = self.commands.len() as u64;
         self.wait(planned_s, |counts| {
             let (done, sent) = (counts.streams - before.streams, counts.sent - before.sent);

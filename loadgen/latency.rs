@@ -15,6 +15,8 @@ pub struct Latency {
     pub delivery_ns: Histogram<u64>,
     /// From schedule to the socket, in nanoseconds: how late the generator was.
     pub lag_ns: Histogram<u64>,
+    /// The longest time between two reads of a peer that brought updates, in nanoseconds; 0 if there were none.
+    pub pause_ns: u64,
 }
 
 /// Percentiles in milliseconds.
@@ -37,7 +39,7 @@ impl Latency {
     pub fn new() -> Latency {
         let histogram =
             || Histogram::new_with_bounds(1_000, LONGEST_NS, 3).expect("the bounds are valid");
-        Latency { delivery_ns: histogram(), lag_ns: histogram() }
+        Latency { delivery_ns: histogram(), lag_ns: histogram(), pause_ns: 0 }
     }
 
     /// Adds what another shard measured.
@@ -45,6 +47,7 @@ impl Latency {
         // Both have the same bounds.
         let _ = self.delivery_ns.add(&other.delivery_ns);
         let _ = self.lag_ns.add(&other.lag_ns);
+        self.pause_ns = self.pause_ns.max(other.pause_ns);
     }
 
     /// Why the figures mislead, if they do.

@@ -32,6 +32,7 @@ mod socket;
 mod stage;
 mod stream;
 mod target;
+mod upgrade;
 mod values;
 mod verify;
 
@@ -53,6 +54,7 @@ use crate::progress::Progress;
 use crate::report::Report;
 use crate::shared::Behaviour;
 use crate::sizes::Scenario;
+use crate::upgrade::Meeting;
 use crate::values::Addresses;
 
 /// Descriptors that loadgen needs beside those of its peers.
@@ -122,7 +124,8 @@ fn run(options: &Options, facts: &Facts) -> anyhow::Result<bool> {
     let shards = (options.threads as usize).min(plan.peers.len());
     let mut engine =
         Engine::start(plan, behaviour, server, shards, options.patience_s, Progress::new())?;
-    let failure = scenario::run(&mut engine, options.scenario, &options.sizes).err();
+    let failure =
+        scenario::run(&mut engine, (options.scenario, &options.sizes), options.cores).err();
     let failure = failure.map(|error| format!("{error:#}"));
     if let Some(failure) = &failure {
         engine.fail(failure);
@@ -163,7 +166,9 @@ fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
         let targets = options.targets.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         let line = loading(options, &targets, scenario);
         let pid = options.server_pid;
-        return Ok((Server { child: None, other: None, flags: Vec::new(), targets, pid }, line));
+        let server =
+            Server { child: None, other: None, flags: Vec::new(), targets, pid, _meeting: None };
+        return Ok((server, line));
     }
     let sizes = &options.sizes;
     let peers = 0..plan.peers.len() as u32;
@@ -182,7 +187,13 @@ fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
         // What it can do is to be seen.
         flags.push(format!("--updates-per-s-max={}", u32::MAX));
     }
-    let cores = options.cores.or(is_fairness.then_some(1));
+    let mut cores = options.cores.or(is_fairness.then_some(1));
+    let mut meeting = None;
+    if options.scenario == Scenario::Upgrade {
+        let meeting = meeting.insert(Meeting::new().context("a folder for a socket")?);
+        flags.push(format!("--handover={}", meeting.path().display()));
+        cores = Some(upgrade::cores_by_turns(cores)[0]);
+    }
     flags.extend(cores.map(|cores| format!("--cores={cores}")));
     flags.extend(options.pace.iter().map(|pace| format!("--pace={pace}")));
     let (child, other) = match is_fairness {
@@ -199,7 +210,10 @@ fn server(options: &Options, plan: &Plan) -> anyhow::Result<(Server, String)> {
          --target \"[::1]:4711\" aims at a running one\n"
     );
     let targets = vec![target];
-    Ok((Server { child: Some(child), other, flags, targets, pid: Some(pid) }, line))
+    Ok((
+        Server { child: Some(child), other, flags, targets, pid: Some(pid), _meeting: meeting },
+        line,
+    ))
 }
 
 /// The line that says which running servers are loaded.

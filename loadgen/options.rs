@@ -144,6 +144,11 @@ impl Options {
         if targets > 1 && self.scenario == Scenario::Fairness {
             return wrong("--scenario fairness measures one server: give it with --target");
         }
+        if targets > 0 && self.scenario == Scenario::Upgrade {
+            return wrong(
+                "--scenario upgrade starts the reflectors that take over from each other: leave out --target",
+            );
+        }
         if targets > 1 && self.server_pid.is_some() {
             return wrong(
                 "--server-pid would tell what one of several --targets costs: leave it out",

@@ -5,6 +5,7 @@
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::stage::Stage;
+use crate::upgrade;
 
 const TITLES: [&str; 10] = [
     "stage",
@@ -56,6 +57,7 @@ pub fn table(stages: &[Stage], findings: &[String], failure: Option<&str>) -> St
     text += &format!("({LEGEND})\n");
     text += &memory(stages).unwrap_or_default();
     text += &shares(stages);
+    text += &upgrade::summary(stages);
     text += &warnings(stages);
     text + &verdict(stages, findings, failure)
 }

@@ -65,6 +65,8 @@ pub struct Peer {
     pub paused_until_ns: Cell<u64>,
     /// Whether its latencies count.
     pub measured: Cell<bool>,
+    /// When updates came last while that was measured, in nanoseconds; 0 if none have come.
+    pub updated_ns: Cell<u64>,
     /// When the hold timer was last restarted, in nanoseconds.
     pub heard_ns: Cell<u64>,
     /// How it takes what it reads.
@@ -149,6 +151,7 @@ impl Peer {
             leaving: Cell::new(false),
             paused_until_ns: Cell::new(0),
             measured: Cell::new(true),
+            updated_ns: Cell::new(0),
             heard_ns: Cell::new(0),
             pipeline: RefCell::new(Pipeline::new(Habits::default(), 0)),
             returning: Cell::new(false),

@@ -6,6 +6,7 @@ use crate::chart::{self, Curve, Span, escape};
 use crate::facts::Facts;
 use crate::output;
 use crate::stage::{Sample, Stage};
+use crate::upgrade;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--page:#fff;--ink:#1d2126;--soft:#50565d;--line:#d9dce0;--box:#f3f4f6;--axis:#868c93;
@@ -151,10 +152,12 @@ fn table(stages: &[Stage]) -> String {
         html += "</tr>\n";
     }
     html += "</tbody></table>\n";
-    for note in [Some(output::LEGEND.to_owned()), output::memory(stages), Some(BANDS.to_owned())] {
-        html += &note.map_or(String::new(), |note| {
-            format!("<p class=\"note\">{}</p>\n", escape(note.trim()))
-        });
+    let (legend, bands) = (output::LEGEND.to_owned(), BANDS.to_owned());
+    let memory = output::memory(stages).unwrap_or_default();
+    for note in [legend, memory, upgrade::summary(stages), bands] {
+        for line in note.lines() {
+            html += &format!("<p class=\"note\">{}</p>\n", escape(line));
+        }
     }
     html
 }

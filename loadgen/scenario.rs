@@ -15,6 +15,7 @@ use crate::plan::{PeerPlan, PeerSet, Plan, spread};
 use crate::shard::Command;
 use crate::sizes::{Scenario, Sizes};
 use crate::stream::Stream;
+use crate::upgrade::{self, cores_by_turns};
 
 /// Streams begin a little later than they are ordered, so that all shards know of them in time.
 const HEAD_START_NS: u64 = 20_000_000;
@@ -26,7 +27,9 @@ const SETTLE_S: f64 = 0.1;
 /// The shape of a scenario.
 pub fn plan(scenario: Scenario, sizes: &Sizes, vni_base: u32, fleet: Fleet) -> Plan {
     let plan = match scenario {
-        Scenario::Mix | Scenario::Mesh | Scenario::Herd | Scenario::Idle => mesh(sizes, vni_base),
+        Scenario::Mix | Scenario::Mesh | Scenario::Herd | Scenario::Upgrade | Scenario::Idle => {
+            mesh(sizes, vni_base)
+        }
         Scenario::Fanout
         | Scenario::Latency
         | Scenario::Churn
@@ -50,7 +53,11 @@ pub fn plan(scenario: Scenario, sizes: &Sizes, vni_base: u32, fleet: Fleet) -> P
 ///
 /// # Errors
 /// The first thing that went wrong, in words.
-pub fn run(engine: &mut Engine, scenario: Scenario, sizes: &Sizes) -> anyhow::Result<()> {
+pub fn run(
+    engine: &mut Engine,
+    (scenario, sizes): (Scenario, &Sizes),
+    cores: Option<u32>,
+) -> anyhow::Result<()> {
     engine.scenario(scenario.name());
     match scenario {
         Scenario::Mix => mix(engine, sizes)?,
@@ -63,6 +70,7 @@ pub fn run(engine: &mut Engine, scenario: Scenario, sizes: &Sizes) -> anyhow::Re
         Scenario::Slow => slow(engine, sizes)?,
         Scenario::Loss => loss(engine, sizes)?,
         Scenario::Fairness => fairness(engine, sizes)?,
+        Scenario::Upgrade => upgrades(engine, sizes, cores_by_turns(cores))?,
         Scenario::Idle => idle(engine, sizes)?,
     }
     // What comes too much comes late.
@@ -133,15 +141,47 @@ fn fanout(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
 }
 
 fn meshed(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
+    all_announce(engine, sizes.rate_per_s)?;
+    vanish_and_return(engine, &tenth(sizes.peers, 3))
+}
+
+/// All connect, subscribe and announce.
+fn all_announce(engine: &mut Engine, rate_per_s: Option<f64>) -> anyhow::Result<()> {
     let all = all(engine);
     connect(engine, &all)?;
     subscribe(engine, &all)?;
     let deliveries = engine.plan().deliveries();
     engine.begin("announce", deliveries);
-    engine.announce(&all, Action::Add, sizes.rate_per_s)?;
+    engine.announce(&all, Action::Add, rate_per_s)?;
     engine.converge()?;
     engine.end();
-    vanish_and_return(engine, &tenth(sizes.peers, 3))
+    Ok(())
+}
+
+/// The same stream without an upgrade, and then with one each time, to another number of shards.
+fn upgrades(engine: &mut Engine, sizes: &Sizes, cores: [u32; 2]) -> anyhow::Result<()> {
+    all_announce(engine, None)?;
+    let senders = tenth(sizes.peers, 1);
+    let (duration_s, routes_each) = (sizes.duration_s, sizes.routes.div_ceil(2));
+    stream(engine, "steady", &senders, sizes, duration_s, routes_each)?;
+    for round in 1..=sizes.rounds {
+        begin_stream(engine, &format!("upgrade {round}"), &senders, sizes, duration_s);
+        engine.measure();
+        let stream = scheduled(engine, &senders, sizes, duration_s, routes_each);
+        let end_ns = stream.due_ns(stream.updates);
+        engine.stream_amid(stream, |engine| {
+            engine.rest(duration_s / 4.0)?;
+            engine.upgrade(cores[round as usize % 2])?;
+            if engine.now_ns() > end_ns {
+                engine.warn(upgrade::STREAM_TOO_SHORT);
+            }
+            Ok(())
+        })?;
+        engine.converge()?;
+        engine.measured()?;
+        engine.end();
+    }
+    Ok(())
 }
 
 fn join(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
@@ -374,13 +414,24 @@ fn send_stream(
     duration_s: f64,
     routes_each: u32,
 ) -> anyhow::Result<()> {
-    engine.stream(Stream {
+    engine.stream(scheduled(engine, announcers, sizes, duration_s, routes_each))
+}
+
+/// A stream that begins soon.
+fn scheduled(
+    engine: &Engine,
+    announcers: &PeerSet,
+    sizes: &Sizes,
+    duration_s: f64,
+    routes_each: u32,
+) -> Stream {
+    Stream {
         announcers: Arc::clone(announcers),
         rate_per_s: rate(sizes),
         start_ns: engine.now_ns() + HEAD_START_NS,
         updates: updates(sizes, duration_s),
         routes_each,
-    })
+    }
 }
 
 fn rate(sizes: &Sizes) -> f64 {

@@ -211,7 +211,10 @@ impl Shard {
             }
             Command::Measure(None) => {
                 self.latency.replace(Latency::new());
-                self.all().for_each(|peer| peer.measured.set(true));
+                self.all().for_each(|peer| {
+                    peer.measured.set(true);
+                    peer.updated_ns.set(0);
+                });
                 self.measuring.set(true);
             }
             Command::Measure(Some(reply)) => {
@@ -440,6 +443,7 @@ impl Shard {
         if count > 0 {
             Stats::count(&stats.deliveries, count);
             stats.last_delivery_ns.store(now_ns, Ordering::Relaxed);
+            self.note_pause(peer, now_ns);
         }
         if result? {
             self.kick(peer);
@@ -458,6 +462,17 @@ impl Shard {
             return Err(fault.to_string());
         }
         Ok(())
+    }
+
+    /// Updates have come: how long there were none.
+    fn note_pause(&self, peer: &Peer, now_ns: u64) {
+        if self.measures(peer) {
+            let before_ns = peer.updated_ns.replace(now_ns);
+            if before_ns > 0 {
+                let mut latency = self.latency.borrow_mut();
+                latency.pause_ns = latency.pause_ns.max(now_ns - before_ns);
+            }
+        }
     }
 
     fn measures(&self, peer: &Peer) -> bool {

@@ -30,13 +30,15 @@ pub enum Scenario {
     Loss,
     /// Updates at a rate, with hostile peers and without.
     Fairness,
+    /// A reflector takes over from another one, again and again, amid updates at a rate.
+    Upgrade,
     /// Nothing happens.
     Idle,
 }
 
 impl Scenario {
     /// All scenarios with their names.
-    pub const ALL: [(Scenario, &'static str); 11] = [
+    pub const ALL: [(Scenario, &'static str); 12] = [
         (Scenario::Mix, "mix"),
         (Scenario::Fanout, "fanout"),
         (Scenario::Mesh, "mesh"),
@@ -47,6 +49,7 @@ impl Scenario {
         (Scenario::Slow, "slow"),
         (Scenario::Loss, "loss"),
         (Scenario::Fairness, "fairness"),
+        (Scenario::Upgrade, "upgrade"),
         (Scenario::Idle, "idle"),
     ];
 
@@ -79,7 +82,7 @@ pub struct Sizes {
     pub duration_s: f64,
     /// How long one subscriber does not read.
     pub stall_s: f64,
-    /// How often all is withdrawn and announced again, or measured.
+    /// How often all is withdrawn and announced again, or measured, or upgraded.
     pub rounds: u32,
     /// What hostile peers do.
     pub hostility: Hostility,
@@ -120,6 +123,15 @@ fn flags_of(scenario: Scenario) -> &'static [&'static str] {
         Scenario::Mix => {
             &["--peers", "--vnis", "--vnis-per-peer", "--routes", "--rate", "--duration-s"]
         }
+        Scenario::Upgrade => &[
+            "--peers",
+            "--vnis",
+            "--vnis-per-peer",
+            "--routes",
+            "--rate",
+            "--duration-s",
+            "--rounds",
+        ],
         Scenario::Mesh => &["--peers", "--vnis", "--vnis-per-peer", "--routes", "--rate"],
         Scenario::Herd => &["--peers", "--vnis", "--vnis-per-peer", "--routes"],
         Scenario::Idle => &["--peers", "--duration-s"],
@@ -149,6 +161,12 @@ impl Given {
                 sizes.meshed(self, 1000, None, 2, 5);
                 sizes.rate_per_s = rate(Some(500.0));
                 sizes.duration_s = seconds(self.duration_s, 10.0);
+            }
+            Scenario::Upgrade => {
+                sizes.meshed(self, 1000, Some(20), 2, 20);
+                sizes.rate_per_s = rate(Some(500.0));
+                sizes.duration_s = seconds(self.duration_s, 3.0);
+                sizes.rounds = self.rounds.unwrap_or(3);
             }
             Scenario::Mesh => {
                 sizes.meshed(self, 500, Some(100), 4, 10);

@@ -16,6 +16,21 @@ use crate::verify::Difference;
 /// Time between two samples of the server's cost.
 const SAMPLE_NS: u64 = 50_000_000;
 
+/// What became of an upgrade: a part of a stage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Upgrade {
+    /// Shards of the new reflector.
+    pub cores: u32,
+    /// From its start to the end of the old one.
+    pub took_s: f64,
+    /// How long peers had to wait, as the old one's log says.
+    pub told_pause_ms: Option<f64>,
+    /// The highest resident memory of the old process in all its life.
+    pub old_rss_bytes_peak: Option<u64>,
+    /// That of the new one so far.
+    pub new_rss_bytes_peak: Option<u64>,
+}
+
 /// One stage of a scenario: an object of `--json`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Stage {
@@ -76,7 +91,11 @@ pub struct Stage {
     pub latency: Option<Percentiles>,
     /// From the scheduled time of sending to handing it to the socket: loadgen's own part of the latency.
     pub generator_lag_ms: Option<Percentiles>,
-    /// CPU time of the server process.
+    /// The longest time between two reads of any peer that brought updates, while latencies were measured.
+    pub longest_pause_ms: Option<f64>,
+    /// What became of the upgrade amid it.
+    pub upgrade: Option<Upgrade>,
+    /// CPU time of the server process; of both, amid an upgrade.
     pub server_cpu_s: Option<f64>,
     /// The same for each delivery, in microseconds.
     pub server_cpu_us_per_delivery: Option<f64>,
@@ -123,7 +142,7 @@ pub struct Sample {
 pub struct Recorder {
     scenario: &'static str,
     shared: Arc<Shared>,
-    pid: Option<u32>,
+    watched: Vec<Watched>,
     stages: Vec<Stage>,
     samples: Vec<Sample>,
     open: Option<Open>,
@@ -131,7 +150,14 @@ pub struct Recorder {
     sampled_ns: u64,
     /// CPU time of server processes that are gone.
     former_cpu_ns: u64,
-    last_cpu_ns: u64,
+}
+
+/// A process of the server, and what it cost as far as seen.
+pub struct Watched {
+    pid: u32,
+    cpu_ns: u64,
+    /// Its highest resident memory, if it could be read.
+    pub rss_bytes_peak: Option<u64>,
 }
 
 /// The stage that runs.
@@ -151,14 +177,13 @@ impl Recorder {
         Recorder {
             scenario: "",
             shared,
-            pid,
+            watched: pid.into_iter().map(Watched::new).collect(),
             stages: Vec::new(),
             samples: Vec::new(),
             open: None,
             peers: 0,
             sampled_ns: 0,
             former_cpu_ns: 0,
-            last_cpu_ns: 0,
         }
     }
 
@@ -169,8 +194,42 @@ impl Recorder {
 
     /// Watch this process from now on.
     pub fn watch(&mut self, pid: Option<u32>) {
-        self.pid = pid;
-        self.former_cpu_ns = self.last_cpu_ns;
+        for pid in self.watched.iter().map(|it| it.pid).collect::<Vec<_>>() {
+            self.watch_no_more(pid);
+        }
+        self.watched.extend(pid.map(Watched::new));
+    }
+
+    /// Watch this process, too: what they cost is added up.
+    pub fn watch_also(&mut self, pid: u32) {
+        self.watched.push(Watched::new(pid));
+    }
+
+    /// Watch this process no more; what it cost stays counted.
+    pub fn watch_no_more(&mut self, pid: u32) -> Option<Watched> {
+        let at = self.watched.iter().position(|it| it.pid == pid)?;
+        let gone = self.watched.remove(at);
+        self.former_cpu_ns += gone.cpu_ns;
+        Some(gone)
+    }
+
+    /// The highest memory of a process so far.
+    pub fn rss_bytes_peak(&self, pid: u32) -> Option<u64> {
+        self.watched.iter().find(|it| it.pid == pid)?.rss_bytes_peak
+    }
+
+    /// Adds what became of an upgrade.
+    pub fn upgrade(&mut self, upgrade: Upgrade) {
+        if let Some(Open { stage, .. }) = &mut self.open {
+            stage.upgrade = Some(upgrade);
+        }
+    }
+
+    /// Adds what spoils the figures.
+    pub fn warn(&mut self, warning: String) {
+        if let Some(Open { stage, .. }) = &mut self.open {
+            stage.warnings.push(warning);
+        }
     }
 
     /// Begins a stage.
@@ -219,7 +278,9 @@ impl Recorder {
     /// Looks at the server, if it is time to, and at the counters.
     pub fn sample(&mut self) {
         let now_ns = self.shared.clock.now_ns();
-        if now_ns >= self.sampled_ns + SAMPLE_NS || self.samples.is_empty() {
+        // Two processes are there for a moment only.
+        let is_due = now_ns >= self.sampled_ns + SAMPLE_NS || self.watched.len() > 1;
+        if is_due || self.samples.is_empty() {
             self.sampled_ns = now_ns;
             let rss = self.resident().map_or(0, |(rss, _)| rss);
             let cpu_ns = self.server_cpu_ns().unwrap_or_default();
@@ -245,6 +306,8 @@ impl Recorder {
             stage.latency_samples = latency.delivery_ns.len();
             stage.latency = Some(latency::percentiles(&latency.delivery_ns));
             stage.generator_lag_ms = Some(latency::percentiles(&latency.lag_ns));
+            stage.longest_pause_ms =
+                (latency.pause_ns > 0).then_some(latency.pause_ns as f64 / 1e6);
             stage.curve = latency::curve(&latency.delivery_ns);
             stage.warnings.extend(latency.warning());
         }
@@ -318,7 +381,7 @@ impl Recorder {
             // The kernel's own maximum, where it is of this stage.
             let seen = stage.server_rss_bytes_peak.unwrap_or_default().max(rss);
             stage.server_rss_bytes_peak =
-                Some(if highest > open.rss_highest_ever { highest } else { seen });
+                Some(if highest > open.rss_highest_ever { highest.max(seen) } else { seen });
             let grown = rss as f64 - stage.server_rss_bytes_before.unwrap_or(rss) as f64;
             let new_peers = self.peers.saturating_sub(open.peers);
             stage.server_rss_bytes_per_new_peer = ratio(grown, new_peers as f64);
@@ -343,13 +406,33 @@ impl Recorder {
     }
 
     fn server_cpu_ns(&mut self) -> Option<u64> {
-        let cpu_ns = cost::cpu_ns(self.pid?).ok()? + self.former_cpu_ns;
-        self.last_cpu_ns = cpu_ns;
-        Some(cpu_ns)
+        let mut is_known = false;
+        for it in &mut self.watched {
+            if let Ok(cpu_ns) = cost::cpu_ns(it.pid) {
+                (it.cpu_ns, is_known) = (cpu_ns, true);
+            }
+        }
+        let cpu_ns = self.watched.iter().map(|it| it.cpu_ns).sum::<u64>();
+        is_known.then_some(self.former_cpu_ns + cpu_ns)
     }
 
-    fn resident(&self) -> Option<(u64, u64)> {
-        cost::resident_bytes(self.pid?).ok()
+    /// Resident memory of the server, and its highest value if that is known: the highest ones of two processes
+    /// may not have been at one time.
+    fn resident(&mut self) -> Option<(u64, u64)> {
+        let mut sum: Option<(u64, u64)> = None;
+        for it in &mut self.watched {
+            if let Ok((rss, highest)) = cost::resident_bytes(it.pid) {
+                it.rss_bytes_peak = Some(highest);
+                sum = Some(sum.map_or((rss, highest), |(before, _)| (before + rss, 0)));
+            }
+        }
+        sum
+    }
+}
+
+impl Watched {
+    fn new(pid: u32) -> Watched {
+        Watched { pid, cpu_ns: 0, rss_bytes_peak: None }
     }
 }
 
