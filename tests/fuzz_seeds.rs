@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+#[path = "../benches/common/config.rs"]
+mod config;
 #[path = "fuzz/targets/decode.rs"]
 mod decode;
 #[path = "fuzz/targets/fabric.rs"]

@@ -123,18 +123,19 @@ impl Protocol {
     fn fire_feed(&mut self, now: Time) {
         let stalls = match self.phase {
             Phase::Unlinked | Phase::Fenced => return,
-            Phase::Waiting(at) => {
-                if now >= at {
-                    self.open(now);
-                }
-                return;
-            }
+            Phase::Waiting(_) => false,
             Phase::Opening(since) => now >= since.after(OPENING_MAX),
             Phase::Reading => now >= self.stall_deadline(),
             Phase::Clearing | Phase::Live => now >= self.canary_deadline(),
         };
         if stalls && self.is_reading() {
-            return self.feed_broken(now);
+            self.feed_broken(now);
+        }
+        if let Phase::Waiting(at) = self.phase {
+            if now >= at {
+                self.open(now);
+            }
+            return;
         }
         if stalls {
             self.reading.has_missed = true;
@@ -195,8 +196,11 @@ impl Protocol {
             }
             self.purge_if_due(now, place);
             self.look_if_overdue(now, place, is_heard);
+            let is_live = self.phase == Phase::Live;
             let reflector = self.others.at(place);
-            let at = reflector.stale_until.into_iter().chain(reflector.janitor.due_at()).min();
+            // Nothing is purged before our own lease is there; when it is, all of this is gone through.
+            let purge_at = reflector.janitor.due_at().filter(|_| is_live);
+            let at = reflector.stale_until.into_iter().chain(purge_at).min();
             self.note_deadline(at);
         }
     }

@@ -226,6 +226,7 @@ impl Protocol {
         if self.phase == Phase::Clearing {
             self.phase = Phase::Live;
             self.lease.live_since = now;
+            self.note_deadline(Some(now));
         }
         if state == LeaseState::Leaving {
             self.has_left = true;

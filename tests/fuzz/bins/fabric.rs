@@ -1,6 +1,8 @@
 //! The target of this name, for libFuzzer.
 #![no_main]
 
+#[path = "../../../benches/common/config.rs"]
+mod config;
 #[path = "../input.rs"]
 mod input;
 #[path = "../targets/fabric.rs"]

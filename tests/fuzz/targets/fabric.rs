@@ -2,22 +2,19 @@
 //! is its own and can be read, what is read would be written so, and peers are sent what can be read.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use metalbond_uring::internals::fabric::{
     Effect, Ended, Fabric, FabricConfig, Lease, Publish, PublishError, Record, Subject, Subjects,
     Timers, decode_announcers, encode_announcers,
 };
-use metalbond_uring::internals::shard::{
-    Budgets, Identity, Limits, Piece, Shard, ShardConfig, TcpSample, Transmit,
-};
+use metalbond_uring::internals::shard::{Identity, Piece, Shard, ShardConfig, TcpSample, Transmit};
 use metalbond_uring::internals::wire::{Deframer, Hello, Message, Update, decode};
 use metalbond_uring::types::{
-    Action, Announcers, Behind, Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route,
-    ShardId, Time, Vni,
+    Action, Announcers, Behind, Destination, NextHop, NextHopType, PeerId, Route, Time, Vni,
 };
 
+use crate::config::shard_config;
 use crate::input::Input;
 
 /// Names of reflectors: ours, others', and what is none.
@@ -268,20 +265,7 @@ impl World {
 impl Core {
     /// With a peer that subscribes.
     fn new(at: u16, shards: u16, identity: Identity) -> Core {
-        let config = ShardConfig {
-            id: ShardId(at),
-            shards,
-            hash_seed: [1, 2, 3, 4],
-            keepalive_interval_s: 86_400,
-            reflect_own: ReflectOwn::None,
-            pace: Pace::Off,
-            limits: Limits::default(),
-            stale_time: Duration::ZERO,
-            budgets: Budgets::default(),
-            policy: None,
-            ledger: Arc::default(),
-            fabric: Some(identity),
-        };
+        let config = ShardConfig { fabric: Some(identity), ..shard_config(at, shards) };
         let now = Time(1_000_000_000);
         let mut shard = Shard::new(config, now);
         let peer = shard.accept(now, ([127, 0, 0, 9 + at as u8], 1).into());
