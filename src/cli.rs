@@ -149,10 +149,6 @@ fn server(args: &[&str]) -> Result<Invocation, Exit> {
 
 /// Where a successor takes over.
 fn handover(grammar: &Grammar, flags: &ServerFlags) -> Result<Option<HandoverOptions>, Exit> {
-    if flags.handover.is_some() && flags.fabric.is_some() {
-        let why = "not yet together with --fabric: leave out one of them";
-        return Err(grammar.wrong("--handover", "", why));
-    }
     if flags.detach && flags.handover.is_none() {
         let why = "with --handover only, for one that takes over";
         return Err(grammar.wrong("--detach", "", why));

@@ -20,8 +20,8 @@ const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 const PATIENCE_MIN: Duration = Duration::from_millis(2);
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Says that the service is up, and that it is this process from now on if it took over from another one. If the manager has a watchdog, it is told from now on that all shards answer; one
-/// that does not is left to it.
+/// Says that the service is up, and that it is this process from now on if it took over from another one. If the manager
+/// has a watchdog, it is told from now on that all shards answer; one that does not is left to it.
 ///
 /// # Errors
 /// If the watchdog's thread cannot start.

@@ -26,7 +26,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ("client", &["types", "wire", "rib"]),
     ("handover", &[]),
     ("shard", &["types", "wire", "session", "log", "policy", "rib", "client", "handover"]),
-    ("fabric", &["types", "wire", "shard"]),
+    ("fabric", &["types", "wire", "handover", "shard"]),
     ("io", &BELOW_IO),
     ("kernel", &["vital", "types"]),
     ("http", &["vital", "types", "session", "shard", "fabric", "io", "kernel"]),

@@ -105,17 +105,19 @@ fn every_flag_in_both_spellings() {
         ("--fabric-stale-time", "1800"),
         ("--fabric-restart-time", "86400"),
         ("--fabric-hold-time", "604800"),
+        ("--handover", "/run/h"),
+        ("--handover-time", "60"),
         ("--http", ":4712"),
         ("--log-format", "logfmt"),
     ];
     let expected = every_flag();
-    let mut apart: Vec<&str> = vec!["server", "--verbose", "--metrics-per-peer"];
+    let mut apart: Vec<&str> = vec!["server", "--verbose", "--metrics-per-peer", "--detach"];
     apart.extend(values.iter().flat_map(|(flag, value)| [*flag, *value]));
     assert_eq!(server(&apart), expected);
     let joined: Vec<String> =
         values.iter().map(|(flag, value)| format!("{flag}={value}")).collect();
     let mut joined: Vec<&str> = joined.iter().map(String::as_str).collect();
-    joined.extend(["-v", "-v", "--metrics-per-peer"]);
+    joined.extend(["-v", "-v", "--metrics-per-peer", "--detach"]);
     assert_eq!(server(&joined), expected);
 }
 
@@ -172,9 +174,11 @@ fn every_flag() -> ServerOptions {
                 hold_time: Duration::from_secs(604_800),
             }),
         },
-        // Not with a fabric.
-        handover: None,
-        detach: false,
+        handover: Some(HandoverOptions {
+            path: "/run/h".into(),
+            time_max: Duration::from_secs(60),
+        }),
+        detach: true,
         http: Some(HostPort { host: String::new(), port: 4712 }),
         metrics_per_peer: true,
         log_format: LogFormat::Logfmt,
@@ -191,8 +195,6 @@ fn a_place_to_hand_over() {
     assert_eq!(handover(&["--handover", "/run/h"]), at(5));
     assert_eq!(handover(&["--handover=/run/h", "--handover-time=60"]), at(60));
     assert_eq!(handover(&["--handover-time", "1"]), None);
-    let text = wrong(&["--handover", "/run/h", "--fabric", "nats://a/F", "--fabric-name", "a"]);
-    assert!(text.contains("not yet together with --fabric"), "{text}");
     assert!(server(&["--detach", "--handover", "/run/h"]).detach);
     assert!(wrong(&["--detach"]).contains("--detach: with --handover only"));
 }

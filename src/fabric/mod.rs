@@ -29,6 +29,7 @@ mod status;
 mod subject;
 mod waiting;
 
+use crate::handover::{HandoverError, Item};
 use crate::shard::{Correspondent, Mail};
 use crate::types::{ShardId, Time};
 
@@ -45,12 +46,43 @@ use protocol::{HomeCall, Homes, Protocol};
 pub struct Fabric {
     protocol: Protocol,
     homes: Correspondent,
+    /// Homes stand still, and are told nothing.
+    is_frozen: bool,
 }
 
 impl Fabric {
     /// A fabric that is not linked yet.
     pub fn new(now: Time, config: FabricConfig) -> Fabric {
-        Fabric { homes: Correspondent::new(config.shards), protocol: Protocol::new(now, config) }
+        Fabric {
+            homes: Correspondent::new(config.shards),
+            protocol: Protocol::new(now, config),
+            is_frozen: false,
+        }
+    }
+
+    /// All connections are about to go to another process: homes are told nothing from now on, until [`Fabric::thaw`], but
+    /// for the mail that is still to be taken. Our lease goes on. Returns what that process has to know.
+    pub fn freeze(&mut self, now: Time) -> Vec<Item> {
+        self.tell_homes();
+        self.is_frozen = true;
+        self.protocol.told(now)
+    }
+
+    /// All goes on where it stood still.
+    pub fn thaw(&mut self) {
+        self.is_frozen = false;
+    }
+
+    /// This is how it stood in the process of which this one takes over: the same shards' tables come from there. To be
+    /// called before anything else.
+    ///
+    /// # Errors
+    /// If that makes no sense.
+    ///
+    /// # Panics
+    /// If it was linked already.
+    pub fn inherit(&mut self, now: Time, items: Vec<Item>) -> Result<(), HandoverError> {
+        self.protocol.inherit(now, items)
     }
 
     /// The engine can be reached, and its stream is as it should be.
@@ -119,14 +151,15 @@ impl Fabric {
     pub fn turn(&mut self, now: Time) {
         loop {
             self.tell_homes();
+            let is_settled = self.homes.is_settled() && !self.is_frozen;
             let homes = Homes {
-                is_full: self.homes.is_full(),
-                is_settled: self.homes.is_settled(),
+                is_full: self.homes.is_full() || self.is_frozen,
+                is_settled,
                 refused: self.homes.refused(),
             };
             self.protocol.turn(now, homes);
             self.tell_homes();
-            if !self.protocol.needs_settled() || !self.homes.is_settled() {
+            if !self.protocol.needs_settled() || !self.homes.is_settled() || !is_settled {
                 return;
             }
         }
@@ -149,7 +182,7 @@ impl Fabric {
 
     /// Whether more of the feed is to be read for now. If not, ask again after each turn.
     pub fn wants_feed(&self) -> bool {
-        !self.protocol.needs_settled() && !self.homes.is_full()
+        !self.protocol.needs_settled() && !self.homes.is_full() && !self.is_frozen
     }
 
     /// How it is.
@@ -163,6 +196,9 @@ impl Fabric {
     }
 
     fn tell_homes(&mut self) {
+        if self.is_frozen {
+            return;
+        }
         while let Some(call) = self.protocol.take_home_call() {
             match call {
                 HomeCall::Announce(remote, vni, route, by) => {

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use ahash::RandomState;
 
+use super::config::check_name;
 use super::lease::{Contents, Lease};
 use super::own::Key;
 use super::status::{ReflectorStatus, Standing};
+use crate::handover::{self, HandoverError};
 use crate::types::{Place, SplitTable, Time};
 
 /// Names that are known at a time, at most.
@@ -33,6 +35,8 @@ struct Held {
 struct Generation {
     number: u64,
     records: u64,
+    /// Another process has read them: which ones they are, only homes know.
+    is_inherited: bool,
 }
 
 /// What is done about the records of a reflector that does not come back (rule G1).
@@ -114,11 +118,12 @@ impl Reflector {
 
     /// Whether there are records of it.
     pub(super) fn holds_any(&self) -> bool {
-        !self.held.is_empty()
+        !self.held.is_empty() || self.former.iter().any(|it| it.is_inherited)
     }
 
     pub(super) fn records(&self) -> u64 {
-        self.held.len() as u64
+        let inherited = self.former.iter().filter(|it| it.is_inherited);
+        self.held.len() as u64 + inherited.map(|it| it.records).sum::<u64>()
     }
 
     /// What was read of it in this generation.
@@ -130,7 +135,8 @@ impl Reflector {
     fn begin_reading(&mut self, generation: u64) {
         if self.contents.records > 0 {
             let Contents { records, .. } = self.contents;
-            self.former.push(Generation { number: self.generation, records });
+            let (number, is_inherited) = (self.generation, false);
+            self.former.push(Generation { number, records, is_inherited });
         }
         self.was_held = self.holds_any();
         self.generation = generation;
@@ -157,6 +163,11 @@ impl Reflector {
             }
             Place::Vacant(vacancy) => {
                 vacancy.insert(new);
+                // As a rule it is one of these.
+                let mut former = self.former.iter_mut();
+                if let Some(inherited) = former.find(|it| it.is_inherited && it.records > 0) {
+                    inherited.records -= 1;
+                }
             }
         }
         self.contents.add(hash);
@@ -211,6 +222,22 @@ impl Reflector {
         lost
     }
 
+    /// For a successor of this process.
+    fn told(&self, number: u32) -> handover::Reflector {
+        let Contents { records, .. } = self.contents;
+        let now = (records > 0).then_some((self.generation, records));
+        let former = self.former.iter().map(|it| (it.number, it.records));
+        let generations = former.chain(now);
+        handover::Reflector {
+            number,
+            name: self.name.clone(),
+            counts: self.counts(),
+            generations: generations
+                .map(|(number, records)| handover::Generation { number, records })
+                .collect(),
+        }
+    }
+
     fn status(&self, now: Time) -> ReflectorStatus {
         let standing = match (self.lease, self.stale_until) {
             (Some(lease), _) => Standing::Live(lease.state),
@@ -259,6 +286,45 @@ impl Others {
     pub(super) fn new_generation(&mut self) -> u64 {
         self.generation += 1;
         self.generation
+    }
+
+    /// The last one that was given out.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// No generation that is given out from now on is as low as this.
+    pub(super) fn begin_behind(&mut self, generation: u64) {
+        self.generation = self.generation.max(generation);
+    }
+
+    /// All of them, in the order of their places, for a successor of this process.
+    pub(super) fn told(&self) -> impl Iterator<Item = handover::Reflector> {
+        (0..).zip(&self.reflectors).map(|(number, reflector)| reflector.told(number))
+    }
+
+    /// The next one that another process knew: what that had read counts until all is read here.
+    pub(super) fn inherit(&mut self, told: handover::Reflector) -> Result<(), HandoverError> {
+        let is_next = told.number as usize == self.reflectors.len();
+        let is_new = !self.by_name.contains_key(&told.name);
+        if !is_next
+            || !is_new
+            || check_name(&told.name).is_err()
+            || usize::from(self.len()) >= REFLECTORS_MAX
+        {
+            return Err(HandoverError::Nonsense("reflectors have numbers and names, each its own"));
+        }
+        let Some(place) = self.place_of(&told.name) else { return Ok(()) };
+        let former = told.generations.iter().map(|it| {
+            let handover::Generation { number, records } = *it;
+            Generation { number, records, is_inherited: true }
+        });
+        let former: Vec<Generation> = former.collect();
+        self.changed(place, |reflector| {
+            reflector.former = former;
+            reflector.stale_until = told.counts.then_some(Time::NEVER);
+        });
+        Ok(())
     }
 
     /// How many places there are.

@@ -38,6 +38,13 @@ pub(super) enum Letter {
     /// How is the fabric? For its own thread only, which is sent mail, this, and what ends a shard.
     #[cfg(feature = "fabric")]
     AskFabric(oneshot::Sender<FabricView>),
+    /// Shards stand still soon: tell them nothing from now on. Told what another process has to know. For the fabric's
+    /// thread only, as the next one.
+    #[cfg(feature = "fabric")]
+    FreezeFabric(Sender<Vec<Item>>),
+    /// This is how it stood in another process. Told whether that makes sense.
+    #[cfg(feature = "fabric")]
+    InheritFabric(Vec<Item>, Sender<Result<(), HandoverError>>),
     /// What closes from now on withdraws nothing. Dropped when that is so.
     StopWithdrawing(UnboundedSender<()>),
     /// Finish with so many peers gracefully.
@@ -46,7 +53,7 @@ pub(super) enum Letter {
     Stop,
     /// Read and send nothing from now on. Told when nothing is in flight any more.
     Freeze(Sender<()>),
-    /// Go on.
+    /// Go on; to the fabric's thread of a process that takes over: begin.
     Thaw,
     /// Tell the next piece of what goes over to another process.
     Export(Box<Export>, Sender<Exported>),

@@ -25,6 +25,7 @@ mod door;
 mod error;
 #[cfg(feature = "fabric")]
 mod fabric_options;
+mod fabric_thread;
 #[cfg(feature = "fabric")]
 mod fabric_view;
 mod feed;

@@ -18,18 +18,17 @@ use super::config::{CORES_MAX, ServerConfig};
 use super::dialled::{DialOrder, ServerState};
 use super::door::{ConnectionsMax, Door, Vacated};
 use super::error::ServeError;
+use super::fabric_thread::{fabric_mailbox, identity, start_fabric};
 use super::letter::{Feed, Letter};
 use super::md5::Md5Keys;
 use super::memory::MemoryWatch;
-#[cfg(feature = "fabric")]
-use super::nats::{self, FabricStart};
 use super::signals::{Signals, acceptor_runtime};
 use super::succession::{Claimed, Handover, Succession, Ties};
 use super::truce::Truce;
 use super::turns::ThreadStart;
 use super::{listener, probe, reload, sys, turns};
 use crate::policy::{AnnouncePolicy, Policy};
-use crate::shard::{Budgets, Identity, Ledger, Limits, Shard, ShardConfig};
+use crate::shard::{Budgets, Ledger, Limits, Shard, ShardConfig};
 use crate::types::{ShardId, Time};
 use crate::vital;
 
@@ -104,7 +103,8 @@ async fn hand_over(
         return Ok(Some((running, false)));
     };
     // Whatever goes wrong there, the other process goes on: what is left of this one must not touch a connection.
-    match claimed.succeed(running.acceptor.dispatcher, signals).await? {
+    match claimed.succeed(running.acceptor.dispatcher, running.ties.fabric.clone(), signals).await?
+    {
         Succession::Ending => Ok(None),
         Succession::Taken { dispatcher, is_ending } => {
             running.acceptor.dispatcher = dispatcher;
@@ -315,6 +315,7 @@ impl Running {
         let ledger = Arc::<Ledger>::default();
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
         let fabric = fabric_mailbox(config);
+        let takes_over = claimed.is_some();
         let hash_seed = claimed.map_or_else(new_hash_seed, |claimed| claimed.hash_seed);
         let Started { dispatcher, vacated, mut threads, ended } = start_shards(
             config,
@@ -325,7 +326,8 @@ impl Running {
             fabric.as_ref().map(|(mailbox, _)| mailbox.clone()),
         )?;
         let (fabric, letters) = fabric.unzip();
-        match start_fabric(config, clock, letters, dispatcher.mailboxes(), fatal_sender) {
+        let mailboxes = dispatcher.mailboxes();
+        match start_fabric(config, clock, letters, mailboxes, fatal_sender, takes_over) {
             Ok(thread) => threads.extend(thread),
             Err(source) => {
                 dispatcher.stop();
@@ -352,7 +354,13 @@ impl Running {
         let (more_listeners, more) = mpsc::unbounded_channel();
         let (recesses_sender, recesses) = mpsc::unbounded_channel();
         let truce = Truce::default();
-        let ties = Ties { clock, hash_seed, recesses: recesses_sender, truce: truce.clone() };
+        let ties = Ties {
+            clock,
+            hash_seed,
+            recesses: recesses_sender,
+            truce: truce.clone(),
+            fabric: fabric.clone(),
+        };
         let acceptor = Acceptor {
             listeners,
             dispatcher,
@@ -488,55 +496,6 @@ fn start_shards(
 /// Random, so that nobody can choose routes that collide. A RandomState is seeded by the system.
 fn new_hash_seed() -> [u64; 4] {
     std::array::from_fn(|at| RandomState::new().hash_one(at))
-}
-
-/// Of a node that belongs to one.
-type FabricMailbox = (mpsc::UnboundedSender<Letter>, mpsc::UnboundedReceiver<Letter>);
-
-#[cfg(feature = "fabric")]
-fn fabric_mailbox(config: &ServerConfig) -> Option<FabricMailbox> {
-    config.fabric.as_ref().map(|_| mpsc::unbounded_channel())
-}
-
-#[cfg(feature = "fabric")]
-fn identity(config: &ServerConfig) -> Option<Identity> {
-    config.fabric.as_ref().map(|fabric| fabric.identity)
-}
-
-#[cfg(not(feature = "fabric"))]
-fn identity(_: &ServerConfig) -> Option<Identity> {
-    None
-}
-
-#[cfg(not(feature = "fabric"))]
-fn fabric_mailbox(_: &ServerConfig) -> Option<FabricMailbox> {
-    None
-}
-
-#[cfg(feature = "fabric")]
-fn start_fabric(
-    config: &ServerConfig,
-    clock: Clock,
-    letters: Option<mpsc::UnboundedReceiver<Letter>>,
-    shards: Vec<mpsc::UnboundedSender<Letter>>,
-    fatal: mpsc::UnboundedSender<String>,
-) -> std::io::Result<Option<JoinHandle<()>>> {
-    let both = config.fabric.clone().zip(letters);
-    both.map(|(options, mailbox)| {
-        nats::start(FabricStart { options, clock, mailbox, shards, fatal })
-    })
-    .transpose()
-}
-
-#[cfg(not(feature = "fabric"))]
-fn start_fabric(
-    _: &ServerConfig,
-    _: Clock,
-    _: Option<mpsc::UnboundedReceiver<Letter>>,
-    _: Vec<mpsc::UnboundedSender<Letter>>,
-    _: mpsc::UnboundedSender<String>,
-) -> std::io::Result<Option<JoinHandle<()>>> {
-    Ok(None)
 }
 
 fn shard_count(cores: u16) -> u16 {

@@ -144,7 +144,9 @@ fn open(worker: &Rc<Worker>, letter: Letter, stop_deadline: &mut Option<Time>) {
         Letter::HangUp(server) => worker.hang_up(&server),
         Letter::Call(call) => call(&mut worker.shard(), worker.now()),
         #[cfg(feature = "fabric")]
-        Letter::AskFabric(_) => unreachable!("a shard is not the fabric"),
+        Letter::AskFabric(_) | Letter::FreezeFabric(_) | Letter::InheritFabric(..) => {
+            unreachable!("a shard is not the fabric")
+        }
         Letter::StopWithdrawing(_done) => worker.shard().stop_withdrawing(),
         Letter::Drain(peers_max) => {
             worker.dials.borrow().iter().for_each(|dial| dial.cancel());

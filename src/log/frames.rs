@@ -222,17 +222,11 @@ impl Frames {
         Arc::new(self)
     }
 
-    /// No more is to come; nobody counts it.
-    pub(crate) fn closed(mut self) -> Frames {
-        self.head_bytes = self.head_bytes.min(self.bytes.len());
-        self
-    }
-
     /// Whether an offset is the beginning of a frame, or the end of all.
     pub(crate) fn begins_one_at(&self, offset: usize) -> bool {
-        let marked = offset <= self.bytes.len();
-        marked && self.marks.cut(&self.bytes, 0..self.bytes.len(), offset.max(1)) == offset
-            || offset == 0
+        let length = self.bytes.len();
+        let is_cut = || self.marks.cut(&self.bytes, 0..length, offset) == offset;
+        offset == 0 || offset <= length && is_cut()
     }
 
     /// Declares everything pushed so far the head: default routes, which clients wait for.
@@ -240,9 +234,9 @@ impl Frames {
         self.head_bytes = self.bytes.len();
     }
 
-    /// Declares so many of the first bytes the head.
+    /// Declares so many of the first bytes the head, as far as they are here.
     pub fn set_head(&mut self, head_bytes: usize) {
-        self.head_bytes = head_bytes;
+        self.head_bytes = head_bytes.min(self.bytes.len());
     }
 
     /// All bytes.

@@ -87,14 +87,12 @@ impl Announcements {
         frames: &mut Vec<u8>,
         bytes_max: usize,
     ) -> Option<AnnouncedPart> {
-        let (vni, mut part) = (self.vni, None);
+        let vni = self.vni;
         let home = rib.homes.find(vni, &rib.common.rules.hasher)?;
-        while let Some(&place) = self.places.last()
-            && frames.len() < bytes_max
-        {
+        let routes = self.places.iter().rev().map_while(|&place| {
             let entry = home.table.entry(place);
             let role = entry.announced(source)?;
-            let of = AnnouncedPart {
+            let part = AnnouncedPart {
                 source,
                 class: role.class(),
                 life: role.life(),
@@ -102,13 +100,11 @@ impl Announcements {
                 vni,
                 is_withheld: false,
             };
-            if *part.get_or_insert(of) != of {
-                break;
-            }
-            encode_update(frames, Action::Add, vni, &entry.route);
-            self.places.pop();
-        }
-        part
+            Some((part, entry.route))
+        });
+        let (part, count) = append_one_part(routes, frames, bytes_max)?;
+        self.places.truncate(self.places.len() - count);
+        Some(part)
     }
 
     fn next_withheld(
@@ -119,25 +115,35 @@ impl Announcements {
         bytes_max: usize,
     ) -> Option<AnnouncedPart> {
         let of = rib.sources.find(source, &rib.common.rules.hasher)?;
-        let (withheld, mut part) = (of.withheld()?, None);
-        while self.withheld > 0 && frames.len() < bytes_max {
-            let WithheldRoute { vni, route, class, life } = *withheld.at(self.withheld - 1);
-            let of = AnnouncedPart {
-                source,
-                class,
-                life,
-                speaker: of.speaker(),
-                vni,
-                is_withheld: true,
-            };
-            if *part.get_or_insert(of) != of {
-                break;
-            }
-            encode_update(frames, Action::Add, vni, &route);
-            self.withheld -= 1;
-        }
-        part
+        let (withheld, speaker) = (of.withheld()?, of.speaker());
+        let routes = (0..self.withheld).rev().map(|at| {
+            let WithheldRoute { vni, route, class, life } = *withheld.at(at);
+            (AnnouncedPart { source, class, life, speaker, vni, is_withheld: true }, route)
+        });
+        let (part, count) = append_one_part(routes, frames, bytes_max)?;
+        self.withheld -= count;
+        Some(part)
     }
+}
+
+/// Appends the first routes, as long as they are of the same part, as UPDATEs of about `bytes_max`. Says which part that
+/// is, and how many they are.
+fn append_one_part(
+    routes: impl Iterator<Item = (AnnouncedPart, Route)>,
+    frames: &mut Vec<u8>,
+    bytes_max: usize,
+) -> Option<(AnnouncedPart, usize)> {
+    let mut routes = routes.peekable();
+    let part = routes.peek()?.0;
+    let mut count = 0;
+    for (_, route) in routes.take_while(|(of, _)| *of == part) {
+        encode_update(frames, Action::Add, part.vni, &route);
+        count += 1;
+        if frames.len() >= bytes_max {
+            break;
+        }
+    }
+    Some((part, count))
 }
 
 impl Rib {

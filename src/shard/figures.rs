@@ -11,8 +11,6 @@ use crate::session::CloseReason;
 pub struct Counters {
     /// Connections taken over.
     pub connections: u64,
-    /// Connections that another process had, and handed over.
-    pub connections_taken_over: u64,
     /// Bytes read from peers.
     pub bytes_received: u64,
     /// Bytes sent to peers.

@@ -10,6 +10,7 @@
 #[path = "../simulation/client.rs"]
 mod client;
 mod engine;
+mod handover;
 mod names {
     pub use metalbond_uring::internals::fabric::{
         Effect, Ended, Publish, PublishError, Record, Rule,

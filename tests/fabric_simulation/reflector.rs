@@ -34,19 +34,21 @@ pub struct Session {
     has_said: bool,
 }
 
-struct Core {
-    shard: Shard,
+pub struct Core {
+    pub shard: Shard,
     /// Mail on its way to it, by sender; the last one is the fabric.
-    mail: Vec<VecDeque<Mail>>,
-    dirty: bool,
+    pub mail: Vec<VecDeque<Mail>>,
+    pub dirty: bool,
 }
 
 pub struct Reflector {
-    cores: Vec<Core>,
+    pub cores: Vec<Core>,
     pub fabric: Fabric,
     /// Mail on its way to the fabric, by sender.
-    to_fabric: Vec<VecDeque<Mail>>,
+    pub to_fabric: Vec<VecDeque<Mail>>,
     pub sessions: Vec<Session>,
+    /// Of its shards.
+    pub hash_seed: [u64; 4],
 }
 
 /// Some hosts may announce anything, the others in one VNI only.
@@ -91,8 +93,7 @@ fn policy() -> Option<Arc<Policy>> {
 }
 
 impl Reflector {
-    pub fn new(now: Time, kind: &Kind, config: FabricConfig) -> Reflector {
-        let shards = kind.shards;
+    pub fn new(now: Time, kind: &Kind, shards: u16, config: FabricConfig) -> Reflector {
         let core = |at| {
             let config = ShardConfig {
                 id: ShardId(at),
@@ -116,6 +117,7 @@ impl Reflector {
             to_fabric: (0..shards).map(|_| VecDeque::new()).collect(),
             fabric: Fabric::new(now, FabricConfig { shards, ..config.clone() }),
             sessions: Vec::new(),
+            hash_seed: config.hash_seed,
         }
     }
 
@@ -210,7 +212,7 @@ impl Reflector {
         }
     }
 
-    fn kernel_sends(&mut self, now: Time, at: usize) {
+    pub fn kernel_sends(&mut self, now: Time, at: usize) {
         let session = &mut self.sessions[at];
         let connection = &mut session.connection;
         let Some(piece) = connection.in_flight.take() else { return };
@@ -226,7 +228,7 @@ impl Reflector {
         core.shard.transmitted(now, connection.id, sent);
     }
 
-    fn turn_core(&mut self, now: Time, at: usize) {
+    pub fn turn_core(&mut self, now: Time, at: usize) {
         let core = &mut self.cores[at];
         core.dirty = core.shard.turn(now);
         let mail: Vec<_> = std::iter::from_fn(|| core.shard.take_mail()).collect();
@@ -291,7 +293,7 @@ impl Reflector {
         }
     }
 
-    fn take_fabric_mail(&mut self) {
+    pub fn take_fabric_mail(&mut self) {
         let fabric = self.cores.len();
         while let Some((to, mail)) = self.fabric.take_mail() {
             self.cores[to.index()].mail[fabric].push_back(mail);

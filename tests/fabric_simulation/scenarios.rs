@@ -25,6 +25,8 @@ pub trait Fleet: Sized {
     fn crashes(&mut self, at: usize);
     /// A process ends as it should.
     fn ends(&mut self, at: usize);
+    /// A process hands all connections over to a new one, or tries to. Nothing, where there are none.
+    fn hands_over(&mut self, _at: usize) {}
     /// What each host announces, wherever it is connected.
     fn keys(&mut self) -> &mut Vec<BTreeSet<Key>>;
     fn is_connected(&self, host: usize, at: usize) -> bool;
@@ -216,10 +218,27 @@ pub trait Fleet: Sized {
         engine.lose_some(|_| rng.chance(percent));
     }
 
+    /// One process after the other takes over, perhaps without an engine.
+    fn upgrade(&mut self, at: usize) {
+        let engine = self.below(4);
+        match engine {
+            0 => self.network().cut_off(at),
+            1 => self.network().engine_goes(),
+            _ => {}
+        }
+        for _ in 0..1 + self.below(3) {
+            self.run_a_while(6_000_000);
+            self.hands_over(at);
+        }
+        // Now and then longer than others wait for one that ended.
+        let wait = self.below(if engine == 1 { 3_000 } else { 100 });
+        self.run_for_s(wait);
+    }
+
     /// Something happens, to anybody.
     fn disturb(&mut self) {
         let (host, at) = (self.any_host(), self.any_node());
-        match self.below(36) {
+        match self.below(38) {
             0..10 => {
                 let key = self.key();
                 self.change(host, key);
@@ -250,7 +269,8 @@ pub trait Fleet: Sized {
             32 => self.ends(at),
             33 => self.network().skips = [0, 10, 40][self.below(3)],
             34 => self.loses_some(),
-            35 => self.network().engine.purge(&format!("mb.f.r.*.r{at}.>"), u64::MAX),
+            35..37 => self.hands_over(at),
+            37 => self.network().engine.purge(&format!("mb.f.r.*.r{at}.>"), u64::MAX),
             _ => {}
         }
         let most = [1_000, 100_000, 5_000_000, 5_000_000, 60_000_000][self.below(5)];
@@ -275,6 +295,7 @@ pub fn faults<F: Fleet>(seed: u64, rounds: usize, without: Option<Rule>) {
 pub enum Quiet {
     Restart,
     GracefulRestart,
+    Handover,
     CrashAndMove,
     Wipe,
     Partition,
@@ -286,9 +307,10 @@ pub enum Quiet {
     LonelyChurn,
 }
 
-pub const QUIET: [Quiet; 11] = [
+pub const QUIET: [Quiet; 12] = [
     Quiet::Restart,
     Quiet::GracefulRestart,
+    Quiet::Handover,
     Quiet::CrashAndMove,
     Quiet::Wipe,
     Quiet::Partition,
@@ -335,6 +357,7 @@ pub fn quiet<F: Fleet>(seed: u64, what: Quiet, without: Option<Rule>) {
                 fleet.connect(host, at);
             }
         }
+        Quiet::Handover => fleet.upgrade(at),
         Quiet::CrashAndMove => {
             fleet.crashes(at);
             for host in its {

@@ -62,6 +62,17 @@ impl World {
         world
     }
 
+    /// A process for this place.
+    pub fn reflector(&mut self, at: usize, shards: u16, hash_seed: [u64; 4]) -> Reflector {
+        let mut config = FabricConfig::new("f", &format!("r{at}")).expect("a name");
+        config.incarnation = self.next_incarnation;
+        config.hash_seed = hash_seed;
+        config.in_flight_max = 1 + self.network.rng.below(5);
+        config.without = self.without;
+        self.next_incarnation += 1;
+        Reflector::new(self.network.now, &self.kind, shards, config)
+    }
+
     fn reflectors(&self) -> impl Iterator<Item = (usize, &Reflector)> {
         let nodes = self.network.nodes.iter().enumerate();
         nodes.filter_map(|(at, node)| Some((at, node.process.as_ref()?)))
@@ -101,15 +112,13 @@ impl Fleet for World {
     }
 
     fn starts(&mut self, at: usize) {
-        let rng = &mut self.network.rng;
-        let mut config = FabricConfig::new("f", &format!("r{at}")).expect("a name");
-        config.incarnation = self.next_incarnation;
-        config.hash_seed = [0; 4].map(|_: u64| rng.next());
-        config.in_flight_max = 1 + rng.below(5);
-        config.without = self.without;
-        self.next_incarnation += 1;
-        let reflector = Reflector::new(self.network.now, &self.kind, config);
+        let hash_seed = [0; 4].map(|_: u64| self.network.rng.next());
+        let reflector = self.reflector(at, self.kind.shards, hash_seed);
         self.network.start(at, reflector);
+    }
+
+    fn hands_over(&mut self, at: usize) {
+        self.hand_over(at);
     }
 
     fn crashes(&mut self, at: usize) {

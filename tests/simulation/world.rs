@@ -10,10 +10,11 @@ use metalbond_uring::internals::shard::{
 };
 use metalbond_uring::internals::wire::Message;
 use metalbond_uring::types::{
-    Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
+    Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, Time, Vni,
 };
 
 use crate::client::{Client, Connection, Tables, check_piece};
+use crate::config::shard_config;
 use crate::rng::Rng;
 use crate::tight;
 use crate::trust::Trust;
@@ -107,10 +108,7 @@ impl World {
         let (hash_seed, pace) = self.seed;
         let node = |at| {
             let config = ShardConfig {
-                id: ShardId(at),
-                shards,
                 hash_seed,
-                keepalive_interval_s: 86_400,
                 reflect_own: self.reflect,
                 pace,
                 limits: self.limits,
@@ -118,7 +116,7 @@ impl World {
                 budgets: self.budgets,
                 policy: self.trust.policy.clone(),
                 ledger: Arc::clone(&self.trust.ledger),
-                fabric: None,
+                ..shard_config(at, shards)
             };
             Node {
                 shard: Shard::new(config, self.now),

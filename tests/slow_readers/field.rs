@@ -5,17 +5,17 @@
 mod model;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use metalbond_uring::internals::shard::{
     Budgets, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
 use metalbond_uring::types::{
-    Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, ShardId, Time, Vni,
+    Destination, NextHop, NextHopType, Pace, PeerId, ReflectOwn, Route, Time, Vni,
 };
 
 use crate::client::{Connection, check_piece};
+use crate::config::shard_config;
 use crate::rng::Rng;
 
 use model::Due;
@@ -105,18 +105,12 @@ impl Field {
         let hash_seed = [rng.next(), rng.next(), rng.next(), rng.next()];
         let node = |at| {
             let config = ShardConfig {
-                id: ShardId(at),
-                shards,
                 hash_seed,
-                keepalive_interval_s: 86_400,
                 reflect_own: reflect,
                 pace,
                 limits,
-                stale_time: Duration::ZERO,
                 budgets,
-                policy: None,
-                ledger: Arc::default(),
-                fabric: None,
+                ..shard_config(at, shards)
             };
             Node {
                 shard: Shard::new(config, Time(1)),

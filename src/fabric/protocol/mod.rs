@@ -3,6 +3,7 @@
 //! Owns the order of things. Must never wait for anybody: it is told what happened, and says what is to be done.
 
 mod clock;
+mod handed_over;
 mod janitor;
 mod lease;
 mod reading;

@@ -42,6 +42,8 @@ pub(super) struct Driver {
     pub(super) shards: Vec<UnboundedSender<Letter>>,
     /// Told if there is no sense in trying again.
     pub(super) fatal: UnboundedSender<String>,
+    /// Another process has our name, until this one has taken over from it.
+    pub(super) waits: bool,
 }
 
 /// What is true besides what the core knows.
@@ -135,6 +137,9 @@ impl Run {
 
     /// Has the core do what is due, and sees to what it wants.
     fn carry_out(&mut self) {
+        if self.driver.waits {
+            return;
+        }
         let now = self.now();
         self.give_up_waiting(now);
         self.connect_if_due(now);
@@ -142,11 +147,15 @@ impl Run {
         while let Some(effect) = self.driver.fabric.take_effect() {
             self.begin(now, effect);
         }
+        self.send_mail();
+        self.send_some(now);
+    }
+
+    fn send_mail(&mut self) {
         while let Some((to, mail)) = self.driver.fabric.take_mail() {
             // Fails when that shard has stopped already: nobody is left there to tell.
             let _ = self.driver.shards[to.index()].send(Letter::Mail(mail));
         }
-        self.send_some(now);
     }
 
     fn begin(&mut self, now: Time, effect: Effect) {
@@ -271,6 +280,9 @@ impl Run {
     }
 
     fn wakeup(&self) -> Time {
+        if self.driver.waits {
+            return self.leave_by.unwrap_or(Time::NEVER);
+        }
         let connect = match self.live.is_none() && !self.is_fenced {
             true => self.retry.next_at(),
             false => Time::NEVER,
@@ -333,6 +345,21 @@ impl Run {
                 view.trouble = view.trouble.or_else(refused);
                 // Fails if nobody waits for it any more.
                 let _ = answer.send(view);
+            }
+            Letter::FreezeFabric(told) => {
+                let items = self.driver.fabric.freeze(now);
+                // Before that is known.
+                self.send_mail();
+                // Fails if nobody waits for it any more: then it is told to go on.
+                let _ = told.send(items);
+            }
+            Letter::InheritFabric(items, done) => {
+                // Fails if nothing comes of it for another reason.
+                let _ = done.send(self.driver.fabric.inherit(now, items));
+            }
+            Letter::Thaw => {
+                self.driver.waits = false;
+                self.driver.fabric.thaw();
             }
             Letter::StopWithdrawing(_) | Letter::Drain(_) => self.driver.fabric.leave(now),
             Letter::Stop => self.leave_by = Some(now.after(LEAVE_TIMEOUT)),

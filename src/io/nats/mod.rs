@@ -40,6 +40,8 @@ pub(super) struct FabricStart {
     pub(super) shards: Vec<UnboundedSender<Letter>>,
     /// Told if there is no sense in trying again.
     pub(super) fatal: UnboundedSender<String>,
+    /// Whether it is told to begin ([`Letter::Thaw`]), when another process has handed over.
+    pub(super) waits: bool,
 }
 
 /// Starts the thread. It runs until [`Letter::Stop`].
@@ -48,10 +50,10 @@ pub(super) struct FabricStart {
 /// The system's, if there is no room for it.
 pub(super) fn start(start: FabricStart) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let FabricStart { options, clock, mailbox, shards, fatal } = start;
+    let FabricStart { options, clock, mailbox, shards, fatal, waits } = start;
     let config = core_config(&options, clock, shards.len());
     let fabric = Fabric::new(clock.now(), config);
-    let driver = Driver { options, clock, fabric, mailbox, shards, fatal };
+    let driver = Driver { options, clock, fabric, mailbox, shards, fatal, waits };
     vital::spawn("fabric", move || {
         runtime.block_on(LocalSet::new().run_until(driver.run()));
         // A name may still be being looked up: nobody waits for that.

@@ -28,6 +28,8 @@ use super::letter::Letter;
 use super::truce::{Recess, Truce};
 use crate::handover::listener::For;
 use crate::handover::{HandoverError, Listener, Version};
+#[cfg(feature = "fabric")]
+use crate::shard::Identity;
 use crate::types::ReflectOwn;
 use crate::vital;
 use failure::Failure;
@@ -71,6 +73,8 @@ pub(super) struct Ties {
     pub(super) hash_seed: [u64; 4],
     pub(super) recesses: UnboundedSender<Recess>,
     pub(super) truce: Truce,
+    /// The fabric's mailbox, if there is one.
+    pub(super) fabric: Option<UnboundedSender<Letter>>,
 }
 
 impl Handover {
@@ -145,7 +149,7 @@ impl Handover {
         let listeners = listeners
             .map_err(|source| ServeError::Start { what: "the handover's sockets", source })?;
         let predecessor = Predecessor {
-            shards: Shards(shards),
+            shards: Shards { mailboxes: shards, fabric: ties.fabric.clone() },
             ties,
             rules: self.rules(config),
             listeners,
@@ -176,13 +180,31 @@ impl Handover {
             ReflectOwn::LoadBalancer => "lb",
             ReflectOwn::AllButNat => "all-but-nat",
         };
-        // With a fabric there is no handover.
-        Rules { version: self.version.clone(), reflect_own, fabric_identity: "" }
+        let (fabric, fabric_name, fabric_identity) = fabric_rules(config);
+        let version = self.version.clone();
+        Rules { version, reflect_own, fabric, fabric_name, fabric_identity }
     }
 
     fn told(&self, failure: Failure) -> ServeError {
         ServeError::Handover(format!("{}: {failure}", self.options.path.display()))
     }
+}
+
+/// The fabric, our name there, and how hosts are told apart.
+#[cfg(feature = "fabric")]
+fn fabric_rules(config: &ServerConfig) -> (String, String, &'static str) {
+    let Some(options) = &config.fabric else { return Default::default() };
+    let identity = match options.identity {
+        Identity::Address => "address",
+        Identity::Connection => "none",
+    };
+    (options.address.fabric.to_string(), options.name.to_string(), identity)
+}
+
+/// There is none.
+#[cfg(not(feature = "fabric"))]
+fn fabric_rules(_: &ServerConfig) -> (String, String, &'static str) {
+    Default::default()
 }
 
 /// A listening socket to be handed over, and what it is told as.

@@ -60,6 +60,9 @@ pub(super) struct Predecessor {
 pub(super) struct Rules {
     pub(super) version: schema::Version,
     pub(super) reflect_own: &'static str,
+    /// Its fabric, its name there, and how hosts are told apart; empty without one.
+    pub(super) fabric: String,
+    pub(super) fabric_name: String,
     pub(super) fabric_identity: &'static str,
 }
 
@@ -160,6 +163,8 @@ impl Predecessor {
             hash_seed: self.ties.hash_seed.to_vec(),
             generation,
             reflect_own: self.rules.reflect_own.to_owned(),
+            fabric: self.rules.fabric.clone(),
+            fabric_name: self.rules.fabric_name.clone(),
             fabric_identity: self.rules.fabric_identity.to_owned(),
             peers: seen.iter().map(|seen| seen.2).sum(),
             routes: seen.iter().map(|seen| seen.3).sum(),
@@ -178,13 +183,16 @@ impl Predecessor {
         generation: u64,
         patience: &Patience,
     ) -> Result<u64, Failure> {
+        let fabric = self.shards.freeze_fabric(patience)?;
         self.freeze(patience)?;
         self.shards.wait_until_still(patience)?;
         let reached = self.shards.ask_all(patience, |shard, _| shard.next_generation())?;
         if reached.iter().any(|reached| *reached > generation) {
             return Err(HandoverError::Nonsense("more connections came than were offered").into());
         }
-        let items = self.tell_all(packets, patience)?;
+        let of_fabric = fabric.len() as u64;
+        send_items(packets, fabric, Vec::new(), patience)?;
+        let items = of_fabric + self.tell_all(packets, patience)?;
         packets.send(What::End(schema::End { items }), &[], patience)?;
         match packets.receive(patience)?.0 {
             What::Taken(_) => Ok(items),
@@ -211,7 +219,7 @@ impl Predecessor {
         let mut asked = ask(Box::new(Export::new(self.shards.count())));
         while asked.is_some() {
             let Exported { export, items, sockets } = patience.hear(&pieces)?;
-            told += items.len() as u64;
+            told = export.items();
             asked = ask(export);
             let sockets = sockets.map_err(Failure::system("one descriptor more of a peer"))?;
             send_items(packets, items, sockets, patience)?;
@@ -292,6 +300,6 @@ struct Frozen<'a>(&'a Predecessor);
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        self.0.shards.tell_all(|| Letter::Thaw);
+        self.0.shards.thaw();
     }
 }

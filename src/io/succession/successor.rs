@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -115,6 +116,8 @@ impl Claimed {
     pub(super) fn judge(&self, rules: &Rules) -> Result<(), Failure> {
         let told = [
             ("--reflect-own", &self.offer.reflect_own, rules.reflect_own),
+            ("the name in --fabric", &self.offer.fabric, &rules.fabric),
+            ("--fabric-name", &self.offer.fabric_name, &rules.fabric_name),
             ("--fabric-identity", &self.offer.fabric_identity, rules.fabric_identity),
         ];
         match told.into_iter().find(|(_, theirs, ours)| theirs.as_str() != *ours) {
@@ -147,6 +150,7 @@ impl Claimed {
     pub(in crate::io) async fn succeed(
         self,
         dispatcher: Dispatcher,
+        fabric: Option<UnboundedSender<Letter>>,
         signals: &mut Signals,
     ) -> Result<Succession, ServeError> {
         let decision = Arc::new(OnceLock::new());
@@ -154,7 +158,7 @@ impl Claimed {
         let for_thread = Arc::clone(&decision);
         let body = move || {
             let mut claimed = self;
-            let result = claimed.take_over(&dispatcher, &for_thread);
+            let result = claimed.take_over(&dispatcher, fabric, &for_thread);
             let result = result.map_err(|failure| claimed.packets.why_gone(failure));
             if let Err(failure) = &result {
                 claimed.refuse(failure);
@@ -190,9 +194,10 @@ impl Claimed {
     fn take_over(
         &mut self,
         dispatcher: &Dispatcher,
+        fabric: Option<UnboundedSender<Letter>>,
         decision: &OnceLock<Decision>,
     ) -> Result<(), Failure> {
-        let shards = Shards(dispatcher.mailboxes());
+        let shards = Shards { mailboxes: dispatcher.mailboxes(), fabric };
         let generation = self.offer.generation;
         shards.tell_all(|| Letter::BeginRestoring(generation));
         let patience = || patience(self.clock, SILENCE_TIME);
@@ -200,19 +205,20 @@ impl Claimed {
         let began_at = self.clock.now();
         let (failures, failed) = mpsc::channel();
         let mut import = Import::new(shards.count());
-        let mut taken = Taken::default();
+        let mut peers = 0;
         loop {
             match self.packets.receive(&patience())? {
                 (What::Items(items), sockets) => {
-                    let letters =
-                        taken.sort(items.items, sockets, &mut import, dispatcher, &shards)?;
+                    peers += sockets.len();
+                    let letters = sort(items.items, sockets, &mut import, dispatcher, &shards)?;
                     for (shard, orders) in letters {
                         shards.tell(shard, Letter::Restore(orders, failures.clone()));
                     }
-                    self.sabotage.note_items(taken.items);
+                    self.sabotage.note_items(import.items());
                 }
                 (What::End(end), _) => {
                     import.end(end.items)?;
+                    shards.inherit_fabric(import.take_fabric(), &patience())?;
                     break;
                 }
                 _ => return Err(OUT_OF_ORDER.into()),
@@ -230,58 +236,46 @@ impl Claimed {
             return Err(Failure::Ending);
         }
         self.packets.send(What::Taken(schema::Taken {}), &[], &patience())?;
-        shards.tell_all(|| Letter::Thaw);
-        let (Taken { items, peers }, took) = (taken, self.clock.now().since(began_at));
+        shards.thaw();
+        let (items, took) = (import.items(), self.clock.now().since(began_at));
         info!(peers, items, ?took, "took over all connections");
         Ok(())
     }
 }
 
-/// What has come so far.
-#[derive(Default)]
-struct Taken {
-    items: u64,
-    peers: u64,
-}
-
-impl Taken {
-    /// What each shard is to do for some items.
-    fn sort(
-        &mut self,
-        items: Vec<Item>,
-        sockets: Vec<OwnedFd>,
-        import: &mut Import,
-        dispatcher: &Dispatcher,
-        shards: &Shards,
-    ) -> Result<Vec<(ShardId, Vec<Restored>)>, Failure> {
-        let mut letters: Vec<(ShardId, Vec<Restored>)> =
-            (0..shards.count()).map(|shard| (ShardId(shard), Vec::new())).collect();
-        let (mut sockets, mut orders) = (sockets.into_iter(), Vec::new());
-        for item in items {
-            self.items += 1;
-            let (mut shard, mut arrival) = (ShardId(0), None);
-            if let Some(peer) = item.peer() {
-                self.peers += 1;
-                let remote = peer.remote()?;
-                let socket = sockets.next();
-                let socket =
-                    socket.ok_or(HandoverError::Nonsense("a peer comes without its connection"))?;
-                let (at, place) = dispatcher.bring_in(remote);
-                shard = at;
-                arrival = Some(Arrival { socket: TcpStream::from(socket), remote, place });
-            }
-            import.take(item, || shard, &mut orders)?;
-            for (shard, order) in orders.drain(..) {
-                let arrival = if order.is_peer() { arrival.take() } else { None };
-                letters[shard.index()].1.push((order, arrival));
-            }
+/// What each shard is to do for some items; each peer among them comes with its connection.
+fn sort(
+    items: Vec<Item>,
+    sockets: Vec<OwnedFd>,
+    import: &mut Import,
+    dispatcher: &Dispatcher,
+    shards: &Shards,
+) -> Result<Vec<(ShardId, Vec<Restored>)>, Failure> {
+    let mut letters: Vec<(ShardId, Vec<Restored>)> =
+        (0..shards.count()).map(|shard| (ShardId(shard), Vec::new())).collect();
+    let (mut sockets, mut orders) = (sockets.into_iter(), Vec::new());
+    for item in items {
+        let (mut shard, mut arrival) = (ShardId(0), None);
+        if let Some(peer) = item.peer() {
+            let remote = peer.remote()?;
+            let socket = sockets.next();
+            let socket =
+                socket.ok_or(HandoverError::Nonsense("a peer comes without its connection"))?;
+            let (at, place) = dispatcher.bring_in(remote);
+            shard = at;
+            arrival = Some(Arrival { socket: TcpStream::from(socket), remote, place });
         }
-        if sockets.next().is_some() {
-            return Err(HandoverError::Nonsense("a connection comes without its peer").into());
+        import.take(item, || shard, &mut orders)?;
+        for (shard, order) in orders.drain(..) {
+            let arrival = if order.is_peer() { arrival.take() } else { None };
+            letters[shard.index()].1.push((order, arrival));
         }
-        letters.retain(|(_, orders)| !orders.is_empty());
-        Ok(letters)
     }
+    if sockets.next().is_some() {
+        return Err(HandoverError::Nonsense("a connection comes without its peer").into());
+    }
+    letters.retain(|(_, orders)| !orders.is_empty());
+    Ok(letters)
 }
 
 /// Takes the socket out that listens at this address.

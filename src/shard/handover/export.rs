@@ -2,7 +2,7 @@
 //!
 //! Owns where that stands. Must never change what it tells.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::groups::{Numbering, Standing};
@@ -59,6 +59,7 @@ pub(in crate::shard) struct Subscriptions {
     behind: Option<Vni>,
     jobs: VecDeque<Job>,
     told: BTreeSet<(Numbering, u64)>,
+    logs: BTreeMap<u32, u64>,
 }
 
 /// A part of what subscriptions refer to, or one of them.
@@ -223,13 +224,14 @@ impl Shard {
                 }
             }
             let (peer, vni, sub) = self.next_subscription(at)?;
-            let Standing { told, jobs } = self.groups.hand_over(sub, (peer, vni), self.config.id);
+            let (shard, logs) = (self.config.id, &mut at.logs);
+            let Standing { told, jobs } = self.groups.hand_over(sub, (peer, vni), shard, logs);
             for job in jobs {
                 let is_new = match &job {
-                    Job::Block { id, .. } | Job::Log { id, .. } => export.blocks.insert(*id),
+                    Job::Block { id, .. } => export.blocks.insert(*id),
                     Job::Changed { id, .. } => at.told.insert((Numbering::Changed, *id)),
                     Job::Numbers { id, of, .. } => at.told.insert((*of, *id)),
-                    Job::Subscription(_) => true,
+                    Job::Log { .. } | Job::Subscription(_) => true,
                 };
                 if is_new {
                     at.jobs.push_back(job);

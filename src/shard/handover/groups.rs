@@ -3,6 +3,7 @@
 //! Owns how a place in a base, in a log or behind a compaction is told, and how it comes to be anew: a log becomes a block
 //! like those of a base, since another process has other shards, and so another log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::export::Job;
@@ -55,12 +56,14 @@ pub(super) struct ToldSubscription {
 }
 
 impl Groups {
-    /// Where a subscription stands. `shard` tells what is named here from what is in others.
+    /// Where a subscription stands. `logs` has where those begin that were told, by group: a log is told from where its
+    /// first reader stands, and who that is is looked for once. `shard` tells what is named here from what is in others.
     pub(super) fn hand_over(
         &self,
         sub: SubIndex,
         (peer, vni): (PeerId, Vni),
         shard: ShardId,
+        logs: &mut BTreeMap<u32, u64>,
     ) -> Standing {
         let subscription = &self.subscriptions[sub];
         let group = &self.groups[subscription.group as usize];
@@ -94,11 +97,14 @@ impl Groups {
             // It is told the table anew, since it is not known how far the home is with its answer.
             Stand::Waiting => told.set_again(handover::subscription::Again::Wanted),
             Stand::Reading(cursor) => {
-                let first = self.first_in_log(subscription.group).unwrap_or(cursor);
                 let id = own(subscription.group);
-                let offset = cursor.position() - first.position();
+                let from = *logs.entry(subscription.group).or_insert_with(|| {
+                    let first = self.first_in_log(subscription.group).unwrap_or(cursor);
+                    jobs.push(Job::Log { id, cursor: first.restarted() });
+                    first.position()
+                });
+                let offset = cursor.position() - from;
                 told.blocks.push(handover::Place { block: id, offset });
-                jobs.push(Job::Log { id, cursor: first.restarted() });
             }
             Stand::Lagging(laggard) => {
                 let (changed, untold) = (own(subscription.group), laggard.told_id());

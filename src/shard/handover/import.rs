@@ -2,7 +2,7 @@
 //!
 //! Owns what several orders refer to, and which shard gets what. Must never believe that what it is told makes sense.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::rib::{AnnouncedPart, Introduction, UpdateGroup};
 use crate::shard::absent::life_of;
 use crate::shard::groups::Again;
 use crate::shard::sources::keeper_of;
-use crate::types::{GroupClass, PeerClass, PeerId, ShardId, SourceId, Speaker, Vni};
+use crate::types::{GroupClass, PeerClass, PeerId, Remote, ShardId, SourceId, Speaker, Vni};
 use crate::wire::are_frames;
 
 /// What a shard is to take. To be carried out in the order in which it was made, by [`Shard::restore`](super::Shard::restore).
@@ -44,18 +44,20 @@ pub struct Import {
     /// Where the connections of sources are, or, if they have none, what is known of their addresses; and peers.
     sources: BTreeMap<u64, ShardId>,
     peers: BTreeMap<u64, ShardId>,
-    /// Those that shards know.
-    introduced: BTreeMap<u64, ()>,
-    blocks: BTreeMap<u64, Growing<Frames, Frames>>,
-    changed: BTreeMap<u64, Growing<Vec<ToldRoute>, Vec<ToldRoute>>>,
-    numbers: BTreeMap<u64, Growing<Vec<u32>, Vec<u32>>>,
+    /// Those that shards know, and those that stand for other reflectors.
+    introduced: BTreeSet<u64>,
+    /// How the fabric stands.
+    fabric: Vec<Item>,
+    blocks: BTreeMap<u64, Growing<Frames>>,
+    changed: BTreeMap<u64, Growing<Vec<ToldRoute>>>,
+    numbers: BTreeMap<u64, Growing<Vec<u32>>>,
     items: u64,
 }
 
 /// What is told in parts, until somebody refers to it.
-enum Growing<T, S> {
+enum Growing<T> {
     Open(T),
-    Whole(Arc<S>),
+    Whole(Arc<T>),
 }
 
 impl Import {
@@ -65,7 +67,8 @@ impl Import {
             shards,
             sources: BTreeMap::new(),
             peers: BTreeMap::new(),
-            introduced: BTreeMap::new(),
+            introduced: BTreeSet::new(),
+            fabric: Vec::new(),
             blocks: BTreeMap::new(),
             changed: BTreeMap::new(),
             numbers: BTreeMap::new(),
@@ -115,8 +118,25 @@ impl Import {
                 open(&mut self.numbers, numbers.id)?.extend(numbers.numbers);
             }
             What::Subscription(told) => orders.push(self.take_subscription(&told)?),
+            What::Fabric(_) | What::Reflector(_) => {
+                for remote in remotes_of(&what)? {
+                    let classes = [PeerClass::Client, PeerClass::Server];
+                    self.introduced.extend(classes.map(|class| remote.source(class).0.bits()));
+                }
+                self.fabric.push(what.into());
+            }
         }
         Ok(())
+    }
+
+    /// How the fabric stands: its items, in their order. They are no shard's.
+    pub fn take_fabric(&mut self) -> Vec<Item> {
+        std::mem::take(&mut self.fabric)
+    }
+
+    /// Items taken so far.
+    pub fn items(&self) -> u64 {
+        self.items
     }
 
     /// Whether all was told: so many items.
@@ -159,7 +179,7 @@ impl Import {
     ) -> Result<(), HandoverError> {
         let shard = self.sources.get(&source.id).copied();
         let shard = shard.ok_or(HandoverError::Nonsense("a source is nobody's"))?;
-        if self.introduced.insert(source.id, ()).is_some() {
+        if !self.introduced.insert(source.id) {
             // Several homes knew it.
             return Ok(());
         }
@@ -178,7 +198,7 @@ impl Import {
     }
 
     fn take_routes(&self, routes: handover::Routes) -> Result<(ShardId, Order), HandoverError> {
-        if !self.introduced.contains_key(&routes.source) {
+        if !self.introduced.contains(&routes.source) {
             return Err(HandoverError::Nonsense("routes are nobody's"));
         }
         let part = AnnouncedPart {
@@ -221,7 +241,7 @@ impl Import {
         let shard = shard.ok_or(HandoverError::Nonsense("a subscription is nobody's"))?;
         let mut blocks = Vec::new();
         for place in &told.blocks {
-            let frames = whole(&mut self.blocks, place.block, Frames::closed);
+            let frames = whole(&mut self.blocks, place.block);
             let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
             if !frames.begins_one_at(offset) {
                 return Err(HandoverError::Nonsense("somebody reads on amid a frame"));
@@ -229,9 +249,9 @@ impl Import {
             blocks.push((frames, offset));
         }
         let lag = told.lag.as_ref().map(|lag| ToldLag {
-            changed: whole(&mut self.changed, lag.changed, |routes| routes),
-            untold: whole(&mut self.numbers, lag.untold, |numbers| numbers),
-            passed_over: whole(&mut self.numbers, lag.passed_over, |numbers| numbers),
+            changed: whole(&mut self.changed, lag.changed),
+            untold: whole(&mut self.numbers, lag.untold),
+            passed_over: whole(&mut self.numbers, lag.passed_over),
         });
         let subscription = ToldSubscription {
             peer: PeerId::of_bits(told.peer),
@@ -246,10 +266,7 @@ impl Import {
 }
 
 /// What is being told, to be added to.
-fn open<T: Default, S>(
-    of: &mut BTreeMap<u64, Growing<T, S>>,
-    id: u64,
-) -> Result<&mut T, HandoverError> {
+fn open<T: Default>(of: &mut BTreeMap<u64, Growing<T>>, id: u64) -> Result<&mut T, HandoverError> {
     match of.entry(id).or_insert_with(|| Growing::Open(T::default())) {
         Growing::Open(open) => Ok(open),
         Growing::Whole(_) => Err(HandoverError::Nonsense("what is in use is not added to")),
@@ -257,19 +274,30 @@ fn open<T: Default, S>(
 }
 
 /// What was told: nothing, if nobody told anything.
-fn whole<T: Default, S>(
-    of: &mut BTreeMap<u64, Growing<T, S>>,
-    id: u64,
-    close: impl FnOnce(T) -> S,
-) -> Arc<S> {
+fn whole<T: Default>(of: &mut BTreeMap<u64, Growing<T>>, id: u64) -> Arc<T> {
     let growing = of.entry(id).or_insert_with(|| Growing::Open(T::default()));
-    if let Growing::Open(open) = growing {
-        *growing = Growing::Whole(Arc::new(close(std::mem::take(open))));
+    let whole = match growing {
+        Growing::Open(open) => Arc::new(std::mem::take(open)),
+        Growing::Whole(whole) => return whole.clone(),
+    };
+    *growing = Growing::Whole(whole.clone());
+    whole
+}
+
+/// What was read of other reflectors, or of what this one was, and is in tables.
+fn remotes_of(what: &What) -> Result<Vec<Remote>, HandoverError> {
+    let (reflector, generations): (u32, Vec<u64>) = match what {
+        What::Fabric(fabric) => (Remote::OWN_STALE.into(), fabric.own_stale.clone()),
+        What::Reflector(told) if told.number <= Remote::REFLECTOR_MAX.into() => {
+            (told.number, told.generations.iter().map(|it| it.number).collect())
+        }
+        _ => return Err(HandoverError::Nonsense("there are not so many reflectors")),
+    };
+    if generations.iter().any(|generation| *generation >= PeerId::GENERATIONS) {
+        return Err(HandoverError::Nonsense("nobody reads so often"));
     }
-    match growing {
-        Growing::Whole(whole) => whole.clone(),
-        Growing::Open(_) => unreachable!("just closed"),
-    }
+    let reflector = reflector as u16;
+    Ok(generations.into_iter().map(|generation| Remote { reflector, generation }).collect())
 }
 
 fn speaker_of(told: Option<&handover::Speaker>) -> Result<Speaker, HandoverError> {

@@ -50,7 +50,6 @@ impl Shard {
         self.peers.take_over(id, origin);
         self.peers.restore_reader(id, reader);
         self.handover.peers.insert(former, id);
-        self.counters.connections_taken_over += 1;
         if is_established {
             self.note_connected(id, true);
         }

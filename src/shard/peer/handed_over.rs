@@ -2,7 +2,7 @@
 //!
 //! Owns what is told of it, but for its subscriptions. Must never tell of one that is closing.
 
-use super::{Link, Origin, Outbound, Peer, incoming};
+use super::{Link, Origin, Peer, incoming};
 use crate::handover::{self, HandoverError};
 use crate::log::Reader;
 use crate::session::{Session, State};
@@ -69,7 +69,7 @@ impl Peer {
         let established_at = ago.map(|ago| now.before(ago));
         peer.record = Record::restored(remote, established_at, std::mem::take(&mut told.refused));
         peer.inbound.restore(now, &mut told);
-        Outbound::restore(&mut peer.outbound, now, &mut told)?;
+        peer.outbound.restore(now, &mut told)?;
         let origin = Origin::restored(now, &told)?;
         let reader = told.reader.ok_or(HandoverError::Nonsense("a peer hears as somebody"))?;
         Ok((peer, origin, reader.into()))
