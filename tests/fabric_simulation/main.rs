@@ -32,6 +32,8 @@ mod world;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use metalbond_uring::internals::shard::Identity;
+
 use names::Rule;
 use scenarios::{Case, Fleet, QUIET, Quiet, faults, table};
 use world::World;
@@ -93,6 +95,30 @@ fn what_had_no_room_is_told_when_there_is_some() {
         world.check(&format!("seed {seed}"));
     });
     assert!(saw_refusals.into_inner(), "there was room for all");
+}
+
+/// Without an engine remote routes stay for one hour, and no longer if a reflector is upgraded meanwhile.
+#[test]
+fn an_upgrade_holds_routes_no_longer() {
+    let saw_some = AtomicBool::new(false);
+    seeds::run(20, |seed| {
+        let mut world = World::with(seed, None, |kind| kind.identity = Identity::Address);
+        world.connect(0, 0);
+        world.connect(1, 1);
+        world.change(0, world::key(0, 1, 0));
+        world.run_for_s(200);
+        let seen = world.seen(1);
+        saw_some.fetch_or(seen > 0, Ordering::Relaxed);
+        world.network().engine_goes();
+        for _ in 0..3 {
+            world.run_for_s(1_100);
+            world.hand_over(1);
+            assert_eq!(world.seen(1), seen, "seed {seed}");
+        }
+        world.run_for_s(400);
+        assert_eq!(world.seen(1), 0, "seed {seed}: for ever");
+    });
+    assert!(saw_some.into_inner(), "nobody wanted it");
 }
 
 /// A simulation that cannot fail shows nothing.

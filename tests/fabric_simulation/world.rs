@@ -73,6 +73,13 @@ impl World {
         Reflector::new(self.network.now, &self.kind, shards, config)
     }
 
+    /// How many routes a host has been told of.
+    pub fn seen(&self, host: usize) -> usize {
+        let of_host = self.sessions().filter(|(_, session)| session.host == host);
+        let views = of_host.flat_map(|(_, session)| session.connection.views.values());
+        views.map(|view| view.routes.len()).sum()
+    }
+
     fn reflectors(&self) -> impl Iterator<Item = (usize, &Reflector)> {
         let nodes = self.network.nodes.iter().enumerate();
         nodes.filter_map(|(at, node)| Some((at, node.process.as_ref()?)))
