@@ -66,6 +66,26 @@ impl Reflector {
         self.process = Some(process);
     }
 
+    /// Another process takes over from it, with so many shards.
+    pub fn upgrade(&mut self, cores: u16) {
+        self.flags.retain(|flag| !flag.starts_with("--cores="));
+        self.flags.push(format!("--cores={cores}"));
+        let mut old = self.process.take().unwrap();
+        self.run();
+        assert!(old.exit_status().success(), "{}", old.log());
+    }
+
+    /// What another process says that is to take over with this flag besides, and cannot.
+    pub fn refuses(&self, flag: &str) -> String {
+        let name = flag.split('=').next().unwrap();
+        let flags = self.flags.iter().filter(|it| !it.starts_with(&format!("{name}=")));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_metalbond-uring"));
+        command.arg("server").args(flags).arg(format!("--listen={}", self.address)).arg(flag);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// Ends it at once, as kill -9 does.
     pub fn kill(&mut self) {
         self.process = None;

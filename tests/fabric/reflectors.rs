@@ -94,6 +94,68 @@ fn a_restarted_reflector_is_not_noticed() {
     }
 }
 
+/// Neither by its peers nor by others: whatever the engine does meanwhile, and however often.
+#[test]
+fn an_upgraded_reflector_is_not_noticed() {
+    let Some(mut world) = World::of(1, &[]) else { return };
+    let path = std::env::temp_dir().join(format!("metalbond-fabric-{}", std::process::id()));
+    let (flag, url) = (format!("--handover={}", path.display()), world.engine.fabric(FABRIC));
+    world.reflectors.push(Reflector::start("R1", &url, &[&flag]));
+    world.reflectors[1].is(&["synced"]);
+    for at in [&[0][..], &[1], &[0, 1], &[1], &[0]] {
+        world.join(at);
+    }
+    world.settle();
+    for (round, cores) in (0..).zip([2, 3, 1, 1]) {
+        let before = world.updates();
+        // Without an engine, and with one that has lost everything.
+        let is_away = round == 1;
+        if is_away {
+            world.engine.kill();
+        }
+        world.reflectors[1].upgrade(cores);
+        world.settle();
+        if is_away {
+            world.reflectors[1].is(&["unlinked"]);
+            world.engine.wipe();
+            world.engine.run();
+            world.reflectors.iter().for_each(Reflector::comes_back);
+        }
+        if round < 3 {
+            world.reflectors.iter().for_each(|it| it.is(&["synced"]));
+            world.settle();
+            assert_eq!(world.updates(), before, "round {round}");
+        }
+        // And while it reads: nobody missed anything.
+        let host = round as usize;
+        world.hosts[host].announce(1_000);
+        world.hosts[4].withdraw(400 + round);
+        world.settle();
+    }
+    world.reflectors[1].is(&["synced"]);
+    world.agree();
+    for (flag, why) in [
+        (
+            "--fabric-name=R2",
+            "it was started with --fabric-name R1, this one with --fabric-name R2",
+        ),
+        (
+            "--fabric-identity=none",
+            "with --fabric-identity address, this one with --fabric-identity none",
+        ),
+        (
+            "--fabric=nats://[::1]:9/other",
+            "with --fabric .../test, this one with --fabric .../other",
+        ),
+    ] {
+        let said = world.reflectors[1].refuses(flag);
+        assert!(said.contains(why), "{said}");
+    }
+    world.hosts[1].announce(2_000);
+    world.settle();
+    let _ = std::fs::remove_file(path);
+}
+
 /// What a peer does not announce again goes when the time for coming back is over, and not before.
 #[test]
 fn what_does_not_come_back_goes_when_the_restart_is_over() {

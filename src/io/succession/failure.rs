@@ -36,10 +36,8 @@ pub(super) enum Failure {
     Stranger(u32),
     #[error("another handover is under way")]
     Busy,
-    #[error(
-        "it was started with {flag} {theirs}, this one with {flag} {ours}: what subscribers were told would be wrong"
-    )]
-    Differs { flag: &'static str, theirs: String, ours: String },
+    #[error("it was started with {theirs}, this one with {ours}: only a restart can change that")]
+    Differs { theirs: String, ours: String },
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
 }

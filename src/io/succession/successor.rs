@@ -114,19 +114,18 @@ impl Claimed {
     /// # Errors
     /// What differs, in a sentence.
     pub(super) fn judge(&self, rules: &Rules) -> Result<(), Failure> {
+        let offer = &self.offer;
         let told = [
-            ("--reflect-own", &self.offer.reflect_own, rules.reflect_own),
-            ("the name in --fabric", &self.offer.fabric, &rules.fabric),
-            ("--fabric-name", &self.offer.fabric_name, &rules.fabric_name),
-            ("--fabric-identity", &self.offer.fabric_identity, rules.fabric_identity),
+            ("--reflect-own", &offer.reflect_own, rules.reflect_own),
+            ("--fabric .../", &offer.fabric, &rules.fabric),
+            ("--fabric-name", &offer.fabric_name, &rules.fabric_name),
+            ("--fabric-identity", &offer.fabric_identity, rules.fabric_identity),
         ];
         match told.into_iter().find(|(_, theirs, ours)| theirs.as_str() != *ours) {
             None => Ok(()),
-            Some((flag, theirs, ours)) => Err(Failure::Differs {
-                flag,
-                theirs: or_none(theirs).to_owned(),
-                ours: or_none(ours).to_owned(),
-            }),
+            Some((flag, theirs, ours)) => {
+                Err(Failure::Differs { theirs: as_given(flag, theirs), ours: as_given(flag, ours) })
+            }
         }
     }
 
@@ -293,6 +292,11 @@ fn patience(clock: Clock, time: Duration) -> Patience {
     Patience::of(clock, time, &Arc::new(AtomicBool::new(false)))
 }
 
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { "none" } else { text }
+/// What a server was started with.
+fn as_given(flag: &str, value: &str) -> String {
+    match (value, flag.ends_with('/')) {
+        ("", _) => format!("no {}", flag.trim_end_matches(" .../")),
+        (_, true) => format!("{flag}{value}"),
+        (_, false) => format!("{flag} {value}"),
+    }
 }
