@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::http::wait_until;
+use common::http::{json, wait_until};
 use common::process::Process;
 use common::*;
 
@@ -240,6 +240,22 @@ fn what_is_said_all_the_time_arrives_once() {
         other.read_until("the last round", |peer| peer.view == view);
         assert_eq!(other.redundant, 0);
     }
+}
+
+/// What operators see of a session does not begin anew either.
+#[test]
+fn a_session_is_as_old_as_it_is() {
+    let meeting = Meeting::new("age");
+    let http = ["--http", "127.0.0.1:0"];
+    let old = meeting.first(1, &http);
+    let _peer = Peer::established(old.address(), KEEPALIVE_S, true);
+    let age = |of: &Process| {
+        let peers = json(of.http_address(), "/peers.json");
+        peers["peers"][0]["established_for_s"].as_u64().unwrap()
+    };
+    wait_until("a session of some age", || (age(&old) >= 3).then_some(()));
+    let new = meeting.successor(&old, 2, &http);
+    assert!(age(&new) >= 3, "{}", age(&new));
 }
 
 /// Those that do not read get it all later, from the successor.

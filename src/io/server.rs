@@ -311,7 +311,8 @@ impl Running {
         };
         let local_addresses: Vec<_> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-        let clock = Clock::start();
+        let clock =
+            claimed.as_ref().map_or_else(Clock::start, |claimed| Clock::continuing(claimed.time()));
         let ledger = Arc::<Ledger>::default();
         let (fatal_sender, fatal) = mpsc::unbounded_channel();
         let fabric = fabric_mailbox(config);

@@ -23,6 +23,7 @@ use crate::handover::{self as schema, HandoverError, Item};
 use crate::io::letter::{Exported, Letter};
 use crate::io::truce::Recess;
 use crate::shard::Export;
+use crate::types::Time;
 use crate::vital;
 
 /// How long somebody may take to say what it wants.
@@ -64,6 +65,15 @@ pub(super) struct Rules {
     pub(super) fabric: String,
     pub(super) fabric_name: String,
     pub(super) fabric_identity: &'static str,
+}
+
+/// What was given, and how that went; nobody knows, if the last word did not come.
+#[derive(Default)]
+struct Given {
+    items: u64,
+    /// When all stood still, and when all was told.
+    still_at: Time,
+    told_at: Time,
 }
 
 impl Predecessor {
@@ -133,17 +143,27 @@ impl Predecessor {
         // Both end when they are dropped, the last one first.
         let _recess = Recessed::begin(self, &patience)?;
         let _frozen = Frozen(self);
-        let items = match self.give(packets, generation, &patience) {
-            Ok(items) => Some(items),
+        let given = match self.give(packets, generation, &patience) {
+            Ok(given) => given,
             Err(failure) => {
                 // From now on the successor cannot say anything; what it has said counts.
                 packets.shut();
                 who_owns(packets, failure)?;
-                None
+                Given::default()
             }
         };
-        let took = self.ties.clock.now().since(began_at);
-        info!(process, items, ?took, "all connections are the successor's: this process ends");
+        let now = self.ties.clock.now();
+        let [took, stopping] = [now, given.still_at].map(|at| at.since(began_at));
+        let (telling, filling) = (given.told_at.since(given.still_at), now.since(given.told_at));
+        info!(
+            process,
+            items = given.items,
+            ?took,
+            ?stopping,
+            ?telling,
+            ?filling,
+            "all connections are the successor's: this process ends"
+        );
         vital::exit(0)
     }
 
@@ -162,6 +182,7 @@ impl Predecessor {
             version: Some(self.rules.version.clone()),
             hash_seed: self.ties.hash_seed.to_vec(),
             generation,
+            uptime_us: self.ties.clock.now().0,
             reflect_own: self.rules.reflect_own.to_owned(),
             fabric: self.rules.fabric.clone(),
             fabric_name: self.rules.fabric_name.clone(),
@@ -176,16 +197,17 @@ impl Predecessor {
         Ok(generation)
     }
 
-    /// Stops, tells all, and returns how many items that were when the successor has them.
+    /// Stops, tells all, and returns when the successor has it.
     fn give(
         &self,
         packets: &mut Packets,
         generation: u64,
         patience: &Patience,
-    ) -> Result<u64, Failure> {
+    ) -> Result<Given, Failure> {
         let fabric = self.shards.freeze_fabric(patience)?;
         self.freeze(patience)?;
         self.shards.wait_until_still(patience)?;
+        let still_at = self.ties.clock.now();
         let reached = self.shards.ask_all(patience, |shard, _| shard.next_generation())?;
         if reached.iter().any(|reached| *reached > generation) {
             return Err(HandoverError::Nonsense("more connections came than were offered").into());
@@ -194,8 +216,9 @@ impl Predecessor {
         send_items(packets, fabric, Vec::new(), patience)?;
         let items = of_fabric + self.tell_all(packets, patience)?;
         packets.send(What::End(schema::End { items }), &[], patience)?;
+        let told_at = self.ties.clock.now();
         match packets.receive(patience)?.0 {
-            What::Taken(_) => Ok(items),
+            What::Taken(_) => Ok(Given { items, still_at, told_at }),
             _ => Err(OUT_OF_ORDER.into()),
         }
     }

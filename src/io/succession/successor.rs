@@ -27,7 +27,7 @@ use crate::io::error::ServeError;
 use crate::io::letter::{Arrival, Letter, Restored};
 use crate::io::signals::Signals;
 use crate::shard::Import;
-use crate::types::ShardId;
+use crate::types::{ShardId, Time};
 use crate::vital;
 
 /// How long the other one may take to answer.
@@ -127,6 +127,11 @@ impl Claimed {
                 Err(Failure::Differs { theirs: as_given(flag, theirs), ours: as_given(flag, ours) })
             }
         }
+    }
+
+    /// The other one's time.
+    pub(in crate::io) fn time(&self) -> Time {
+        Time(self.offer.uptime_us)
     }
 
     /// The other one's socket that listens at this address, if it has one.
