@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ pub fn serve_at(listen: &[&str], shards: u16, pace: Pace, keepalive_interval_s: 
 struct Told {
     views: Mutex<HashMap<u32, View>>,
     changed: Condvar,
+    /// Routes that were taken from it.
+    removals: AtomicUsize,
 }
 
 /// rustbond's end of the conversation.
@@ -63,6 +66,7 @@ impl RouteHandler for Recorder {
     fn remove_route(&self, vni: Vni, route: Route) {
         let mut views = self.0.views.lock().expect("not poisoned");
         views.entry(vni.0).or_default().remove(&route);
+        self.0.removals.fetch_add(1, Ordering::Relaxed);
         self.0.changed.notify_all();
     }
 }
@@ -134,6 +138,11 @@ impl Rustbond {
     /// What it knows of a VNI.
     pub fn view(&self, vni: u32) -> View {
         self.recorder.0.views.lock().expect("not poisoned").get(&vni).cloned().unwrap_or_default()
+    }
+
+    /// How many routes were taken from it: of a connection that is lost, all.
+    pub fn removals(&self) -> usize {
+        self.recorder.0.removals.load(Ordering::Relaxed)
     }
 
     /// Waits until it knows exactly these routes, and for a while that it stays so.
