@@ -141,6 +141,9 @@ impl Protocol {
             self.reading.has_missed = true;
             self.read_again(now);
         }
+        if self.phase == Phase::Clearing {
+            self.look_for_rival(now);
+        }
         self.read_refused_again(now);
         if self.reading.again_at.is_some_and(|at| at <= now) && !self.is_reading() {
             self.open(now);

@@ -148,17 +148,12 @@ impl Protocol {
         self.effects.push_back(Effect::Leave);
     }
 
-    /// Whether we have to see first whether another process with our name lives. If nothing is heard of it, not even
-    /// its end, that is found out anew.
-    pub(super) fn awaits_rival(&mut self, now: Time) -> bool {
-        if self.lease.rival.is_none() {
-            return false;
-        }
+    /// If nothing is heard of another process with our name, not even its end, whether it lives is found out anew.
+    pub(super) fn look_for_rival(&mut self, now: Time) {
         if now >= self.rival_deadline() {
             self.lease.rival_since = now;
             self.read_again(now);
         }
-        true
     }
 
     pub(super) fn rival_deadline(&self) -> Time {

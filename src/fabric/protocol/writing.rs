@@ -50,7 +50,7 @@ impl Protocol {
     pub(super) fn write(&mut self, now: Time) {
         match self.phase {
             Phase::Clearing if !self.needs_settled => {
-                if self.awaits_rival(now) {
+                if self.lease.has_rival() {
                     return;
                 }
                 self.retry(now);
