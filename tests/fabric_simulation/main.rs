@@ -97,6 +97,29 @@ fn what_had_no_room_is_told_when_there_is_some() {
     assert!(saw_refusals.into_inner(), "there was room for all");
 }
 
+/// The same where a reflector takes so many routes of others and no more.
+#[test]
+fn what_was_beyond_the_limit_is_told_when_there_is_room() {
+    let saw_drops = AtomicBool::new(false);
+    seeds::run(20, |seed| {
+        let mut world = World::with(seed, None, |_| {});
+        world.routes_max = 1;
+        (0..world.nodes()).for_each(|at| world.crashes(at));
+        (0..2).for_each(|at| world.starts(at));
+        (0..2).for_each(|host| world.connect(host, host));
+        let [one, two] = [1, 2].map(|destination| world::key(0, destination, 0));
+        world.change(0, one);
+        world.run_for_s(200);
+        world.change(0, two);
+        world.run_for_s(20);
+        saw_drops.fetch_or(!world.faults().is_empty(), Ordering::Relaxed);
+        world.change(0, one);
+        world.run_for_s(300);
+        world.check(&format!("seed {seed}"));
+    });
+    assert!(saw_drops.into_inner(), "there was room for all");
+}
+
 /// Without an engine remote routes stay for one hour, and no longer if a reflector is upgraded meanwhile.
 #[test]
 fn an_upgrade_holds_routes_no_longer() {

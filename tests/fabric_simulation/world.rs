@@ -31,6 +31,8 @@ pub struct World {
     /// Hosts that were connected twice.
     were_dual: BTreeSet<usize>,
     without: Option<Rule>,
+    /// Routes of others that each takes.
+    pub routes_max: u64,
 }
 
 impl World {
@@ -56,6 +58,7 @@ impl World {
             next_session: 1,
             were_dual: BTreeSet::new(),
             without,
+            routes_max: u64::MAX,
             network: Network::new(rng, reflectors, Timers::default().gone),
         };
         (0..reflectors).for_each(|at| world.starts(at));
@@ -68,6 +71,7 @@ impl World {
         config.incarnation = self.next_incarnation;
         config.hash_seed = hash_seed;
         config.in_flight_max = 1 + self.network.rng.below(5);
+        config.routes_max = self.routes_max;
         config.without = self.without;
         self.next_incarnation += 1;
         Reflector::new(self.network.now, &self.kind, shards, config)

@@ -246,7 +246,8 @@ impl Protocol {
 
     /// Does what is due.
     pub(super) fn turn(&mut self, now: Time, homes: Homes) {
-        self.note_refusals(now, homes.refused);
+        let dropped = self.dropped.get(&Dropped::Routes).copied().unwrap_or(0);
+        self.note_refusals(now, homes.refused + dropped);
         if homes.is_full || self.needs_settled {
             self.reading.paused_at = now;
         }

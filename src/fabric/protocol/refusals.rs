@@ -1,4 +1,4 @@
-//! Routes of others that homes have refused, for lack of room: when all is read anew for them.
+//! Routes of others that there was no room for, at their homes or here: when all is read anew for them.
 //!
 //! Owns the pauses. Must never keep the routes, of which there may be any number: the engine has them.
 
@@ -11,7 +11,7 @@ use crate::types::Time;
 const PAUSE_MIN: Duration = Duration::from_secs(120);
 const PAUSE_MAX: Duration = Duration::from_secs(3_600);
 
-/// What homes have refused.
+/// What there was no room for.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     /// Since the start.
@@ -37,7 +37,7 @@ impl Refusals {
 }
 
 impl Protocol {
-    /// Homes have refused so many since the start.
+    /// So many had no room since the start.
     pub(super) fn note_refusals(&mut self, now: Time, count: u64) {
         if count > self.refusals.count && self.refusals.at.is_none() {
             let pause = self.chance.about(self.refusals.pause());
