@@ -186,3 +186,31 @@ fn the_two_programs_with_a_key_file() {
     let open = Process::serve(&["--tcp-md5", &same.for_network("10.0.0.0/8")]);
     open.wait_for("all users of this host can read the key file");
 }
+
+/// An upgrade changes who has to sign. Whoever is connected stays.
+#[test]
+fn keys_are_those_of_the_successor() {
+    let file = KeyFile::new("upgrade", b"a secret key");
+    let keys = ["--tcp-md5", &file.for_network("127.0.0.0/8")];
+    let socket = std::env::temp_dir().join(format!("metalbond-md5-{}", std::process::id()));
+    let handover = ["--handover", socket.to_str().unwrap()];
+    let serve = |at: &str, more: &[&str]| Process::serve_at(at, &[&handover, more].concat());
+    let everybody = serve("[::]:0", &[]);
+    let port = everybody.address().port();
+    let (at, to) = (format!("[::]:{port}"), format!("127.0.0.1:{port}"));
+    let client = |keys: &[&str]| Process::client(&[&["--server", &to], keys].concat());
+    let mut before = Peer::established(to.parse().unwrap(), 60, true);
+    let signed = serve(&at, &keys);
+    let friend = client(&keys);
+    friend.wait_for("established server=");
+    let stranger = client(&[]);
+    before.barrier();
+    assert_eq!(stranger.logged("established"), 0, "{}", stranger.log());
+    let _everybody_again = serve(&at, &[]);
+    drop(signed);
+    stranger.wait_for("established server=");
+    Peer::established(to.parse().unwrap(), 60, true).barrier();
+    before.barrier();
+    assert_eq!(friend.logged("established server="), 1, "{}", friend.log());
+    let _ = std::fs::remove_file(socket);
+}

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::warn;
 
@@ -138,7 +139,8 @@ pub(super) fn limit_segments(
     SockRef::from(socket).set_tcp_mss(u32::from(bytes_max))
 }
 
-/// Sets on a socket that another process listened on what [`listen`] would set.
+/// Sets on a socket that another process listened on what [`listen`] would set. That one had connections of some networks
+/// signed.
 ///
 /// # Errors
 /// The kernel's.
@@ -146,9 +148,11 @@ pub(super) fn adopt(
     listener: &TcpListener,
     segment_bytes_max: u16,
     keys: &Md5Keys,
+    signed: &[IpNet],
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     limit_segments(listener, address, segment_bytes_max)?;
+    keys.release(listener, address, signed).map_err(io::Error::other)?;
     keys.demand(listener, address).map_err(io::Error::other)
 }
 

@@ -151,6 +151,30 @@ impl Md5Keys {
         self.0.is_empty()
     }
 
+    /// The networks that there are keys for.
+    pub(super) fn networks(&self) -> impl Iterator<Item = IpNet> {
+        self.0.iter().map(|signed| signed.network)
+    }
+
+    /// Has a listening socket no longer demand signatures of those of these networks that there are no keys for.
+    ///
+    /// # Errors
+    /// [`Md5Error`].
+    pub(super) fn release(
+        &self,
+        socket: &impl AsFd,
+        address: SocketAddr,
+        networks: &[IpNet],
+    ) -> Result<(), Md5Error> {
+        let is_ipv6 = address.is_ipv6();
+        for network in networks.iter().filter(|network| is_ipv6 || network.addr().is_ipv4()) {
+            if !self.networks().any(|kept| kept == *network) {
+                set(socket, is_ipv6, *network, &Secret(Box::default()), *network)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Has a socket demand signatures that listens at `address`, or is about to. Connections that it has accepted keep
     /// their keys.
     ///

@@ -102,6 +102,7 @@ async fn hand_over(
         handover.serve(config, mailboxes, ties.clone(), &acceptor.listeners)?;
         return Ok(Some((running, false)));
     };
+    let signed = claimed.signed_networks();
     // Whatever goes wrong there, the other process goes on: what is left of this one must not touch a connection.
     match claimed.succeed(running.acceptor.dispatcher, running.ties.fabric.clone(), signals).await?
     {
@@ -110,7 +111,9 @@ async fn hand_over(
             running.acceptor.dispatcher = dispatcher;
             let Running { ties, acceptor, keys, .. } = &running;
             for listener in &acceptor.listeners {
-                if let Err(error) = listener::adopt(listener, config.segment_bytes_max, keys) {
+                if let Err(error) =
+                    listener::adopt(listener, config.segment_bytes_max, keys, &signed)
+                {
                     warn!(%error, "a listening socket stays as the other server had it");
                 }
             }
@@ -361,6 +364,7 @@ impl Running {
             recesses: recesses_sender,
             truce: truce.clone(),
             fabric: fabric.clone(),
+            keys: keys.clone(),
         };
         let acceptor = Acceptor {
             listeners,

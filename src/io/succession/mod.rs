@@ -25,6 +25,7 @@ use super::clock::Clock;
 use super::config::ServerConfig;
 use super::error::ServeError;
 use super::letter::Letter;
+use super::md5::Md5Keys;
 use super::truce::{Recess, Truce};
 use crate::handover::listener::For;
 use crate::handover::{HandoverError, Listener, Version};
@@ -75,6 +76,8 @@ pub(super) struct Ties {
     pub(super) truce: Truce,
     /// The fabric's mailbox, if there is one.
     pub(super) fabric: Option<UnboundedSender<Letter>>,
+    /// Those of its listeners.
+    pub(super) keys: Md5Keys,
 }
 
 impl Handover {

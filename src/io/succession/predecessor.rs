@@ -183,6 +183,7 @@ impl Predecessor {
             hash_seed: self.ties.hash_seed.to_vec(),
             generation,
             uptime_us: self.ties.clock.now().0,
+            signed_networks: self.ties.keys.networks().map(|it| it.to_string()).collect(),
             reflect_own: self.rules.reflect_own.to_owned(),
             fabric: self.rules.fabric.clone(),
             fabric_name: self.rules.fabric_name.clone(),

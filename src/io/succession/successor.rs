@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -132,6 +133,11 @@ impl Claimed {
     /// The other one's time.
     pub(in crate::io) fn time(&self) -> Time {
         Time(self.offer.uptime_us)
+    }
+
+    /// Networks whose connections the other one has signed, and which may be so no more.
+    pub(in crate::io) fn signed_networks(&self) -> Vec<IpNet> {
+        self.offer.signed_networks.iter().filter_map(|network| network.parse().ok()).collect()
     }
 
     /// The other one's socket that listens at this address, if it has one.
