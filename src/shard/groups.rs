@@ -286,8 +286,10 @@ impl Groups {
             return;
         };
         named.retain(|sub| {
-            let subscription = &self.subscriptions[*sub];
-            subscription.group == group && subscription.is_joined()
+            let it = &self.subscriptions[*sub];
+            // Where hosts share an address, they are not that one any more.
+            let is_named = scope.named().is_some_and(|speaker| it.reader.is(speaker));
+            it.group == group && it.is_joined() && is_named
         });
         let scope = match scope {
             Scope::Only(_) if named.is_empty() => return,

@@ -137,7 +137,10 @@ impl Groups {
             let mut laggards = Named::new();
             let is_named = |speaker| {
                 laggards = named(speaker, vni);
-                laggards.retain(|sub| laggard(subscriptions, *sub, at).is_some());
+                laggards.retain(|sub| {
+                    let hears_as_it = subscriptions[*sub].reader.is(speaker);
+                    hears_as_it && laggard(subscriptions, *sub, at).is_some()
+                });
                 !laggards.is_empty()
             };
             turned.clear();

@@ -12,6 +12,7 @@ use metalbond_uring::internals::policy::{AnnouncePolicy, NextHopPolicy, Policy};
 use metalbond_uring::internals::shard::{
     Budgets, Identity, Limits, Mail, Shard, ShardConfig, TcpSample, Transmit, Wake,
 };
+use metalbond_uring::internals::wire::Message;
 use metalbond_uring::types::{Pace, PeerId, ReflectOwn, ShardId, Time, Vni};
 
 use crate::client::{Connection, check_piece};
@@ -32,6 +33,9 @@ pub struct Session {
     keys: BTreeSet<Key>,
     vnis: BTreeSet<Vni>,
     has_said: bool,
+    pub since: Time,
+    /// When it shows next that it lives.
+    keepalive_at: Time,
 }
 
 pub struct Core {
@@ -51,6 +55,9 @@ pub struct Reflector {
     pub hash_seed: [u64; 4],
 }
 
+const ADDRESS: [u8; 3] = [10, 9, 0];
+const KEEPALIVE_S: u32 = 60;
+
 /// Some hosts may announce anything, the others in one VNI only.
 const POLICY: &str =
     "permit peer 10.9.0.0\npermit peer 10.9.0.1\npermit peer 10.9.0.2\npermit vni 0";
@@ -62,6 +69,8 @@ pub struct Kind {
     pub limits: Limits,
     pub identity: Identity,
     pub stale_time: Duration,
+    /// Whether the first two hosts are behind one address; then peers show now and then that they live.
+    pub shares_an_address: bool,
     policy: Option<Arc<Policy>>,
 }
 
@@ -77,8 +86,25 @@ impl Kind {
             },
             identity: if rng.chance(15) { Identity::Connection } else { Identity::Address },
             stale_time: Duration::from_secs([0, 0, 0, 20][rng.below(4)]),
+            shares_an_address: rng.chance(15),
             policy: if rng.chance(20) { policy() } else { None },
         }
+    }
+
+    /// Where a host is.
+    pub fn address(&self, host: usize) -> IpAddr {
+        let [a, b, c] = ADDRESS;
+        let last = if self.shares_an_address && host == 1 { 0 } else { host as u8 };
+        [a, b, c, last].into()
+    }
+
+    /// Whether a host is behind an address with another one, and told apart by it.
+    pub fn is_shared(&self, host: usize) -> bool {
+        self.shares_an_address && self.identity == Identity::Address && host < 2
+    }
+
+    fn keepalive_interval_s(&self) -> u32 {
+        if self.shares_an_address { KEEPALIVE_S } else { 86_400 }
     }
 
     /// Whether others are told what this host announces.
@@ -99,7 +125,7 @@ impl Reflector {
                 id: ShardId(at),
                 shards,
                 hash_seed: config.hash_seed,
-                keepalive_interval_s: 86_400,
+                keepalive_interval_s: kind.keepalive_interval_s(),
                 reflect_own: ReflectOwn::None,
                 pace: Pace::Off,
                 limits: kind.limits,
@@ -129,16 +155,18 @@ impl Reflector {
     pub fn connect(
         &mut self,
         (now, number): (Time, u64),
-        (host, address, is_server): (usize, IpAddr, bool),
+        (host, kind, is_server): (usize, &Kind, bool),
         (keys, vnis): (BTreeSet<Key>, BTreeSet<Vni>),
         rng: &mut Rng,
     ) {
         let shard = rng.below(self.cores.len());
         let core = &mut self.cores[shard];
-        let id = core.shard.accept(now, (address, 1_000 + number as u16).into());
+        let id = core.shard.accept(now, (kind.address(host), 1_000 + number as u16).into());
         core.dirty = true;
         let reassembles = rng.chance(60);
-        let connection = Connection::new(shard, id, is_server, reassembles);
+        let mut connection = Connection::new(shard, id, is_server, reassembles);
+        connection.may_repeat = kind.is_shared(host);
+        connection.hears_unasked = kind.shares_an_address;
         self.sessions.push(Session {
             host,
             number,
@@ -148,6 +176,8 @@ impl Reflector {
             keys,
             vnis,
             has_said: false,
+            since: now,
+            keepalive_at: if kind.shares_an_address { now } else { Time::NEVER },
         });
     }
 
@@ -196,6 +226,10 @@ impl Reflector {
             for vni in session.vnis.clone() {
                 connection.subscribe(vni, usize::MAX);
             }
+        }
+        if connection.established && now >= session.keepalive_at && connection.is_live() {
+            connection.say(&Message::Keepalive);
+            session.keepalive_at = now.after(Duration::from_secs(KEEPALIVE_S.into()));
         }
         let core = &mut self.cores[connection.shard];
         if connection.closed || !core.shard.wants_read(connection.id) {
@@ -346,7 +380,18 @@ impl Process for Reflector {
 
     fn next_wakeup(&self) -> Time {
         let shards = self.cores.iter().map(|core| core.shard.next_wakeup());
-        shards.min().expect("there is one").min(self.fabric.next_wakeup())
+        let hears = |it: &&Session| {
+            let Connection { shard, id, .. } = it.connection;
+            it.has_said && it.connection.is_live() && self.cores[shard].shard.wants_read(id)
+        };
+        let said = self
+            .sessions
+            .iter()
+            .filter(hears)
+            .map(|session| session.keepalive_at)
+            .min()
+            .unwrap_or(Time::NEVER);
+        shards.min().expect("there is one").min(self.fabric.next_wakeup()).min(said)
     }
 
     fn has_work(&self, now: Time) -> bool {
@@ -358,7 +403,8 @@ impl Process for Reflector {
             let connection = &session.connection;
             let hears = self.cores[connection.shard].shard.wants_read(connection.id);
             let says = !connection.to_server.is_empty() || connection.hung_up;
-            let has_to_say = connection.established && !session.has_said && !connection.hung_up;
+            let is_due = !session.has_said || session.keepalive_at <= now;
+            let has_to_say = connection.established && is_due && connection.is_live();
             connection.in_flight.is_some() || (says || has_to_say) && hears
         };
         self.cores.iter().any(is_busy)
