@@ -184,7 +184,8 @@ pub trait Fleet: Sized {
             }
         }
         self.connect(2, places[0]);
-        self.run_for_s(10);
+        // Longer than what a lost peer announced may stay.
+        self.run_for_s(40);
     }
 
     /// Whose routes they are changes all the time, though not which there are, while all is read anew.
