@@ -445,7 +445,10 @@ fn strangers_and_garbage_are_turned_away() {
     }
     let as_nobody = || {
         let arguments = ["server", "--listen", "[::1]:0", "--handover", &meeting.path];
-        let child = Command::new(env!("CARGO_BIN_EXE_metalbond-uring"))
+        // One that takes over would serve.
+        let limit = PATIENCE.as_secs().to_string();
+        let child = Command::new("timeout")
+            .args([&limit, env!("CARGO_BIN_EXE_metalbond-uring")])
             .args(arguments)
             .uid(65_534)
             .stdin(Stdio::null())
