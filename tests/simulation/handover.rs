@@ -19,9 +19,13 @@ impl World {
             node.shard.freeze(self.now);
             node.dirty = true;
         }
+        self.change_policy(4);
         self.cancel_sends();
         self.come_to_stand_still();
+        self.change_policy(4);
         let items = self.export();
+        // What comes now, who takes over has read too.
+        self.change_policy(4);
         self.handed_over.extend(items.iter().flat_map(amid_what));
         let crashes_at =
             if self.rng.chance(40) { self.rng.below(items.len() + 1) } else { usize::MAX };

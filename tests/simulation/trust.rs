@@ -82,15 +82,20 @@ impl Trust {
 }
 
 impl World {
-    /// Now and then there is another policy, or memory is short.
-    pub fn change_trust(&mut self) {
-        if self.trust.changes && self.rng.below(500) == 0 {
+    /// One time of so many there is another policy, if there ever is.
+    pub fn change_policy(&mut self, times: usize) {
+        if self.trust.changes && self.rng.below(times) == 0 {
             self.trust.policy = policy(&mut self.rng);
             for node in &mut self.nodes {
                 node.shard.set_policy(self.now, self.trust.policy.clone());
                 node.dirty = true;
             }
         }
+    }
+
+    /// Now and then there is another policy, or memory is short.
+    pub fn change_trust(&mut self) {
+        self.change_policy(500);
         if self.trust.is_limited && self.rng.below(500) == 0 {
             let pressure = [Pressure::None, Pressure::Conflate, Pressure::Routes];
             self.trust.ledger.press(pressure[self.rng.below(3)]);
