@@ -180,7 +180,8 @@ fn a_reflector_that_cannot_start_says_why() {
 #[test]
 fn the_executable_may_be_gone() {
     let copy: PathBuf = std::env::temp_dir().join(format!("loadgen-{}", std::process::id()));
-    std::fs::copy(BINARY, &copy).unwrap();
+    // By another process: what is open for writing here, another test's child may inherit for a moment.
+    assert!(Command::new("cp").arg(BINARY).arg(&copy).status().unwrap().success());
     let loadgen = Loadgen::start(&copy, "--scenario herd --peers 500");
     std::fs::remove_file(&copy).unwrap();
     let (code, said) = loadgen.end();

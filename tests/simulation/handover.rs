@@ -96,6 +96,12 @@ impl World {
         let mut items = Vec::new();
         while let Some(shard) = export.shard() {
             self.nodes[shard.index()].shard.export(self.now, &mut export, &mut items);
+            // Between two pieces shards do what they are asked, and whatever else would be due.
+            if self.rng.chance(20) {
+                self.change_policy(4);
+                (0..self.nodes.len()).for_each(|at| self.turn(at));
+                self.come_to_stand_still();
+            }
         }
         assert_eq!(export.items(), items.len() as u64);
         items
