@@ -151,15 +151,14 @@ impl Fabric {
     pub fn turn(&mut self, now: Time) {
         loop {
             self.tell_homes();
-            let is_settled = self.homes.is_settled() && !self.is_frozen;
             let homes = Homes {
-                is_full: self.homes.is_full() || self.is_frozen,
-                is_settled,
+                is_full: self.is_full(),
+                is_settled: self.is_settled(),
                 refused: self.homes.refused(),
             };
             self.protocol.turn(now, homes);
             self.tell_homes();
-            if !self.protocol.needs_settled() || !self.homes.is_settled() || !is_settled {
+            if !self.protocol.needs_settled() || !self.is_settled() {
                 return;
             }
         }
@@ -182,7 +181,7 @@ impl Fabric {
 
     /// Whether more of the feed is to be read for now. If not, ask again after each turn.
     pub fn wants_feed(&self) -> bool {
-        !self.protocol.needs_settled() && !self.homes.is_full() && !self.is_frozen
+        !self.protocol.needs_settled() && !self.is_full()
     }
 
     /// How it is.
@@ -193,6 +192,16 @@ impl Fabric {
     /// The subjects that this fabric uses.
     pub fn subjects(&self) -> &Subjects {
         &self.protocol.subjects
+    }
+
+    /// While homes stand still, they take nothing.
+    fn is_full(&self) -> bool {
+        self.homes.is_full() || self.is_frozen
+    }
+
+    /// While they stand still, they have still to be told.
+    fn is_settled(&self) -> bool {
+        self.homes.is_settled() && !self.is_frozen
     }
 
     fn tell_homes(&mut self) {
