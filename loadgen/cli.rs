@@ -56,7 +56,8 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
         }
     };
     let mut targets = targets(&flags)?;
-    let has_own_address = keep_loopback(&mut targets);
+    let is_fabric = !flags.targets.is_empty();
+    let has_own_address = is_fabric && keep_loopback(&mut targets);
     let options = Options {
         scenario: flags.scenario,
         sizes,
@@ -109,6 +110,8 @@ pub fn parse(args: &[&str]) -> Result<Options, Exit> {
      \x20 loss     --announcers 3 --routes 100000 --subscribers 400\n\
      \x20 upgrade  --peers 1000 --vnis 20 --vnis-per-peer 2 --routes 20\n\
      \x20          --rate 500 --duration-s 3 --rounds 3\n\
+     \x20 restart  --peers 300 --vnis 30 --vnis-per-peer 2 --routes 10\n\
+     \x20          --rate 500 --duration-s 30\n\
      \x20 idle     --peers 5000 --duration-s 10\n\
      \x20 --routes counts for each announcer in each of its VNIs. Of few peers 10\n\
      \x20 share a VNI, unless --vnis says otherwise.",
@@ -169,7 +172,7 @@ struct Flags {
     /// loadgen's own
     #[argh(option, arg_name = "address", from_str_fn(addresses))]
     target: Option<Addresses>,
-    /// running servers that are one fabric, 2 to 16: peers go round them, and
+    /// running servers that are one fabric, up to 16: peers go round them, and
     /// every view is compared with what is announced at all of them; in latency announcers are at the first.
     /// On loopback (127.0.0.1:4711,127.0.0.1:4712) each peer has an address of its own
     #[argh(option, arg_name = "addresses")]
@@ -244,7 +247,7 @@ pub static GRAMMAR: Grammar = Grammar {
 static VALUES: &[Takes] = &[
     Takes(
         "--scenario",
-        "mix, fanout, mesh, join, herd, latency, churn, slow, loss, fairness, upgrade or idle",
+        "mix, fanout, mesh, join, herd, latency, churn, slow, loss, fairness, upgrade, restart or idle",
         "fanout",
     ),
     Takes("--peers", "a number of at least 1", "5000"),
@@ -329,7 +332,11 @@ mod tests {
     #[test]
     fn every_scenario_has_sane_defaults() {
         for (scenario, name) in Scenario::ALL {
-            let options = parse(&[&format!("--scenario={name}")]).unwrap();
+            let several = "--targets=127.0.0.1:1,127.0.0.1:2";
+            let targets = (scenario == Scenario::Restart).then_some(several);
+            let scenario_flag = format!("--scenario={name}");
+            let args: Vec<&str> = [scenario_flag.as_str()].into_iter().chain(targets).collect();
+            let options = parse(&args).unwrap();
             assert_eq!((options.scenario, scenario.name()), (scenario, name));
             let plan = scenario::plan(scenario, &options.sizes, options.vni_base, Fleet::ONE);
             assert!(plan.peers.len() as u32 == options.sizes.all_peers());
@@ -396,6 +403,20 @@ mod tests {
             (&["--server-pid=1"], "name that with --target"),
             (&["--keepalive=0"], "seconds from 1"),
             (&["--scenario=upgrade", "--target=[::1]:1"], "leave out --target"),
+            (&["--scenario=restart"], "last the one that is to be restarted"),
+            (
+                &["--scenario=restart", "--targets=127.0.0.1:1"],
+                "last the one that is to be restarted",
+            ),
+            (
+                &[
+                    "--scenario=restart",
+                    "--targets=127.0.0.1:1,127.0.0.1:2",
+                    "--peers=9",
+                    "--dual=9",
+                ],
+                "nobody settled",
+            ),
             (&["--cores=2", "--target=[::1]:1"], "not for --target"),
             (&["--legacy", "--aligned"], "exclude each other"),
             (&["--reader-stall=2"], "none, gc, a time in ms or s"),
@@ -448,9 +469,9 @@ mod tests {
         assert_eq!(parse("localhost:3,127.0.0.1:1").targets, [target(3), target(1)]);
         assert!(!parse("[::1]:1,[::1]:2").has_own_address);
         assert!(!parse("127.0.0.1:1,[::1]:2").has_own_address);
-        // One is what --target is.
+        // One of a fabric alone.
         let one = parse("127.0.0.1:1");
-        assert_eq!((one.targets.len(), one.has_own_address), (1, false));
+        assert_eq!((one.targets.len(), one.has_own_address), (1, true));
         assert_eq!(one.fleet(), Fleet::ONE);
         let list: Vec<String> = (1..=17).map(|port| format!("127.0.0.1:{port}")).collect();
         assert_eq!(parse(&list[..16].join(",")).targets.len(), TARGETS_MAX);

@@ -19,6 +19,7 @@ use crate::latency::Latency;
 use crate::peer::{AtOnce, Part};
 use crate::plan::{PeerSet, Plan};
 use crate::progress::Progress;
+use crate::restart::Restart;
 use crate::shard::{self, CheckReply, Command};
 use crate::shared::{Behaviour, Counts, Shared};
 use crate::stage::{Recorder, Upgrade};
@@ -121,6 +122,11 @@ impl Engine {
     /// Where the server is, or the first of several.
     pub fn target(&self) -> SocketAddr {
         self.server.targets[0]
+    }
+
+    /// The place of the last server in `--targets`.
+    pub fn last_home(&self) -> u16 {
+        self.server.targets.len() as u16 - 1
     }
 
     /// Where another server is, on the same CPU, if loadgen has started one.
@@ -274,6 +280,36 @@ impl Engine {
             std::thread::sleep(POLL);
         }
         Ok(())
+    }
+
+    /// From now on connections to the last server may end, since somebody restarts it, and peers come back to it.
+    pub fn expect_restart(&mut self, duration_s: f64) {
+        let home = self.last_home();
+        let target = self.server.targets[usize::from(home)];
+        let restart = Restart::of(self.plan(), home);
+        assert!(self.shared.restart.set(restart).is_ok(), "one server is restarted in a run");
+        self.progress
+            .note(&format!("restart the server at {target} now: updates flow for {duration_s} s"));
+    }
+
+    /// Waits until all these peers are back at the server that was restarted.
+    ///
+    /// # Errors
+    /// If nobody restarted it, or not all come back in time.
+    pub fn wait_returned(&mut self, peers: u64) -> anyhow::Result<()> {
+        let target = self.server.targets[usize::from(self.last_home())];
+        if self.shared.counts().dropped == 0 {
+            bail!(
+                "the server at {target} was not restarted: none of its {peers} connections ended while updates \
+                 flowed; a longer --duration-s"
+            );
+        }
+        self.wait(0.0, |counts| {
+            let back = counts.returned;
+            (back >= peers)
+                .then_some(())
+                .ok_or(format!("{back} of {peers} peers to be back at {target}"))
+        })
     }
 
     /// Lets peers subscribe to all their VNIs; returns at once.
@@ -462,7 +498,8 @@ impl Engine {
 
     fn connected(&self) -> u64 {
         let counts = self.shared.counts();
-        counts.established.saturating_sub(counts.left + counts.lost + counts.resets)
+        let gone = counts.left + counts.lost + counts.resets + counts.dropped;
+        counts.established.saturating_sub(gone)
     }
 
     fn wait_left(&mut self, before: &Counts, wanted: u64) -> anyhow::Result<()> {

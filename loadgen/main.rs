@@ -23,6 +23,8 @@ mod pipeline;
 mod plan;
 mod progress;
 mod report;
+mod restart;
+mod returning;
 mod route;
 mod scenario;
 mod shard;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::homes::{Fleet, TARGETS_MAX};
 use crate::pipeline::Habits;
+use crate::restart;
 use crate::route::ROUTES_PER_VNI_MAX;
 use crate::scenario;
 use crate::shared::{Reading, Sabotage};
@@ -123,6 +124,12 @@ impl Options {
                 vni.routes()
             ));
         }
+        if self.scenario == Scenario::Restart
+            && restart::sides(&plan, self.fleet().targets - 1).1.is_empty()
+        {
+            let words = "every peer would be at the last of the --targets, and nobody settled: more peers, or less --dual\n";
+            return Err(words.to_owned());
+        }
         if plan.view_bytes() > VIEW_BYTES_MAX {
             return Err(format!(
                 "remembering what each peer was told would take {} MiB, at most {} are allowed: fewer peers \
@@ -147,6 +154,12 @@ impl Options {
         if targets > 0 && self.scenario == Scenario::Upgrade {
             return wrong(
                 "--scenario upgrade starts the reflectors that take over from each other: leave out --target",
+            );
+        }
+        if targets < 2 && self.scenario == Scenario::Restart {
+            return wrong(
+                "--scenario restart shows what the peers of other servers see of it: name those with --targets, and \
+                 last the one that is to be restarted",
             );
         }
         if targets > 1 && self.server_pid.is_some() {

@@ -5,7 +5,7 @@
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::stage::Stage;
-use crate::upgrade;
+use crate::{restart, upgrade};
 
 const TITLES: [&str; 10] = [
     "stage",
@@ -58,6 +58,7 @@ pub fn table(stages: &[Stage], findings: &[String], failure: Option<&str>) -> St
     text += &memory(stages).unwrap_or_default();
     text += &shares(stages);
     text += &upgrade::summary(stages);
+    text += &restart::summary(stages);
     text += &warnings(stages);
     text + &verdict(stages, findings, failure)
 }
@@ -136,6 +137,7 @@ fn fault_counts(stages: &[Stage]) -> Vec<String> {
         (sum(|stage| stage.overruns), "of them overruns"),
         (sum(|stage| stage.hold_expiries), "hold times that ran out"),
         (sum(|stage| stage.resets), "resets"),
+        (sum(|stage| stage.disturbed), "updates that told others of the restart"),
     ];
     let found = counts.into_iter().filter(|(count, _)| *count > 0);
     found.map(|(count, what)| format!("{} {what}", HumanCount(count))).collect()

@@ -443,6 +443,10 @@ impl Peer {
             self.subscribe(&shared.plan);
         }
         if self.returning.take() {
+            if let Some(restart) = shared.restart_of(self.home) {
+                restart.back(shared.clock.now_ns());
+                Stats::count(&stats.returned, 1);
+            }
             // The server has forgotten all that the peer had announced, and asked.
             self.renewal.replace(Some(Job::new(Action::Add, Part::Kept)));
             if let Some(job) = &mut *self.job.borrow_mut() {

@@ -67,6 +67,14 @@ impl Progress {
         }
     }
 
+    /// Something that whoever runs it has to know now.
+    pub fn note(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => say(&format!("{line}\n")),
+        }
+    }
+
     /// The stage has ended.
     pub fn end(&mut self, stage: &Stage) {
         if let Some(bar) = self.bar.take() {

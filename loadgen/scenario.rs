@@ -12,6 +12,7 @@ use crate::homes::{Fleet, Side};
 use crate::hostile::Hostile;
 use crate::peer::{AtOnce, Part};
 use crate::plan::{PeerPlan, PeerSet, Plan, spread};
+use crate::restart;
 use crate::shard::Command;
 use crate::sizes::{Scenario, Sizes};
 use crate::stream::Stream;
@@ -27,9 +28,12 @@ const SETTLE_S: f64 = 0.1;
 /// The shape of a scenario.
 pub fn plan(scenario: Scenario, sizes: &Sizes, vni_base: u32, fleet: Fleet) -> Plan {
     let plan = match scenario {
-        Scenario::Mix | Scenario::Mesh | Scenario::Herd | Scenario::Upgrade | Scenario::Idle => {
-            mesh(sizes, vni_base)
-        }
+        Scenario::Mix
+        | Scenario::Mesh
+        | Scenario::Herd
+        | Scenario::Upgrade
+        | Scenario::Restart
+        | Scenario::Idle => mesh(sizes, vni_base),
         Scenario::Fanout
         | Scenario::Latency
         | Scenario::Churn
@@ -71,6 +75,7 @@ pub fn run(
         Scenario::Loss => loss(engine, sizes)?,
         Scenario::Fairness => fairness(engine, sizes)?,
         Scenario::Upgrade => upgrades(engine, sizes, cores_by_turns(cores))?,
+        Scenario::Restart => restart(engine, sizes)?,
         Scenario::Idle => idle(engine, sizes)?,
     }
     // What comes too much comes late.
@@ -181,6 +186,21 @@ fn upgrades(engine: &mut Engine, sizes: &Sizes, cores: [u32; 2]) -> anyhow::Resu
         engine.measured()?;
         engine.end();
     }
+    Ok(())
+}
+
+/// Peers of other servers send and receive; those of the last one lose it, and come back to it.
+fn restart(engine: &mut Engine, sizes: &Sizes) -> anyhow::Result<()> {
+    all_announce(engine, None)?;
+    let (there, settled) = restart::sides(engine.plan(), engine.last_home());
+    begin_stream(engine, "restart", &settled, sizes, sizes.duration_s);
+    engine.expect_restart(sizes.duration_s);
+    engine.measure();
+    send_stream(engine, &settled, sizes, sizes.duration_s, sizes.routes.div_ceil(2))?;
+    engine.wait_returned(there.len() as u64)?;
+    engine.converge()?;
+    engine.measured()?;
+    engine.end();
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use crate::latency::Latency;
 use crate::peer::{Arrivals, AtOnce, Part, Peer, State};
 use crate::pipeline::{self, BUFFER_BYTES as LEGACY_BUFFER_BYTES, Fault};
 use crate::plan::PeerSet;
+use crate::restart;
 use crate::shared::{Reading, Shared, Stats};
 use crate::socket::{self, Socket};
 use crate::stream::{self, Stream};
@@ -30,10 +31,6 @@ use crate::verify::Difference;
 const BUFFER_BYTES: usize = 256 * 1024;
 /// How often KEEPALIVEs and silent servers are looked for.
 const SWEEP: Duration = Duration::from_millis(20);
-/// How long a Go client waits before it comes back, in whole seconds.
-const RETRY_S: std::ops::RangeInclusive<u64> = 5..=9;
-/// A peer that is reset again and again will not get there.
-const RESETS_MAX: u32 = 2;
 /// Connections that one shard opens at a time.
 const CONNECTING_MAX: usize = 256;
 /// Buffers to send from that are kept for the next time.
@@ -290,7 +287,9 @@ impl Shard {
             let known = peer.leaving.get() || peer.ending.borrow().is_some();
             if silent_ns > limit_ns && !known {
                 let silent_s = silent_ns / 1_000_000_000;
-                if self.shared.behaviour.reading == Reading::Legacy {
+                if self.shared.restart_of(peer.home).is_some() {
+                    peer.ending.replace(Some(format!("the server was silent for {silent_s} s")));
+                } else if self.shared.behaviour.reading == Reading::Legacy {
                     Stats::count(&self.stats().hold_expiries, 1);
                     let reason = format!("no KEEPALIVE for {silent_s} s (its hold time ran out)");
                     peer.ending.replace(Some(reason));
@@ -305,7 +304,8 @@ impl Shard {
         }
     }
 
-    fn lose(&self, peer: &Peer, reason: &str) {
+    /// The connection of a peer ended though it should not.
+    pub fn lose(&self, peer: &Peer, reason: &str) {
         if !self.shared.over.load(Ordering::Relaxed) {
             self.shared.find(|| format!("{}: {reason}", peer.name(&self.shared)));
             Stats::count(&self.stats().lost, 1);
@@ -319,11 +319,17 @@ impl Shard {
                 return;
             };
             peer.open(&self.shared, at_once);
-            self.connect(&peer).await;
+            if let Err(error) = self.connect(&peer).await {
+                self.lose(&peer, &format!("cannot connect: {error}"));
+            }
         }
     }
 
-    async fn connect(self: &Rc<Self>, peer: &Rc<Peer>) {
+    /// Opens the connection of a peer, and lets it live.
+    ///
+    /// # Errors
+    /// The system's; the peer is closed then.
+    pub async fn connect(self: &Rc<Self>, peer: &Rc<Peer>) -> io::Result<()> {
         let behaviour = &self.shared.behaviour;
         let target = behaviour.targets[usize::from(peer.home)];
         let source = behaviour.has_own_address.then(|| source_of(peer.number));
@@ -335,33 +341,13 @@ impl Shard {
                 self.kick(peer);
                 let (shard, peer) = (Rc::clone(self), Rc::clone(peer));
                 tokio_uring::spawn(async move { shard.live(&peer, &socket).await });
+                Ok(())
             }
             Err(error) => {
                 peer.state.set(State::Closed);
-                self.lose(peer, &format!("cannot connect: {error}"));
+                Err(error)
             }
         }
-    }
-
-    /// A Go client's answer to whatever ends its connection: it waits, and comes back.
-    async fn come_back(self: Rc<Self>, peer: Rc<Peer>, reason: String) {
-        let resets = peer.resets.get() + 1;
-        peer.resets.set(resets);
-        Stats::count(&self.stats().resets, 1);
-        self.shared.find(|| format!("{}: {reason}; it comes back", peer.name(&self.shared)));
-        if resets > RESETS_MAX {
-            return self.lose(&peer, &format!("reset {resets} times, at last since {reason}"));
-        }
-        peer.returning.set(true);
-        let (first, last) = (*RETRY_S.start(), *RETRY_S.end());
-        let spread = u64::from(peer.number.wrapping_mul(0x9E37_79B9) >> 16) + u64::from(resets);
-        tokio::time::sleep(Duration::from_secs(first + spread % (last - first + 1))).await;
-        if peer.leaving.get() {
-            peer.returning.set(false);
-            return Stats::count(&self.stats().left, 1);
-        }
-        peer.reopen(&self.shared);
-        self.connect(&peer).await;
     }
 
     /// Reads until the connection ends, and does away with it.
@@ -374,6 +360,8 @@ impl Shard {
         let over = self.shared.over.load(Ordering::Relaxed);
         if peer.leaving.get() {
             Stats::count(&self.stats().left, 1);
+        } else if self.shared.restart_of(peer.home).is_some() && !over {
+            tokio_uring::spawn(Rc::clone(self).return_to_server(Rc::clone(peer)));
         } else if self.shared.behaviour.reading == Reading::Legacy && !over {
             let come_back = Rc::clone(self).come_back(Rc::clone(peer), reason);
             tokio_uring::spawn(come_back);
@@ -437,7 +425,8 @@ impl Shard {
         }
         let stats = self.stats();
         Stats::count(&stats.received_bytes, length as u64);
-        let mut arrivals = Counter { shard: self, now_ns, count: 0, measured: self.measures(peer) };
+        let mut arrivals =
+            Counter { shard: self, peer, now_ns, count: 0, measured: self.measures(peer) };
         let result = peer.receive(&self.shared, stats, deframer, &buffer[..length], &mut arrivals);
         let count = arrivals.count;
         if count > 0 {
@@ -476,7 +465,9 @@ impl Shard {
     }
 
     fn measures(&self, peer: &Peer) -> bool {
-        self.measuring.get() && peer.measured.get()
+        // A table that is told anew was announced long ago.
+        let is_told_anew = self.shared.restart_of(peer.home).is_some();
+        self.measuring.get() && peer.measured.get() && !is_told_anew
     }
 
     /// Sends until there is nothing more to send.
@@ -506,6 +497,7 @@ impl Shard {
 /// Counts what is right, and measures how long it took.
 struct Counter<'a> {
     shard: &'a Shard,
+    peer: &'a Peer,
     now_ns: u64,
     count: u64,
     measured: bool,
@@ -519,6 +511,15 @@ impl Arrivals for Counter<'_> {
             let scheduled_ns = self.shard.shared.scheduled_ns(bit, action);
             let delivery_ns = self.now_ns.saturating_sub(scheduled_ns);
             self.shard.latency.borrow_mut().delivery_ns.saturating_record(delivery_ns);
+        }
+        let shared = &self.shard.shared;
+        if let Some(restart) = shared.restart.get()
+            && restart.home != self.peer.home
+            && restart.stands_still(bit)
+        {
+            Stats::count(&self.shard.stats().disturbed, 1);
+            let name = || self.peer.name(shared);
+            shared.find(|| restart::complaint(shared, &name(), bit, action));
         }
     }
 }

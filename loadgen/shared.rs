@@ -4,8 +4,8 @@
 //! each other.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use metalbond_uring::types::Action;
 
@@ -13,6 +13,7 @@ use crate::canon::Canon;
 use crate::clock::Clock;
 use crate::pipeline::Habits;
 use crate::plan::Plan;
+use crate::restart::Restart;
 
 /// Differences and failures kept in words; more are only counted.
 const FINDINGS_MAX: usize = 10;
@@ -78,6 +79,8 @@ pub struct Shared {
     pub stats: Vec<Stats>,
     /// The run is over: what ends now ends as it should.
     pub over: AtomicBool,
+    /// One of several servers may be restarted from now on.
+    pub restart: OnceLock<Restart>,
     findings: Mutex<Vec<String>>,
 }
 
@@ -141,6 +144,12 @@ stats! {
     hold_expiries,
     /// Connections of legacy peers that ended though nobody told them to; the peers come back.
     resets,
+    /// Connections that ended because their server was restarted; the peers come back.
+    dropped,
+    /// Those of them that were established again.
+    returned,
+    /// Updates that told peers of other servers of the restart.
+    disturbed,
     /// Bytes received.
     received_bytes,
     /// KEEPALIVEs received.
@@ -163,7 +172,7 @@ impl Counts {
 
     /// All that should not have happened.
     pub fn faults(&self) -> u64 {
-        self.damage() + self.echoed + self.unaligned + self.resets
+        self.damage() + self.echoed + self.unaligned + self.resets + self.disturbed
     }
 }
 
@@ -184,6 +193,7 @@ impl Shared {
             stats: (0..shards).map(|_| Stats::default()).collect(),
             canon: Canon::new(&plan),
             over: AtomicBool::new(false),
+            restart: OnceLock::new(),
             findings: Mutex::new(Vec::new()),
             plan,
             clock,
@@ -231,6 +241,11 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// The restart that connections to this server may end for.
+    pub fn restart_of(&self, home: u16) -> Option<&Restart> {
+        self.restart.get().filter(|restart| restart.home == home)
     }
 
     /// Notes when a change of a route was due.

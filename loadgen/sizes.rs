@@ -32,13 +32,15 @@ pub enum Scenario {
     Fairness,
     /// A reflector takes over from another one, again and again, amid updates at a rate.
     Upgrade,
+    /// One of several servers is restarted by somebody else, amid updates at a rate.
+    Restart,
     /// Nothing happens.
     Idle,
 }
 
 impl Scenario {
     /// All scenarios with their names.
-    pub const ALL: [(Scenario, &'static str); 12] = [
+    pub const ALL: [(Scenario, &'static str); 13] = [
         (Scenario::Mix, "mix"),
         (Scenario::Fanout, "fanout"),
         (Scenario::Mesh, "mesh"),
@@ -50,6 +52,7 @@ impl Scenario {
         (Scenario::Loss, "loss"),
         (Scenario::Fairness, "fairness"),
         (Scenario::Upgrade, "upgrade"),
+        (Scenario::Restart, "restart"),
         (Scenario::Idle, "idle"),
     ];
 
@@ -120,7 +123,7 @@ pub struct Given {
 /// The size flags that a scenario has.
 fn flags_of(scenario: Scenario) -> &'static [&'static str] {
     match scenario {
-        Scenario::Mix => {
+        Scenario::Mix | Scenario::Restart => {
             &["--peers", "--vnis", "--vnis-per-peer", "--routes", "--rate", "--duration-s"]
         }
         Scenario::Upgrade => &[
@@ -167,6 +170,11 @@ impl Given {
                 sizes.rate_per_s = rate(Some(500.0));
                 sizes.duration_s = seconds(self.duration_s, 3.0);
                 sizes.rounds = self.rounds.unwrap_or(3);
+            }
+            Scenario::Restart => {
+                sizes.meshed(self, 300, Some(30), 2, 10);
+                sizes.rate_per_s = rate(Some(500.0));
+                sizes.duration_s = seconds(self.duration_s, 30.0);
             }
             Scenario::Mesh => {
                 sizes.meshed(self, 500, Some(100), 4, 10);

@@ -10,6 +10,7 @@ use crate::clock::seconds;
 use crate::cost;
 use crate::hostile::Deeds;
 use crate::latency::{self, Latency, Percentiles};
+use crate::restart::Restart;
 use crate::shared::{Counts, Shared};
 use crate::verify::Difference;
 
@@ -77,6 +78,12 @@ pub struct Stage {
     pub hold_expiries: u64,
     /// Connections of legacy peers that ended though nobody told them to; the peers came back.
     pub resets: u64,
+    /// Connections to a server that was restarted, which were there again at the end.
+    pub returned: u64,
+    /// From the end of the first of them until the last one was back.
+    pub away_s: Option<f64>,
+    /// Updates that told peers of other servers of the restart: a fault.
+    pub disturbed: u64,
     /// What the least favoured receiver took, as a share of what it can take: of those that need time.
     pub receiver_share_min: Option<f64>,
     /// The median of that share.
@@ -370,6 +377,10 @@ impl Recorder {
         stage.hold_expiries = counts.hold_expiries;
         stage.resets = counts.resets;
         stage.connections_lost = counts.lost;
+        stage.returned = counts.returned;
+        let away_ns = self.shared.restart.get().map(Restart::away_ns);
+        stage.away_s = away_ns.filter(|_| counts.returned > 0).map(seconds);
+        stage.disturbed = counts.disturbed;
         stage.received_bytes = counts.received_bytes;
         if let (Some(before), Some(after)) = (open.server_cpu_ns, cpu_ns) {
             let cpu_s = seconds(after.saturating_sub(before));

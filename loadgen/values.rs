@@ -108,12 +108,12 @@ pub fn each_address(list: &str) -> Result<Vec<Addresses>, (String, String)> {
 }
 
 /// Of each server only the IPv4 addresses of the loopback interface, where peers can have an address each; if
-/// there are several servers and all of them are there. True if so.
+/// all of them are there. True if so.
 pub fn keep_loopback(servers: &mut [Addresses]) -> bool {
     let is_there =
         |address: &SocketAddr| matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback());
     let are_there = servers.iter().all(|server| server.iter().any(is_there));
-    if servers.len() < 2 || !are_there {
+    if servers.is_empty() || !are_there {
         return false;
     }
     servers.iter_mut().for_each(|server| server.retain(is_there));

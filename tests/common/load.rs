@@ -11,8 +11,16 @@ use serde_json::Value;
 pub const BINARY: &str = env!("CARGO_BIN_EXE_loadgen");
 
 /// Fields of a stage that count what must not happen.
-pub const FAULTS: [&str; 7] =
-    ["missing", "stale", "duplicate", "unexpected", "wrong", "echoed", "connections_lost"];
+pub const FAULTS: [&str; 8] = [
+    "missing",
+    "stale",
+    "duplicate",
+    "unexpected",
+    "wrong",
+    "echoed",
+    "connections_lost",
+    "disturbed",
+];
 
 /// What a run of loadgen came to.
 pub struct Run {

@@ -12,6 +12,7 @@ mod fleet;
 mod hostile;
 #[path = "../common/load.rs"]
 mod load;
+mod loads;
 mod packages;
 mod reflectors;
 mod writer;
