@@ -72,8 +72,12 @@ pub(super) struct Reflector {
     pub lease: Option<Lease>,
     /// Without a lease: until when its records stay; None: they are gone.
     pub stale_until: Option<Time>,
-    /// When its lease ended, if that is known.
-    pub ended_at: Option<Time>,
+    /// When what it left may be purged, if it is known when its lease ended.
+    pub gone_at: Option<Time>,
+    /// How often in a row its lease was looked for in vain, since neither that nor its end was heard.
+    pub looked_for: u32,
+    /// It says that all is published: what was not read again goes when so many records of this reading have come.
+    pub clears_at: Option<u64>,
     /// The last record of its lease's subject; 0: there is none.
     pub lease_sequence: u64,
     /// The engine has records of it which we did not take.
@@ -100,7 +104,9 @@ impl Reflector {
             contents: Contents::default(),
             lease: None,
             stale_until: None,
-            ended_at: None,
+            gone_at: None,
+            looked_for: 0,
+            clears_at: None,
             lease_sequence: 0,
             has_skipped: false,
             is_incomplete: false,
@@ -144,7 +150,8 @@ impl Reflector {
         self.is_incomplete = false;
         self.has_skipped = false;
         self.lease_sequence = 0;
-        self.ended_at = None;
+        self.gone_at = None;
+        self.clears_at = None;
         self.janitor = Janitor::Idle;
     }
 
@@ -157,17 +164,18 @@ impl Reflector {
                 let old = std::mem::replace(held, new);
                 self.left(old);
             }
-            Place::Vacant(_) if !has_room => {
-                self.is_incomplete = true;
-                return false;
-            }
             Place::Vacant(vacancy) => {
-                vacancy.insert(new);
-                // As a rule it is one of these.
+                // As a rule it is one of these, and has their room.
                 let mut former = self.former.iter_mut();
-                if let Some(inherited) = former.find(|it| it.is_inherited && it.records > 0) {
-                    inherited.records -= 1;
+                match former.find(|it| it.is_inherited && it.records > 0) {
+                    Some(inherited) => inherited.records -= 1,
+                    None if has_room => {}
+                    None => {
+                        self.is_incomplete = true;
+                        return false;
+                    }
                 }
+                vacancy.insert(new);
             }
         }
         self.contents.add(hash);
@@ -413,5 +421,33 @@ impl Others {
     pub(super) fn statuses(&self, now: Time) -> Vec<ReflectorStatus> {
         let known = self.by_name.values().map(|place| &self.reflectors[usize::from(*place)]);
         known.map(|reflector| reflector.status(now)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A successor has as many routes as there may be, and reads them anew: each goes in the place of itself.
+    #[test]
+    fn what_was_handed_over_has_room() {
+        let mut others = Others::new(RandomState::with_seeds(1, 2, 3, 4), 3);
+        let generations = vec![
+            handover::Generation { number: 7, records: 2 },
+            handover::Generation { number: 9, records: 3 },
+        ];
+        let told =
+            handover::Reflector { number: 0, name: "r1".to_owned(), counts: true, generations };
+        others.begin_behind(9);
+        others.inherit(told).unwrap();
+        assert_eq!(others.records(), 5);
+        others.begin_reading();
+        let reflector = others.at(0);
+        let held: Vec<bool> = (0..7).map(|key| reflector.hold(key, key, false)).collect();
+        assert_eq!(held, [true, true, true, true, true, false, false]);
+        assert_eq!(reflector.records(), 5);
+        assert!(reflector.is_incomplete);
+        assert_eq!(reflector.lose_former(), [7, 9]);
+        assert_eq!(reflector.records(), 5);
     }
 }

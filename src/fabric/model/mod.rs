@@ -15,6 +15,7 @@ mod names {
 #[path = "../../../tests/fabric_simulation/network.rs"]
 #[allow(unreachable_pub)]
 mod network;
+mod oddities;
 #[path = "../../../tests/simulation/rng.rs"]
 #[allow(unreachable_pub)]
 mod rng;

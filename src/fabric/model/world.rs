@@ -25,9 +25,19 @@ pub(super) struct Reflector {
     protocol: Protocol,
     homes: Homes,
     incarnation: u64,
+    /// Microseconds of the run before its own clock began: the end of another one may have been earlier.
+    epoch: u64,
 }
 
+/// The uptime of a process that starts.
+const BORN: Time = Time(1_000_000);
+
 impl Reflector {
+    /// A time of the run, by the clock of this process.
+    fn local(&self, now: Time) -> Time {
+        Time(now.0 - self.epoch)
+    }
+
     fn tell_homes(&mut self) {
         self.homes.calls.extend(std::iter::from_fn(|| self.protocol.take_home_call()));
     }
@@ -35,32 +45,32 @@ impl Reflector {
 
 impl Process for Reflector {
     fn linked(&mut self, now: Time) {
-        self.protocol.linked(now);
+        self.protocol.linked(self.local(now));
     }
 
     fn unlinked(&mut self, now: Time) {
-        self.protocol.unlinked(now);
+        self.protocol.unlinked(self.local(now));
     }
 
     fn found(&mut self, now: Time, record: &Record<'_>) {
-        self.protocol.found(now, record);
+        self.protocol.found(self.local(now), record);
     }
 
     fn opened(&mut self, now: Time, pending: u64) {
-        self.protocol.opened(now, pending);
+        self.protocol.opened(self.local(now), pending);
     }
 
     fn record(&mut self, now: Time, record: &Record<'_>) {
-        self.protocol.record(now, record);
+        self.protocol.record(self.local(now), record);
         self.tell_homes();
     }
 
     fn acked(&mut self, now: Time, token: u64, sequence: u64) {
-        self.protocol.acked(now, token, sequence);
+        self.protocol.acked(self.local(now), token, sequence);
     }
 
     fn refused(&mut self, now: Time, token: u64, error: &PublishError) {
-        self.protocol.refused(now, token, error);
+        self.protocol.refused(self.local(now), token, error);
     }
 
     fn purged(&mut self, _now: Time, token: u64) {
@@ -77,7 +87,7 @@ impl Process for Reflector {
             let calls = self.homes.calls.len();
             let (is_full, is_settled) = (calls > CALLS_MAX, calls == 0);
             let homes = protocol::Homes { is_full, is_settled, refused: 0 };
-            self.protocol.turn(now, homes);
+            self.protocol.turn(self.local(now), homes);
             self.tell_homes();
             if !self.protocol.needs_settled() || !self.homes.calls.is_empty() {
                 return std::iter::from_fn(|| self.protocol.take_effect()).collect();
@@ -86,7 +96,7 @@ impl Process for Reflector {
     }
 
     fn next_wakeup(&self) -> Time {
-        self.protocol.next_wakeup()
+        Time(self.protocol.next_wakeup().0.saturating_add(self.epoch))
     }
 
     fn has_work(&self, _now: Time) -> bool {
@@ -120,8 +130,15 @@ impl World {
         config.without = self.without;
         self.next_incarnation += 1;
         let incarnation = config.incarnation;
-        let protocol = Protocol::new(self.network.now, config);
-        self.network.start(at, Reflector { protocol, homes: Homes::default(), incarnation });
+        let epoch = self.network.now.0 - BORN.0;
+        let protocol = Protocol::new(BORN, config);
+        let homes = Homes::default();
+        self.network.start(at, Reflector { protocol, homes, incarnation, epoch });
+    }
+
+    /// The clock of the next process that starts says this.
+    pub(super) fn begins_as(&mut self, incarnation: u64) {
+        self.next_incarnation = incarnation;
     }
 
     fn change_at(&mut self, host: usize, at: usize, key: Key, adds: bool) {
@@ -140,7 +157,7 @@ impl World {
 
     pub(super) fn status(&self, at: usize) -> Status {
         let reflector = self.network.nodes[at].process.as_ref().expect("it is running");
-        reflector.protocol.status(self.network.now)
+        reflector.protocol.status(reflector.local(self.network.now))
     }
 }
 
@@ -179,7 +196,8 @@ impl Fleet for World {
 
     fn ends(&mut self, at: usize) {
         if let Some(reflector) = &mut self.network.nodes[at].process {
-            reflector.protocol.leave(self.network.now);
+            let now = reflector.local(self.network.now);
+            reflector.protocol.leave(now);
             self.network.wake(at);
             self.run_for_s(3);
             let reflector = self.network.nodes[at].process.as_ref();
@@ -228,7 +246,7 @@ impl Fleet for World {
         let mut faults = Vec::new();
         for (at, node) in self.network.nodes.iter().enumerate() {
             let Some(reflector) = &node.process else { continue };
-            let status = reflector.protocol.status(self.network.now);
+            let status = reflector.protocol.status(reflector.local(self.network.now));
             for key in (0..VNIS * DESTINATIONS).map(|at| key_of(at % VNIS, at / VNIS)) {
                 let is = truth.contains(&key);
                 if reflector.homes.sees(key) != is {

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::super::config::Rule;
+use super::super::others::Reflector;
 use super::{Phase, Protocol};
 use crate::types::Time;
 
@@ -15,6 +16,8 @@ const WAIT_MIN: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Lifetimes of a lease of which nothing was heard, until it is looked for.
 const OVERDUE: u32 = 3;
+/// Times that doubles at most if it turns out to live.
+const LOOKED_FOR_MAX: u32 = 5;
 /// After so long a reading is the first one again.
 const CALM: Duration = Duration::from_secs(60);
 
@@ -168,7 +171,14 @@ impl Protocol {
             Phase::Clearing => lease.progress_at,
             _ => lease.seen_at.unwrap_or(lease.live_since),
         };
-        since.max(reading.behind_at).max(reading.paused_at).after(self.config.timers.heartbeat * 3)
+        let patience = self.config.timers.heartbeat * 3;
+        let due_at = since.max(reading.paused_at).after(patience);
+        match reading.pending {
+            // All has come that was there a moment ago, and others' leases come every second.
+            0 => due_at,
+            // Ours is among what is still to come, as long as anything comes.
+            _ => due_at.max(reading.heard_at.after(patience)),
+        }
     }
 
     /// Something about another reflector is due at that time.
@@ -179,6 +189,11 @@ impl Protocol {
     /// When a lease that is heard now, and never again, is looked for. The engine tells its end, but that may be missed.
     pub(super) fn overdue_at(&self, now: Time) -> Time {
         now.after(self.config.timers.lease_lifetime * OVERDUE)
+    }
+
+    /// Whether a lease of this age should have been renewed, or its end told.
+    pub(super) fn is_overdue(&self, age: Duration) -> bool {
+        age >= self.config.timers.lease_lifetime * OVERDUE && self.keeps(Rule::Overdue)
     }
 
     /// Stale reflectors are lost, and what is left of those that never come back is purged.
@@ -210,18 +225,26 @@ impl Protocol {
 
     /// Reads everything anew, if neither a lease nor its end is heard.
     fn look_if_overdue(&mut self, now: Time, place: u16, is_heard: bool) {
-        let heard_at = self.others.at(place).heard_at;
-        if self.others.at(place).lease.is_none() {
+        let patience = self.config.timers.lease_lifetime * OVERDUE;
+        let is_kept = self.keeps(Rule::Overdue);
+        let reflector = self.others.at(place);
+        if reflector.lease.is_none() {
             return;
         }
-        if self.overdue_at(heard_at) <= now {
-            self.others.at(place).heard_at = now;
-            if is_heard && self.keeps(Rule::Overdue) {
-                self.read_again(now);
-            }
+        // One that renews its lease more rarely than we do is not looked for each time.
+        let overdue_at = |it: &Reflector| {
+            it.heard_at.after(patience * 2u32.pow(it.looked_for.min(LOOKED_FOR_MAX)))
+        };
+        let is_overdue = overdue_at(reflector) <= now;
+        if is_overdue {
+            reflector.heard_at = now;
+            reflector.looked_for += u32::from(is_heard && is_kept);
         }
-        let heard_at = self.others.at(place).heard_at;
-        self.note_deadline(Some(self.overdue_at(heard_at)));
+        let at = overdue_at(reflector);
+        if is_overdue && is_heard && is_kept {
+            self.read_again(now);
+        }
+        self.note_deadline(Some(at));
     }
 
     /// Whether our own lease stands. If the engine takes none of ours, it may take none of others' either (its store may

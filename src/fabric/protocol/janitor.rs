@@ -31,11 +31,8 @@ impl Protocol {
         if reflector.counts() || !reflector.has_skipped || reflector.janitor != Janitor::Idle {
             return;
         }
-        let at = match reflector.ended_at {
-            Some(ended_at) => ended_at.after(timers.gone),
-            // So long ago that nothing says when. If it is only about to come back, it has time to.
-            None => now.after(timers.stale),
-        };
+        // None: so long ago that nothing says when. If it is only about to come back, it has time to.
+        let at = reflector.gone_at.unwrap_or_else(|| now.after(timers.stale));
         let at = at.max(now).after(self.chance.about(SPREAD));
         if self.keeps(Rule::Janitor) {
             self.others.at(place).janitor = Janitor::At(at);
@@ -97,7 +94,7 @@ impl Protocol {
         let reflector = self.others.at(place);
         reflector.lease = None;
         reflector.stale_until = None;
-        reflector.ended_at = None;
+        reflector.gone_at = None;
         let is_mine = matches!(reflector.janitor, Janitor::Claiming(_) | Janitor::Purging(_));
         if !is_mine && sequence == reflector.lease_sequence {
             // Who says so does the rest. If not, that is found at the next reading.

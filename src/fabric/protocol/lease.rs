@@ -129,18 +129,20 @@ impl Protocol {
         } else if said.incarnation < self.config.incarnation {
             lease.former_age = Some(record.age);
         } else if self.keeps(Rule::Fencing) {
-            self.meet_rival(now, said.incarnation, record.sequence);
+            self.meet_rival(now, said.incarnation, record);
         }
     }
 
     /// A lease of our name, of a process that was started later.
-    fn meet_rival(&mut self, now: Time, incarnation: u64, sequence: u64) {
+    fn meet_rival(&mut self, now: Time, incarnation: u64, record: &Record<'_>) {
         let is_reading = self.is_reading();
+        let sequence = record.sequence;
         let lease = &mut self.lease;
         let is_renewed = lease.rival.is_some_and(|rival| rival != (incarnation, sequence));
         if is_reading && !is_renewed {
             // It may be what a former life left, before the clock was put right.
             lease.rival = Some((incarnation, sequence));
+            lease.former_age = Some(record.age);
             return;
         }
         self.twin = Some(incarnation);

@@ -84,11 +84,14 @@ struct Reading {
     /// The last record that came.
     sequence: u64,
     pending: u64,
+    /// How many came since the start.
+    taken: u64,
+    /// When it was read anew last since somebody doubts what the engine has of ours.
+    heeded_at: Option<Time>,
     /// What was known to be the last one when this reading began.
     last_known: u64,
-    /// When a record came last; one that had others behind it; and when we last did not want any.
+    /// When a record came last, and when we last did not want any.
     heard_at: Time,
-    behind_at: Time,
     paused_at: Time,
 }
 
@@ -155,9 +158,10 @@ impl Protocol {
                 again_at: None,
                 sequence: 0,
                 pending: 0,
+                taken: 0,
+                heeded_at: None,
                 last_known: 0,
                 heard_at: now,
-                behind_at: now,
                 paused_at: now,
             },
             lease: OwnLease::new(now),

@@ -2,6 +2,8 @@
 //!
 //! Owns what records do. Must never let what one reflector says touch what another said.
 
+use std::time::Duration;
+
 use super::super::config::Rule;
 use super::super::engine::{Effect, Record};
 use super::super::lease::{Lease, LeaseState};
@@ -11,11 +13,13 @@ use super::super::record::{Dropped, decode_announcers, record_hash};
 use super::super::subject::Subject;
 use super::{HomeCall, Phase, Protocol};
 
-use crate::types::{Remote, Time};
+use crate::types::{Announcers, Remote, Time};
 
 /// Digests in a row that differ until everything is read anew: for the first time; and from one time to the next at most.
 const MISSES_MIN: u32 = 2;
 const MISSES_MAX: u32 = 64;
+/// How often we read everything because others doubt what the engine has of ours: anybody can say so.
+const DOUBT_PAUSE: Duration = Duration::from_secs(300);
 
 impl Protocol {
     /// Everything is to be read anew, from the first record.
@@ -85,10 +89,8 @@ impl Protocol {
         let is_new = record.sequence > reading.sequence;
         reading.sequence = reading.sequence.max(record.sequence);
         reading.pending = record.pending;
+        reading.taken += 1;
         reading.heard_at = now;
-        if record.pending > 0 {
-            reading.behind_at = now;
-        }
         if is_new {
             self.take(now, record, false);
         }
@@ -122,14 +124,20 @@ impl Protocol {
     }
 
     fn own_record(&mut self, key: Key, record: &Record<'_>) -> Result<(), Dropped> {
-        let by = decode_announcers(record.value)?;
         let is_reading = self.phase == Phase::Reading;
+        let hash = record_hash(record.subject, record.value);
+        let by = decode_announcers(record.value).inspect_err(|_| {
+            // Somebody else wrote that: others must have ours.
+            if !is_reading && self.keeps(Rule::Repair) {
+                let said = Said { by: Announcers::default(), hash, is_bare: false };
+                self.own.read(key, record.sequence, said, true);
+            }
+        })?;
         if is_reading && self.own_stale.is_taken && !by.is_nobody() {
             let generation = self.own_stale.generation;
             let remote = Remote { reflector: Remote::OWN_STALE, generation };
             self.home_calls.push_back(HomeCall::Announce(remote, key.0, key.1, by));
         }
-        let hash = record_hash(record.subject, record.value);
         let repairs = !is_reading && self.keeps(Rule::Repair);
         let is_bare = record.value.is_empty() && record.ended.is_none();
         self.own.read(key, record.sequence, Said { by, hash, is_bare }, repairs);
@@ -162,19 +170,33 @@ impl Protocol {
         let reflector = self.others.at(place);
         reflector.lease_sequence = reflector.lease_sequence.max(record.sequence);
         if record.value.is_empty() {
-            return self.lease_ended(now, place, record);
+            reflector.looked_for = 0;
+            return self.lease_ended(now, place, record.age);
         }
         match Lease::decode(record.value) {
             Err(reason) => self.drop_it(reason),
             Ok(Lease { state: LeaseState::Gone, .. }) => self.said_gone(place, record.sequence),
+            // Its end is missing: the engine did not tell it, or nobody gave it one.
+            Ok(_) if self.is_reading() && self.is_overdue(record.age) => {
+                let lifetime = self.config.timers.lease_lifetime;
+                self.lease_ended(now, place, record.age.saturating_sub(lifetime));
+            }
             Ok(lease) => {
-                let is_doubt = Lease::doubted(record.value) == Some(&self.config.name);
-                if is_doubt && !self.is_reading() && self.keeps(Rule::Digest) {
-                    // What the engine has lost of ours shows when we read it.
-                    self.read_again(now);
+                if Lease::doubted(record.value) == Some(&self.config.name) {
+                    self.heed_doubt(now);
                 }
                 self.lease_lives(now, place, lease);
             }
+        }
+    }
+
+    /// Somebody asks us to see what the engine has of ours: what it has lost shows when we read it.
+    fn heed_doubt(&mut self, now: Time) {
+        let heeded_at = self.reading.heeded_at;
+        let is_time = heeded_at.is_none_or(|at| now.since(at) >= DOUBT_PAUSE);
+        if is_time && !self.is_reading() && self.keeps(Rule::Digest) {
+            self.reading.heeded_at = Some(now);
+            self.read_again(now);
         }
     }
 
@@ -186,7 +208,7 @@ impl Protocol {
         let is_back = !reflector.counts() && reflector.has_skipped;
         reflector.lease = Some(lease);
         reflector.stale_until = None;
-        reflector.ended_at = None;
+        reflector.gone_at = None;
         reflector.janitor = Janitor::Idle;
         if is_back {
             // What it has published before was passed over.
@@ -194,27 +216,38 @@ impl Protocol {
         }
         if !is_reading {
             if lease.state == LeaseState::Synced {
-                let lost = self.others.lose_former(place);
-                self.lose(place, lost);
+                self.clear_when_caught_up(place);
             }
             self.compare(now, place, &lease);
             self.note_deadline(Some(overdue_at));
         }
     }
 
-    /// A reflector's lease is over.
-    fn lease_ended(&mut self, now: Time, place: u16, record: &Record<'_>) {
+    /// A reflector has published all. What it has not said again is gone, as soon as all has come that lies before this
+    /// moment: of what it published before its lease, some may have been replaced by what is still to come.
+    fn clear_when_caught_up(&mut self, place: u16) {
+        let (taken, pending) = (self.reading.taken, self.reading.pending);
+        let reflector = self.others.at(place);
+        if taken >= *reflector.clears_at.get_or_insert(taken + pending) {
+            reflector.clears_at = None;
+            let lost = self.others.lose_former(place);
+            self.lose(place, lost);
+        }
+    }
+
+    /// A reflector's lease is over, since so long.
+    fn lease_ended(&mut self, now: Time, place: u16, age: Duration) {
         let is_reading = self.is_reading();
         let keeps_stale = self.keeps(Rule::Stale);
-        let stale = self.config.timers.stale;
+        let (stale, gone) = (self.config.timers.stale, self.config.timers.gone);
         let reflector = self.others.at(place);
-        let ended_at = Time(now.0.saturating_sub(record.age.as_micros() as u64));
         let had_lease = reflector.lease.take().is_some();
-        reflector.ended_at = Some(ended_at);
+        // Our clock may have begun after it ended.
+        reflector.gone_at = Some(now.after(gone.saturating_sub(age)));
         if is_reading {
             if !reflector.was_held {
-                let until = ended_at.after(stale);
-                reflector.stale_until = (until > now).then_some(until);
+                let left = stale.saturating_sub(age);
+                reflector.stale_until = (!left.is_zero()).then(|| now.after(left));
             } else if had_lease {
                 reflector.stale_until = Some(Time::NEVER);
             }
@@ -323,7 +356,11 @@ impl Protocol {
             true => now.after(self.config.timers.hold),
             false => now,
         };
-        self.hold_until.get_or_insert(hold);
+        // If it was over, and something came since, that has a time of its own.
+        let is_over = self.hold_until == Some(Time::NEVER) && self.others.records() > 0;
+        if is_over || self.hold_until.is_none() {
+            self.hold_until = Some(hold);
+        }
     }
 
     /// What stands for peers of the former life goes: what came from readings that were not finished, or all.

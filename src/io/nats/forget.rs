@@ -62,7 +62,7 @@ pub fn forget(
         if let Some(state) = lease.and_then(living)
             && !force
         {
-            return Err(ForgetError::Lives(reflector.clone(), state.word()));
+            return Err(ForgetError::Lives(reflector.clone(), state));
         }
         let routes = subjects.routes(reflector.as_str());
         if lease.is_none() && link.count(&routes).await? == 0 {
@@ -89,8 +89,15 @@ pub fn forget(
     })
 }
 
-/// What a lease says that stands; None of one that is over, or that makes no sense.
-fn living(lease: &Delivered) -> Option<LeaseState> {
-    let says = Lease::decode(&lease.value).ok().filter(|_| lease.ended.is_none())?;
-    (says.state != LeaseState::Gone).then_some(says.state)
+/// What a lease says that stands, in a word; None of one that is over.
+fn living(lease: &Delivered) -> Option<&'static str> {
+    if lease.ended.is_some() || lease.value.is_empty() {
+        return None;
+    }
+    match Lease::decode(&lease.value) {
+        Ok(Lease { state: LeaseState::Gone, .. }) => None,
+        Ok(says) => Some(says.state.word()),
+        // A later version may know what it means.
+        Err(_) => Some("a state that this version does not know"),
+    }
 }

@@ -3,7 +3,7 @@
 //! Owns the order: what is missing ends it. Must never go on where it stopped: it is read from the beginning again.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{Consumer, pull};
@@ -23,6 +23,7 @@ const EXPIRY: Duration = Duration::from_secs(30);
 pub struct Feed {
     messages: pull::Stream,
     delivered: u64,
+    clock: EngineClock,
     /// What lay in the stream when it was opened.
     pub pending_at_first: u64,
 }
@@ -32,7 +33,7 @@ pub struct Feed {
 pub struct Delivered {
     /// Its place in the stream.
     pub sequence: u64,
-    /// How long ago it was published, by the two clocks.
+    /// How long ago it was published, by the engine's clock.
     pub age: Duration,
     /// Its key.
     pub subject: async_nats::Subject,
@@ -66,19 +67,19 @@ impl fmt::Debug for Feed {
 
 impl Feed {
     pub(super) async fn of(consumer: Consumer<pull::Config>) -> Result<Feed, Fault> {
+        let clock = EngineClock::of(consumer.cached_info().created.into());
         let pending_at_first = consumer.cached_info().num_pending;
         // No heartbeats of the library's: they would tell an interrupted reader from a silent engine no better.
         let messages =
             consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRY).messages().await;
         let messages = messages.map_err(|error| Fault::Other(error.to_string()))?;
-        Ok(Feed { messages, delivered: 0, pending_at_first })
+        Ok(Feed { messages, delivered: 0, clock, pending_at_first })
     }
 
     /// The next message. May be given up while it waits.
     ///
     /// # Errors
     /// Why there are no more.
-    #[allow(clippy::disallowed_methods)] // messages have the time of the engine
     pub async fn next(&mut self) -> Result<Delivered, String> {
         let message = match self.messages.next().await {
             Some(Ok(message)) => message,
@@ -93,12 +94,33 @@ impl Feed {
             return Err(format!("message {} came instead of {}", told.delivered, self.delivered));
         }
         let Told { sequence, pending, .. } = told;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let age = now.saturating_sub(told.published);
+        let age = self.clock.now().saturating_sub(told.published);
         let ended = ended(&message);
         let Message { message, .. } = message;
         let (subject, value) = (message.subject, message.payload);
         Ok(Delivered { sequence, age, subject, value, ended, pending })
+    }
+}
+
+/// The engine's clock, by which messages are dated: ours may be minutes off, and may be set. Both were read when the consumer was
+/// created.
+#[derive(Clone, Copy, Debug)]
+struct EngineClock {
+    /// Since 1970.
+    created: Duration,
+    here: Instant,
+}
+
+#[allow(clippy::disallowed_methods)] // of time that passes
+impl EngineClock {
+    fn of(created: SystemTime) -> EngineClock {
+        let created = created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        EngineClock { created, here: Instant::now() }
+    }
+
+    /// Since 1970.
+    fn now(self) -> Duration {
+        self.created + self.here.elapsed()
     }
 }
 

@@ -16,6 +16,10 @@ use crate::fabric::Subjects;
 /// How long the engine keeps the mark of a record whose lifetime is over.
 const MARKER_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
+/// What the engine takes as a message, in bytes: much more than any of ours has, and so little that nobody fills the memory of
+/// all who read.
+const MESSAGE_BYTES_MAX: i32 = 4_096;
+
 /// The name of a fabric's stream.
 pub(super) fn stream_name(fabric: &str) -> String {
     format!("MB_{fabric}")
@@ -29,6 +33,7 @@ pub(super) fn wanted(fabric: &str, replicas: u32) -> Config {
         subjects: vec![Subjects::new(fabric).all()],
         retention: RetentionPolicy::Limits,
         max_messages_per_subject: 1,
+        max_message_size: MESSAGE_BYTES_MAX,
         discard: DiscardPolicy::New,
         storage: StorageType::File,
         num_replicas: replicas as usize,
