@@ -48,7 +48,7 @@ impl Writer {
     }
 
     /// A question with its answer.
-    fn ask(&mut self, subject: &str, question: &str) -> Value {
+    pub fn ask(&mut self, subject: &str, question: &str) -> Value {
         self.send(b"SUB answer 1\r\nUNSUB 1 1\r\n");
         self.send(format!("PUB {subject} answer {}\r\n{question}\r\n", question.len()).as_bytes());
         self.line_with("MSG answer ");

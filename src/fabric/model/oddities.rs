@@ -140,6 +140,43 @@ fn a_canary_is_missed_among_others() {
     }
 }
 
+/// The engine comes back empty, and a reflector that lags hears that another one has published all before it hears of a route that
+/// has changed since: that one is not withdrawn for it.
+#[test]
+fn what_is_still_to_come_is_not_lost() {
+    let mut lagged = 0;
+    for seed in 0..4 * SEEDS {
+        let (mut world, key) = with_a_route(seed);
+        world.connect(1, 1);
+        world.run_for_s(30);
+        let (told, readings) = (world.told(None), world.status(0).readings);
+        world.network().engine.wipe();
+        let is_reread = |world: &World| {
+            let status = world.status(0);
+            status.readings > readings && matches!(status.state, State::Syncing | State::Synced)
+        };
+        while !is_reread(&world) {
+            world.network().run_for(Duration::from_millis(1));
+        }
+        lagged += usize::from(world.network().engine.list("mb.f.r.*.r1.*").is_empty());
+        world.network().nodes[0].is_stalled = true;
+        for _ in 0..60 {
+            world.network().run_for(Duration::from_millis(500));
+            let leases = world.network().engine.list("mb.f.l.r1");
+            if leases.iter().any(|(_, lease)| lease.value.starts_with(b"1 synced")) {
+                break;
+            }
+        }
+        world.change(1, key);
+        world.network().run_for(Duration::from_millis(900));
+        world.network().nodes[0].is_stalled = false;
+        world.run_for_s(60);
+        assert!(world.sees(0, key), "seed {seed}");
+        assert_eq!(world.told(None), told, "seed {seed}");
+    }
+    assert!(lagged > 0, "nobody lagged");
+}
+
 /// What others wrote in our place is written over.
 #[test]
 fn what_makes_no_sense_in_our_place_is_put_right() {
