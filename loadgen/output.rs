@@ -5,7 +5,7 @@
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::stage::Stage;
-use crate::{restart, upgrade};
+use crate::upgrade;
 
 const TITLES: [&str; 10] = [
     "stage",
@@ -58,7 +58,7 @@ pub fn table(stages: &[Stage], findings: &[String], failure: Option<&str>) -> St
     text += &memory(stages).unwrap_or_default();
     text += &shares(stages);
     text += &upgrade::summary(stages);
-    text += &restart::summary(stages);
+    text += &restarts(stages);
     text += &warnings(stages);
     text + &verdict(stages, findings, failure)
 }
@@ -83,6 +83,21 @@ pub fn shares(stages: &[Stage]) -> String {
         ))
     };
     stages.iter().filter_map(of).collect()
+}
+
+/// The restart in words, in a line.
+pub fn restarts(stages: &[Stage]) -> String {
+    let line = |stage: &Stage| {
+        let (returned, away_s) = (stage.returned, stage.away_s?);
+        let peers = if returned == 1 { "connection was" } else { "connections were" };
+        let others = match stage.disturbed {
+            0 => "nobody else was told anything of it".to_owned(),
+            1 => "others were told of it by 1 update".to_owned(),
+            n => format!("others were told of it by {n} updates"),
+        };
+        Some(format!("{}: {returned} {peers} back after {away_s:.3} s; {others}\n", stage.stage))
+    };
+    stages.iter().filter_map(line).collect()
 }
 
 /// The server's memory in a line, if it is known.
@@ -211,6 +226,19 @@ mod tests {
         (stage.receiver_share_min, stage.receiver_share_median) = (Some(0.81), Some(0.957));
         let words = "announce: receivers got at least 81 % of what they can take, median 96 %\n";
         assert!(table(&[stage], &[], None).contains(words));
+    }
+
+    #[test]
+    fn a_restart_is_told_in_words() {
+        let mut stage = Stage { stage: "restart".to_owned(), returned: 12, ..Stage::default() };
+        assert_eq!(restarts(&[stage.clone()]), "");
+        stage.away_s = Some(1.25);
+        let words = "restart: 12 connections were back after 1.250 s; nobody else was told anything of it\n";
+        assert_eq!(restarts(&[stage.clone()]), words);
+        (stage.disturbed, stage.returned) = (3, 1);
+        let words =
+            "restart: 1 connection was back after 1.250 s; others were told of it by 3 updates\n";
+        assert_eq!(restarts(&[stage]), words);
     }
 
     #[test]

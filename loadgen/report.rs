@@ -6,7 +6,7 @@ use crate::chart::{self, Curve, Span, escape};
 use crate::facts::Facts;
 use crate::output;
 use crate::stage::{Sample, Stage};
-use crate::{restart, upgrade};
+use crate::upgrade;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--page:#fff;--ink:#1d2126;--soft:#50565d;--line:#d9dce0;--box:#f3f4f6;--axis:#868c93;
@@ -154,7 +154,7 @@ fn table(stages: &[Stage]) -> String {
     html += "</tbody></table>\n";
     let (legend, bands) = (output::LEGEND.to_owned(), BANDS.to_owned());
     let memory = output::memory(stages).unwrap_or_default();
-    let (upgrades, restarts) = (upgrade::summary(stages), restart::summary(stages));
+    let (upgrades, restarts) = (upgrade::summary(stages), output::restarts(stages));
     for note in [legend, memory, upgrades, restarts, bands] {
         for line in note.lines() {
             html += &format!("<p class=\"note\">{}</p>\n", escape(line));

@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use metalbond_uring::types::Action;
 
 use crate::plan::{PeerSet, Plan};
-use crate::shared::Shared;
-use crate::stage::Stage;
 
 /// What is known of a restart while it is waited for, and afterwards.
 pub struct Restart {
@@ -69,9 +67,13 @@ pub fn sides(plan: &Plan, home: u16) -> (PeerSet, PeerSet) {
     (there.into(), elsewhere.into())
 }
 
-/// That a settled peer was told of a route that stands still, in words.
-pub fn complaint(shared: &Shared, peer: &str, bit: usize, action: Action) -> String {
-    let plan = &shared.plan;
+/// That a settled peer was told of a route that stands still, in words; `peer` and `name_of` say who peers are.
+pub fn complaint(
+    plan: &Plan,
+    peer: &str,
+    (bit, action): (usize, Action),
+    name_of: impl Fn(u32) -> String,
+) -> String {
     let at = plan.vnis.partition_point(|vni| vni.first_bit <= bit) - 1;
     let (vni, number) = (&plan.vnis[at], (bit - plan.vnis[at].first_bit) as u32);
     let action = if action == Action::Add { "an ADD" } else { "a REMOVE" };
@@ -79,23 +81,8 @@ pub fn complaint(shared: &Shared, peer: &str, bit: usize, action: Action) -> Str
         "{peer} was told of the restart: {action} of {} in VNI {} (announced by {})",
         vni.route(number),
         plan.vni(at as u32),
-        shared.name(vni.announcer_of(number), None),
+        name_of(vni.announcer_of(number)),
     )
-}
-
-/// The restart in words, in a line.
-pub fn summary(stages: &[Stage]) -> String {
-    let line = |stage: &Stage| {
-        let (returned, away_s) = (stage.returned, stage.away_s?);
-        let peers = if returned == 1 { "connection was" } else { "connections were" };
-        let others = match stage.disturbed {
-            0 => "nobody else was told anything of it".to_owned(),
-            1 => "others were told of it by 1 update".to_owned(),
-            n => format!("others were told of it by {n} updates"),
-        };
-        Some(format!("{}: {returned} {peers} back after {away_s:.3} s; {others}\n", stage.stage))
-    };
-    stages.iter().filter_map(line).collect()
 }
 
 #[cfg(test)]
@@ -139,18 +126,5 @@ mod tests {
         [70, 75].into_iter().for_each(|ns| restart.lost(ns));
         [90, 120, 110].into_iter().for_each(|ns| restart.back(ns));
         assert_eq!(restart.away_ns(), 50);
-    }
-
-    #[test]
-    fn it_is_told_in_words() {
-        let mut stage = Stage { stage: "restart".to_owned(), returned: 12, ..Stage::default() };
-        assert_eq!(summary(&[stage.clone()]), "");
-        stage.away_s = Some(1.25);
-        let words = "restart: 12 connections were back after 1.250 s; nobody else was told anything of it\n";
-        assert_eq!(summary(&[stage.clone()]), words);
-        (stage.disturbed, stage.returned) = (3, 1);
-        let words =
-            "restart: 1 connection was back after 1.250 s; others were told of it by 3 updates\n";
-        assert_eq!(summary(&[stage]), words);
     }
 }

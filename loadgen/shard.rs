@@ -518,8 +518,8 @@ impl Arrivals for Counter<'_> {
             && restart.stands_still(bit)
         {
             Stats::count(&self.shard.stats().disturbed, 1);
-            let name = || self.peer.name(shared);
-            shared.find(|| restart::complaint(shared, &name(), bit, action));
+            let (name, name_of) = (self.peer.name(shared), |peer| shared.name(peer, None));
+            shared.find(|| restart::complaint(&shared.plan, &name, (bit, action), name_of));
         }
     }
 }
