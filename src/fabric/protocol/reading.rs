@@ -169,6 +169,7 @@ impl Protocol {
     fn other_lease(&mut self, now: Time, place: u16, record: &Record<'_>) {
         let reflector = self.others.at(place);
         reflector.lease_sequence = reflector.lease_sequence.max(record.sequence);
+        let is_missed = reflector.looked_for > 0;
         if record.value.is_empty() {
             reflector.looked_for = 0;
             return self.lease_ended(now, place, record.age);
@@ -176,8 +177,9 @@ impl Protocol {
         match Lease::decode(record.value) {
             Err(reason) => self.drop_it(reason),
             Ok(Lease { state: LeaseState::Gone, .. }) => self.said_gone(place, record.sequence),
-            // Its end is missing: the engine did not tell it, or nobody gave it one.
-            Ok(_) if self.is_reading() && self.is_overdue(record.age) => {
+            // It was looked for, and its end is missing: the engine did not tell it, or nobody gave it one. (Not at once: the clocks
+            // of the engine's servers may differ.)
+            Ok(_) if is_missed && self.is_reading() && self.is_overdue(record.age) => {
                 let lifetime = self.config.timers.lease_lifetime;
                 self.lease_ended(now, place, record.age.saturating_sub(lifetime));
             }
