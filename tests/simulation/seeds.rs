@@ -5,7 +5,9 @@
 //! `METALBOND_SIM_SEEDS=N` runs more seeds, `METALBOND_SIM_SEED=S` one of them.
 
 use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// So many seeds, unless the environment says otherwise.
@@ -14,13 +16,16 @@ pub fn run(seeds: u64, what: impl Fn(u64) + Sync) {
         return what(seed);
     }
     let seeds = number("METALBOND_SIM_SEEDS").unwrap_or(seeds);
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let failed = Mutex::new(BTreeSet::new());
+    // Some take a hundred times as long as others.
+    let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        for thread in 0..threads {
-            let (failed, what) = (&failed, &what);
-            scope.spawn(move || {
-                for seed in (thread..seeds).step_by(threads as usize) {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let seeds = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)))
+                    .take_while(|seed| *seed < seeds);
+                for seed in seeds {
                     if catch_unwind(AssertUnwindSafe(|| what(seed))).is_err() {
                         failed.lock().unwrap_or_else(PoisonError::into_inner).insert(seed);
                     }
