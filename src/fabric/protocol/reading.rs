@@ -19,7 +19,7 @@ use crate::types::{Announcers, Remote, Time};
 const MISSES_MIN: u32 = 2;
 const MISSES_MAX: u32 = 64;
 /// How often we read everything because others doubt what the engine has of ours: anybody can say so.
-const DOUBT_PAUSE: Duration = Duration::from_secs(300);
+const DOUBT_PAUSE: Duration = Duration::from_secs(90);
 
 impl Protocol {
     /// Everything is to be read anew, from the first record.
