@@ -45,6 +45,11 @@ impl Homes {
         std::iter::once(self.first).chain(self.second)
     }
 
+    /// Whether this server is one of them.
+    pub fn has(self, home: u16) -> bool {
+        self.all().any(|it| it == home)
+    }
+
     /// How many.
     pub fn count(self) -> u32 {
         1 + u32::from(self.second.is_some())

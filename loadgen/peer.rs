@@ -176,6 +176,11 @@ impl Peer {
         shared.name(self.number, Some(self.home))
     }
 
+    /// A number below 65,536 that has nothing to do with its own: not all do the same at once.
+    pub fn lot(&self) -> u64 {
+        u64::from(self.number.wrapping_mul(0x9E37_79B9) >> 16)
+    }
+
     /// A new connection is about to be opened: everything before is forgotten.
     pub fn open(&self, shared: &Shared, at_once: AtOnce) {
         self.leaving.set(false);
@@ -410,8 +415,7 @@ impl Peer {
                 self.interval_ns.set(interval_ns);
                 // Real peers have not all started in the same second: the first one comes early, so that
                 // they are spread over the interval.
-                let spread = u64::from(self.number.wrapping_mul(0x9E37_79B9) >> 16);
-                let first_ns = (interval_ns >> 16) * spread;
+                let first_ns = (interval_ns >> 16) * self.lot();
                 self.next_keepalive_ns.set(shared.clock.now_ns() + first_ns);
                 self.state.set(State::Greeted);
                 self.keepalive();

@@ -149,6 +149,14 @@ impl Plan {
         announces.iter().map(|&(vni, _)| u64::from(self.vnis[vni as usize].routes_each)).sum()
     }
 
+    /// The bits of all routes that a peer announces.
+    pub fn bits_of(&self, peer: u32) -> impl Iterator<Item = usize> {
+        self.peers[peer as usize].announces.iter().flat_map(|&(vni, place)| {
+            let vni = &self.vnis[vni as usize];
+            vni.routes_at(place).map(|number| vni.first_bit + number as usize)
+        })
+    }
+
     /// How many connections some peers have.
     pub fn connections(&self, peers: &[u32]) -> u64 {
         let count = |&peer: &u32| u64::from(self.peers[peer as usize].homes.count());

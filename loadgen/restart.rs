@@ -26,14 +26,9 @@ impl Restart {
     /// The server at this place is about to be restarted.
     pub fn of(plan: &Plan, home: u16) -> Restart {
         let mut still = vec![0; plan.words()];
-        for peer in plan.peers.iter().filter(|peer| peer.homes.all().any(|it| it == home)) {
-            for &(vni, place) in &peer.announces {
-                let vni = &plan.vnis[vni as usize];
-                for number in vni.routes_at(place) {
-                    let bit = vni.first_bit + number as usize;
-                    still[bit / 64] |= 1 << (bit % 64);
-                }
-            }
+        let (there, _) = sides(plan, home);
+        for bit in there.iter().flat_map(|&peer| plan.bits_of(peer)) {
+            still[bit / 64] |= 1 << (bit % 64);
         }
         Restart { home, still, lost_ns: AtomicU64::new(0), back_ns: AtomicU64::new(0) }
     }
@@ -62,7 +57,7 @@ impl Restart {
 
 /// The peers that are connected to a server, and those that are not.
 pub fn sides(plan: &Plan, home: u16) -> (PeerSet, PeerSet) {
-    let is_there = |peer: &u32| plan.peers[*peer as usize].homes.all().any(|it| it == home);
+    let is_there = |peer: &u32| plan.peers[*peer as usize].homes.has(home);
     let (there, elsewhere): (Vec<u32>, Vec<u32>) = (0..plan.peers.len() as u32).partition(is_there);
     (there.into(), elsewhere.into())
 }

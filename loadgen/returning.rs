@@ -72,6 +72,5 @@ fn go_client_pause(peer: &Peer) -> Duration {
 /// One of these, by the peer and how often it was reset: they do not all come at once.
 fn spread(peer: &Peer, range: std::ops::RangeInclusive<u64>) -> u64 {
     let (first, last) = (*range.start(), *range.end());
-    let number = u64::from(peer.number.wrapping_mul(0x9E37_79B9) >> 16);
-    first + (number + u64::from(peer.resets.get())) % (last - first + 1)
+    first + (peer.lot() + u64::from(peer.resets.get())) % (last - first + 1)
 }

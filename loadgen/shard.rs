@@ -21,7 +21,7 @@ use crate::latency::Latency;
 use crate::peer::{Arrivals, AtOnce, Part, Peer, State};
 use crate::pipeline::{self, BUFFER_BYTES as LEGACY_BUFFER_BYTES, Fault};
 use crate::plan::PeerSet;
-use crate::restart;
+use crate::restart::{self, Restart};
 use crate::shared::{Reading, Shared, Stats};
 use crate::socket::{self, Socket};
 use crate::stream::{self, Stream};
@@ -425,8 +425,8 @@ impl Shard {
         }
         let stats = self.stats();
         Stats::count(&stats.received_bytes, length as u64);
-        let mut arrivals =
-            Counter { shard: self, peer, now_ns, count: 0, measured: self.measures(peer) };
+        let (measured, watched) = (self.measures(peer), self.shared.restart_elsewhere(peer.home));
+        let mut arrivals = Counter { shard: self, peer, now_ns, count: 0, measured, watched };
         let result = peer.receive(&self.shared, stats, deframer, &buffer[..length], &mut arrivals);
         let count = arrivals.count;
         if count > 0 {
@@ -501,6 +501,8 @@ struct Counter<'a> {
     now_ns: u64,
     count: u64,
     measured: bool,
+    /// A restart of which the peer must not be told.
+    watched: Option<&'a Restart>,
 }
 
 impl Arrivals for Counter<'_> {
@@ -512,11 +514,8 @@ impl Arrivals for Counter<'_> {
             let delivery_ns = self.now_ns.saturating_sub(scheduled_ns);
             self.shard.latency.borrow_mut().delivery_ns.saturating_record(delivery_ns);
         }
-        let shared = &self.shard.shared;
-        if let Some(restart) = shared.restart.get()
-            && restart.home != self.peer.home
-            && restart.stands_still(bit)
-        {
+        if self.watched.is_some_and(|restart| restart.stands_still(bit)) {
+            let shared = &self.shard.shared;
             Stats::count(&self.shard.stats().disturbed, 1);
             let (name, name_of) = (self.peer.name(shared), |peer| shared.name(peer, None));
             shared.find(|| restart::complaint(&shared.plan, &name, (bit, action), name_of));

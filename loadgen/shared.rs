@@ -233,19 +233,19 @@ impl Shared {
 
     /// Notes that all routes of these peers are gone with their connections.
     pub fn withdraw_all(&self, peers: &[u32]) {
-        for &peer in peers {
-            for &(vni, place) in &self.plan.peers[peer as usize].announces {
-                let vni = &self.plan.vnis[vni as usize];
-                for number in vni.routes_at(place) {
-                    self.set_announced(vni.first_bit + number as usize, false);
-                }
-            }
+        for bit in peers.iter().flat_map(|&peer| self.plan.bits_of(peer)) {
+            self.set_announced(bit, false);
         }
     }
 
     /// The restart that connections to this server may end for.
     pub fn restart_of(&self, home: u16) -> Option<&Restart> {
         self.restart.get().filter(|restart| restart.home == home)
+    }
+
+    /// The restart of which peers of this server must not be told.
+    pub fn restart_elsewhere(&self, home: u16) -> Option<&Restart> {
+        self.restart.get().filter(|restart| restart.home != home)
     }
 
     /// Notes when a change of a route was due.

@@ -76,7 +76,7 @@ pub(super) struct Reflector {
     pub gone_at: Option<Time>,
     /// How often in a row its lease was looked for in vain, since neither that nor its end was heard.
     pub looked_for: u32,
-    /// It says that all is published: what was not read again goes when so many records of this reading have come.
+    /// It says that all is published: what was not read again goes when so many records have come since the start.
     pub clears_at: Option<u64>,
     /// The last record of its lease's subject; 0: there is none.
     pub lease_sequence: u64,

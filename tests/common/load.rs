@@ -57,6 +57,18 @@ impl Run {
         })
     }
 
+    /// It found everything right.
+    #[track_caller]
+    pub fn found_no_fault(&self) {
+        assert_eq!(self.code, Some(0), "{}", self.all());
+        for stage in self.stages() {
+            assert_eq!(stage["ok"], true, "{stage}");
+            for fault in FAULTS {
+                assert_eq!(stage[fault], 0, "{fault} {stage}");
+            }
+        }
+    }
+
     /// It found something, in these words.
     #[track_caller]
     pub fn failed_with(&self, words: &str) {
@@ -79,12 +91,8 @@ pub fn run(arguments: &str) -> Run {
 #[track_caller]
 pub fn right(arguments: &str) -> Run {
     let run = run(&format!("{arguments} --json"));
-    assert_eq!(run.code, Some(0), "{}", run.all());
+    run.found_no_fault();
     for stage in run.stages() {
-        assert_eq!(stage["ok"], true, "{stage}");
-        for fault in FAULTS {
-            assert_eq!(stage[fault], 0, "{fault} {stage}");
-        }
         // Those who leave may be told that others left before them, and those who join of routes that are
         // gone again.
         if !["vanish", "restart", "return", "herd"].contains(&stage["stage"].as_str().unwrap()) {

@@ -18,7 +18,7 @@ pub fn run(seeds: u64, what: impl Fn(u64) + Sync) {
     let seeds = number("METALBOND_SIM_SEEDS").unwrap_or(seeds);
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let failed = Mutex::new(BTreeSet::new());
-    // Some take a hundred times as long as others.
+    // Not all take as long.
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..threads {

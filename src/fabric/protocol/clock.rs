@@ -188,12 +188,16 @@ impl Protocol {
 
     /// When a lease that is heard now, and never again, is looked for. The engine tells its end, but that may be missed.
     pub(super) fn overdue_at(&self, now: Time) -> Time {
-        now.after(self.config.timers.lease_lifetime * OVERDUE)
+        now.after(self.lease_patience())
     }
 
     /// Whether a lease of this age should have been renewed, or its end told.
     pub(super) fn is_overdue(&self, age: Duration) -> bool {
-        age >= self.config.timers.lease_lifetime * OVERDUE && self.keeps(Rule::Overdue)
+        age >= self.lease_patience() && self.keeps(Rule::Overdue)
+    }
+
+    fn lease_patience(&self) -> Duration {
+        self.config.timers.lease_lifetime * OVERDUE
     }
 
     /// Stale reflectors are lost, and what is left of those that never come back is purged.
@@ -225,8 +229,8 @@ impl Protocol {
 
     /// Reads everything anew, if neither a lease nor its end is heard.
     fn look_if_overdue(&mut self, now: Time, place: u16, is_heard: bool) {
-        let patience = self.config.timers.lease_lifetime * OVERDUE;
-        let is_kept = self.keeps(Rule::Overdue);
+        let patience = self.lease_patience();
+        let looks = is_heard && self.keeps(Rule::Overdue);
         let reflector = self.others.at(place);
         if reflector.lease.is_none() {
             return;
@@ -238,10 +242,10 @@ impl Protocol {
         let is_overdue = overdue_at(reflector) <= now;
         if is_overdue {
             reflector.heard_at = now;
-            reflector.looked_for += u32::from(is_heard && is_kept);
+            reflector.looked_for += u32::from(looks);
         }
         let at = overdue_at(reflector);
-        if is_overdue && is_heard && is_kept {
+        if is_overdue && looks {
             self.read_again(now);
         }
         self.note_deadline(Some(at));

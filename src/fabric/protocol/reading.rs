@@ -125,10 +125,11 @@ impl Protocol {
 
     fn own_record(&mut self, key: Key, record: &Record<'_>) -> Result<(), Dropped> {
         let is_reading = self.phase == Phase::Reading;
+        let repairs = !is_reading && self.keeps(Rule::Repair);
         let hash = record_hash(record.subject, record.value);
         let by = decode_announcers(record.value).inspect_err(|_| {
             // Somebody else wrote that: others must have ours.
-            if !is_reading && self.keeps(Rule::Repair) {
+            if repairs {
                 let said = Said { by: Announcers::default(), hash, is_bare: false };
                 self.own.read(key, record.sequence, said, true);
             }
@@ -138,7 +139,6 @@ impl Protocol {
             let remote = Remote { reflector: Remote::OWN_STALE, generation };
             self.home_calls.push_back(HomeCall::Announce(remote, key.0, key.1, by));
         }
-        let repairs = !is_reading && self.keeps(Rule::Repair);
         let is_bare = record.value.is_empty() && record.ended.is_none();
         self.own.read(key, record.sequence, Said { by, hash, is_bare }, repairs);
         Ok(())
