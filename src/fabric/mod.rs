@@ -126,6 +126,11 @@ impl Fabric {
         self.protocol.refused(now, token, error);
     }
 
+    /// The engine does not permit to write others' leases, or to purge: not tried again before the next link.
+    pub fn may_not_purge(&mut self) {
+        self.protocol.may_not_purge();
+    }
+
     /// A purge is done.
     pub fn purged(&mut self, _now: Time, token: u64) {
         self.protocol.purged(token);

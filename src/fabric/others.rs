@@ -7,7 +7,6 @@
 //! A record takes about 35 bytes: a hash of its key, a hash of all of it, and its generation.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ahash::RandomState;
 
@@ -82,6 +81,8 @@ pub(super) struct Reflector {
     pub lease_sequence: u64,
     /// The engine has records of it which we did not take.
     pub has_skipped: bool,
+    /// It was said to be gone for good, and since then nothing of it was found.
+    pub is_removed: bool,
     /// Some of its records were dropped: its digest says nothing.
     pub is_incomplete: bool,
     /// Digests in a row that differed, also over several readings.
@@ -109,6 +110,7 @@ impl Reflector {
             clears_at: None,
             lease_sequence: 0,
             has_skipped: false,
+            is_removed: false,
             is_incomplete: false,
             misses: 0,
             is_doubted: false,
@@ -246,12 +248,13 @@ impl Reflector {
         }
     }
 
-    fn status(&self, now: Time) -> ReflectorStatus {
+    fn status(&self, now: Time, is_read: bool) -> ReflectorStatus {
         let standing = match (self.lease, self.stale_until) {
             (Some(lease), _) => Standing::Live(lease.state),
-            (None, Some(until)) if until == Time::NEVER => Standing::Stale(Duration::MAX),
-            (None, Some(until)) => Standing::Stale(until.since(now)),
-            (None, None) => Standing::Lost,
+            (None, Some(until)) if until != Time::NEVER => Standing::Stale(until.since(now)),
+            (None, None) if self.is_removed => Standing::Removed,
+            (None, None) if is_read => Standing::Lost,
+            (None, _) => Standing::Unknown,
         };
         ReflectorStatus {
             name: self.name.clone(),
@@ -329,6 +332,8 @@ impl Others {
         });
         let former: Vec<Generation> = former.collect();
         self.changed(place, |reflector| {
+            // If it has left anything, that shows at the first reading.
+            reflector.is_removed = !told.counts && former.is_empty();
             reflector.former = former;
             reflector.stale_until = told.counts.then_some(Time::NEVER);
         });
@@ -417,10 +422,10 @@ impl Others {
         result
     }
 
-    /// All of them, to be shown.
-    pub(super) fn statuses(&self, now: Time) -> Vec<ReflectorStatus> {
+    /// All of them, to be shown; all that there is to know of them was read, or not yet.
+    pub(super) fn statuses(&self, now: Time, is_read: bool) -> Vec<ReflectorStatus> {
         let known = self.by_name.values().map(|place| &self.reflectors[usize::from(*place)]);
-        known.map(|reflector| reflector.status(now)).collect()
+        known.map(|reflector| reflector.status(now, is_read)).collect()
     }
 }
 

@@ -34,8 +34,12 @@ pub enum Standing {
     Live(LeaseState),
     /// It is over. Its routes stay so much longer.
     Stale(Duration),
+    /// Nobody can say: all is being read, or could not be read since. Its routes stay meanwhile.
+    Unknown,
     /// It is over, and its routes are gone.
     Lost,
+    /// It was said to be gone for good, and what it left is, or is being, removed.
+    Removed,
 }
 
 /// Another reflector.

@@ -84,7 +84,8 @@ struct SinceStart {
 #[derive(Serialize)]
 struct Reflector {
     name: String,
-    /// `syncing`, `synced`, `leaving` or `gone`, as it says itself; `stale` or `lost` if it says nothing any more.
+    /// `syncing`, `synced` or `leaving`, as it says itself; `stale` or `lost` if it says nothing any more; `gone` if it
+    /// was removed; `unknown` while nobody can say.
     state: &'static str,
     /// How long its routes stay, if it is stale.
     stale_for_s: Option<u64>,
@@ -171,7 +172,7 @@ pub(super) fn metrics(told: &FabricView, out: &mut Out) -> fmt::Result {
     let Status { state, lag_records, canary_age, held_for, twin, .. } = &told.status;
     let status = &told.status;
     let is = |wanted: &[State]| usize::from(wanted.contains(state));
-    let linked = is(&[State::Reading, State::Syncing, State::Synced]);
+    let linked = is(&[State::Reading, State::Syncing, State::Synced, State::Leaving]);
     out.gauge("fabric_linked", "Whether NATS can be reached.", linked)?;
     let help = "Whether everything in the fabric is being read.";
     out.gauge("fabric_reading", help, is(&[State::Reading]))?;
@@ -192,8 +193,8 @@ pub(super) fn metrics(told: &FabricView, out: &mut Out) -> fmt::Result {
         "Those of them that were not said again since everything was read last, by reflector.";
     out.gauges("fabric_former_records", help, records(|it| it.records_former))?;
     let help = "Other reflectors, by state: as each says itself; stale, if it says nothing and its routes still stand; \
-                lost, if they are gone.";
-    let states = ["syncing", "synced", "leaving", "gone", "stale", "lost"].map(|word| {
+                lost, if they are gone; gone, if it was removed; unknown, while all is being read or NATS is away.";
+    let states = ["syncing", "synced", "leaving", "gone", "stale", "unknown", "lost"].map(|word| {
         let count = status.reflectors.iter().filter(|it| standing(it.standing) == word).count();
         ([("state", word)], count)
     });
@@ -271,7 +272,7 @@ impl Reflector {
     fn of(told: ReflectorStatus) -> Reflector {
         let stale_for_s = match told.standing {
             Standing::Stale(rest) => Some(seconds_up(rest)),
-            Standing::Live(_) | Standing::Lost => None,
+            Standing::Live(_) | Standing::Unknown | Standing::Lost | Standing::Removed => None,
         };
         Reflector {
             state: standing(told.standing),
@@ -312,7 +313,9 @@ fn standing(standing: Standing) -> &'static str {
     match standing {
         Standing::Live(state) => state.word(),
         Standing::Stale(_) => "stale",
+        Standing::Unknown => "unknown",
         Standing::Lost => "lost",
+        Standing::Removed => LeaseState::Gone.word(),
     }
 }
 

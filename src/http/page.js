@@ -418,7 +418,7 @@
     ],
   });
 
-  const STATES = { synced: "good", syncing: "", leaving: "" };
+  const STATES = { synced: "good", syncing: "", leaving: "", gone: "", unknown: "" };
   const reflectors = table("fabric-reflectors", {
     things: "reflectors", caption: "The other reflectors of the fabric", hint: "name or state",
     none: () => "No other reflector has joined the fabric.",
@@ -432,8 +432,24 @@
       { label: "Stays for", kind: "number", value: (row) => row.stale_for_s, text: (row) => isThere(row.stale_for_s) ? span(row.stale_for_s) : "–" },
     ],
   });
+  const engineSaid = (told) => {
+    const { server, since_start: since = {}, dropped_records: dropped = {} } = told;
+    const reasons = Object.entries(dropped).map(([reason, number]) => `${reason} ${plain(number)}`);
+    const parts = [isThere(server) ? `NATS ${plain(server.name)}, version ${plain(server.version)}` : "no NATS server",
+      isThere(told.canary_s) ? `own sign of life back ${span(told.canary_s)} ago` : "",
+      isThere(told.held_for_s) ? `routes of others stay for ${span(told.held_for_s)}` : "",
+      isThere(told.twin) ? "another reflector has this name" : "",
+      since.refused ? `${count(since.refused, "route", "routes")} of others refused by this node's tables` : "",
+      reasons.length ? `records dropped: ${reasons.join(", ")}` : "",
+      since.publish_errors ? `${count(since.publish_errors, "publication", "publications")} failed, the last one: ${plain(told.last_error)}` : ""];
+    return parts.filter(Boolean).join(" · ");
+  };
   const watchFabric = poll(5000, () => !$("fabric").hidden, async () => {
-    try { reflectors.set(list((await ask("/fabric.json")).reflectors)); } catch (error) {
+    try {
+      const told = await ask("/fabric.json");
+      reflectors.set(list(told.reflectors));
+      say($("fabric-engine"), engineSaid(told));
+    } catch (error) {
       if (error instanceof Refused) reflectors.fail(error.message);
       throw error;
     }

@@ -45,6 +45,7 @@ fn is_away(world: &mut World, ends: impl Fn(&mut World), returns: impl Fn(&mut W
     }
     let not_ready = ask(world.reflectors[0].http(), "GET", "/readyz");
     assert!(not_ready.0.starts_with("HTTP/1.0 503 "), "{not_ready:?}");
+    nobody_is_taken_for_dead(world);
     returns(world);
     world.reflectors.iter().for_each(Reflector::comes_back);
     world.settle();
@@ -61,6 +62,17 @@ fn is_away(world: &mut World, ends: impl Fn(&mut World), returns: impl Fn(&mut W
     world.agree();
     world.hosts[0].withdraw(500);
     world.settle();
+}
+
+/// What nobody can know is not said: that the others are dead.
+fn nobody_is_taken_for_dead(world: &World) {
+    for reflector in &world.reflectors {
+        let status = reflector.status();
+        for other in status["reflectors"].as_array().unwrap() {
+            let is_dead = ["stale", "lost"].contains(&other["state"].as_str().unwrap());
+            assert!(!is_dead && other["stale_for_s"].is_null(), "{status}");
+        }
+    }
 }
 
 #[test]
@@ -88,6 +100,7 @@ fn the_engine_stands_still() {
     let ends = |it: &mut World| it.engine.freeze(true);
     let returns = |it: &mut World| {
         std::thread::sleep(stop().saturating_sub(begun.elapsed()));
+        nobody_is_taken_for_dead(it);
         it.engine.freeze(false);
     };
     is_away(&mut world, ends, returns);
@@ -180,6 +193,31 @@ fn the_server_is_full() {
     });
 }
 
+/// Who cannot even withdraw what a former life left, and so shows no sign of life, is not ready.
+#[test]
+fn a_restart_at_a_full_engine_is_not_ready() {
+    let configuration = "jetstream { store_dir: \"STORE\", max_file_store: 64K }";
+    let Some(engine) = NatsServer::with(configuration) else { return };
+    let url = engine.fabric(FABRIC);
+    let mut world = World::at(engine, &url, 2, &[]);
+    let (a, b) = (world.join(&[0]), world.join(&[1]));
+    world.settle();
+    world.leave(a, 0);
+    world.reflectors[0].kill();
+    for number in 1_000..2_000 {
+        world.hosts[b].announce(number);
+    }
+    wait_until("an engine without room", || (world.reflectors[1].metric(FULL) > 0.0).then_some(()));
+    // Longer than a lease and the stale time together: what it left is withdrawn first.
+    std::thread::sleep(Duration::from_secs(9));
+    world.reflectors[0].run();
+    wait_until("a refusal", || {
+        (world.reflectors[0].metric("metalbond_fabric_lease_refused") > 0.0).then_some(())
+    });
+    let (head, body) = ask(world.reflectors[0].http(), "GET", "/readyz");
+    assert!(head.starts_with("HTTP/1.0 503 ") && body.contains("has no room"), "{head}: {body}");
+}
+
 /// The stream has a bound. Withdrawals go on, though in the engine one takes a little more than the route had.
 #[test]
 fn the_stream_is_full() {
@@ -232,6 +270,7 @@ fn an_engine_of_three() {
     servers[0].kill();
     world.hosts[0].announce(501);
     world.reflectors.iter().for_each(|it| it.is(&["unlinked"]));
+    nobody_is_taken_for_dead(&world);
     let before = world.updates();
     servers[0].run();
     world.reflectors.iter().for_each(Reflector::comes_back);

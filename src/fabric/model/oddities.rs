@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::super::status::State;
+use super::super::status::{Standing, State};
 use super::names::{Key, Publish};
 use super::scenarios::Fleet;
 use super::with_a_route;
@@ -238,5 +238,50 @@ fn what_came_after_the_hold_time_is_held_for_so_long() {
         world.network().engine_goes();
         world.run_for_s(3_700);
         assert_eq!(world.status(0).remote_records, 0, "seed {seed}");
+    }
+}
+
+/// How r1 is, as r0 sees it.
+fn standing(world: &World) -> Standing {
+    let status = world.status(0);
+    let r1 = status.reflectors.iter().find(|it| it.name == "r1");
+    r1.expect("it was there").standing
+}
+
+/// What was removed is nobody's business any more: until it comes back.
+#[test]
+fn who_was_removed_is_not_lost() {
+    for seed in 0..SEEDS {
+        let (mut world, key) = with_a_route(seed);
+        world.crashes(1);
+        world.run_for_s(600);
+        assert_eq!(standing(&world), Standing::Lost, "seed {seed}");
+        world.run_for_s(1_800);
+        assert_eq!(standing(&world), Standing::Removed, "seed {seed}");
+        // Also when all is read anew, and when nothing in the engine says so any more.
+        world.run_for_s(3_600);
+        world.network().unlink(0);
+        world.network().links(0);
+        world.run_for_s(60);
+        assert_eq!(standing(&world), Standing::Removed, "seed {seed}");
+        world.starts(1);
+        world.connect(0, 1);
+        world.run_for_s(150);
+        assert!(matches!(standing(&world), Standing::Live(_)) && world.sees(0, key), "seed {seed}");
+    }
+}
+
+/// Who may not remove what others left leaves it, and does not try again and again.
+#[test]
+fn what_is_not_permitted_is_not_tried() {
+    for seed in 0..SEEDS {
+        let (mut world, _) = with_a_route(seed);
+        world.crashes(1);
+        for at in (0..world.network().nodes.len()).filter(|at| *at != 1) {
+            world.may_not_purge(at);
+        }
+        world.run_for_s(6_000);
+        assert_eq!(standing(&world), Standing::Lost, "seed {seed}");
+        assert!(!world.network().engine.list("mb.f.r.*.r1.>").is_empty(), "seed {seed}");
     }
 }

@@ -150,6 +150,12 @@ impl World {
         }
     }
 
+    /// The engine does not let this one remove what others left.
+    pub(super) fn may_not_purge(&mut self, at: usize) {
+        let reflector = self.network.nodes[at].process.as_mut().expect("it is running");
+        reflector.protocol.may_not_purge();
+    }
+
     pub(super) fn sees(&self, at: usize, key: Key) -> bool {
         let reflector = self.network.nodes[at].process.as_ref();
         reflector.is_some_and(|reflector| reflector.homes.sees(key))

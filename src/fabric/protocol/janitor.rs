@@ -31,6 +31,7 @@ impl Protocol {
         if reflector.counts() || !reflector.has_skipped || reflector.janitor != Janitor::Idle {
             return;
         }
+        reflector.is_removed = false;
         // None: so long ago that nothing says when. If it is only about to come back, it has time to.
         let at = reflector.gone_at.unwrap_or_else(|| now.after(timers.stale));
         let at = at.max(now).after(self.chance.about(SPREAD));
@@ -46,12 +47,21 @@ impl Protocol {
         if !is_due || self.phase != Phase::Live {
             return;
         }
-        let token = self.token();
         let lifetime = self.config.timers.gone;
+        if self.may_not_purge {
+            self.others.at(place).janitor = Janitor::At(now.after(lifetime));
+            return;
+        }
+        let token = self.token();
         let reflector = self.others.at(place);
         reflector.janitor = Janitor::Claiming(token);
         let (subject, last) = (self.subjects.lease(&reflector.name), reflector.lease_sequence);
         self.effects.push_back(Effect::Publish(Publish::gone(token, subject, last, lifetime)));
+    }
+
+    /// The engine does not permit that: not tried again before the next link.
+    pub(in super::super) fn may_not_purge(&mut self) {
+        self.may_not_purge = true;
     }
 
     /// Everybody has been told that a reflector is gone.
@@ -95,6 +105,7 @@ impl Protocol {
         reflector.lease = None;
         reflector.stale_until = None;
         reflector.gone_at = None;
+        reflector.is_removed = true;
         let is_mine = matches!(reflector.janitor, Janitor::Claiming(_) | Janitor::Purging(_));
         if !is_mine && sequence == reflector.lease_sequence {
             // Who says so does the rest. If not, that is found at the next reading.

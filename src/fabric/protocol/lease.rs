@@ -211,6 +211,16 @@ impl Protocol {
         self.lease.next_at.after(self.config.timers.heartbeat / 8)
     }
 
+    /// Why none is written at all: what a former life left has to be withdrawn first, and that is refused.
+    pub(super) fn lease_is_kept_back(&self) -> Option<PublishError> {
+        let waits = self.phase == Phase::Clearing && self.own.has_tombstones();
+        if waits && self.own.full() > 0 {
+            return Some(PublishError::Full);
+        }
+        let why = self.retries.last_error.clone().filter(|_| waits && self.own.has_failed());
+        why.map(PublishError::Other)
+    }
+
     /// A publication is in the stream. False if it was no lease.
     pub(super) fn lease_acked(&mut self, now: Time, token: u64, sequence: u64) -> bool {
         let Some((_, state, _)) = self.lease.in_flight.take_if(|(ours, ..)| *ours == token) else {

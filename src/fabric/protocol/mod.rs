@@ -79,6 +79,8 @@ struct Reading {
     has_missed: bool,
     /// All was read once.
     has_read: bool,
+    /// All was read that the engine had, since the feed was opened last.
+    is_read: bool,
     /// To be read anew, then.
     again_at: Option<Time>,
     /// The last record that came.
@@ -131,6 +133,8 @@ pub(super) struct Protocol {
     /// It ends, at that time at the latest.
     leaving_until: Option<Time>,
     has_left: bool,
+    /// Over this link it is not permitted to remove what others left.
+    may_not_purge: bool,
     next_token: u64,
     effects: VecDeque<Effect>,
     home_calls: VecDeque<HomeCall>,
@@ -155,6 +159,7 @@ impl Protocol {
                 attempts: 0,
                 has_missed: true,
                 has_read: false,
+                is_read: false,
                 again_at: None,
                 sequence: 0,
                 pending: 0,
@@ -165,7 +170,7 @@ impl Protocol {
                 paused_at: now,
             },
             lease: OwnLease::new(now),
-            retries: Retries::default(),
+            retries: Retries::new(config.in_flight_max),
             refusals: Refusals::default(),
             own_stale: OwnStale::default(),
             restart_until: now.after(config.timers.restart),
@@ -176,6 +181,7 @@ impl Protocol {
             next_of_others: Time::NEVER,
             leaving_until: None,
             has_left: false,
+            may_not_purge: false,
             next_token: 0,
             effects: VecDeque::new(),
             home_calls: VecDeque::new(),
@@ -191,6 +197,7 @@ impl Protocol {
         if self.phase == Phase::Unlinked {
             // That was another link.
             self.lease.error = None;
+            self.may_not_purge = false;
             self.phase = Phase::Waiting(self.open_at(now));
         }
     }
@@ -226,7 +233,7 @@ impl Protocol {
 
     pub(super) fn acked(&mut self, now: Time, token: u64, sequence: u64) {
         if self.own.acked(token, sequence) {
-            self.retries.succeeded();
+            self.retries.succeeded(self.config.in_flight_max);
             self.lease.progress_at = now;
         } else if !self.lease_acked(now, token, sequence) {
             self.claimed(token, sequence);
@@ -295,17 +302,20 @@ impl Protocol {
             state,
             lag_records: self.reading.pending,
             canary_age: self.lease.seen_at.map(|at| now.since(at)),
-            held_for: self.hold_until.map(|until| match until {
-                Time::NEVER => Duration::ZERO,
-                until => until.since(now),
+            // While something comes it is no engine that is away.
+            held_for: self.hold_until.filter(|_| self.phase != Phase::Reading).map(|until| {
+                match until {
+                    Time::NEVER => Duration::ZERO,
+                    until => until.since(now),
+                }
             }),
             own_records: self.own.wanted(),
-            lease_error: self.lease.error.clone(),
+            lease_error: self.lease.error.clone().or_else(|| self.lease_is_kept_back()),
             own_stale: self.own_stale.is_taken || !self.own_stale.former.is_empty(),
             dirty: self.own.dirty() as u64,
             in_flight: self.own.in_flight() as u64,
             full: self.own.full() as u64,
-            reflectors: self.others.statuses(now),
+            reflectors: self.others.statuses(now, self.reading.is_read),
             remote_records: self.others.records(),
             dropped: self.dropped.clone(),
             refused: 0,

@@ -28,6 +28,7 @@ impl Protocol {
         reading.number += 1;
         reading.opened_at = Some(now);
         reading.again_at = None;
+        reading.is_read = false;
         reading.pending = 0;
         if self.config.without != Some(Rule::ReadFromTheFirst) || !reading.has_read {
             reading.last_known = std::mem::take(&mut reading.sequence);
@@ -211,6 +212,7 @@ impl Protocol {
         reflector.lease = Some(lease);
         reflector.stale_until = None;
         reflector.gone_at = None;
+        reflector.is_removed = false;
         reflector.janitor = Janitor::Idle;
         if is_back {
             // What it has published before was passed over.
@@ -290,6 +292,7 @@ impl Protocol {
     /// All was read.
     fn end_reading(&mut self, now: Time) {
         self.phase = Phase::Clearing;
+        self.reading.is_read = true;
         self.hold_until = None;
         self.reading.has_missed = false;
         self.lease.begin_clearing(now);

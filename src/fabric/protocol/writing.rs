@@ -15,28 +15,35 @@ use crate::types::Time;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// What failed, and when it is tried again.
+/// Publications under way are never fewer, however slow the engine is.
+const WINDOW_MIN: usize = 64;
+
+/// What failed, when it is tried again, and how much is under way at a time.
 #[derive(Debug)]
 pub(super) struct Retries {
     in_a_row: u32,
+    window: usize,
     pub at: Time,
     pub errors: u64,
     pub last_error: Option<String>,
 }
 
-impl Default for Retries {
-    fn default() -> Retries {
-        Retries { in_a_row: 0, at: Time::NEVER, errors: 0, last_error: None }
-    }
-}
-
 impl Retries {
-    pub(super) fn succeeded(&mut self) {
+    pub(super) fn new(window: usize) -> Retries {
+        Retries { in_a_row: 0, window, at: Time::NEVER, errors: 0, last_error: None }
+    }
+
+    pub(super) fn succeeded(&mut self, window_max: usize) {
         self.in_a_row = 0;
+        self.window = (self.window + 1).min(window_max);
     }
 
     pub(super) fn failed(&mut self, error: &PublishError) {
         self.errors += 1;
+        if matches!(error, PublishError::Other(_)) {
+            // It may still be waiting there: more of it would only wait longer, and leases behind it.
+            self.window = (self.window / 2).max(WINDOW_MIN.min(self.window));
+        }
         self.last_error = Some(match error {
             PublishError::Full => "the engine has no room for another record".to_owned(),
             PublishError::WrongSequence => "somebody else has written this record".to_owned(),
@@ -76,7 +83,7 @@ impl Protocol {
     }
 
     fn publish(&mut self, tombstones_only: bool) {
-        while self.own.in_flight() < self.config.in_flight_max
+        while self.own.in_flight() < self.retries.window
             && let Some((key, by, is_bare)) = self.own.next(tombstones_only)
         {
             let subject = self.subjects.route(&self.config.name, key.0, &key.1);
@@ -119,5 +126,28 @@ impl Protocol {
     /// Whether all peers of the former life that came back in time are back.
     pub(super) fn is_restart_over(&self) -> bool {
         self.restart_passed && !self.needs_settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_slow_is_sent_less_at_a_time() {
+        let mut retries = Retries::new(4_096);
+        let late = PublishError::Other("no answer".to_owned());
+        retries.failed(&PublishError::Full);
+        retries.failed(&PublishError::WrongSequence);
+        assert_eq!(retries.window, 4_096, "that was an answer");
+        retries.failed(&late);
+        assert_eq!(retries.window, 2_048);
+        (0..100).for_each(|_| retries.failed(&late));
+        assert_eq!(retries.window, WINDOW_MIN);
+        (0..5_000).for_each(|_| retries.succeeded(4_096));
+        assert_eq!(retries.window, 4_096);
+        let mut small = Retries::new(3);
+        small.failed(&late);
+        assert_eq!(small.window, 3);
     }
 }
