@@ -154,6 +154,77 @@ fn a_server_that_is_too_old_is_refused_at_the_start() {
     process.wait_for(said);
 }
 
+/// Of the servers of a cluster some may be old: another one is tried, again and again.
+#[test]
+fn an_old_server_among_others_is_passed_over() {
+    let Some(nats) = NatsServer::start() else { return };
+    for _ in 0..3 {
+        let served = join(&format!("nats://{},{}/main", old_server(), nats.host()), "rr-1");
+        wait_for_state(&served, "synced");
+    }
+}
+
+/// A server where whoever comes may do all but this.
+fn with_denied(denied: &str) -> String {
+    format!(
+        "jetstream {{ store_dir: \"STORE\" }}\nno_auth_user: anybody\nauthorization {{ users: [ {{ user: anybody, \
+         password: x, permissions: {{ {denied} }} }} ] }}"
+    )
+}
+
+/// Whatever it is about to do at the engine.
+#[test]
+fn a_reflector_that_is_connecting_ends() {
+    let denied = "publish: { deny: \"$JS.API.STREAM.INFO.>\" }";
+    let Some(nats) = NatsServer::with(&with_denied(denied)) else { return };
+    for wait_ms in [0, 100, 500, 1_000] {
+        let mut served = join(&nats.fabric("main"), "rr-1");
+        std::thread::sleep(std::time::Duration::from_millis(wait_ms));
+        served.process.signal("TERM");
+        let status = served.process.exit_status();
+        assert!(status.success(), "after {wait_ms} ms: {status} {}", served.process.log());
+    }
+}
+
+/// What is not permitted is told in words, once for all routes; and no more when it is permitted.
+#[test]
+fn what_nats_forbids_is_said() {
+    let denied = with_denied("publish: { deny: \"mb.main.r.>\" }");
+    let Some(mut nats) = NatsServer::with(&denied) else { return };
+    let served = join(&nats.fabric("main"), "rr-1");
+    let routes: Vec<u8> = (0..50).flat_map(|number| add(&route(7, number, 1))).collect();
+    let _announcer = served.peer(&routes);
+    let trouble = wait_until("trouble", || {
+        served.json("/fabric.json")["trouble"].as_str().map(ToOwned::to_owned)
+    });
+    let words = "does not permit these credentials to publish to mb.main.r.*.rr-1.>: ";
+    assert!(trouble.contains(words), "{trouble}");
+    served.process.wait_for(words);
+    // It is tried again meanwhile.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    assert_eq!(served.process.logged(words), 1, "{}", served.process.log());
+    nats.reload(&with_denied("publish: { deny: \"mb.other.>\" }"));
+    wait_for_state(&served, "synced");
+    wait_until("no trouble any more", || {
+        let told = served.json("/fabric.json");
+        (told["trouble"].is_null() && told["dirty_keys"] == 0).then_some(())
+    });
+}
+
+/// It is linked as long as it says so: nobody is to be alarmed by a restart.
+#[test]
+fn a_reflector_that_drains_is_linked() {
+    let Some(nats) = NatsServer::start() else { return };
+    let fabric = nats.fabric("main");
+    let to = ["--fabric", &fabric, "--fabric-name", "a", "--drain-time", "60"];
+    let served = Served::start(&[&to, &QUICK[..]].concat());
+    wait_for_state(&served, "synced");
+    let _peers: Vec<_> = (0..4).map(|_| served.peer(&subscribe(7))).collect();
+    served.process.signal("TERM");
+    wait_for_state(&served, "leaving");
+    assert_eq!(metrics(&served).samples["metalbond_fabric_linked"], 1.0);
+}
+
 #[test]
 fn what_is_no_credential_is_said_without_repeating_it() {
     let Some(nats) = NatsServer::start() else { return };
@@ -197,12 +268,16 @@ fn others_are_seen_as_they_come_and_go_and_are_forgotten() {
     assert_eq!(told["metalbond_fabric_reflectors{state=\"synced\"}"], 0.0);
     assert_eq!(told["metalbond_fabric_records{reflector=\"b\"}"], 0.0);
     assert_eq!(forget("b", &[]), (Some(0), "forgot b: 0 routes removed\n".to_owned()));
-    wait_for_other(&a, "b", "lost");
+    // It was removed: nobody has to look after it.
+    wait_for_other(&a, "b", "gone");
+    let told = metrics(&a).samples;
+    let of = |state| told[&format!("metalbond_fabric_reflectors{{state=\"{state}\"}}")];
+    assert_eq!((of("gone"), of("lost"), of("stale")), (1.0, 0.0, 0.0));
 
     let output = tool(&["fabric", "status", "--http", &a.http.to_string()]);
     let said = words(&output);
     assert!(output.status.success(), "{said}");
-    for line in ["fabric ", "state ", "REFLECTOR", "b          lost"] {
+    for line in ["fabric ", "state ", "REFLECTOR", "b          gone"] {
         assert!(said.lines().any(|it| it.starts_with(line)), "{line}: {said}");
     }
 }
@@ -215,7 +290,9 @@ fn the_elder_of_two_of_one_name_leaves() {
     wait_for_state(&elder, "synced");
     let younger = join(&nats.fabric("main"), "rr-1");
     wait_for_state(&elder, "fenced");
-    elder.process.wait_for("another reflector of the same name was started later");
+    elder.process.wait_for("was started later, and this one has left the fabric");
+    let trouble = elder.json("/fabric.json")["trouble"].clone();
+    assert!(trouble.as_str().unwrap().contains("its own --fabric-name"), "{trouble}");
     let (status, body) = elder.refusal("/readyz");
     assert_eq!(status, "503");
     assert!(body.contains("with the same --fabric-name"), "{body}");
@@ -243,9 +320,16 @@ fn the_page_has_a_panel_where_there_is_a_fabric() {
     assert!(said.as_str().unwrap().contains("main: synced as rr-a"), "{said}");
     let cells = "[...document.querySelector('#fabric-reflectors tbody tr').cells].slice(0, 3).map(it => it.textContent)";
     assert_eq!(browser.eval(cells), json!(["rr-b", "synced", "0"]));
+    let engine = "document.querySelector('#fabric-engine').textContent";
+    let said = browser.eval(engine);
+    let said = said.as_str().unwrap();
+    assert!(said.starts_with("NATS ") && said.contains("own sign of life back"), "{said}");
     drop(b);
     browser.wait_for(
         "document.querySelector('#fabric-reflectors tbody').textContent.includes('stale')",
     );
+    drop(nats);
+    browser.wait_for(&format!("{engine}.includes('routes of others stay for')"));
+    assert!(browser.eval(engine).as_str().unwrap().starts_with("no NATS server"));
     assert_eq!(browser.console(), Vec::<String>::new());
 }

@@ -488,6 +488,76 @@ async fn tls_is_spoken_with_whom_the_ca_knows() {
     assert!(matches!(fault, Fault::Connect { .. }), "{fault:?}");
 }
 
+/// Files that are read, and are none of certificates; and what a server says to whom it does not understand.
+#[tokio::test]
+async fn what_is_wrong_with_certificates_is_said() {
+    let Some(plain) = NatsServer::start() else { return };
+    let ca_file = plain.folder().join("ca.pem");
+    let of = |scheme: &str, ca_file| FabricOptions {
+        ca_file,
+        ..options(&format!("{scheme}://{}/f", plain.host()))
+    };
+    for nothing in ["", "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n"] {
+        std::fs::write(&ca_file, nothing).unwrap();
+        let fault = Link::connect(&of("tls", Some(ca_file.clone()))).await.unwrap_err();
+        let (fault, words) = (fault.to_string(), "ca.pem: it has no certificate (PEM");
+        assert!(fault.starts_with("--fabric-ca: ") && fault.contains(words), "{fault}");
+    }
+    let fault = Link::connect(&of("tls", None)).await.unwrap_err().to_string();
+    assert!(fault.contains("speak no TLS: begin with nats://"), "{fault}");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
+    let configuration = format!(
+        "jetstream {{ store_dir: \"STORE\" }}\n\
+         tls {{ cert_file: \"{folder}/server.pem\", key_file: \"{folder}/server.key\" }}"
+    );
+    let Some(server) = NatsServer::with(&configuration) else { return };
+    let unknown = Link::connect(&options(&format!("tls://{}/f", server.host()))).await;
+    let fault = unknown.unwrap_err().to_string();
+    assert!(fault.contains("with --fabric-ca"), "{fault}");
+}
+
+/// The server's own words say more than that no answer came.
+#[tokio::test]
+async fn what_a_connection_needs_and_may_not_do_is_said() {
+    for denied in ["subscribe: { deny: \"_INBOX.>\" }", "publish: { deny: \"$JS.API.>\" }"] {
+        let configuration = format!(
+            "jetstream {{ store_dir: \"STORE\" }}\nno_auth_user: anybody\nauthorization {{ users: [ {{ user: anybody, \
+             password: x, permissions: {{ {denied} }} }} ] }}"
+        );
+        let Some(server) = NatsServer::with(&configuration) else { return };
+        let fault = Link::connect(&options(&server.fabric("f"))).await.unwrap_err();
+        assert!(matches!(fault, Fault::Forbidden(_)), "{fault:?}");
+        assert!(fault.to_string().to_lowercase().contains("permissions violation"), "{fault}");
+    }
+}
+
+/// Whoever may write may write much. What waits for a reader is bounded all the same: a server closes the connection of
+/// whom more than 64 MiB wait for.
+#[tokio::test]
+async fn large_messages_are_read_by_whom_is_slow() {
+    let Some(server) = NatsServer::start() else { return };
+    let mut node = Node::join(&server, "f").await;
+    let link = node.connected.link.clone();
+    let value = "x".repeat(4_000);
+    const MESSAGES: u64 = 24_000;
+    for first in (0..MESSAGES).step_by(1_000) {
+        for number in first..first + 1_000 {
+            let what = of(&format!("mb.f.r.7.R9.{number}"), &value);
+            link.publish(&Publication::from(what)).await.unwrap();
+        }
+        for _ in 0..1_000 {
+            node.connected.acks.next().await.unwrap().1.unwrap();
+        }
+    }
+    let mut feed = node.open().await;
+    next(&mut feed).await;
+    // The thread that reads the connection stands still.
+    std::thread::sleep(3 * S);
+    for number in 2..=MESSAGES {
+        assert_eq!(next(&mut feed).await.sequence, number);
+    }
+}
+
 #[tokio::test]
 async fn an_old_server_is_refused() {
     let address = old_server();

@@ -33,7 +33,7 @@ pub struct ForgetOptions {
 }
 
 pub(super) fn name(value: &str) -> Result<FabricName, String> {
-    value.parse().map_err(|_| "not such a name".to_owned())
+    value.parse().map_err(|_| "not a valid name".to_owned())
 }
 
 /// It is read whenever a connection is made.
@@ -45,7 +45,7 @@ pub(super) fn identity(value: &str) -> Result<Identity, String> {
     match value {
         "address" => Ok(Identity::Address),
         "none" => Ok(Identity::Connection),
-        _ => Err("none of its words".into()),
+        _ => Err("neither address nor none".into()),
     }
 }
 
@@ -156,7 +156,7 @@ const WHATS: &[&str] = &["status", "forget"];
                    \x20 forget <name>     remove the routes of a reflector that will not come back:\n\
                    \x20                   the others withdraw them. Without it they stay as long as\n\
                    \x20                   --fabric-stale-time says, and are removed from NATS after\n\
-                   \x20                   half an hour",
+                   \x20                   half an hour, if a reflector is permitted to do that",
     usage = "<what> [flags]",
     help_triggers("-h", "--help"),
     example = "{command_name} status",
@@ -277,7 +277,11 @@ fn forget(flags: &FabricFlags, reflector: &str) -> Result<ForgetOptions, Exit> {
         return Err(usage_of(GRAMMAR.program, &text));
     };
     let Some(url) = &flags.fabric else {
-        return Err(GRAMMAR.wrong("--fabric", "", "forget needs it: as the servers have it"));
+        let text = format!(
+            "--fabric: forget needs it, as the servers have it. For example: \
+             metalbond-uring fabric forget {reflector} --fabric nats://nats-1/main\n"
+        );
+        return Err(usage_of(GRAMMAR.program, &text));
     };
     let fabric = FabricOptions {
         credentials_file: flags.fabric_creds.clone(),

@@ -245,6 +245,12 @@ pub enum FabricAddressError {
     /// One of the servers.
     #[error("{0:?}: {1}")]
     Host(String, HostPortError),
+    /// One that no URL can have.
+    #[error(
+        "{0:?} cannot be used: NATS is reached by URLs, which have neither {1:?} nor link-local addresses. Take another \
+         address, or a name"
+    )]
+    Url(String, char),
 }
 
 impl FromStr for FabricAddress {
@@ -281,6 +287,9 @@ impl fmt::Display for FabricAddress {
 fn host(text: &str) -> Result<HostPort, FabricAddressError> {
     if text.is_empty() {
         return Err(FabricAddressError::NoHost);
+    }
+    if let Some(sign) = text.chars().find(|sign| "%<>^|\\".contains(*sign)) {
+        return Err(FabricAddressError::Url(text.to_owned(), sign));
     }
     let has_port = match text.rsplit_once(']') {
         Some((_, behind)) => !behind.is_empty(),
@@ -324,6 +333,8 @@ mod tests {
             ("nats://a/F.G", "letters, digits"),
             ("nats://a/*", "letters, digits"),
             ("nats://a/012345678901234567890123456789012", "1 to 32 characters"),
+            ("nats://[fe80::1%eth0],a/F", "link-local"),
+            ("nats://a|b/F", "neither '|'"),
             ("nats://a:0/F", "port 0"),
             ("nats://a:x/F", "is no port"),
             ("nats://::1/F", "brackets"),

@@ -61,11 +61,8 @@ impl NatsServer {
 
     /// Starts it, at the port that it had before if it had one, and waits until it serves.
     pub fn run(&mut self) {
-        let store = self.folder.join("store");
-        let text = self.configuration.replace("STORE", &store.display().to_string());
-        let text = text.replace("FOLDER", &self.folder.display().to_string());
         let configuration = self.folder.join("nats.conf");
-        std::fs::write(&configuration, text).unwrap();
+        std::fs::write(&configuration, self.text()).unwrap();
         let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
         let mut child = Command::new(&self.program)
             .args(["--addr", "127.0.0.1", "--port", &port, "--config"])
@@ -131,7 +128,24 @@ impl NatsServer {
 
     /// Stops it in its tracks, or lets it go on.
     pub fn freeze(&self, is_frozen: bool) {
-        let signal = if is_frozen { "-STOP" } else { "-CONT" };
+        self.signal(if is_frozen { "-STOP" } else { "-CONT" });
+    }
+
+    /// Has it take another configuration while it runs.
+    pub fn reload(&mut self, configuration: &str) {
+        self.reconfigure(configuration);
+        std::fs::write(self.folder.join("nats.conf"), self.text()).unwrap();
+        self.signal("-HUP");
+    }
+
+    /// Its configuration as a whole.
+    fn text(&self) -> String {
+        let store = self.folder.join("store");
+        let text = self.configuration.replace("STORE", &store.display().to_string());
+        text.replace("FOLDER", &self.folder.display().to_string())
+    }
+
+    fn signal(&self, signal: &str) {
         let id = self.child.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }

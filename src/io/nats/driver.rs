@@ -3,7 +3,7 @@
 //! Owns the core of the fabric, the link and what is under way on it. Must never wait for the engine: mail is taken
 //! whatever it does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use async_nats::Event;
@@ -28,6 +28,12 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is taken of one kind before others have their turn.
 const BATCH: usize = 256;
+
+/// For so long a process has just begun.
+const BEGINNING: Duration = Duration::from_secs(30);
+
+/// What is not permitted is tried again, and told again, within this time.
+const DENIED_FOR: Duration = Duration::from_secs(30);
 
 /// How long the last words may take when the process ends.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -64,6 +70,12 @@ struct Run {
     fullness: Said,
     /// Another process has our name: no more links.
     is_fenced: bool,
+    /// What the server did not permit last, and when.
+    denied: Option<(Time, Fault)>,
+    /// Servers that are too old end a process that has just begun, and that nobody counts on.
+    old_is_fatal_until: Time,
+    /// Those that were met.
+    old_servers: BTreeSet<String>,
     leave_by: Option<Time>,
     view: FabricView,
 }
@@ -98,7 +110,9 @@ impl Driver {
     pub(super) async fn run(self) {
         let (done, mut results) = unbounded_channel();
         let view = FabricView::of(&self.options);
-        let retry = Retry::new(self.clock.now());
+        let now = self.clock.now();
+        let retry = Retry::new(now);
+        let old_is_fatal_until = if self.waits { now } else { now.after(BEGINNING) };
         let mut run = Run {
             driver: self,
             live: None,
@@ -111,6 +125,9 @@ impl Driver {
             retry,
             fullness: Said::default(),
             is_fenced: false,
+            denied: None,
+            old_is_fatal_until,
+            old_servers: BTreeSet::new(),
             leave_by: None,
             view,
         };
@@ -181,14 +198,11 @@ impl Run {
                 });
             }
             Effect::Leave => {
-                error!(
-                    fabric = self.view.fabric,
-                    name = self.view.name,
-                    "the fabric is given up: another reflector of the same name was started later. Give each its own \
-                     --fabric-name, and start this one again"
-                );
+                let fault = Fault::Twin(self.view.name.clone());
+                error!(fabric = self.view.fabric, reason = fault.reason(), "fabric: {fault}");
                 self.is_fenced = true;
                 self.unlink(now);
+                self.view.trouble = Some(fault.to_string());
             }
         }
     }
@@ -341,8 +355,8 @@ impl Run {
             Letter::AskFabric(answer) => {
                 self.view.status = self.driver.fabric.status(now);
                 let mut view = self.view.clone();
-                let refused = || Fault::of_status(&view.status).map(|fault| fault.to_string());
-                view.trouble = view.trouble.or_else(refused);
+                let fault = self.denied_at(now).or_else(|| Fault::of_status(&view.status));
+                view.trouble = view.trouble.or_else(|| fault.map(|fault| fault.to_string()));
                 // Fails if nobody waits for it any more.
                 let _ = answer.send(view);
             }
@@ -423,6 +437,7 @@ impl Run {
         self.view.server = Some(server);
         self.view.stream = Some(stream);
         self.view.trouble = None;
+        self.denied = None;
         self.live = Some(Live { link, acks, events });
         self.driver.fabric.linked(now);
     }
@@ -446,12 +461,29 @@ impl Run {
                 self.unlink(now);
                 self.fail(now, &Fault::Lost);
             }
-            // Something is not permitted, as a rule. What comes of it shows elsewhere: no answer comes.
-            Some(Event::ServerError(error)) => {
-                self.retry.report(now, &Fault::Other(error.to_string()));
-            }
+            Some(Event::ServerError(error)) => self.hear_complaint(now, &error.to_string()),
             Some(event) => debug!("NATS: {event}"),
         }
+    }
+
+    /// Something is not permitted, as a rule. No answer comes to it.
+    fn hear_complaint(&mut self, now: Time, text: &str) {
+        let fault = Fault::of_violation(text, self.driver.fabric.subjects(), &self.view.name);
+        if fault == Some(Fault::MayNotPurge) {
+            self.driver.fabric.may_not_purge();
+        }
+        self.retry.report(now, fault.as_ref().unwrap_or(&Fault::Other(text.to_owned())));
+        if let Some(fault @ Fault::Denied(_)) = fault {
+            self.denied = Some((now, fault));
+        }
+    }
+
+    /// What is not permitted, as long as something waits for it.
+    fn denied_at(&self, now: Time) -> Option<Fault> {
+        let status = &self.view.status;
+        let waits = status.dirty > 0 || status.in_flight > 0 || status.lease_error.is_some();
+        let denied = self.denied.as_ref().filter(|(at, _)| waits && now.since(*at) < DENIED_FOR);
+        denied.map(|(_, fault)| fault.clone())
     }
 
     fn answer(&mut self, now: Time, acked: Option<(u64, Result<u64, PublishError>)>) {
@@ -483,11 +515,20 @@ impl Run {
         }
     }
 
-    /// Says what is wrong, if that is news; and that there is no sense in it if a server is too old from the start.
+    /// Says what is wrong, if that is news; and that there is no sense in it if all servers are too old from the start.
     fn fail(&mut self, now: Time, fault: &Fault) {
-        if matches!(fault, Fault::TooOld { .. }) && self.view.links == 0 {
-            // Fails if nobody is there to end.
-            let _ = self.driver.fatal.send(fault.to_string());
+        if self.is_fenced {
+            return;
+        }
+        let has_begun = self.view.links > 0 || now >= self.old_is_fatal_until;
+        if let Fault::TooOld { server, .. } = fault
+            && !has_begun
+        {
+            self.old_servers.insert(server.clone());
+            if self.old_servers.len() >= self.driver.options.address.hosts.len() {
+                // Fails if nobody is there to end.
+                let _ = self.driver.fatal.send(fault.to_string());
+            }
         }
         self.retry.report(now, fault);
         self.view.trouble = Some(fault.to_string());

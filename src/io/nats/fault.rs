@@ -2,10 +2,11 @@
 //!
 //! Owns the sentences. Must never repeat what a file of credentials says.
 
-use async_nats::jetstream;
+use async_nats::{Event, jetstream};
 use thiserror::Error;
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::fabric::{PublishError, Status};
+use crate::fabric::{PublishError, Status, Subject, Subjects};
 
 /// The oldest server that can carry a fabric: leases need lifetimes of messages.
 pub(super) const VERSION_MIN: (u32, u32) = (2, 11);
@@ -83,16 +84,13 @@ pub enum Fault {
         wanted: String,
     },
     /// It cannot be created.
-    #[error(
-        "the stream {stream} cannot be created with {replicas} replica(s): {why}. --fabric-replicas must not be more \
-         than there are servers"
-    )]
+    #[error("the stream {stream} cannot be created with {replicas} replica(s): {why}")]
     Create {
         /// Its name.
         stream: String,
         /// Its copies.
         replicas: usize,
-        /// What the engine says.
+        /// What the engine says, and what to do.
         why: String,
     },
     /// Others take us for dead when the lease before is over.
@@ -108,6 +106,29 @@ pub enum Fault {
          server's log, and what these credentials may publish"
     )]
     Lease(String),
+    /// What we publish is not permitted.
+    #[error(
+        "NATS does not permit these credentials to publish to {0}: what changes here is not seen elsewhere. See the \
+         server's `authorization`, and which permissions docs/FABRIC.md names"
+    )]
+    Denied(String),
+    /// What a connection needs is not permitted.
+    #[error(
+        "NATS says: {0}. See the server's `authorization`, and which permissions docs/FABRIC.md names"
+    )]
+    Forbidden(String),
+    /// What others left cannot be removed.
+    #[error(
+        "NATS does not permit these credentials to remove what reflectors left that are gone. That takes room until an \
+         operator does it: `metalbond-uring fabric forget NAME`"
+    )]
+    MayNotPurge,
+    /// Two processes of one name.
+    #[error(
+        "another reflector with the name {0} was started later, and this one has left the fabric. Give each its own \
+         --fabric-name, and start this one again"
+    )]
+    Twin(String),
     /// There is no room for some of our routes, or their withdrawals.
     #[error(
         "NATS has no room for changes of routes: peers of other reflectors do not see them. Give the stream a larger \
@@ -142,6 +163,42 @@ impl Fault {
         }
     }
 
+    /// A connection that could not be made.
+    pub(super) fn of_connect(servers: String, why: String) -> Fault {
+        let hint = match () {
+            () if why.contains("certificate") => {
+                ". Name whoever signed the server's certificate with --fabric-ca"
+            }
+            () if why.contains("InvalidContentType") => {
+                ". The server seems to speak no TLS: begin with nats://, without --fabric-ca, if that is meant"
+            }
+            () => "",
+        };
+        Fault::Connect { servers, why: why + hint }
+    }
+
+    /// What the server has complained of meanwhile, which tells more than that no answer came.
+    pub(super) fn of_complaint(events: &mut UnboundedReceiver<Event>) -> Option<Fault> {
+        let mut happened = std::iter::from_fn(|| events.try_recv().ok());
+        happened.find_map(|event| match event {
+            Event::ServerError(error) => Some(Fault::Forbidden(error.to_string())),
+            _ => None,
+        })
+    }
+
+    /// What a server says is not permitted to the reflector of this name. None if it says something else.
+    pub(super) fn of_violation(text: &str, subjects: &Subjects, name: &str) -> Option<Fault> {
+        let is_it = text.to_lowercase().contains("permissions violation for publish");
+        let subject = text.split('"').nth(1).filter(|_| is_it)?;
+        Some(match subjects.parse(subject) {
+            Ok(Subject::Lease(of)) if of != name => Fault::MayNotPurge,
+            // Each route has a subject of its own.
+            Ok(Subject::Route { .. }) => Fault::Denied(subjects.routes(name)),
+            _ if subject.starts_with("$JS.API.STREAM.PURGE.") => Fault::MayNotPurge,
+            _ => Fault::Denied(subject.to_owned()),
+        })
+    }
+
     /// A server of this version, as it says itself; None if it is new enough.
     pub(super) fn of_version(server: &str, version: &str) -> Option<Fault> {
         let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
@@ -167,6 +224,8 @@ impl Fault {
             Fault::Create { .. } => "create",
             Fault::FullForLease | Fault::Full => "full",
             Fault::Lease(_) => "lease",
+            Fault::Denied(_) | Fault::Forbidden(_) | Fault::MayNotPurge => "denied",
+            Fault::Twin(_) => "twin",
             Fault::Lost => "lost",
             Fault::Other(_) => "other",
         }
@@ -176,6 +235,24 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// 10.0.0.0/24 via 2001:db8::5.
+    const ROUTE: &str = "EGQaCBIECgAAABgYIhIKECABDbgAAAAAAAAAAAAAAAU";
+
+    #[test]
+    fn what_is_not_permitted_is_said_once_for_all_routes() {
+        let subjects = Subjects::new("main");
+        let route = format!("mb.main.r.64.rr-1.{ROUTE}");
+        let fault = |subject: &str| {
+            let text = format!("Permissions Violation for Publish to \"{subject}\"");
+            Fault::of_violation(&text, &subjects, "rr-1")
+        };
+        assert_eq!(fault(&route), Some(Fault::Denied("mb.main.r.*.rr-1.>".into())));
+        assert_eq!(fault("mb.main.l.rr-1"), Some(Fault::Denied("mb.main.l.rr-1".into())));
+        assert_eq!(fault("mb.main.l.rr-2"), Some(Fault::MayNotPurge));
+        assert_eq!(fault("$JS.API.STREAM.PURGE.MB_main"), Some(Fault::MayNotPurge));
+        assert_eq!(Fault::of_violation("maximum payload", &subjects, "rr-1"), None);
+    }
 
     #[test]
     fn versions() {

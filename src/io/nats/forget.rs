@@ -37,6 +37,11 @@ pub enum ForgetError {
     /// The engine does not take it.
     #[error("the engine does not take it: {0}")]
     Refused(String),
+    /// These credentials may not.
+    #[error(
+        "NATS says: {0}. Take credentials that may remove what others left, as the operator's of docs/FABRIC.md (--fabric-creds)"
+    )]
+    Denied(String),
     /// There is nothing.
     #[error("nothing is known of {0} in the fabric: `fabric status` shows the names")]
     Unknown(FabricName),
@@ -54,7 +59,7 @@ pub fn forget(
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| ForgetError::Start(error.to_string()))?;
     runtime.block_on(async {
-        let Connected { link, mut acks, .. } = Link::visit(options).await?;
+        let Connected { link, mut acks, mut events, .. } = Link::visit(options).await?;
         let subjects = Subjects::new(options.address.fabric.as_str());
         let subject = subjects.lease(reflector.as_str());
         let leases = link.leases().await?;
@@ -80,12 +85,17 @@ pub fn forget(
                 _ => Err(PublishError::Other("no answer".to_owned())),
             }
         };
+        let mut denied = || match Fault::of_complaint(&mut events) {
+            Some(Fault::Forbidden(text)) => Some(ForgetError::Denied(text)),
+            _ => None,
+        };
         let below = told.await.map_err(|error| match error {
+            PublishError::Other(why) => denied().unwrap_or(ForgetError::Refused(why)),
             PublishError::WrongSequence => ForgetError::Stirs(reflector.clone()),
             PublishError::Full => ForgetError::Refused("it is full".to_owned()),
-            PublishError::Other(why) => ForgetError::Refused(why),
         })?;
-        Ok(link.purge(&routes, below).await?)
+        let purged = link.purge(&routes, below).await;
+        purged.map_err(|fault| denied().unwrap_or(ForgetError::Fault(fault)))
     })
 }
 

@@ -38,6 +38,10 @@ const FEED_PAUSE_MAX: Duration = Duration::from_secs(300);
 const NO_CREDENTIALS: &str =
     "it has neither NATS credentials (.creds) nor the seed of a user's nkey";
 
+/// What a file of certificates has.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+const NO_CERTIFICATE: &str = "it has no certificate (PEM, \"-----BEGIN CERTIFICATE-----\")";
+
 const TTL: &str = "Nats-TTL";
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 /// It says that the subject is gone; so the engine marks the end of the lifetime with nothing else.
@@ -148,16 +152,20 @@ impl Link {
             // What the parser says may have some of the text.
             connect = match nkey_seed(&text) {
                 Some(seed) => connect.nkey(seed.to_owned()),
-                None => connect.credentials(&text).map_err(|_| fault(NO_CREDENTIALS.to_owned()))?,
+                None => with_jwt(connect, &text).map_err(|()| fault(NO_CREDENTIALS.to_owned()))?,
             };
         }
         if let Some(path) = &options.ca_file {
-            let fault = |error: std::io::Error| Fault::File {
+            let fault = |why: String| Fault::File {
                 flag: "--fabric-ca",
                 path: path.display().to_string(),
-                why: error.to_string(),
+                why,
             };
-            tokio::fs::read(path).await.map_err(fault)?;
+            let pem = tokio::fs::read(path).await.map_err(|error| fault(error.to_string()))?;
+            // The library takes a file without any for one that trusts nobody.
+            if !pem.windows(CERTIFICATE.len()).any(|window| window == CERTIFICATE) {
+                return Err(fault(NO_CERTIFICATE.to_owned()));
+            }
             connect = connect.add_root_certificates(path.clone());
         }
         let urls: Vec<String> = options.address.urls().collect();
@@ -165,7 +173,7 @@ impl Link {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 Fault::Unauthorized { servers: servers.clone(), why: error.to_string() }
             }
-            _ => Fault::Connect { servers: servers.clone(), why: error.to_string() },
+            _ => Fault::of_connect(servers.clone(), error.to_string()),
         })?;
         Link::on(client, events, options, creates).await
     }
@@ -173,7 +181,7 @@ impl Link {
     /// What is needed of a connection.
     async fn on(
         client: Client,
-        events: UnboundedReceiver<Event>,
+        mut events: UnboundedReceiver<Event>,
         options: &FabricOptions,
         creates: bool,
     ) -> Result<Connected, Fault> {
@@ -195,7 +203,10 @@ impl Link {
         let subjects = Subjects::new(&fabric);
         let link =
             Link { client, jetstream, fabric, subjects, inbox: inbox.clone(), replicas, creates };
-        let stream = link.stream().await?;
+        let stream = link.stream().await.map_err(|fault| match fault {
+            Fault::Silent(_) => Fault::of_complaint(&mut events).unwrap_or(fault),
+            fault => fault,
+        })?;
         let server = ServerSeen { name, version: info.version };
         Ok(Connected { link, acks: Acks { acks, inbox }, events, server, stream })
     }
@@ -317,6 +328,11 @@ impl Link {
     }
 }
 
+/// What a `.creds` file has. The parser wants a line feed behind the last line, too.
+fn with_jwt(connect: ConnectOptions, text: &str) -> Result<ConnectOptions, ()> {
+    connect.credentials(&format!("{text}\n")).map_err(|_| ())
+}
+
 /// The seed of a user's nkey, if a file has nothing else, comments aside.
 fn nkey_seed(text: &str) -> Option<&str> {
     let lines = text.lines().map(str::trim);
@@ -405,5 +421,23 @@ fn refused(error: AckError) -> PublishError {
         10_071 | 10_164 => PublishError::WrongSequence,
         10_002 | 10_023 | 10_028 | 10_047 | 10_077 => PublishError::Full,
         code => PublishError::Other(format!("{} (code {code})", error.description)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_need_no_line_feed_at_the_end() {
+        let seed = "SUAEV73KPO4DVT5OODCHP4BNCVS7O5JXIDEZ4OT2B7HFTJHQQ3NOI57M24";
+        let text = format!(
+            "-----BEGIN NATS USER JWT-----\neyJ0.e30.x\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------"
+        );
+        for text in [text.clone(), format!("{text}\n"), text.replace('\n', "\r\n")] {
+            assert!(with_jwt(ConnectOptions::new(), &text).is_ok(), "{text:?}");
+        }
+        assert!(with_jwt(ConnectOptions::new(), seed).is_err());
     }
 }

@@ -55,7 +55,8 @@ pub(super) fn start(start: FabricStart) -> io::Result<JoinHandle<()>> {
     let fabric = Fabric::new(clock.now(), config);
     let driver = Driver { options, clock, fabric, mailbox, shards, fatal, waits };
     vital::spawn("fabric", move || {
-        runtime.block_on(LocalSet::new().run_until(driver.run()));
+        // Its tasks end within the runtime: what they hold may have a last word to say there.
+        runtime.block_on(async { LocalSet::new().run_until(driver.run()).await });
         // A name may still be being looked up: nobody waits for that.
         runtime.shutdown_background();
     })

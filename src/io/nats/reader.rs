@@ -16,6 +16,9 @@ use crate::fabric::{Ended, Record};
 /// Messages that are asked for at a time; half as many again may be on their way. All of them have room at the client.
 const BATCH: usize = 32_768;
 
+/// Bytes of them: a server closes the connection of whom more than 64 MiB wait for.
+const BATCH_BYTES: usize = 16 << 20;
+
 /// How long the engine waits for a message before it has to be asked again.
 const EXPIRY: Duration = Duration::from_secs(30);
 
@@ -70,8 +73,8 @@ impl Feed {
         let clock = EngineClock::of(consumer.cached_info().created.into());
         let pending_at_first = consumer.cached_info().num_pending;
         // No heartbeats of the library's: they would tell an interrupted reader from a silent engine no better.
-        let messages =
-            consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRY).messages().await;
+        let messages = consumer.stream().max_messages_per_batch(BATCH);
+        let messages = messages.max_bytes_per_batch(BATCH_BYTES).expires(EXPIRY).messages().await;
         let messages = messages.map_err(|error| Fault::Other(error.to_string()))?;
         Ok(Feed { messages, delivered: 0, clock, pending_at_first })
     }

@@ -2,6 +2,7 @@
 //!
 //! Owns the pauses. Must never say the same thing again and again.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// What is still wrong is said again after this time.
 const REPEAT: Duration = Duration::from_secs(600);
 
+/// Faults that may come in turn, each said once.
+const FAULTS_MAX: usize = 8;
+
 /// Attempts to connect. One at a time is under way.
 #[derive(Debug)]
 pub(super) struct Retry {
@@ -28,9 +32,9 @@ pub(super) struct Retry {
     random: RandomState,
 }
 
-/// What was said last.
+/// What was said of late.
 #[derive(Debug, Default)]
-pub(super) struct Said(Option<(Time, Fault)>);
+pub(super) struct Said(VecDeque<(Time, Fault)>);
 
 impl Retry {
     /// The first one is due now.
@@ -91,13 +95,14 @@ impl Retry {
 impl Said {
     /// Says what is wrong, unless that was said a while ago. Whether it was said.
     pub(super) fn report(&mut self, now: Time, fault: &Fault) -> bool {
-        let is_known =
-            self.0.as_ref().is_some_and(|(at, said)| said == fault && now.since(*at) < REPEAT);
+        self.0.retain(|(at, _)| now.since(*at) < REPEAT);
+        let is_known = self.0.iter().any(|(_, said)| said == fault);
         if is_known {
             debug!(reason = fault.reason(), "fabric: {fault}");
         } else {
             warn!(reason = fault.reason(), "fabric: {fault}");
-            self.0 = Some((now, fault.clone()));
+            self.0.truncate(FAULTS_MAX - 1);
+            self.0.push_front((now, fault.clone()));
         }
         !is_known
     }

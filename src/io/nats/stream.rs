@@ -87,7 +87,13 @@ pub(super) async fn ensure(
                 }
                 CreateStreamErrorKind::JetStream(error) => {
                     let (stream, replicas) = (wanted.name.clone(), wanted.num_replicas);
-                    return Err(Fault::Create { stream, replicas, why: error.to_string() });
+                    let hint = match error.error_code() {
+                        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
+                            ". --fabric-replicas must not be more than there are servers"
+                        }
+                        _ => "",
+                    };
+                    return Err(Fault::Create { stream, replicas, why: format!("{error}{hint}") });
                 }
                 CreateStreamErrorKind::TimedOut => {
                     return Err(Fault::Silent("the creation of the stream"));
