@@ -75,12 +75,14 @@ impl Reflector {
         assert!(old.exit_status().success(), "{}", old.log());
     }
 
-    /// What another process says that is to take over with this flag besides, and cannot.
+    /// What another process says that is to take over with this flag besides, or without it if it has no value, and
+    /// cannot.
     pub fn refuses(&self, flag: &str) -> String {
         let name = flag.split('=').next().unwrap();
+        let flag = flag.contains('=').then_some(flag);
         let flags = self.flags.iter().filter(|it| !it.starts_with(&format!("{name}=")));
         let mut command = Command::new(env!("CARGO_BIN_EXE_metalbond-uring"));
-        command.arg("server").args(flags).arg(format!("--listen={}", self.address)).arg(flag);
+        command.arg("server").args(flags).arg(format!("--listen={}", self.address)).args(flag);
         let output = command.stdin(Stdio::null()).output().unwrap();
         assert!(!output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()

@@ -156,6 +156,22 @@ fn an_upgraded_reflector_is_not_noticed() {
     let _ = std::fs::remove_file(path);
 }
 
+/// NATS would know it no more when all sessions are there.
+#[test]
+fn who_has_no_credentials_does_not_take_over() {
+    let Some(world) = World::of(0, &[]) else { return };
+    let (path, creds) = (world.engine.folder().join("handover"), world.engine.folder().join("nk"));
+    let flags = [
+        &*format!("--handover={}", path.display()),
+        &*format!("--fabric-creds={}", creds.display()),
+    ];
+    let reflector = Reflector::start("R1", &world.engine.fabric(FABRIC), &flags);
+    let said = reflector.refuses("--fabric-creds");
+    let why = "it was started with --fabric-creds, this one with no --fabric-creds";
+    assert!(said.contains(why), "{said}");
+    assert_eq!(reflector.status()["name"], "R1");
+}
+
 /// What a peer does not announce again goes when the time for coming back is over, and not before.
 #[test]
 fn what_does_not_come_back_goes_when_the_restart_is_over() {

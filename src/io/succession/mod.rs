@@ -183,9 +183,9 @@ impl Handover {
             ReflectOwn::LoadBalancer => "lb",
             ReflectOwn::AllButNat => "all-but-nat",
         };
-        let (fabric, fabric_name, fabric_identity) = fabric_rules(config);
+        let (fabric, fabric_name, fabric_identity, fabric_creds) = fabric_rules(config);
         let version = self.version.clone();
-        Rules { version, reflect_own, fabric, fabric_name, fabric_identity }
+        Rules { version, reflect_own, fabric, fabric_name, fabric_identity, fabric_creds }
     }
 
     fn told(&self, failure: Failure) -> ServeError {
@@ -193,20 +193,21 @@ impl Handover {
     }
 }
 
-/// The fabric, our name there, and how hosts are told apart.
+/// The fabric, our name there, how hosts are told apart, and whether we have credentials.
 #[cfg(feature = "fabric")]
-fn fabric_rules(config: &ServerConfig) -> (String, String, &'static str) {
+fn fabric_rules(config: &ServerConfig) -> (String, String, &'static str, bool) {
     let Some(options) = &config.fabric else { return Default::default() };
     let identity = match options.identity {
         Identity::Address => "address",
         Identity::Connection => "none",
     };
-    (options.address.fabric.to_string(), options.name.to_string(), identity)
+    let has_creds = options.credentials_file.is_some();
+    (options.address.fabric.to_string(), options.name.to_string(), identity, has_creds)
 }
 
 /// There is none.
 #[cfg(not(feature = "fabric"))]
-fn fabric_rules(_: &ServerConfig) -> (String, String, &'static str) {
+fn fabric_rules(_: &ServerConfig) -> (String, String, &'static str, bool) {
     Default::default()
 }
 

@@ -65,6 +65,8 @@ pub(super) struct Rules {
     pub(super) fabric: String,
     pub(super) fabric_name: String,
     pub(super) fabric_identity: &'static str,
+    /// Whether it has credentials there.
+    pub(super) fabric_creds: bool,
 }
 
 /// What was given, and how that went; nobody knows, if the last word did not come.
@@ -188,6 +190,7 @@ impl Predecessor {
             fabric: self.rules.fabric.clone(),
             fabric_name: self.rules.fabric_name.clone(),
             fabric_identity: self.rules.fabric_identity.to_owned(),
+            fabric_creds: self.rules.fabric_creds,
             peers: seen.iter().map(|seen| seen.2).sum(),
             routes: seen.iter().map(|seen| seen.3).sum(),
             listeners: self.listeners.iter().map(|(listener, _)| listener.clone()).collect(),

@@ -123,6 +123,11 @@ impl Claimed {
             ("--fabric-identity", &offer.fabric_identity, rules.fabric_identity),
         ];
         match told.into_iter().find(|(_, theirs, ours)| theirs.as_str() != *ours) {
+            // NATS would refuse it, when all sessions are here.
+            None if offer.fabric_creds && !rules.fabric_creds => {
+                let theirs = "--fabric-creds".to_owned();
+                Err(Failure::Differs { ours: format!("no {theirs}"), theirs })
+            }
             None => Ok(()),
             Some((flag, theirs, ours)) => {
                 Err(Failure::Differs { theirs: as_given(flag, theirs), ours: as_given(flag, ours) })
