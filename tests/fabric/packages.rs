@@ -11,7 +11,7 @@ use crate::common::nats::NatsServer;
 use crate::fleet::{Reflector, World};
 
 /// Key pairs of this test; nobody else may have them.
-const KEYS: [(&str, &str, &str); 3] = [
+const KEYS: [(&str, &str, &str); 4] = [
     (
         "rr-1",
         "SUAK5KOGZAPXYFW2SHAPLNQR2HFFG2B27YVE7W6WNEXZ3ROQOQFC23ORIM",
@@ -26,6 +26,11 @@ const KEYS: [(&str, &str, &str); 3] = [
         "operator",
         "SUAJUEPMVX6WOEM7I4BHI2HSIWLNHUG2VWMYQEVJTHSU4QJ4VQF7M2NQF4",
         "UCXSW3BD4KKOE4FC4Y5NUFLRKFCAE3ZEGU4MYQWUTSNAW7LRLKNE3544",
+    ),
+    (
+        "administrator",
+        "SUAATGRLZIABNLOTL27NGODBW4OY3MLTVU6JYFQHJN5R42VWMB7UXIQMWQ",
+        "UDMNKIYQTGUYDKFHTFZHHAYZEWXKZFA66Q2YYVEK2WVDTYMJVMUKQND6",
     ),
 ];
 /// Of a reflector that is not there.
@@ -127,6 +132,10 @@ fn permissions_are_enough_and_no_more() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let refused = runtime.block_on(refusals(&world.engine, "rr-2", &forbidden));
     assert_eq!(refused, forbidden.len());
+    // Whoever looks after the stream announces nothing.
+    let routes = ["mb.main.r.7.rr-1.AAAA", "mb.main.l.rr-1"];
+    let refused = runtime.block_on(refusals(&world.engine, "administrator", &routes));
+    assert_eq!(refused, routes.len());
     world.settle();
     // What a reflector has left is removed by the operator, when it is gone.
     let (removed, said) = forget(&world.engine, "operator");
@@ -140,11 +149,14 @@ fn permissions_are_enough_and_no_more() {
         (world.reflectors[0].status()["reflectors"][0]["state"] == "lost").then_some(())
     });
     let (removed, said) = forget(&world.engine, "rr-1");
-    assert!(!removed, "{said}");
+    assert!(!removed && said.contains("Take credentials that may remove"), "{said}");
+    assert!(said.contains("mb.main.l.rr-2"), "{said}");
     let (removed, said) = forget(&world.engine, "operator");
     assert!(removed, "{said}");
     world.settle();
     world.reflectors[0].is(&["synced"]);
+    // Nobody is to look after it any more.
+    assert_eq!(world.reflectors[0].status()["reflectors"][0]["state"], "gone");
     assert!(!world.hosts[a].routes.is_empty());
 }
 
