@@ -154,6 +154,15 @@ fn a_server_that_is_too_old_is_refused_at_the_start() {
     process.wait_for(said);
 }
 
+/// All of them are too old, whichever is tried first.
+#[test]
+fn servers_that_are_all_too_old_are_refused_at_the_start() {
+    let fabric = format!("nats://{},{}/main", old_server(), old_server());
+    let mut process = Process::serve(&["--cores", "1", "--fabric", &fabric, "--fabric-name", "a"]);
+    assert_eq!(process.exit_status().code(), Some(1));
+    process.wait_for("metalbond-uring: fabric: the NATS server old is of version 2.9.10");
+}
+
 /// Of the servers of a cluster some may be old: another one is tried, again and again.
 #[test]
 fn an_old_server_among_others_is_passed_over() {

@@ -53,6 +53,17 @@ pub(super) enum Janitor {
     NotMe,
 }
 
+/// Why a reflector neither lives nor is stale.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Absence {
+    /// That is to be read.
+    Unknown,
+    /// It did not come back in time.
+    Lost,
+    /// It was said to be gone for good, or nothing of it is left.
+    Removed,
+}
+
 /// Another reflector.
 #[derive(Debug)]
 pub(super) struct Reflector {
@@ -81,8 +92,8 @@ pub(super) struct Reflector {
     pub lease_sequence: u64,
     /// The engine has records of it which we did not take.
     pub has_skipped: bool,
-    /// It was said to be gone for good, and since then nothing of it was found.
-    pub is_removed: bool,
+    /// If it neither lives nor is stale.
+    pub absence: Absence,
     /// Some of its records were dropped: its digest says nothing.
     pub is_incomplete: bool,
     /// Digests in a row that differed, also over several readings.
@@ -110,7 +121,7 @@ impl Reflector {
             clears_at: None,
             lease_sequence: 0,
             has_skipped: false,
-            is_removed: false,
+            absence: Absence::Unknown,
             is_incomplete: false,
             misses: 0,
             is_doubted: false,
@@ -122,6 +133,18 @@ impl Reflector {
     /// Whether its records count.
     pub(super) fn counts(&self) -> bool {
         self.lease.is_some() || self.stale_until.is_some()
+    }
+
+    /// It neither lives nor is stale any more, as all that was read has shown.
+    pub(super) fn is_lost(&mut self) {
+        if self.absence == Absence::Unknown {
+            self.absence = Absence::Lost;
+        }
+    }
+
+    /// Whether it is lost, and has left nothing that anybody would have to remove.
+    pub(super) fn left_nothing(&self) -> bool {
+        self.absence == Absence::Lost && !self.counts() && !self.has_skipped
     }
 
     /// Whether there are records of it.
@@ -248,13 +271,16 @@ impl Reflector {
         }
     }
 
-    fn status(&self, now: Time, is_read: bool) -> ReflectorStatus {
+    fn status(&self, now: Time) -> ReflectorStatus {
         let standing = match (self.lease, self.stale_until) {
             (Some(lease), _) => Standing::Live(lease.state),
-            (None, Some(until)) if until != Time::NEVER => Standing::Stale(until.since(now)),
-            (None, None) if self.is_removed => Standing::Removed,
-            (None, None) if is_read => Standing::Lost,
-            (None, _) => Standing::Unknown,
+            (None, Some(Time::NEVER)) => Standing::Unknown,
+            (None, Some(until)) => Standing::Stale(until.since(now)),
+            (None, None) => match self.absence {
+                Absence::Unknown => Standing::Unknown,
+                Absence::Lost => Standing::Lost,
+                Absence::Removed => Standing::Removed,
+            },
         };
         ReflectorStatus {
             name: self.name.clone(),
@@ -333,7 +359,9 @@ impl Others {
         let former: Vec<Generation> = former.collect();
         self.changed(place, |reflector| {
             // If it has left anything, that shows at the first reading.
-            reflector.is_removed = !told.counts && former.is_empty();
+            if !told.counts && former.is_empty() {
+                reflector.absence = Absence::Removed;
+            }
             reflector.former = former;
             reflector.stale_until = told.counts.then_some(Time::NEVER);
         });
@@ -422,10 +450,10 @@ impl Others {
         result
     }
 
-    /// All of them, to be shown; all that there is to know of them was read, or not yet.
-    pub(super) fn statuses(&self, now: Time, is_read: bool) -> Vec<ReflectorStatus> {
+    /// All of them, to be shown.
+    pub(super) fn statuses(&self, now: Time) -> Vec<ReflectorStatus> {
         let known = self.by_name.values().map(|place| &self.reflectors[usize::from(*place)]);
-        known.map(|reflector| reflector.status(now, is_read)).collect()
+        known.map(|reflector| reflector.status(now)).collect()
     }
 }
 

@@ -135,6 +135,11 @@ impl OwnRecords {
         !self.failed.is_empty()
     }
 
+    /// Whether there is no room for withdrawals, not even for such as say nothing else.
+    pub(super) fn has_stuck(&self) -> bool {
+        self.stuck.len() > 0
+    }
+
     /// Whether a withdrawal is to be sent, or under way.
     pub(super) fn has_tombstones(&self) -> bool {
         let is_sending = !self.tombstones.is_empty() || self.tombstones_in_flight > 0;

@@ -205,7 +205,8 @@ pub(super) fn metrics(told: &FabricView, out: &mut Out) -> fmt::Result {
     out.gauge("fabric_in_flight", help, status.in_flight as usize)?;
     let help = "Routes that NATS has no room for.";
     out.gauge("fabric_full_keys", help, status.full as usize)?;
-    let help = "Whether NATS refuses this reflector's own sign of life.";
+    let help =
+        "Whether NATS refuses this reflector's own sign of life, or what has to come before it.";
     out.gauge("fabric_lease_refused", help, usize::from(status.lease_error.is_some()))?;
     let help = "How long ago this reflector's own sign of life came back, in seconds.";
     out.seconds_if("fabric_canary_seconds", help, *canary_age)?;

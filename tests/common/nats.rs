@@ -165,7 +165,8 @@ pub fn old_server() -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let serve = move || {
         for mut socket in listener.incoming().map_while(Result::ok) {
-            let hello = r#"INFO {"server_id":"x","server_name":"old","version":"2.9.10","headers":true,"max_payload":1048576,"jetstream":true}"#;
+            let hello = r#"INFO {"server_id":"ID","server_name":"old","version":"2.9.10","headers":true,"max_payload":1048576,"jetstream":true}"#;
+            let hello = hello.replace("ID", &address.to_string());
             if write!(socket, "{hello}\r\n").is_err() {
                 continue;
             }

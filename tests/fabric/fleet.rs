@@ -75,17 +75,18 @@ impl Reflector {
         assert!(old.exit_status().success(), "{}", old.log());
     }
 
-    /// What another process says that is to take over with this flag besides, or without it if it has no value, and
-    /// cannot.
-    pub fn refuses(&self, flag: &str) -> String {
+    /// Another process is to take over with this flag besides, or without it if it has no value, and cannot, for this
+    /// reason.
+    #[track_caller]
+    pub fn refuses(&self, flag: &str, why: &str) {
         let name = flag.split('=').next().unwrap();
-        let flag = flag.contains('=').then_some(flag);
-        let flags = self.flags.iter().filter(|it| !it.starts_with(&format!("{name}=")));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_metalbond-uring"));
-        command.arg("server").args(flags).arg(format!("--listen={}", self.address)).args(flag);
-        let output = command.stdin(Stdio::null()).output().unwrap();
-        assert!(!output.status.success());
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        let others = self.flags.iter().filter(|it| !it.starts_with(&format!("{name}=")));
+        let listen = format!("--listen={}", self.address);
+        let own = ["server", &listen].into_iter().chain(flag.contains('=').then_some(flag));
+        let flags: Vec<&str> = own.chain(others.map(String::as_str)).collect();
+        let mut process = Process::begin(&[], &flags);
+        assert!(!process.exit_status().success());
+        process.wait_for(why);
     }
 
     /// Ends it at once, as kill -9 does.

@@ -285,3 +285,43 @@ fn what_is_not_permitted_is_not_tried() {
         assert!(!world.network().engine.list("mb.f.r.*.r1.>").is_empty(), "seed {seed}");
     }
 }
+
+/// One that has left nothing is lost for a while, and then nobody's business: there is nothing to remove.
+#[test]
+fn who_left_nothing_is_not_lost_for_ever() {
+    for seed in 0..SEEDS {
+        let (mut world, key) = with_a_route(seed);
+        world.change(0, key);
+        world.run_for_s(60);
+        world.crashes(1);
+        world.run_for_s(600);
+        assert_eq!(standing(&world), Standing::Lost, "seed {seed}");
+        world.network().unlink(0);
+        assert_eq!(standing(&world), Standing::Lost, "seed {seed}");
+        world.network().links(0);
+        world.run_for_s(1_800);
+        assert_eq!(standing(&world), Standing::Removed, "seed {seed}");
+    }
+}
+
+/// What was heard before the engine went says nothing of now.
+#[test]
+fn without_an_engine_nobody_is_known_to_live() {
+    for seed in 0..SEEDS {
+        let (mut world, _) = with_a_route(seed);
+        assert!(matches!(standing(&world), Standing::Live(_)), "seed {seed}");
+        world.network().engine_goes();
+        world.run_for_s(4);
+        assert_eq!(standing(&world), Standing::Unknown, "seed {seed}");
+        world.network().engine_comes();
+        // Nor is anybody taken for dead while all is read: no lease is over.
+        let is_known = (0..20_000).any(|_| {
+            let standing = standing(&world);
+            let is_dead = matches!(standing, Standing::Stale(_) | Standing::Lost);
+            assert!(!is_dead, "seed {seed}: {standing:?}");
+            world.network().run_for(Duration::from_millis(5));
+            matches!(standing, Standing::Live(_))
+        });
+        assert!(is_known, "seed {seed}");
+    }
+}

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::super::config::Rule;
-use super::super::others::Reflector;
+use super::super::others::{Absence, Reflector};
 use super::{Phase, Protocol};
 use crate::types::Time;
 
@@ -212,9 +212,12 @@ impl Protocol {
                 reflector.stale_until = Some(now.after(self.config.timers.lease_lifetime));
             } else if reflector.lease.is_none() && is_due {
                 reflector.stale_until = None;
+                reflector.is_lost();
                 let lost = self.others.lose_all(place);
                 self.lose(place, lost);
                 self.plan_purge(now, place);
+            } else if reflector.left_nothing() && reflector.gone_at.is_some_and(|at| at <= now) {
+                reflector.absence = Absence::Removed;
             }
             self.purge_if_due(now, place);
             self.look_if_overdue(now, place, is_heard);
@@ -222,7 +225,8 @@ impl Protocol {
             let reflector = self.others.at(place);
             // Nothing is purged before our own lease is there; when it is, all of this is gone through.
             let purge_at = reflector.janitor.due_at().filter(|_| is_live);
-            let at = reflector.stale_until.into_iter().chain(purge_at).min();
+            let gone_at = reflector.gone_at.filter(|_| reflector.left_nothing());
+            let at = reflector.stale_until.into_iter().chain(purge_at).chain(gone_at).min();
             self.note_deadline(at);
         }
     }

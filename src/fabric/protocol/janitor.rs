@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::config::Rule;
 use super::super::engine::{Effect, Publish};
-use super::super::others::Janitor;
+use super::super::others::{Absence, Janitor};
 use super::{Phase, Protocol};
 use crate::types::Time;
 
@@ -31,7 +31,7 @@ impl Protocol {
         if reflector.counts() || !reflector.has_skipped || reflector.janitor != Janitor::Idle {
             return;
         }
-        reflector.is_removed = false;
+        reflector.absence = Absence::Lost;
         // None: so long ago that nothing says when. If it is only about to come back, it has time to.
         let at = reflector.gone_at.unwrap_or_else(|| now.after(timers.stale));
         let at = at.max(now).after(self.chance.about(SPREAD));
@@ -105,7 +105,7 @@ impl Protocol {
         reflector.lease = None;
         reflector.stale_until = None;
         reflector.gone_at = None;
-        reflector.is_removed = true;
+        reflector.absence = Absence::Removed;
         let is_mine = matches!(reflector.janitor, Janitor::Claiming(_) | Janitor::Purging(_));
         if !is_mine && sequence == reflector.lease_sequence {
             // Who says so does the rest. If not, that is found at the next reading.

@@ -212,13 +212,15 @@ impl Protocol {
     }
 
     /// Why none is written at all: what a former life left has to be withdrawn first, and that is refused.
-    pub(super) fn lease_is_kept_back(&self) -> Option<PublishError> {
-        let waits = self.phase == Phase::Clearing && self.own.has_tombstones();
-        if waits && self.own.full() > 0 {
+    pub(super) fn lease_is_kept_back(&self, now: Time) -> Option<PublishError> {
+        let stands = now.since(self.lease.progress_at) >= self.config.timers.heartbeat;
+        if self.phase != Phase::Clearing || !stands || !self.own.has_tombstones() {
+            return None;
+        }
+        if self.own.has_stuck() {
             return Some(PublishError::Full);
         }
-        let why = self.retries.last_error.clone().filter(|_| waits && self.own.has_failed());
-        why.map(PublishError::Other)
+        self.retries.last_error.clone().map(PublishError::Other)
     }
 
     /// A publication is in the stream. False if it was no lease.

@@ -20,7 +20,7 @@ use super::engine::{Effect, PublishError, Record};
 use super::others::Others;
 use super::own::OwnRecords;
 use super::record::Dropped;
-use super::status::{State, Status};
+use super::status::{Standing, State, Status};
 use super::subject::Subjects;
 
 use crate::types::{Announcers, Remote, Route, Time, Vni};
@@ -79,8 +79,6 @@ struct Reading {
     has_missed: bool,
     /// All was read once.
     has_read: bool,
-    /// All was read that the engine had, since the feed was opened last.
-    is_read: bool,
     /// To be read anew, then.
     again_at: Option<Time>,
     /// The last record that came.
@@ -159,7 +157,6 @@ impl Protocol {
                 attempts: 0,
                 has_missed: true,
                 has_read: false,
-                is_read: false,
                 again_at: None,
                 sequence: 0,
                 pending: 0,
@@ -298,6 +295,14 @@ impl Protocol {
             Phase::Live if self.lease.is_synced => State::Synced,
             Phase::Clearing | Phase::Live => State::Syncing,
         };
+        let mut reflectors = self.others.statuses(now);
+        if matches!(self.phase, Phase::Unlinked | Phase::Fenced) {
+            // What was heard last is what was.
+            let is_past = |it: &Standing| matches!(it, Standing::Live(_) | Standing::Stale(_));
+            for other in reflectors.iter_mut().filter(|it| is_past(&it.standing)) {
+                other.standing = Standing::Unknown;
+            }
+        }
         Status {
             state,
             lag_records: self.reading.pending,
@@ -310,12 +315,12 @@ impl Protocol {
                 }
             }),
             own_records: self.own.wanted(),
-            lease_error: self.lease.error.clone().or_else(|| self.lease_is_kept_back()),
+            lease_error: self.lease.error.clone().or_else(|| self.lease_is_kept_back(now)),
             own_stale: self.own_stale.is_taken || !self.own_stale.former.is_empty(),
             dirty: self.own.dirty() as u64,
             in_flight: self.own.in_flight() as u64,
             full: self.own.full() as u64,
-            reflectors: self.others.statuses(now, self.reading.is_read),
+            reflectors,
             remote_records: self.others.records(),
             dropped: self.dropped.clone(),
             refused: 0,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::config::Rule;
 use super::super::engine::{Effect, Record};
 use super::super::lease::{Lease, LeaseState};
-use super::super::others::Janitor;
+use super::super::others::{Absence, Janitor};
 use super::super::own::{Key, Said};
 use super::super::record::{Dropped, decode_announcers, record_hash};
 use super::super::subject::Subject;
@@ -28,7 +28,6 @@ impl Protocol {
         reading.number += 1;
         reading.opened_at = Some(now);
         reading.again_at = None;
-        reading.is_read = false;
         reading.pending = 0;
         if self.config.without != Some(Rule::ReadFromTheFirst) || !reading.has_read {
             reading.last_known = std::mem::take(&mut reading.sequence);
@@ -212,7 +211,7 @@ impl Protocol {
         reflector.lease = Some(lease);
         reflector.stale_until = None;
         reflector.gone_at = None;
-        reflector.is_removed = false;
+        reflector.absence = Absence::Unknown;
         reflector.janitor = Janitor::Idle;
         if is_back {
             // What it has published before was passed over.
@@ -292,7 +291,6 @@ impl Protocol {
     /// All was read.
     fn end_reading(&mut self, now: Time) {
         self.phase = Phase::Clearing;
-        self.reading.is_read = true;
         self.hold_until = None;
         self.reading.has_missed = false;
         self.lease.begin_clearing(now);
@@ -319,8 +317,16 @@ impl Protocol {
                 }
                 (None, Some(until)) => self.note_deadline(Some(until)),
                 (None, None) => {
+                    reflector.is_lost();
                     let lost = self.others.lose_all(place);
                     self.lose(place, lost);
+                    let reflector = self.others.at(place);
+                    if reflector.left_nothing() && reflector.lease_sequence == 0 {
+                        // The engine does not know it.
+                        reflector.absence = Absence::Removed;
+                    }
+                    let gone_at = reflector.gone_at;
+                    self.note_deadline(gone_at);
                 }
             }
             self.plan_purge(now, place);

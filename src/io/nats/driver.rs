@@ -30,7 +30,7 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const BATCH: usize = 256;
 
 /// For so long a process has just begun.
-const BEGINNING: Duration = Duration::from_secs(30);
+const BEGINNING: Duration = Duration::from_secs(60);
 
 /// What is not permitted is tried again, and told again, within this time.
 const DENIED_FOR: Duration = Duration::from_secs(30);
@@ -74,7 +74,7 @@ struct Run {
     denied: Option<(Time, Fault)>,
     /// Servers that are too old end a process that has just begun, and that nobody counts on.
     old_is_fatal_until: Time,
-    /// Those that were met.
+    /// Those that were met, by their ids.
     old_servers: BTreeSet<String>,
     leave_by: Option<Time>,
     view: FabricView,
@@ -228,9 +228,10 @@ impl Run {
             return;
         }
         let (options, done) = (self.driver.options.clone(), self.done.clone());
+        let first = self.retry.attempts();
         tokio::task::spawn_local(async move {
             let _end = EndOnPanic;
-            let connected = Link::connect(&options).await.map(Box::new);
+            let connected = Link::connect_from(first, &options).await.map(Box::new);
             let _ = done.send(Done::Connected(connected));
         });
     }
@@ -402,8 +403,10 @@ impl Run {
             }
             // Another server may know better: this one may be cut off from the others.
             Done::Opened(_, Err(fault)) => {
+                // What is not permitted is not answered.
+                let denied = self.denied.take().filter(|_| matches!(fault, Fault::Silent(_)));
                 self.unlink(now);
-                self.fail(now, &fault);
+                self.fail(now, &denied.map_or(fault, |(_, denied)| denied));
             }
             Done::Purged(of, ..) if of != self.view.links || self.live.is_none() => {}
             Done::Purged(_, token, Ok(purged)) => {
@@ -473,7 +476,7 @@ impl Run {
             self.driver.fabric.may_not_purge();
         }
         self.retry.report(now, fault.as_ref().unwrap_or(&Fault::Other(text.to_owned())));
-        if let Some(fault @ Fault::Denied(_)) = fault {
+        if let Some(fault @ (Fault::Denied(_) | Fault::Forbidden(_))) = fault {
             self.denied = Some((now, fault));
         }
     }
@@ -521,10 +524,10 @@ impl Run {
             return;
         }
         let has_begun = self.view.links > 0 || now >= self.old_is_fatal_until;
-        if let Fault::TooOld { server, .. } = fault
+        if let Fault::TooOld { id, .. } = fault
             && !has_begun
         {
-            self.old_servers.insert(server.clone());
+            self.old_servers.insert(id.clone());
             if self.old_servers.len() >= self.driver.options.address.hosts.len() {
                 // Fails if nobody is there to end.
                 let _ = self.driver.fatal.send(fault.to_string());

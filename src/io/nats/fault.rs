@@ -49,6 +49,8 @@ pub enum Fault {
          newer (on all servers of the cluster)"
     )]
     TooOld {
+        /// What it calls itself among servers.
+        id: String,
         /// Where it is.
         server: String,
         /// What it says that it is.
@@ -166,7 +168,7 @@ impl Fault {
     /// A connection that could not be made.
     pub(super) fn of_connect(servers: String, why: String) -> Fault {
         let hint = match () {
-            () if why.contains("certificate") => {
+            () if why.contains("UnknownIssuer") => {
                 ". Name whoever signed the server's certificate with --fabric-ca"
             }
             () if why.contains("InvalidContentType") => {
@@ -195,19 +197,27 @@ impl Fault {
             // Each route has a subject of its own.
             Ok(Subject::Route { .. }) => Fault::Denied(subjects.routes(name)),
             _ if subject.starts_with("$JS.API.STREAM.PURGE.") => Fault::MayNotPurge,
+            _ if subject.starts_with("$JS.") => {
+                // Each feed has a name of its own.
+                let end = match subject.contains(".MSG.NEXT.") {
+                    true => subject.rfind('.').unwrap_or(subject.len()),
+                    false => subject.len(),
+                };
+                Fault::Forbidden(format!("it does not permit to publish to {}", &subject[..end]))
+            }
             _ => Fault::Denied(subject.to_owned()),
         })
     }
 
     /// A server of this version, as it says itself; None if it is new enough.
-    pub(super) fn of_version(server: &str, version: &str) -> Option<Fault> {
+    pub(super) fn of_version(id: &str, server: &str, version: &str) -> Option<Fault> {
         let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
         let at_least = match (numbers.next(), numbers.next()) {
             (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= VERSION_MIN,
             _ => false,
         };
-        let (server, version) = (server.to_owned(), version.to_owned());
-        (!at_least).then_some(Fault::TooOld { server, version })
+        let [id, server, version] = [id, server, version].map(str::to_owned);
+        (!at_least).then_some(Fault::TooOld { id, server, version })
     }
 
     /// A word for it, by which lines of the log and figures are told apart.
@@ -251,16 +261,19 @@ mod tests {
         assert_eq!(fault("mb.main.l.rr-1"), Some(Fault::Denied("mb.main.l.rr-1".into())));
         assert_eq!(fault("mb.main.l.rr-2"), Some(Fault::MayNotPurge));
         assert_eq!(fault("$JS.API.STREAM.PURGE.MB_main"), Some(Fault::MayNotPurge));
+        let next = fault("$JS.API.CONSUMER.MSG.NEXT.MB_main.a1b2").expect("not permitted");
+        assert!(next.to_string().contains("to $JS.API.CONSUMER.MSG.NEXT.MB_main."), "{next}");
+        assert_eq!(Some(next), fault("$JS.API.CONSUMER.MSG.NEXT.MB_main.c3"));
         assert_eq!(Fault::of_violation("maximum payload", &subjects, "rr-1"), None);
     }
 
     #[test]
     fn versions() {
         for version in ["2.11.0", "2.11.0-RC.3", "2.15.1", "3.0.0", "2.100.1", "10.0"] {
-            assert_eq!(Fault::of_version("a:1", version), None, "{version}");
+            assert_eq!(Fault::of_version("x", "a:1", version), None, "{version}");
         }
         for version in ["2.9.10", "2.10.29", "1.99.0", "", "x", "2", "-2.11", "v2.11.0"] {
-            let fault = Fault::of_version("a:1", version).expect(version);
+            let fault = Fault::of_version("x", "a:1", version).expect(version);
             assert!(fault.to_string().contains("install nats-server 2.11"), "{fault}");
         }
     }

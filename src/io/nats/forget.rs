@@ -9,7 +9,7 @@ use tokio::runtime;
 
 use super::super::fabric_options::{FabricName, FabricOptions};
 use super::fault::Fault;
-use super::link::{Connected, Link, Publication};
+use super::link::{Acks, Connected, Link, Publication};
 use super::reader::Delivered;
 use crate::fabric::{Lease, LeaseState, Publish, PublishError, Subjects, Timers};
 
@@ -59,44 +59,57 @@ pub fn forget(
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| ForgetError::Start(error.to_string()))?;
     runtime.block_on(async {
-        let Connected { link, mut acks, mut events, .. } = Link::visit(options).await?;
-        let subjects = Subjects::new(options.address.fabric.as_str());
-        let subject = subjects.lease(reflector.as_str());
-        let leases = link.leases().await?;
-        let lease = leases.iter().find(|lease| lease.subject.as_str() == subject);
-        if let Some(state) = lease.and_then(living)
-            && !force
-        {
-            return Err(ForgetError::Lives(reflector.clone(), state));
-        }
-        let routes = subjects.routes(reflector.as_str());
-        if lease.is_none() && link.count(&routes).await? == 0 {
-            return Err(ForgetError::Unknown(reflector.clone()));
-        }
-        // It is known by its name, or not at all: what it has published has that name too.
-        let last = lease.map_or(0, |lease| lease.sequence);
-        let gone = Publish::gone(1, subject, last, Timers::default().gone);
-        let publication = Publication::from(gone);
-        let told = async {
-            link.publish(&publication).await?;
-            let answer = tokio::time::timeout(ACK_TIMEOUT, acks.next()).await;
-            match answer {
-                Ok(Some((_, outcome))) => outcome,
-                _ => Err(PublishError::Other("no answer".to_owned())),
-            }
-        };
-        let mut denied = || match Fault::of_complaint(&mut events) {
-            Some(Fault::Forbidden(text)) => Some(ForgetError::Denied(text)),
-            _ => None,
-        };
-        let below = told.await.map_err(|error| match error {
-            PublishError::Other(why) => denied().unwrap_or(ForgetError::Refused(why)),
-            PublishError::WrongSequence => ForgetError::Stirs(reflector.clone()),
-            PublishError::Full => ForgetError::Refused("it is full".to_owned()),
-        })?;
-        let purged = link.purge(&routes, below).await;
-        purged.map_err(|fault| denied().unwrap_or(ForgetError::Fault(fault)))
+        let Connected { link, acks, mut events, .. } = Link::visit(options).await?;
+        let done = forget_over(&link, acks, options, reflector, force).await;
+        // What is not permitted is not answered.
+        done.map_err(|error| match (error, Fault::of_complaint(&mut events)) {
+            (
+                ForgetError::Fault(Fault::Silent(_)) | ForgetError::Refused(_),
+                Some(Fault::Forbidden(text)),
+            ) => ForgetError::Denied(text),
+            (error, _) => error,
+        })
     })
+}
+
+async fn forget_over(
+    link: &Link,
+    mut acks: Acks,
+    options: &FabricOptions,
+    reflector: &FabricName,
+    force: bool,
+) -> Result<u64, ForgetError> {
+    let subjects = Subjects::new(options.address.fabric.as_str());
+    let subject = subjects.lease(reflector.as_str());
+    let leases = link.leases().await?;
+    let lease = leases.iter().find(|lease| lease.subject.as_str() == subject);
+    if let Some(state) = lease.and_then(living)
+        && !force
+    {
+        return Err(ForgetError::Lives(reflector.clone(), state));
+    }
+    let routes = subjects.routes(reflector.as_str());
+    if lease.is_none() && link.count(&routes).await? == 0 {
+        return Err(ForgetError::Unknown(reflector.clone()));
+    }
+    // It is known by its name, or not at all: what it has published has that name too.
+    let last = lease.map_or(0, |lease| lease.sequence);
+    let gone = Publish::gone(1, subject, last, Timers::default().gone);
+    let publication = Publication::from(gone);
+    let told = async {
+        link.publish(&publication).await?;
+        let answer = tokio::time::timeout(ACK_TIMEOUT, acks.next()).await;
+        match answer {
+            Ok(Some((_, outcome))) => outcome,
+            _ => Err(PublishError::Other("no answer".to_owned())),
+        }
+    };
+    let below = told.await.map_err(|error| match error {
+        PublishError::Other(why) => ForgetError::Refused(why),
+        PublishError::WrongSequence => ForgetError::Stirs(reflector.clone()),
+        PublishError::Full => ForgetError::Refused("it is full".to_owned()),
+    })?;
+    Ok(link.purge(&routes, below).await?)
 }
 
 /// What a lease says that stands, in a word; None of one that is over.

@@ -112,7 +112,15 @@ impl Link {
     /// # Errors
     /// [`Fault`].
     pub async fn connect(options: &FabricOptions) -> Result<Connected, Fault> {
-        Link::to(options, true).await
+        Link::to(options, 0, true).await
+    }
+
+    /// The same, but begins with another one of them: whoever tries again and again comes to all.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub async fn connect_from(first: usize, options: &FabricOptions) -> Result<Connected, Fault> {
+        Link::to(options, first, true).await
     }
 
     /// The same, but creates nothing.
@@ -120,10 +128,10 @@ impl Link {
     /// # Errors
     /// [`Fault`].
     pub async fn visit(options: &FabricOptions) -> Result<Connected, Fault> {
-        Link::to(options, false).await
+        Link::to(options, 0, false).await
     }
 
-    async fn to(options: &FabricOptions, creates: bool) -> Result<Connected, Fault> {
+    async fn to(options: &FabricOptions, first: usize, creates: bool) -> Result<Connected, Fault> {
         let servers = options.address.to_string();
         let (happened, events) = unbounded_channel();
         let mut connect = ConnectOptions::new()
@@ -133,6 +141,7 @@ impl Link {
             .request_timeout(Some(ANSWER_TIMEOUT))
             .subscription_capacity(MESSAGES_WAITING_MAX)
             .client_capacity(COMMANDS_WAITING_MAX)
+            .retain_servers_order()
             // A try for each server; of those that it hears of from the first one, too.
             .max_reconnects(options.address.hosts.len().max(1))
             .event_callback(move |event| {
@@ -168,7 +177,9 @@ impl Link {
             }
             connect = connect.add_root_certificates(path.clone());
         }
-        let urls: Vec<String> = options.address.urls().collect();
+        let mut urls: Vec<String> = options.address.urls().collect();
+        let first = first % urls.len().max(1);
+        urls.rotate_left(first);
         let client = connect.connect(urls).await.map_err(|error| match error.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 Fault::Unauthorized { servers: servers.clone(), why: error.to_string() }
@@ -191,7 +202,7 @@ impl Link {
             true => format!("{}:{}", info.host, info.port),
             false => info.server_name,
         };
-        if let Some(fault) = Fault::of_version(&name, &info.version) {
+        if let Some(fault) = Fault::of_version(&info.server_id, &name, &info.version) {
             return Err(fault);
         }
         let inbox = format!("{}.", client.new_inbox());

@@ -28,6 +28,8 @@ pub(super) struct Retry {
     next_at: Time,
     /// How many failed since all was well.
     failures: u32,
+    /// How many there were; begins anywhere, so that a fleet does not begin with the same server.
+    attempts: usize,
     said: Said,
     random: RandomState,
 }
@@ -39,7 +41,9 @@ pub(super) struct Said(VecDeque<(Time, Fault)>);
 impl Retry {
     /// The first one is due now.
     pub(super) fn new(now: Time) -> Retry {
-        Retry { next_at: now, failures: 0, said: Said::default(), random: RandomState::new() }
+        let random = RandomState::new();
+        let attempts = random.hash_one(now.0) as usize >> 1;
+        Retry { next_at: now, failures: 0, attempts, said: Said::default(), random }
     }
 
     /// When the next one is due.
@@ -52,8 +56,14 @@ impl Retry {
         let is_due = now >= self.next_at;
         if is_due {
             self.next_at = Time::NEVER;
+            self.attempts = self.attempts.wrapping_add(1);
         }
         is_due
+    }
+
+    /// The number of the attempt under way; only that they follow each other counts.
+    pub(super) fn attempts(&self) -> usize {
+        self.attempts
     }
 
     /// The attempt under way has failed.
@@ -73,10 +83,10 @@ impl Retry {
         self.failed(now);
     }
 
-    /// There is a feed.
+    /// There is a feed. What is not permitted is not permitted all the same.
     pub(super) fn is_well(&mut self) {
         self.failures = 0;
-        self.said = Said::default();
+        self.said.0.retain(|(_, fault)| fault.reason() == "denied");
     }
 
     /// Twice as long each time; somewhere in its second half, so that a fleet does not come back at once.
