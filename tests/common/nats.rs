@@ -25,8 +25,7 @@ impl NatsServer {
     /// line, where there is none; with `METALBOND_NATS_REQUIRED` set that is a failure.
     pub fn program() -> Option<PathBuf> {
         let named = std::env::var_os("METALBOND_NATS_SERVER").map(PathBuf::from);
-        let ours =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/python/bin/nats-server");
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/nats/bin/nats-server");
         let path = std::env::var_os("PATH").unwrap_or_default();
         let others = std::env::split_paths(&path).map(|folder| folder.join("nats-server"));
         let program = named.into_iter().chain([ours]).chain(others).find(|it| is_new_enough(it));
