@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use common::browser::Browser;
 use common::http::wait_until;
-use common::nats::{NatsServer, old_server};
+use common::nats::{NatsServer, denying, old_server};
 use common::openmetrics::Metrics;
 use common::process::Process;
 use common::served::Served;
@@ -173,19 +173,11 @@ fn an_old_server_among_others_is_passed_over() {
     }
 }
 
-/// A server where whoever comes may do all but this.
-fn with_denied(denied: &str) -> String {
-    format!(
-        "jetstream {{ store_dir: \"STORE\" }}\nno_auth_user: anybody\nauthorization {{ users: [ {{ user: anybody, \
-         password: x, permissions: {{ {denied} }} }} ] }}"
-    )
-}
-
 /// Whatever it is about to do at the engine.
 #[test]
 fn a_reflector_that_is_connecting_ends() {
     let denied = "publish: { deny: \"$JS.API.STREAM.INFO.>\" }";
-    let Some(nats) = NatsServer::with(&with_denied(denied)) else { return };
+    let Some(nats) = NatsServer::with(&denying(denied)) else { return };
     for wait_ms in [0, 100, 500, 1_000] {
         let mut served = join(&nats.fabric("main"), "rr-1");
         std::thread::sleep(std::time::Duration::from_millis(wait_ms));
@@ -198,7 +190,7 @@ fn a_reflector_that_is_connecting_ends() {
 /// What is not permitted is told in words, once for all routes; and no more when it is permitted.
 #[test]
 fn what_nats_forbids_is_said() {
-    let denied = with_denied("publish: { deny: \"mb.main.r.>\" }");
+    let denied = denying("publish: { deny: \"mb.main.r.>\" }");
     let Some(mut nats) = NatsServer::with(&denied) else { return };
     let served = join(&nats.fabric("main"), "rr-1");
     let routes: Vec<u8> = (0..50).flat_map(|number| add(&route(7, number, 1))).collect();
@@ -212,7 +204,7 @@ fn what_nats_forbids_is_said() {
     // It is tried again meanwhile.
     std::thread::sleep(std::time::Duration::from_secs(6));
     assert_eq!(served.process.logged(words), 1, "{}", served.process.log());
-    nats.reload(&with_denied("publish: { deny: \"mb.other.>\" }"));
+    nats.reload(&denying("publish: { deny: \"mb.other.>\" }"));
     wait_for_state(&served, "synced");
     wait_until("no trouble any more", || {
         let told = served.json("/fabric.json");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_nats::Event;
 use common::PATIENCE;
-use common::nats::{NatsServer, old_server};
+use common::nats::{NatsServer, denying, old_server};
 use metalbond_uring::internals::fabric::{Ended, Publish, PublishError};
 use metalbond_uring::internals::io::{
     Connected, Delivered, FabricOptions, Fault, Feed, Link, Publication,
@@ -456,18 +456,22 @@ async fn a_server_that_knows_us_lets_us_in() {
     assert!(fault.to_string().contains("See --fabric-creds"), "{fault}");
 }
 
-/// A server with a certificate, and what it is signed with; both made for this test, and good for nothing else.
+/// A server's certificate, and what it is signed with; both made for these tests, and good for nothing else.
+const TLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
+
+fn with_tls() -> String {
+    format!(
+        "jetstream {{ store_dir: \"STORE\" }}\n\
+         tls {{ cert_file: \"{TLS}/server.pem\", key_file: \"{TLS}/server.key\" }}"
+    )
+}
+
 #[tokio::test]
 async fn tls_is_spoken_with_whom_the_ca_knows() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
-    let configuration = format!(
-        "jetstream {{ store_dir: \"STORE\" }}\n\
-         tls {{ cert_file: \"{folder}/server.pem\", key_file: \"{folder}/server.key\" }}"
-    );
-    let Some(server) = NatsServer::with(&configuration) else { return };
+    let Some(server) = NatsServer::with(&with_tls()) else { return };
     for scheme in ["tls", "nats"] {
         let address = format!("{scheme}://{}/f", server.host());
-        let ca_file = Some(format!("{folder}/ca.pem").into());
+        let ca_file = Some(format!("{TLS}/ca.pem").into());
         let known = FabricOptions { ca_file, ..options(&address) };
         let connected = Link::connect(&known).await;
         assert!(connected.is_ok(), "{scheme}: {:?}", connected.err());
@@ -505,12 +509,7 @@ async fn what_is_wrong_with_certificates_is_said() {
     }
     let fault = Link::connect(&of("tls", None)).await.unwrap_err().to_string();
     assert!(fault.contains("speak no TLS: begin with nats://"), "{fault}");
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
-    let configuration = format!(
-        "jetstream {{ store_dir: \"STORE\" }}\n\
-         tls {{ cert_file: \"{folder}/server.pem\", key_file: \"{folder}/server.key\" }}"
-    );
-    let Some(server) = NatsServer::with(&configuration) else { return };
+    let Some(server) = NatsServer::with(&with_tls()) else { return };
     let unknown = Link::connect(&options(&format!("tls://{}/f", server.host()))).await;
     let fault = unknown.unwrap_err().to_string();
     assert!(fault.contains("with --fabric-ca"), "{fault}");
@@ -520,11 +519,7 @@ async fn what_is_wrong_with_certificates_is_said() {
 #[tokio::test]
 async fn what_a_connection_needs_and_may_not_do_is_said() {
     for denied in ["subscribe: { deny: \"_INBOX.>\" }", "publish: { deny: \"$JS.API.>\" }"] {
-        let configuration = format!(
-            "jetstream {{ store_dir: \"STORE\" }}\nno_auth_user: anybody\nauthorization {{ users: [ {{ user: anybody, \
-             password: x, permissions: {{ {denied} }} }} ] }}"
-        );
-        let Some(server) = NatsServer::with(&configuration) else { return };
+        let Some(server) = NatsServer::with(&denying(denied)) else { return };
         let fault = Link::connect(&options(&server.fabric("f"))).await.unwrap_err();
         assert!(matches!(fault, Fault::Forbidden(_)), "{fault:?}");
         assert!(fault.to_string().to_lowercase().contains("permissions violation"), "{fault}");

@@ -136,7 +136,7 @@ impl Reflector {
     }
 
     /// It neither lives nor is stale any more, as all that was read has shown.
-    pub(super) fn is_lost(&mut self) {
+    pub(super) fn mark_lost(&mut self) {
         if self.absence == Absence::Unknown {
             self.absence = Absence::Lost;
         }

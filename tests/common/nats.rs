@@ -157,6 +157,14 @@ impl Drop for NatsServer {
     }
 }
 
+/// The configuration of a server where whoever comes may do all but this.
+pub fn denying(denied: &str) -> String {
+    format!(
+        "jetstream {{ store_dir: \"STORE\" }}\nno_auth_user: anybody\nauthorization {{ users: [ {{ user: anybody, \
+         password: x, permissions: {{ {denied} }} }} ] }}"
+    )
+}
+
 /// Something that says that it is a server of Debian's, which is too old for a fabric: an old one is known by what it
 /// says first.
 pub fn old_server() -> SocketAddr {

@@ -212,7 +212,7 @@ impl Protocol {
                 reflector.stale_until = Some(now.after(self.config.timers.lease_lifetime));
             } else if reflector.lease.is_none() && is_due {
                 reflector.stale_until = None;
-                reflector.is_lost();
+                reflector.mark_lost();
                 let lost = self.others.lose_all(place);
                 self.lose(place, lost);
                 self.plan_purge(now, place);

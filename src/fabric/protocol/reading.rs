@@ -317,7 +317,7 @@ impl Protocol {
                 }
                 (None, Some(until)) => self.note_deadline(Some(until)),
                 (None, None) => {
-                    reflector.is_lost();
+                    reflector.mark_lost();
                     let lost = self.others.lose_all(place);
                     self.lose(place, lost);
                     let reflector = self.others.at(place);

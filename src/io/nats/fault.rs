@@ -2,6 +2,9 @@
 //!
 //! Owns the sentences. Must never repeat what a file of credentials says.
 
+use std::fmt::Display;
+use std::path::Path;
+
 use async_nats::{Event, jetstream};
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -163,6 +166,11 @@ impl Fault {
             Some(PublishError::Other(why)) => Some(Fault::Lease(why.clone())),
             Some(PublishError::WrongSequence) | None => (status.full > 0).then_some(Fault::Full),
         }
+    }
+
+    /// What is wrong with the file that a flag names.
+    pub(super) fn of_file(flag: &'static str, path: &Path, why: impl Display) -> Fault {
+        Fault::File { flag, path: path.display().to_string(), why: why.to_string() }
     }
 
     /// A connection that could not be made.

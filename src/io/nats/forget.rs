@@ -105,9 +105,9 @@ async fn forget_over(
         }
     };
     let below = told.await.map_err(|error| match error {
-        PublishError::Other(why) => ForgetError::Refused(why),
         PublishError::WrongSequence => ForgetError::Stirs(reflector.clone()),
         PublishError::Full => ForgetError::Refused("it is full".to_owned()),
+        PublishError::Other(why) => ForgetError::Refused(why),
     })?;
     Ok(link.purge(&routes, below).await?)
 }

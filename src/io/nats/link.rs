@@ -3,6 +3,7 @@
 //! Owns what is said on it. Must never connect again by itself: a lost link is told, and another one is made, so that
 //! nothing that was meant for the old one is sent late.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
@@ -151,29 +152,21 @@ impl Link {
             })
             .require_tls(options.address.is_tls || options.ca_file.is_some());
         if let Some(path) = &options.credentials_file {
-            let fault = |why: String| Fault::File {
-                flag: "--fabric-creds",
-                path: path.display().to_string(),
-                why,
-            };
+            let fault = |why: &dyn Display| Fault::of_file("--fabric-creds", path, why);
             let text = tokio::fs::read_to_string(path).await;
-            let text = text.map_err(|error| fault(error.to_string()))?;
+            let text = text.map_err(|error| fault(&error))?;
             // What the parser says may have some of the text.
             connect = match nkey_seed(&text) {
                 Some(seed) => connect.nkey(seed.to_owned()),
-                None => with_jwt(connect, &text).map_err(|()| fault(NO_CREDENTIALS.to_owned()))?,
+                None => with_jwt(connect, &text).map_err(|()| fault(&NO_CREDENTIALS))?,
             };
         }
         if let Some(path) = &options.ca_file {
-            let fault = |why: String| Fault::File {
-                flag: "--fabric-ca",
-                path: path.display().to_string(),
-                why,
-            };
-            let pem = tokio::fs::read(path).await.map_err(|error| fault(error.to_string()))?;
+            let fault = |why: &dyn Display| Fault::of_file("--fabric-ca", path, why);
+            let pem = tokio::fs::read(path).await.map_err(|error| fault(&error))?;
             // The library takes a file without any for one that trusts nobody.
             if !pem.windows(CERTIFICATE.len()).any(|window| window == CERTIFICATE) {
-                return Err(fault(NO_CERTIFICATE.to_owned()));
+                return Err(fault(&NO_CERTIFICATE));
             }
             connect = connect.add_root_certificates(path.clone());
         }
