@@ -27,6 +27,7 @@ use common::{
     PATIENCE, Peer, QUIET, add, frame, hello, keepalive, remove, route, subscribe, unsubscribe,
 };
 use rng::Rng;
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 /// How long it lasts unless `METALBOND_CHAOS_S` says so.
@@ -284,9 +285,11 @@ impl World {
     /// All who behave see what they should: no more, no less, and nothing was told twice.
     fn rest(&mut self) {
         self.until_alone();
-        for one in &mut self.honest {
-            one.peer.barrier();
-        }
+        let address = self.server.address();
+        let mut newcomer = Peer::connect_from([127, GOOD, 1, 1].into(), address);
+        newcomer.handshake(&hello(60, false, true));
+        newcomer.send(&VNIS.map(subscribe).concat());
+        self.until_told(&mut newcomer);
         let (in_force, log) = (self.in_force, || self.server.log());
         let mut tables: Vec<BTreeSet<Vec<u8>>> = Vec::new();
         for one in &self.honest {
@@ -296,10 +299,6 @@ impl World {
             tables
                 .push(one.announced.iter().filter(judged).map(|known| one.route(*known)).collect());
         }
-        let address = self.server.address();
-        let mut newcomer = Peer::connect_from([127, GOOD, 1, 1].into(), address);
-        newcomer.handshake(&hello(60, false, true));
-        newcomer.send(&VNIS.map(subscribe).concat());
         let peers = self.honest.iter_mut().map(|one| &mut one.peer).chain([&mut newcomer]);
         for (at, peer) in peers.enumerate() {
             let others = tables.iter().enumerate().filter(|(of, _)| *of != at);
@@ -321,19 +320,50 @@ impl World {
             );
             peer.barrier();
             peer.settle(QUIET);
-            assert!(peer.view == view && !peer.closed, "peer {at} had the right view\n{}", log());
+            assert!(
+                peer.view == view && !peer.closed,
+                "peer {at} (closed: {}) had the right view, and now has not {:?}, but {:?}\n{}",
+                peer.closed,
+                names(&mut view.difference(&peer.view)),
+                names(&mut peer.view.difference(&view)),
+                log()
+            );
             assert_eq!(peer.redundant, 0, "peer {at} was told twice\n{}", log());
         }
     }
 
-    /// Waits until all others are gone.
+    /// Waits until all others are gone, and what they announced.
     fn until_alone(&self) {
         let peers = self.honest.len() as u64;
         wait_until("the wild ones to be gone", || {
-            let known = &common::http::json(self.http, "/summary.json")["peers"];
-            let count = |state: &str| known[state].as_u64().unwrap();
-            (count("established") + count("connecting") == peers).then_some(())
+            let known = &common::http::json(self.http, "/summary.json");
+            let count = |state: &str| known["peers"][state].as_u64().unwrap();
+            let alone = count("established") + count("connecting") == peers;
+            (alone && known["absent"]["sources"] == 0).then_some(())
         });
+    }
+
+    /// Waits until the server has told everything to everybody. Before that a view may be right by chance: whoever
+    /// is fed slowly may have a route's ADD, REMOVE and ADD before it, and have read the first of them.
+    fn until_told(&mut self, newcomer: &mut Peer) {
+        for peer in self.honest.iter_mut().map(|one| &mut one.peer).chain([&mut *newcomer]) {
+            peer.barrier();
+        }
+        let deadline = Instant::now() + REST_MAX;
+        loop {
+            for peer in self.honest.iter_mut().map(|one| &mut one.peer).chain([&mut *newcomer]) {
+                peer.read_some(Duration::from_millis(1));
+            }
+            let peers = common::http::json(self.http, "/peers.json");
+            let is_told = |peer: &Value| peer["pending_bytes"] == 0 && peer["slow"] == false;
+            if peers["peers"].as_array().unwrap().iter().all(is_told) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "not all is told\n{peers}\n{}", self.server.log());
+        }
+        for peer in self.honest.iter_mut().map(|one| &mut one.peer).chain([newcomer]) {
+            peer.barrier();
+        }
     }
 
     fn held(&self) -> Held {
@@ -404,6 +434,11 @@ struct Wild {
 
 impl Wild {
     fn rage(&mut self, kills: bool) {
+        // Once for certain: chance may pass them by on a busy machine.
+        if kills {
+            self.kill();
+            self.too_many_connections();
+        }
         while !self.over.load(Ordering::Relaxed) {
             match self.rng.below(40) {
                 0..4 if kills => self.kill(),
