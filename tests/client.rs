@@ -235,13 +235,15 @@ fn installed_on_the_first_and_removed_on_the_last_server() {
         (0..2).map(|_| Server::start(server_config(1, 5)).unwrap()).collect();
     let addresses: Vec<SocketAddr> = servers.iter().map(Server::local_addr).collect();
     let (a, _) = client(&addresses, Duration::ZERO);
-    let (b, seen) = client(&addresses, Duration::ZERO);
+    let (b, seen) = client(&addresses[..1], Duration::ZERO);
     announce(&a, 100, "10.0.1.0/24", "2001:db8::a");
     b.subscribe(Vni(100)).unwrap();
+    // The first server tells it, then the second one.
+    seen.wait_for(&["100 10.0.1.0/24 2001:db8::a"]);
+    b.add_peer(&addresses[1].to_string(), None).unwrap();
     let established =
         |address: &SocketAddr| b.peer_state(&address.to_string()).unwrap() == State::Established;
     wait("both servers", || addresses.iter().all(established));
-    seen.wait_for(&["100 10.0.1.0/24 2001:db8::a"]);
     std::thread::sleep(QUIET);
     assert_eq!(seen.calls(), 1, "once, though both servers tell it");
     servers.pop().unwrap().join();

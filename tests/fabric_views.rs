@@ -245,7 +245,7 @@ fn what_is_no_credential_is_said_without_repeating_it() {
 fn others_are_seen_as_they_come_and_go_and_are_forgotten() {
     let Some(nats) = NatsServer::start() else { return };
     let fabric = nats.fabric("main");
-    let (a, b) = (join(&fabric, "a"), join(&fabric, "b"));
+    let (a, b) = (join_for(&fabric, "a", 60), join_for(&fabric, "b", 60));
     wait_for_other(&a, "b", "synced");
     wait_for_other(&b, "a", "synced");
     let forget = |name: &str, more: &[&str]| {
@@ -264,7 +264,7 @@ fn others_are_seen_as_they_come_and_go_and_are_forgotten() {
 
     drop(b); // kill -9
     let stale = wait_for_other(&a, "b", "stale");
-    assert!(stale["stale_for_s"].as_u64().unwrap() <= 3, "{stale}");
+    assert!(stale["stale_for_s"].as_u64().unwrap() <= 60, "{stale}");
     let told = metrics(&a).samples;
     assert_eq!(told["metalbond_fabric_reflectors{state=\"synced\"}"], 0.0);
     assert_eq!(told["metalbond_fabric_records{reflector=\"b\"}"], 0.0);

@@ -299,7 +299,7 @@ fn what_is_pending_goes_over() {
 #[test]
 fn a_successor_that_fails_harms_nobody() {
     let meeting = Meeting::new("fails");
-    let mut old = meeting.first(2, &["--handover-time", "1"]);
+    let mut old = meeting.first(2, &["--handover-time", "60"]);
     let mut fleet = Fleet::new(old.address(), 24);
     let sabotages =
         ["crash-after-items=1", "crash-after-items=30", "exit-before-taken", "version=99"];
@@ -334,7 +334,7 @@ fn a_successor_that_fails_harms_nobody() {
 #[test]
 fn a_successor_that_stands_still_has_nothing_when_it_wakes() {
     let meeting = Meeting::new("stopped");
-    let mut old = meeting.first(2, &["--handover-time", "1"]);
+    let mut old = meeting.first(2, &["--handover-time", "10"]);
     let mut fleet = Fleet::new(old.address(), 24);
     fleet.change();
     let mut new = meeting.begin_and_stop(&old, &[]);

@@ -141,6 +141,8 @@ fn ipv6_switched_off_or_by_itself() {
 fn addresses_that_are_about_to_come_up() {
     in_namespace("addresses_about_to_come_up", || {
         ip("link set lo up");
+        // Three probes, so that an address is not up before it is looked at.
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{TUNNEL}/dad_transmits"), "3").unwrap();
         let tentative = || ip(&format!("-6 addr show dev {TUNNEL} tentative"));
         let add = |address: &str| ip(&format!("-6 addr add {address}/64 dev {TUNNEL}"));
         add("fd00::1");

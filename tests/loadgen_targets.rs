@@ -59,7 +59,7 @@ fn right(arguments: &str) -> Run {
 fn views_are_compared_across_servers() {
     for (scenario, _) in SCENARIOS {
         let ((_a, a), (_b, b)) = (server(1), server(1));
-        let run = run(&format!("{scenario} --targets {a},{b} --patience-s 0.5 --json"));
+        let run = run(&format!("{scenario} --targets {a},{b} --patience-s 2 --json"));
         run.failed_with("have not what they should: ");
         run.failed_with(" missing, 0 that should be gone");
         // Who lacks what, who announces it, and where both are.
@@ -92,7 +92,7 @@ fn dual_homed_peers_announce_and_subscribe_twice() {
     let all = right(&format!("--scenario mesh --peers 30 --vnis 6 --dual 30 --targets {a},{b}"));
     assert_eq!(all.stage("announce")["deliveries"], 30 * 4 * 10 * 19 * 2);
     // One that is not at both sees a half.
-    let most = "--scenario mesh --peers 30 --vnis 6 --dual 29 --vni-base 7 --patience-s 0.5";
+    let most = "--scenario mesh --peers 30 --vnis 6 --dual 29 --vni-base 7 --patience-s 2";
     run(&format!("{most} --targets {a},{b}")).failed_with(" missing, 0 that should be gone");
 }
 

@@ -33,7 +33,9 @@ impl Serving {
         let number = SERVERS.fetch_add(1, Ordering::Relaxed);
         let address = SocketAddr::from(([127, 64 + high, middle, low], 4711 + number));
         let child = Command::new(env!("CARGO_BIN_EXE_metalbond-uring"))
-            .args(["server", "--cores", "2", "--listen", &address.to_string()])
+            // Peers say nothing while strangers come and go.
+            .args(["server", "--cores", "2", "--keepalive", "3600"])
+            .args(["--listen", &address.to_string()])
             .args(arguments)
             .env_remove("RUST_LOG")
             .stderr(stderr)

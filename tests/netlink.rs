@@ -422,9 +422,12 @@ fn what_others_break_is_repaired() {
         ip("route add 10.0.3.0/24 encap ip6 dst fd00::1 dev tun0 table 100 proto 254");
         routes.sweep();
         eventually("a route that nobody wants is gone", || both() == before);
+        // The kernel drops the routes with the objects.
+        let repaired = routes.counters().repaired;
         ip("nexthop flush");
-        assert_eq!(both(), (expected([]), expected([])), "the kernel drops them with the objects");
-        eventually("new objects, and the routes are back", || both() == before);
+        eventually("new objects, and the routes are back", || {
+            routes.counters().repaired > repaired && both() == before
+        });
         assert!(routes.counters().repaired >= 5, "{:?}", routes.counters());
     });
 }

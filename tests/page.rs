@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::browser::Browser;
 use common::http::ask;
@@ -112,7 +112,7 @@ fn a_thousand_peers_are_shown_and_found() {
     );
     let routes = |browser| cells(browser, "peers").into_iter().map(|row| row[6].clone());
     // 142 of them announce 6; the one that flaps may have more just now.
-    assert!(routes(&browser).take(142).all(|routes| ["6", "61"].contains(&&*routes)));
+    assert!(routes(&browser).take(142).all(|routes| routes.parse::<u32>().unwrap() >= 6));
     browser.press(ENTER);
     assert!(routes(&browser).take(142).all(|routes| routes == "0"));
     // Filters: by address, and by VNI.
@@ -305,9 +305,18 @@ fn nobody_is_asked_while_nobody_looks() {
         || browser.eval("performance.getEntriesByType('resource').length").as_u64().unwrap();
     hide(true);
     // What was under way ends.
-    std::thread::sleep(Duration::from_secs(1));
-    let before = asked();
-    std::thread::sleep(Duration::from_secs(6));
+    let deadline = Instant::now() + PATIENCE;
+    let mut before = asked();
+    loop {
+        std::thread::sleep(Duration::from_secs(3));
+        let now = asked();
+        if now == before {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it is asked on and on");
+        before = now;
+    }
+    std::thread::sleep(Duration::from_secs(3));
     assert_eq!(asked(), before);
     hide(false);
     browser.wait_for(&format!("performance.getEntriesByType('resource').length > {before}"));

@@ -208,6 +208,11 @@ impl World {
             })
             .collect();
         let mut rng = Rng::new(seed.wrapping_mul(1000) + 999);
+        // Each once for certain: chance may pass them by on a busy machine.
+        for which in 0..POLICIES.len() {
+            self.change_policy(policy, which);
+            (0..30).for_each(|_| self.somebody_behaves(&mut rng));
+        }
         let end = Instant::now() + Duration::from_secs(duration_s);
         while Instant::now() < end {
             if rng.below(200) == 0 {

@@ -21,7 +21,10 @@ impl Served {
 
     /// With its view at an address.
     pub fn at(http: &str, arguments: &[&str]) -> Served {
-        let process = Process::serve(&[arguments, &["--http", http]].concat());
+        // A peer of a test may say nothing for long, while something else is looked at.
+        let is_said = arguments.iter().any(|argument| argument.starts_with("--keepalive"));
+        let keepalive: &[&str] = if is_said { &[] } else { &["--keepalive", "3600"] };
+        let process = Process::serve(&[arguments, keepalive, &["--http", http]].concat());
         let http = process.http_address();
         Served { process, http }
     }

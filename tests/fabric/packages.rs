@@ -156,7 +156,9 @@ fn permissions_are_enough_and_no_more() {
     world.settle();
     world.reflectors[0].is(&["synced"]);
     // Nobody is to look after it any more.
-    assert_eq!(world.reflectors[0].status()["reflectors"][0]["state"], "gone");
+    crate::common::http::wait_until("that it is gone", || {
+        (world.reflectors[0].status()["reflectors"][0]["state"] == "gone").then_some(())
+    });
     assert!(!world.hosts[a].routes.is_empty());
 }
 
