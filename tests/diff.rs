@@ -412,7 +412,7 @@ fn what_changes_meanwhile_is_not_told() {
         })
     };
     let (a, b) = (side(true), side(false));
-    let (code, out, _) = diff(&[&a.name(), &b.name(), "--for", "2s"]);
+    let (code, out, _) = diff(&[&a.name(), &b.name(), "--for", "4s"]);
     assert!(looks.load(Ordering::SeqCst) >= 4, "too few looks");
     let expected = format!(
         "only at {}: VNI 7 10.0.0.1/32 via 2001:db8::1\n1 route differs all the time, 3 at the end\n",

@@ -212,6 +212,7 @@ fn a_reflector_that_is_cut_off_keeps_what_it_has() {
     assert!(world.reflectors[1].metric("metalbond_fabric_held_seconds") > 0.0);
     let before = world.updates();
     way.cut(false);
+    world.reflectors[1].comes_back();
     world.settle();
     world.reflectors[1].is(&["synced"]);
     // Nothing that they have was said again to them.
