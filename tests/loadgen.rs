@@ -306,8 +306,10 @@ fn only_keepalives_restart_a_legacy_hold_timer() {
         "--scenario idle --peers 1 --keepalive 1 --duration-s 4 --legacy --patience-s 1";
     let run = run(&format!("{arguments} --target {target}"));
     run.failed_with("1 hold times that ran out");
-    run.failed_with("no KEEPALIVE for ");
-    run.failed_with(" s (its hold time ran out); it comes back");
+    // 2.5 s, or as much later as it was noticed.
+    let told =
+        |after_s| format!("no KEEPALIVE for {after_s} s (its hold time ran out); it comes back");
+    assert!((2..10).any(|after_s| run.all().contains(&told(after_s))), "{}", run.all());
 }
 
 /// The kernel decides how much lies ready at a read, so one run may be lucky.
@@ -511,6 +513,8 @@ fn a_server_that_stops_answering() {
     run(&format!("{arguments} {target}"))
         .failed_with("of waiting for 0 of 3 KEEPALIVEs to be answered; is the server stuck");
     // The hold time ends it where more patience is had.
-    run(&format!("--keepalive 1 {arguments} {target}").replace("--patience-s 1", ""))
-        .failed_with("the server was silent for ");
+    let run = run(&format!("--keepalive 1 {arguments} {target}").replace("--patience-s 1", ""));
+    assert_eq!(run.code, Some(1), "{}", run.all());
+    let told = |after_s| format!("the server was silent for {after_s} s");
+    assert!((2..10).any(|after_s| run.all().contains(&told(after_s))), "{}", run.all());
 }

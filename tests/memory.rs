@@ -93,9 +93,9 @@ fn announce(writer: &mut TcpStream, from: u32, stop: &AtomicBool) {
 fn a_flood_in_a_control_group_is_refused_and_bystanders_are_served() {
     let test = "a_flood_in_a_control_group";
     let Some(group) = Cgroup::new("flood", LIMIT_MIB << 20, test) else { return };
-    let mut flags = vec!["--http", "[::1]:0", "--cores", "2", "--routes-per-peer-max", "10000000"];
     // Bystanders say nothing while a flood goes on.
-    flags.extend(["--keepalive", "3600"]);
+    let [rarely, many] = [["--keepalive", "3600"], ["--routes-per-peer-max", "10000000"]];
+    let flags = [["--http", "[::1]:0"], ["--cores", "2"], rarely, many].concat();
     let process = Process::serve_in_group(&group.procs(), &flags);
     process.wait_for("memory: up to 204 MiB, 80 % of the 256 MiB that ");
     let address = process.address();

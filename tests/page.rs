@@ -111,8 +111,11 @@ fn a_thousand_peers_are_shown_and_found() {
         "descending"
     );
     let routes = |browser| cells(browser, "peers").into_iter().map(|row| row[6].clone());
-    // 142 of them announce 6; the one that flaps may have more just now.
-    assert!(routes(&browser).take(142).all(|routes| routes.parse::<u32>().unwrap() >= 6));
+    // 142 of them announce 6; the one that flaps may have more just now, up to 61.
+    let mut more: Vec<u32> =
+        routes(&browser).take(142).map(|routes| routes.parse().unwrap()).collect();
+    more.retain(|routes| *routes != 6);
+    assert!(more.len() <= 1 && more.iter().all(|routes| (6..=61).contains(routes)), "{more:?}");
     browser.press(ENTER);
     assert!(routes(&browser).take(142).all(|routes| routes == "0"));
     // Filters: by address, and by VNI.

@@ -280,8 +280,7 @@ impl World {
             tables
                 .push(one.announced.iter().filter(judged).map(|known| one.route(*known)).collect());
         }
-        let peers = self.honest.iter_mut().map(|one| &mut one.peer).chain([&mut newcomer]);
-        for (at, peer) in peers.enumerate() {
+        for (at, peer) in everybody(&mut self.honest, &mut newcomer).enumerate() {
             let others = tables.iter().enumerate().filter(|(of, _)| *of != at);
             let view: BTreeSet<Vec<u8>> = others.flat_map(|(_, table)| table.clone()).collect();
             let deadline = Instant::now() + REST_MAX;
@@ -291,24 +290,20 @@ impl World {
             let names = |routes: &mut dyn Iterator<Item = &Vec<u8>>| -> Vec<String> {
                 routes.take(5).map(hex::encode).collect()
             };
-            assert!(
-                peer.view == view && !peer.closed,
-                "peer {at} (closed: {}) under policy {in_force} has not {:?}, but {:?}\n{}",
-                peer.closed,
-                names(&mut view.difference(&peer.view)),
-                names(&mut peer.view.difference(&view)),
-                log()
-            );
+            let is_right = |peer: &Peer, when: &str| {
+                assert!(
+                    peer.view == view && !peer.closed,
+                    "peer {at} (closed: {}) under policy {in_force} {when} has not {:?}, but {:?}\n{}",
+                    peer.closed,
+                    names(&mut view.difference(&peer.view)),
+                    names(&mut peer.view.difference(&view)),
+                    log()
+                );
+            };
+            is_right(peer, "in the end");
             peer.barrier();
             peer.settle(QUIET);
-            assert!(
-                peer.view == view && !peer.closed,
-                "peer {at} (closed: {}) had the right view, and now has not {:?}, but {:?}\n{}",
-                peer.closed,
-                names(&mut view.difference(&peer.view)),
-                names(&mut peer.view.difference(&view)),
-                log()
-            );
+            is_right(peer, "after it was right");
             assert_eq!(peer.redundant, 0, "peer {at} was told twice\n{}", log());
         }
     }
@@ -327,12 +322,10 @@ impl World {
     /// Waits until the server has told everything to everybody. Before that a view may be right by chance: whoever
     /// is fed slowly may have a route's ADD, REMOVE and ADD before it, and have read the first of them.
     fn until_told(&mut self, newcomer: &mut Peer) {
-        for peer in self.honest.iter_mut().map(|one| &mut one.peer).chain([&mut *newcomer]) {
-            peer.barrier();
-        }
+        everybody(&mut self.honest, newcomer).for_each(Peer::barrier);
         let deadline = Instant::now() + REST_MAX;
         loop {
-            for peer in self.honest.iter_mut().map(|one| &mut one.peer).chain([&mut *newcomer]) {
+            for peer in everybody(&mut self.honest, newcomer) {
                 peer.read_some(Duration::from_millis(1));
             }
             let peers = common::http::json(self.http, "/peers.json");
@@ -342,9 +335,7 @@ impl World {
             }
             assert!(Instant::now() < deadline, "not all is told\n{peers}\n{}", self.server.log());
         }
-        for peer in self.honest.iter_mut().map(|one| &mut one.peer).chain([newcomer]) {
-            peer.barrier();
-        }
+        everybody(&mut self.honest, newcomer).for_each(Peer::barrier);
     }
 
     fn held(&self) -> Held {
@@ -403,6 +394,14 @@ impl Honest {
     fn route(&self, (vni, number): (u32, u32)) -> Vec<u8> {
         route(vni, number, self.base)
     }
+}
+
+/// All who behave, and one that has come to see the same.
+fn everybody<'a>(
+    honest: &'a mut [Honest],
+    newcomer: &'a mut Peer,
+) -> impl Iterator<Item = &'a mut Peer> {
+    honest.iter_mut().map(|one| &mut one.peer).chain([newcomer])
 }
 
 fn descriptors(process: &Path) -> usize {

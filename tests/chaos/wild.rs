@@ -42,6 +42,7 @@ deeds! {
 fn count(deed: &AtomicU64) {
     deed.fetch_add(1, Ordering::Relaxed);
 }
+
 /// A thread of peers that do not behave.
 pub struct Wild {
     pub rng: Rng,
